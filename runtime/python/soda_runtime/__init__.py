@@ -1,0 +1,8 @@
+"""soda_runtime: play bundles made by soda-export. Needs numpy and one engine library, nothing else."""
+
+from .bundle import Bundle
+from .errors import BundleError, EngineError, RequestError, SodaError
+from .session import Noise, Session
+
+__version__ = "0.1.0"
+__all__ = ["Bundle", "BundleError", "EngineError", "Noise", "RequestError", "Session", "SodaError"]

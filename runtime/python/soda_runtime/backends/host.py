@@ -1,0 +1,34 @@
+"""Host memory for backends whose engines run on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+
+_ALIGNMENT_BYTES = 256
+
+
+class HostMemory:
+    """A zeroed, aligned block of host memory."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        try:
+            block = np.zeros(nbytes + _ALIGNMENT_BYTES, np.uint8)
+        except MemoryError:
+            raise EngineError(f"{nbytes} bytes of host memory cannot be had; use a smaller batch") from None
+        start = -block.ctypes.data % _ALIGNMENT_BYTES
+        self.bytes = block[start : start + nbytes]
+        self.address = int(self.bytes.ctypes.data)
+
+    def write(self, array: NDArray[Any]) -> None:
+        """Copy a host array of exactly nbytes into the block."""
+        self.bytes[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def read(self) -> NDArray[Any]:
+        """A copy of the block, uint8 [nbytes]."""
+        return self.bytes.copy()

@@ -1,0 +1,90 @@
+"""A backend that computes nothing and checks everything: liveness and dispatch bugs fail without an engine library.
+
+Each engine stamps (step label, slot) into every cache slot it writes, and on every read demands the stamp of the
+last engine that wrote that slot in this request. A slot placed over a live one, a stale offset or a step run out of
+order is an InternalError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InternalError
+from ..signature import STATE, STATE_OUT, Signature
+from . import View
+from .host import HostMemory
+
+
+class NullBackend:
+    """Keeps the truth (who wrote a slot last) outside the memory that is checked against it."""
+
+    def __init__(self) -> None:
+        self._last_writer: dict[tuple[int, str], str] = {}
+
+    def allocate(self, nbytes: int) -> HostMemory:
+        return HostMemory(nbytes)
+
+    def open_engine(self, path: Path, signature: Signature) -> NullEngine:
+        if not path.is_file():
+            raise InternalError(f"{path}: the engine to open does not exist")
+        return NullEngine(self, signature)
+
+    def write_stamp(self, label: str, name: str, view: View) -> None:
+        slot = name.removeprefix("cache_out.")
+        self._last_writer[id(view.memory), slot] = label
+        _bytes(view)[:] = _stamp(label, slot, view)
+
+    def check_stamp(self, label: str, name: str, view: View) -> None:
+        slot = name.removeprefix("cache.")
+        writer = self._last_writer.get((id(view.memory), slot))
+        if writer is None:
+            raise InternalError(f"{label}: reads slot {slot}, which nothing has written")
+        if not np.array_equal(_bytes(view), _stamp(writer, slot, view)):
+            raise InternalError(f"{label}: slot {slot} does not hold what {writer} wrote")
+
+
+class NullEngine:
+    """Checks reads, stamps writes, passes the state on."""
+
+    def __init__(self, backend: NullBackend, signature: Signature) -> None:
+        self._backend, self._signature = backend, signature
+
+    def bind(
+        self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]
+    ) -> Callable[[], None]:
+        if inputs.keys() != self._signature.inputs.keys() or outputs.keys() != self._signature.outputs.keys():
+            raise InternalError(f"{label}: bound names differ from the program's signature")
+        reads = {name: view for name, view in inputs.items() if name.startswith("cache.")}
+        writes = {name: view for name, view in outputs.items() if name.startswith("cache_out.")}
+
+        def call() -> None:
+            for name, view in reads.items():
+                self._backend.check_stamp(label, name, view)
+            for name, view in writes.items():
+                self._backend.write_stamp(label, name, view)
+            if STATE in inputs:
+                _bytes(outputs[STATE_OUT])[:] = _bytes(inputs[STATE])
+
+        return call
+
+
+def open_backend(device: str, threads: int) -> NullBackend:
+    """The checking backend; both arguments are accepted and unused."""
+    return NullBackend()
+
+
+def _bytes(view: View) -> Any:
+    memory: Any = view.memory
+    size = int(np.prod(view.shape)) * np.dtype(view.dtype).itemsize
+    return memory.bytes[view.offset : view.offset + size]
+
+
+def _stamp(label: str, slot: str, view: View) -> Any:
+    digest = hashlib.blake2b(f"{label}|{slot}".encode(), digest_size=16).digest()
+    size = _bytes(view).size
+    return np.resize(np.frombuffer(digest, np.uint8), size)

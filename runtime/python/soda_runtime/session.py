@@ -1,0 +1,174 @@
+"""Play one request at a time: labels and a seed in, latents out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RequestError
+from .philox import INITIAL_STREAM, latent_noise
+from .playback import Playback
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+
+
+class Noise(NamedTuple):
+    """Noise given by the caller. initial: [B, C, H, W]. steps: [S, B, C, H, W], for stochastic samplers only."""
+
+    initial: NDArray[np.float32]
+    steps: NDArray[np.float32] | None = None
+
+
+class Session:
+    """One thread's player of a bundle. Nothing is carried from one request to the next.
+
+    `generate` is `start`, every `step(i)` in order, and `latents`.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._playback: Playback | None = None
+        self._next_step = 0
+        self._started = False
+        self._noise: Noise | int = 0
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0) -> Session:
+        """Short for `Bundle.open(...).session()`."""
+        from .bundle import Bundle
+
+        return Bundle.open(path, backend=backend, device=device, threads=threads).session()
+
+    def generate(
+        self,
+        labels: int | Sequence[int],
+        *,
+        seed: int = 0,
+        batch: int = 0,
+        noise: Noise | None = None,
+        guidance: float | None = None,
+        accelerated: bool = True,
+    ) -> NDArray[np.float32]:
+        """Generate latents [B, C, H, W] (pixels in -1..1 where the model's output is pixels).
+
+        labels: one class or one per sample. batch: repeats a single label; 0 takes the number of labels.
+        seed: 0 .. 2**64-1, ignored where noise is given. guidance: default the bundle's.
+        accelerated=False plays the same model with every module computed at every step.
+        """
+        self.start(labels, seed=seed, batch=batch, noise=noise, guidance=guidance, accelerated=accelerated)
+        for i in range(self.bundle.manifest.sampler.steps):
+            self.step(i)
+        return self.latents()
+
+    def start(
+        self,
+        labels: int | Sequence[int],
+        *,
+        seed: int = 0,
+        batch: int = 0,
+        noise: Noise | None = None,
+        guidance: float | None = None,
+        accelerated: bool = True,
+    ) -> None:
+        """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
+        manifest = self.bundle.manifest
+        classes = _classes(labels, batch, manifest.model.num_classes)
+        size = len(classes)
+        scale = _guidance(guidance, manifest.guidance, manifest.rows_per_sample)
+        shape = manifest.model.latent_shape
+        if noise is None:
+            initial = latent_noise(seed, INITIAL_STREAM, size, shape)
+        else:
+            noise = _checked_noise(noise, (size, *shape), manifest.sampler.steps, manifest.sampler.stochastic)
+            initial = noise.initial
+        if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
+            self._playback = None  # free the old buffers before new ones are allocated
+            self._playback = Playback(self.bundle, size, accelerated)
+        playback = self._playback
+        state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
+        state[0] = initial * np.float32(manifest.sampler.initial_scale)
+        playback.initial_state.write(state)
+        null_rows = [manifest.model.null_class] * size * (manifest.rows_per_sample - 1)
+        playback.labels.write(np.array([*classes, *null_rows], np.int64))
+        playback.guidance.write(np.array([scale], np.float32))
+        self._noise = seed if noise is None else noise
+        self._next_step, self._started = 0, True
+
+    def step(self, index: int) -> None:
+        """Run step `index`; steps run in order, each once."""
+        playback = self.playback
+        if index != self._next_step or index >= len(playback.steps):
+            raise RequestError(f"step {index} cannot run now: the next one is {self._next_step} of {len(playback.steps)}")
+        if index % playback.window == 0:
+            playback.prepares[index // playback.window]()
+        if self.bundle.manifest.sampler.stochastic:
+            playback.noise.write(self._step_noise(index, playback.batch))
+        playback.steps[index]()
+        self._next_step = index + 1
+
+    def latents(self) -> NDArray[np.float32]:
+        """The latents [B, C, H, W] after the steps run so far."""
+        playback, manifest = self.playback, self.bundle.manifest
+        state = playback.state_after(self._next_step).read().view(np.float32)
+        return state.reshape(manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape)[0].copy()
+
+    @property
+    def playback(self) -> Playback:
+        """The buffers and bound calls of the request in progress, for instruments and tests."""
+        if self._playback is None or not self._started:
+            raise RequestError("no request has been started; call start() or generate() first")
+        return self._playback
+
+    def reset(self) -> None:
+        """Forget the request in progress; buffers stay allocated."""
+        self._started, self._next_step = False, 0
+
+    def _step_noise(self, index: int, batch: int) -> NDArray[np.float32]:
+        if isinstance(self._noise, Noise):
+            assert self._noise.steps is not None
+            return self._noise.steps[index]
+        return latent_noise(self._noise, 1 + index, batch, self.bundle.manifest.model.latent_shape)
+
+
+def _classes(labels: int | Sequence[int], batch: int, num_classes: int) -> list[int]:
+    if isinstance(labels, (int, np.integer)):
+        classes = [int(labels)] * max(1, batch)
+    else:
+        classes = [int(label) for label in labels]
+        if batch and len(classes) == 1:
+            classes = classes * batch
+    if not classes or batch < 0 or (batch and batch != len(classes)):
+        raise RequestError(f"batch={batch} and {len(classes)} labels do not agree; give one label, or one per sample")
+    for label in classes:
+        if not 0 <= label < num_classes:
+            raise RequestError(f"label {label} is outside 0 .. {num_classes - 1}")
+    return classes
+
+
+def _guidance(requested: float | None, built: float, rows_per_sample: int) -> float:
+    if requested is None:
+        return built
+    if rows_per_sample == 1 and requested > 1.0:
+        raise RequestError(f"guidance {requested} needs a bundle built with --guidance above 1; this one has none")
+    if rows_per_sample == 1 and requested != built:
+        raise RequestError(f"this bundle was built without guidance; guidance {requested} has no effect in it")
+    if not np.isfinite(requested):
+        raise RequestError(f"guidance {requested} is not a finite number")
+    return float(requested)
+
+
+def _checked_noise(noise: Noise, shape: tuple[int, ...], steps: int, stochastic: bool) -> Noise:
+    initial = np.ascontiguousarray(noise.initial, np.float32)
+    if initial.shape != shape:
+        raise RequestError(f"noise.initial has shape {list(initial.shape)}, expected {list(shape)}")
+    if not stochastic:
+        return Noise(initial)
+    if noise.steps is None or np.shape(noise.steps) != (steps, *shape):
+        given = None if noise.steps is None else list(np.shape(noise.steps))
+        raise RequestError(f"this sampler adds noise at every step: noise.steps is {given}, expected {[steps, *shape]}")
+    return Noise(initial, np.ascontiguousarray(noise.steps, np.float32))

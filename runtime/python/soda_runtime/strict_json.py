@@ -1,0 +1,112 @@
+"""Decode JSON text into frozen dataclasses: unknown keys, missing keys, wrong types and duplicate keys are refused.
+
+The runtime has no dependency besides numpy, so this stands in for a validation library. Supported field types:
+str, int, float, bool, tuple[T, ...], fixed tuples, dict[str, T], Literal, and dataclasses of these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class StrictJsonError(ValueError):
+    """The text is not the JSON that the type asks for; the message names the place."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse standard JSON: no NaN or Infinity, no duplicate keys, no nesting past Python's own limit."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except StrictJsonError:
+        raise
+    except RecursionError:
+        raise StrictJsonError("nested too deeply") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise StrictJsonError(f"not valid JSON ({error})") from None
+
+
+def decode(cls: type[T], value: Any, where: str = "$") -> T:
+    """Turn parsed JSON into cls, or raise StrictJsonError naming the place as a path from `$`."""
+    if dataclasses.is_dataclass(cls):
+        return _decode_dataclass(cls, value, where)
+    return _decode_plain(cls, value, where)  # type: ignore[no-any-return]
+
+
+def encode(value: Any) -> Any:
+    """The inverse of decode: dataclasses to dicts, tuples to lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {key: encode(item) for key, item in value.items()}
+    return value
+
+
+def _decode_dataclass(cls: type[T], value: Any, where: str) -> T:
+    if not isinstance(value, dict):
+        raise StrictJsonError(f"{where}: expected an object, found {_name(value)}")
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(value.keys() - fields.keys())
+    if unknown:
+        raise StrictJsonError(f"{where}: unknown key {unknown[0]!r}")
+    missing = sorted(name for name in fields if name not in value)
+    if missing:
+        raise StrictJsonError(f"{where}: missing key {missing[0]!r}")
+    return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in fields})
+
+
+def _decode_plain(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise StrictJsonError(f"{where}: expected one of {', '.join(map(repr, arguments))}, found {value!r:.60}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise StrictJsonError(f"{where}: expected an array, found {_name(value)}")
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        if len(value) != len(arguments):
+            raise StrictJsonError(f"{where}: expected {len(arguments)} entries, found {len(value)}")
+        return tuple(
+            decode(item_kind, item, f"{where}[{i}]")
+            for i, (item_kind, item) in enumerate(zip(arguments, value, strict=True))
+        )
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise StrictJsonError(f"{where}: expected an object, found {_name(value)}")
+        return {key: decode(arguments[1], item, f"{where}[{key!r:.60}]") for key, item in value.items()}
+    if origin is types.UnionType:
+        raise TypeError(f"{where}: unions are not supported by the strict decoder")
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise StrictJsonError(f"{where}: expected a finite number")
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise StrictJsonError(f"{where}: expected {kind.__name__}, found {_name(value)}")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise StrictJsonError(f"key {repeated!r:.60} appears twice in one object")
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise StrictJsonError(f"{name} is not standard JSON")
+
+
+def _name(value: Any) -> str:
+    return "null" if value is None else type(value).__name__

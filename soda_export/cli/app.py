@@ -1,0 +1,47 @@
+"""The command `soda-export`: one small file a verb, imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App, CycloptsError, Parameter
+from soda_runtime.errors import SodaError
+
+from .. import __version__
+
+app = App(
+    name="soda-export",
+    help="Turn a diffusion transformer and a compute budget into a bundle of compiled step engines.",
+    version=__version__,
+    result_action="return_value",
+    default_parameter=Parameter(negative=()),
+)
+_VERBS = {
+    "build": "Build a bundle: profile, plan, lower, export, compile, pack.",
+    "inspect": "Show what a bundle, a stage's file or a model is.",
+    "run": "Generate with a bundle.",
+    "bench": "Measure a bundle against computing everything.",
+    "profile": "Measure a model's sensitivity map.",
+    "plan": "Choose anchors and what every module does in between.",
+    "verify": "Check every byte of a bundle.",
+}
+for _verb, _help in _VERBS.items():
+    app.command(f"soda_export.cli.{_verb}:{_verb}", name=_verb, help=_help)
+
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line. What the user can mend is one line and exit code 2."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except (CycloptsError, SodaError) as error:
+        message = " ".join(str(error).split())
+        print(f"soda-export: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("soda-export: interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(_INTERRUPTED)

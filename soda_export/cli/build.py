@@ -1,0 +1,80 @@
+"""soda-export build"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import UsageError
+from ..options import BundleOptions, ProfileOptions, SamplerRequest
+from ..plan.solve import PlanOptions
+from .planning import SHELF, given_map, given_plan, open_workbench, solve
+from .terminal import megabytes, print_json, print_table, progress_bar, start_logging
+
+
+def build(
+    *,
+    model: str,
+    map: Path | None = None,
+    plan: Path | None = None,
+    sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
+    profiling: Annotated[ProfileOptions, Parameter(name="*", group="Profiling")] = ProfileOptions(),
+    planning: Annotated[PlanOptions | None, Parameter(name="*", group="Planning")] = None,
+    bundle: Annotated[BundleOptions, Parameter(name="*", group="Bundle")] = BundleOptions(),
+    json: bool = False,
+) -> None:
+    """Build a bundle: profile, plan, lower, export, compile, pack.
+
+    Every stage's output is kept under engines/.work; a build that was stopped goes on where it was.
+
+    Examples:
+
+        soda-export build --model digits --budget 17
+
+        soda-export build --model path/to/diffusers-folder --budget 18 --flops-ratio 2.4
+
+        soda-export build --model digits --plan my-plan.json --out engines/mine
+
+    Parameters
+    ----------
+    model
+        Built-in model or path of a diffusers pipeline folder.
+    map
+        Sensitivity map of `soda-export profile`; profiles if not given.
+    plan
+        Plan to build, made by `soda-export plan`, by hand or by another planner (docs/PLAN.md); needs no --budget.
+    json
+        Print the result as JSON.
+    """
+    start_logging()
+    if plan is not None and (map is not None or planning is not None):
+        raise UsageError("--plan is a finished plan: leave out --map, --budget and the other planning options")
+    with progress_bar() as progress:
+        sensitivity, finished = given_map(map), given_plan(plan)
+        bench = open_workbench(model, sampler, progress, finished or sensitivity)
+        if plan is not None:
+            chosen = bench.load_plan(plan)
+        else:
+            chosen = solve(bench, sensitivity, profiling, planning).plan
+        name = f"{bench.loaded.denoiser.spec.name}-b{len(chosen.anchors)}-{bundle.backend}"
+        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name)
+    table = built.table
+    result = {
+        "bundle": str(built.out), "anchors": chosen.anchors, "flops_ratio": table.flops_ratio,
+        "engines": table.num_engines, "arena_bytes": table.arena.bytes, "reused_stages": built.reused,
+    }  # fmt: skip
+    if json:
+        print_json(result)
+        return
+    print_table(
+        str(built.out),
+        [
+            ("anchors", f"{len(chosen.anchors)} of {table.sampler.steps} steps"),
+            ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
+            ("engines", str(table.num_engines)),
+            ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
+            ("try it", f"soda-export run {built.out} --labels 0,1,2,3 --out out.png"),
+        ],
+    )

@@ -1,0 +1,146 @@
+"""soda-export inspect"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from soda_runtime.checks import open_manifest
+
+from ..errors import UsageError
+from ..lower.program import ProgramTable, read_table
+from ..models.load import builtin_models
+from ..plan.plan import Plan, read_plan
+from ..profile.sensitivity import SensitivityMap, read_map
+from ..report.schedule import draw_schedule
+from .terminal import megabytes, print_json, print_table
+
+
+def inspect(path: str, /, *, json: bool = False) -> None:
+    """Show what a bundle, a stage's file (map, plan, program table) or a model is.
+
+    Examples:
+
+        soda-export inspect engines/digits-b17-ort
+
+        soda-export inspect digits-b17.plan.json --json
+
+        soda-export inspect digits
+
+    Parameters
+    ----------
+    path
+        Bundle folder, .map.safetensors, plan.json, programs.json, or a model.
+    json
+        Print the result as JSON.
+    """
+    target = Path(path)
+    if target.is_dir() and (target / "manifest.json").exists():
+        _inspect_bundle(target, json)
+    elif target.is_file() and target.suffix == ".safetensors":
+        _inspect_map(target, read_map(target), json)
+    elif target.is_file() and target.name == "programs.json":
+        _inspect_table(target, read_table(target.read_bytes(), path), json)
+    elif target.is_file():
+        _inspect_plan(target, read_plan(target), json)
+    elif path in builtin_models() or target.is_dir():
+        _inspect_model(path, json)
+    else:
+        raise UsageError(f"{path}: no such bundle, file or model")
+
+
+def _inspect_bundle(folder: Path, json: bool) -> None:
+    manifest = open_manifest(folder)
+    used = sorted({step.program for step in manifest.steps})
+    files = sum(entry.bytes for entry in manifest.files.values())
+    result = {
+        "model": manifest.model.name, "backend": manifest.backend, "sampler": manifest.sampler.name,
+        "steps": manifest.sampler.steps, "guidance": manifest.guidance, "flops_ratio": manifest.flops_ratio,
+        "programs": len(used), "engines": [manifest.programs[i].file for i in used],
+        "arena_bytes": manifest.arena.bytes, "arena_lower_bound_bytes": manifest.arena.lower_bound_bytes,
+        "arena_naive_bytes": manifest.arena.naive_bytes, "weights_bytes": manifest.files[manifest.weights].bytes,
+        "bundle_bytes": files,
+    }  # fmt: skip
+    if json:
+        print_json(result)
+        return
+    plan_file = folder / "plan.json"
+    if plan_file.is_file():
+        plan = read_plan(plan_file)
+        print("\n".join(draw_schedule(plan.kept, plan.model.num_tokens, plan.model.modules)))
+    full = manifest.programs[manifest.baseline_program].flops
+    engines = [
+        (
+            f"engine {manifest.programs[i].file}",
+            f"{sum(step.program == i for step in manifest.steps)} steps, "
+            f"{100 * manifest.programs[i].flops / full:.1f} % of a full step's FLOPs, "
+            f"reads {len(manifest.programs[i].reads)} and writes {len(manifest.programs[i].writes)} slots",
+        )
+        for i in used
+    ]
+    print_table(
+        f"{folder}: {manifest.model.name} for {manifest.backend}",
+        [
+            ("model", f"{manifest.model.family}, {manifest.model.num_layers} layers, {manifest.model.num_tokens} "
+                      f"tokens, width {manifest.model.width}, hash {manifest.model.hash[:12]}"),
+            ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"),
+            ("FLOPs ratio", f"{manifest.flops_ratio:.3f}"),
+            *engines,
+            ("cache arena", f"{megabytes(manifest.arena.bytes)} a sample (lower bound "
+                            f"{megabytes(manifest.arena.lower_bound_bytes)}, naive "
+                            f"{megabytes(manifest.arena.naive_bytes)})"),
+            ("weights", f"{megabytes(manifest.files[manifest.weights].bytes)} of {megabytes(files)} in all"),
+        ],
+    )  # fmt: skip
+
+
+def _inspect_table(path: Path, table: ProgramTable, json: bool) -> None:
+    result = {
+        "model": table.model.name, "steps": table.sampler.steps, "programs": table.num_engines,
+        "engines": [f"program {i}" for i in sorted(set(table.step_programs))], "flops_ratio": table.flops_ratio,
+        "arena_bytes": table.arena.bytes, "arena_lower_bound_bytes": table.arena.lower_bound_bytes,
+        "arena_naive_bytes": table.arena.naive_bytes,
+    }  # fmt: skip
+    if json:
+        print_json(result)
+    else:
+        print_table(str(path), [(key, str(value)) for key, value in result.items()])
+
+
+def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
+    result = {
+        "model": plan.model.name, "sampler": plan.sampler.name, "steps": plan.sampler.steps,
+        "guidance": plan.guidance, "anchors": plan.anchors, "made_by": plan.made_by,
+    }  # fmt: skip
+    if json:
+        print_json(result)
+        return
+    print("\n".join(draw_schedule(plan.kept, plan.model.num_tokens, plan.model.modules)))
+    print_table(str(path), [(key, str(value)) for key, value in result.items()])
+
+
+def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
+    mean = sensitivity.mean_reuse_error()
+    result = {
+        "info": msgspec.to_builtins(sensitivity.info),
+        "relative_standard_error": sensitivity.relative_standard_error(),
+        "mean_reuse_error_by_interval": [float(column[column > 0].mean()) if column.any() else 0.0 for column in mean.T],
+    }
+    if json:
+        print_json(result)
+        return
+    rows = [(key, str(value)) for key, value in result["info"].items()]
+    rows.append(("standard error", f"{100 * result['relative_standard_error']:.1f} % of the mean (median)"))
+    means = "  ".join(f"{n}: {value:.4f}" for n, value in enumerate(result["mean_reuse_error_by_interval"], 1))
+    print_table(str(path), [*rows, ("reuse error by interval", means)])
+
+
+def _inspect_model(model: str, json: bool) -> None:
+    from ..models.load import load_denoiser
+
+    spec = load_denoiser(model).denoiser.spec
+    fields = msgspec.to_builtins(spec)
+    if json:
+        print_json(fields)
+    else:
+        print_table(model, [(key, str(value)) for key, value in fields.items()])

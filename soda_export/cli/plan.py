@@ -1,0 +1,102 @@
+"""soda-export plan"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import UsageError
+from ..files import write_whole
+from ..lower.lower import lower_plan
+from ..options import ProfileOptions, SamplerRequest
+from ..plan.anchors import cem_cost, interval_sum_cost, solve_anchors
+from ..plan.plan import plan_text
+from ..plan.prior import read_prior
+from ..plan.solve import PlanOptions, pruned_share
+from ..report.schedule import draw_schedule
+from .planning import given_map, open_workbench, solve
+from .terminal import print_json, print_table, progress_bar, start_logging
+
+
+def plan(
+    *,
+    model: str | None = None,
+    map: Path | None = None,
+    prior: Path | None = None,
+    sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
+    profiling: Annotated[ProfileOptions, Parameter(name="*", group="Profiling")] = ProfileOptions(),
+    planning: Annotated[PlanOptions, Parameter(name="*", group="Planning")],
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Choose the anchor steps and what every module does in between, and write the plan.
+
+    Examples:
+
+        soda-export plan --model digits --budget 17 --out plan.json
+
+        soda-export plan --model digits --map digits.map.safetensors --budget 17 --flops-ratio 2.5
+
+        soda-export plan --prior cem_dit_prior.json --steps 50 --budget 18 --cost cem --json
+
+    Parameters
+    ----------
+    model
+        Built-in model or path of a diffusers pipeline folder; not needed with --prior.
+    map
+        Sensitivity map of `soda-export profile`; profiles if not given.
+    prior
+        Bare prior file (reuse error by distance and step): plans the anchors alone, without any model.
+    out
+        Plan file to write. [default: MODEL-bBUDGET.plan.json; nothing with --prior]
+    json
+        Print the result as JSON.
+    """
+    start_logging()
+    if (prior is None) == (model is None):
+        raise UsageError("give either --model (and perhaps --map) or --prior")
+    if prior is not None:
+        _plan_prior(prior, sampler, planning, json)
+        return
+    assert model is not None
+    with progress_bar() as progress:
+        sensitivity = given_map(map)
+        bench = open_workbench(model, sampler, progress, sensitivity)
+        solved = solve(bench, sensitivity, profiling, planning)
+    table = lower_plan(solved.plan, bench.loaded.denoiser.spec)
+    path = out or Path(f"{bench.loaded.denoiser.spec.name}-b{planning.budget}.plan.json")
+    write_whole(path, plan_text(solved.plan))
+    result = {
+        "plan": str(path), "anchors": solved.plan.anchors, "flops_ratio": table.flops_ratio,
+        "programs": table.num_engines, "pruned_share": pruned_share(solved.plan), "beta": solved.beta,
+        "merge_loss": solved.merge_loss,
+    }  # fmt: skip
+    if json:
+        print_json(result)
+        return
+    print("\n".join(draw_schedule(solved.plan.kept, solved.plan.model.num_tokens, solved.plan.model.modules)))
+    print_table(
+        str(path),
+        [
+            ("anchors", " ".join(str(t) for t in solved.plan.anchors)),
+            ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
+            ("programs", str(table.num_engines)),
+            ("pruned", f"{100 * pruned_share(solved.plan):.1f} % of the modules between anchors"),
+            ("given up", f"{100 * solved.merge_loss:.1f} % more predicted error, so that steps share programs"),
+        ],
+    )
+
+
+def _plan_prior(path: Path, sampler: SamplerRequest, planning: PlanOptions, json: bool) -> None:
+    steps = sampler.steps or 50
+    error = read_prior(path, steps)
+    cost = cem_cost(error, planning.budget) if planning.cost == "cem" else interval_sum_cost(error)
+    anchors = solve_anchors(cost, planning.budget)
+    programs = 1 if planning.budget == steps else 2
+    if json:
+        # without a model only whole steps are known: a reused step is taken as free
+        print_json({"anchors": anchors, "flops_ratio": steps / len(anchors), "programs": programs})
+        return
+    print_table(str(path), [("anchors", " ".join(str(t) for t in anchors)), ("steps", str(steps))])

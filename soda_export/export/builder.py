@@ -1,0 +1,125 @@
+"""Build one ONNX graph out of traced fragments and single nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ..errors import ExportError, InternalError
+from .trace import OPSET, Fragment
+from .weights import WeightsFile
+
+_IR_VERSION = 10
+
+
+class GraphBuilder:
+    """Collects the nodes, inputs, outputs and initializers of one graph. Names are unique and deterministic."""
+
+    def __init__(self, name: str, weights: WeightsFile) -> None:
+        self._name, self._weights = name, weights
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> ir.Value:
+        """Declare a graph input; a string in `shape` is a symbolic size."""
+        value = ir.Value(name=name, type=ir.TensorType(_ir_dtype(dtype)), shape=ir.Shape(shape))
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: str, shape: Sequence[int | str]) -> None:
+        """Make a value a graph output under `name`."""
+        if value.producer() is None or value in self._outputs:
+            value = self.node("Identity", [value], prefix=name)
+        value.name, value.type, value.shape = name, ir.TensorType(_ir_dtype(dtype)), ir.Shape(shape)
+        self._outputs.append(value)
+
+    def weight(self, name: str) -> ir.Value:
+        """The initializer of a tensor of the weights file."""
+        if name not in self._initializers:
+            self._initializers[name] = self._weights.initializer(name)
+        return self._initializers[name]
+
+    def constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
+        """A small constant, stored in the graph once however often it is used."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant.{len(self._constants)}"
+            tensor = ir.tensor(array, name=name)
+            value = ir.Value(
+                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+            )
+            self._constants[key] = self._initializers[name] = value
+        return self._constants[key]
+
+    def node(
+        self, op: str, inputs: Sequence[ir.Value], *, prefix: str, outputs: int = 1, **attributes: Any
+    ) -> ir.Value:
+        """Add one node and return its first output; `nodes` returns all."""
+        return self.nodes(op, inputs, prefix=prefix, outputs=outputs, **attributes)[0]
+
+    def nodes(
+        self, op: str, inputs: Sequence[ir.Value], *, prefix: str, outputs: int = 1, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """Add one node with several outputs."""
+        name = f"{prefix.rstrip('.')}/{len(self._nodes)}.{op}"
+        results = [ir.Value(name=f"{name}.{i}") for i in range(outputs)]
+        node = ir.node(op, list(inputs), attributes, outputs=results, name=name)
+        self._nodes.append(node)
+        return results
+
+    def splice(self, fragment: Fragment, inputs: Sequence[ir.Value], *, prefix: str) -> ir.Value:
+        """Copy a fragment's nodes into this graph; its weights are `<prefix><name>` of the weights file.
+
+        Returns the fragment's (single) output.
+        """
+        known: dict[ir.Value, ir.Value] = dict(zip(fragment.inputs, inputs, strict=True))
+
+        def local(value: ir.Value) -> ir.Value:
+            if value not in known:
+                if value in fragment.weights:
+                    known[value] = self.weight(prefix + fragment.weights[value])
+                elif value.const_value is not None:
+                    known[value] = self.constant(value.const_value.numpy())
+                else:
+                    raise InternalError(f"{prefix}{value.name}: the trace uses a value from outside its piece")
+            return known[value]
+
+        for node in fragment.nodes:
+            name = f"{prefix.rstrip('.')}/{len(self._nodes)}.{node.op_type}"
+            results = [ir.Value(name=f"{name}.{i}") for i in range(len(node.outputs))]
+            copied = [None if value is None else local(value) for value in node.inputs]
+            attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
+            self._nodes.append(
+                ir.Node(node.domain, node.op_type, copied, attributes, outputs=results, name=name, version=None)
+            )
+            known |= dict(zip(node.outputs, results, strict=True))
+        return local(fragment.output)
+
+    def save(self, path: Path) -> None:
+        """Check the graph (onnx checker, strict shape inference) and write it; weights stay in their own file."""
+        used = {value for node in self._nodes for value in node.inputs if value is not None}
+        graph = ir.Graph(
+            self._inputs, self._outputs, nodes=self._nodes, name=self._name, opset_imports={"": OPSET},
+            initializers=[value for value in self._initializers.values() if value in used],
+        )  # fmt: skip
+        ir.save(ir.Model(graph, ir_version=_IR_VERSION, producer_name="soda-export"), path)
+        try:
+            onnx.checker.check_model(str(path), full_check=False)
+            onnx.shape_inference.infer_shapes(
+                onnx.load(str(path), load_external_data=False), check_type=True, strict_mode=True, data_prop=True
+            )
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise ExportError(f"{path}: the exported graph is not valid ONNX: {first_line}") from error
+
+
+def _ir_dtype(dtype: str) -> ir.DataType:
+    return ir.DataType.from_numpy(np.dtype(dtype))

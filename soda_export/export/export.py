@@ -1,0 +1,74 @@
+"""Export a program table: one ONNX graph a program, one weights file, one file of tables."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from safetensors.numpy import save_file
+from soda_runtime.signature import COEFFICIENTS
+
+from ..lower.program import ProgramTable
+from ..models.denoiser import Denoiser
+from ..sampler import SamplerTable
+from .assemble import ProgramAssembler
+from .fragments import trace_fragments
+from .weights import WEIGHTS_NAME, WeightsFile, write_weights
+
+log = logging.getLogger(__name__)
+TABLES_NAME = "tables.safetensors"
+PREPARE_NAME = "prepare.onnx"
+INDEX_NAME = "export.json"
+
+
+class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """export.json: the files of an export. programs: in the table's order. tables: inputs of prepare.
+
+    num_conditions: entries of the conditioning tensor that prepare makes.
+    """
+
+    prepare: str
+    programs: tuple[str, ...]
+    weights: str
+    tables_file: str
+    tables: tuple[str, ...]
+    num_conditions: int
+    state_size: int
+    stochastic: bool
+    initial_scale: float
+    timesteps: tuple[int, ...]
+
+
+def export_programs(denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, folder: Path) -> ExportIndex:
+    """Write weights, tables, all graphs and export.json into `folder`. Raises ExportError."""
+    started = time.perf_counter()
+    write_weights(denoiser, folder)
+    fragments = trace_fragments(denoiser, sampler, table)
+    assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder))
+    assembler.write_prepare(folder / PREPARE_NAME)
+    names = tuple(program_name(i) for i in range(len(table.programs)))
+    for name, program in zip(names, table.programs, strict=True):
+        assembler.write_step(program, name.removesuffix(".onnx"), folder / name)
+    tables = {name: tensor.numpy() for name, tensor in denoiser.tables(sampler.timesteps).items()}
+    arrays = {COEFFICIENTS: sampler.coefficients, **tables}
+    save_file({name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}, folder / TABLES_NAME)
+    index = ExportIndex(
+        PREPARE_NAME, names, WEIGHTS_NAME, TABLES_NAME, tuple(sorted(tables)), denoiser.num_conditions,
+        sampler.state_size, sampler.stochastic, sampler.initial_scale, sampler.timesteps,
+    )  # fmt: skip
+    (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
+    log.info("export: %d graphs in %.1f s", len(names) + 1, time.perf_counter() - started)
+    return index
+
+
+def read_index(folder: Path) -> ExportIndex:
+    """Read export.json of a folder that export_programs made."""
+    return msgspec.json.decode((folder / INDEX_NAME).read_bytes(), type=ExportIndex)
+
+
+def program_name(index: int) -> str:
+    """File name of a step program's graph."""
+    return f"step-{index:02d}.onnx"

@@ -1,0 +1,107 @@
+"""The program table: which step runs which program, and where every cached value lies. programs.json, no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import PlanError
+from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore
+
+FORMAT, VERSION = "soda-programs", 1
+
+
+class Slot(NamedTuple):
+    """A cached quantity: the output of one module of one layer, before its gate."""
+
+    layer: int
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.module}"
+
+
+class StepProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one or more steps execute.
+
+    kept: [L][M] tokens each module computes (num_tokens = all, 0 = reuse). reads: slots that must hold a value before
+    the step. writes: slots that hold a new one after it; a slot in both is updated in place. flops: for one sample.
+    """
+
+    kept: tuple[tuple[int, ...], ...]
+    reads: tuple[Slot, ...]
+    writes: tuple[Slot, ...]
+    flops: int
+
+
+class CachedValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One value of a slot: written at step `first`, last read at step `last`, both inclusive."""
+
+    slot: Slot
+    first: int
+    last: int
+
+
+class ArenaLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where each value lies. All sizes and offsets are bytes for one sample; a batch of B takes B times as much.
+
+    lower_bound_bytes: the most that is alive at one step. naive_bytes: one place for every slot for the whole run.
+    """
+
+    slot_bytes: int
+    offsets: tuple[int, ...]
+    bytes: int
+    lower_bound_bytes: int
+    naive_bytes: int
+
+
+class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """programs.json. step_programs: [S] index into programs. baseline: the program that computes everything and
+    caches nothing; it serves unaccelerated generation and no step of the plan needs it. values: in order of `first`;
+    arena.offsets follows it.
+    """
+
+    format: str
+    version: int
+    model: ModelIdentity
+    sampler: SamplerIdentity
+    guidance: float
+    rows: int
+    token_score: TokenScore
+    plan_hash: str
+    flops_ratio: float
+    programs: tuple[StepProgram, ...]
+    step_programs: tuple[int, ...]
+    baseline: int
+    values: tuple[CachedValue, ...]
+    arena: ArenaLayout
+
+    @property
+    def num_engines(self) -> int:
+        """Programs that the plan's steps use."""
+        return len(set(self.step_programs))
+
+    def offsets_at(self, step: int) -> dict[Slot, int]:
+        """Arena offset of each value alive at a step."""
+        return {
+            value.slot: offset
+            for value, offset in zip(self.values, self.arena.offsets, strict=True)
+            if value.first <= step <= value.last
+        }
+
+
+def table_text(table: ProgramTable) -> bytes:
+    """programs.json."""
+    return msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n"
+
+
+def read_table(content: bytes, where: str) -> ProgramTable:
+    """Read programs.json strictly. Raises PlanError."""
+    try:
+        table = msgspec.json.decode(content, type=ProgramTable)
+    except msgspec.DecodeError as error:
+        raise PlanError(f"{where}: not a program table ({error}); run `soda-export build` again") from None
+    if (table.format, table.version) != (FORMAT, VERSION):
+        raise PlanError(f"{where}: format {table.format!r} version {table.version}, expected version {VERSION}")
+    return table

@@ -1,0 +1,42 @@
+"""Print, as JSON, what opening and playing a bundle adds to a process. Run as `python -m soda_export.memory_probe`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from soda_runtime import Bundle
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def probe(path: str, batch: int, device: str) -> dict[str, int]:
+    """See soda_export.bench.Memory. Zeroes where the system has no /proc."""
+    import onnxruntime  # noqa: F401  (its own memory is not the bundle's)
+
+    has_proc = Path("/proc/self/status").exists()
+    before = _status_bytes("VmRSS") if has_proc else 0
+    session = Bundle.open(path, device=device).session()
+    session.start(0, batch=batch)
+    opened = _status_bytes("VmRSS") if has_proc else 0
+    session.generate(0, batch=batch)
+    peak = _status_bytes("VmHWM") if has_proc else 0
+    manifest = session.bundle.manifest
+    arena = manifest.arena.bytes * batch
+    buffers = sum(memory.nbytes for memory in session.playback.memories())
+    return {
+        "weights_once": manifest.files[manifest.weights].bytes,
+        "weights_resident": max(0, opened - before),
+        "arena": arena,
+        "activations": max(0, peak - opened - buffers),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe(sys.argv[1], int(sys.argv[2]), sys.argv[3])))

@@ -1,0 +1,36 @@
+"""What a map or a plan is bound to: which model, which sampler, which score picks tokens. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .spec import DenoiserSpec
+
+TokenScore = Literal["mean", "abs-mean", "cached"]
+"""Whose largest tokens are kept: the channel mean of the module's input, its absolute value, or the channel mean of
+the cached output."""
+
+
+class ModelIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model: its hash and the sizes that index a plan."""
+
+    name: str
+    hash: str
+    num_layers: int
+    modules: tuple[str, ...]
+    num_tokens: int
+
+
+class SamplerIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sampler and its number of steps. eta: DDIM's share of DDPM's noise."""
+
+    name: str
+    steps: int
+    eta: float = 0.0
+
+
+def identify(spec: DenoiserSpec) -> ModelIdentity:
+    """The part of a model's description that a map or a plan is bound to."""
+    return ModelIdentity(spec.name, spec.hash, spec.num_layers, spec.modules, spec.num_tokens)

@@ -1,0 +1,134 @@
+"""Pack a bundle: engines, weights and tables copied, hashed, renamed into place, and opened again to prove it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from soda_runtime.bundle import Bundle
+from soda_runtime.checks import open_manifest, sha256_of, verify_hashes
+from soda_runtime.manifest import (
+    FORMAT, MANIFEST_NAME, VERSION, Arena, Conditioning, FileEntry, Manifest, Model, Prepare, Program, Sampler, Step,
+    manifest_text,
+)  # fmt: skip
+
+from . import __version__
+from .errors import BundleError, ExportError
+from .export.export import ExportIndex
+from .lower.program import ProgramTable, Slot
+from .models.denoiser import CONDITIONING
+from .models.spec import DenoiserSpec
+
+log = logging.getLogger(__name__)
+
+
+def pack_bundle(
+    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, backend: str, export: Path, engines: Path,
+    extra_files: Sequence[Path], scratch: Path, out: Path,
+) -> Manifest:  # fmt: skip
+    """Write the bundle folder `out`, whole or not at all; a bundle that is already there and equal is left alone.
+
+    export: folder of the graphs, weights and tables. engines: folder of the compiled programs. extra_files: copied
+    beside them for the reader (plan, program table). scratch: a folder on the same file system as `out`.
+    """
+    staging = scratch / f"bundle-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        sources = [export / index.weights, export / index.tables_file, *extra_files]
+        sources += [engines / name for name in (index.prepare, *index.programs)]
+        for source in sources:
+            shutil.copyfile(source, staging / source.name)
+        files = {s.name: FileEntry((staging / s.name).stat().st_size, sha256_of(staging / s.name)) for s in sources}
+        manifest = make_manifest(spec, table, index, backend, files)
+        text = manifest_text(manifest)
+        (staging / MANIFEST_NAME).write_text(text)
+        prove_bundle(staging)
+        if _is_equal(out, text):
+            log.info("bundle: %s is up to date", out)
+            return manifest
+        _replace(staging, out, scratch)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    total = sum(entry.bytes for entry in files.values())
+    log.info("bundle: %s, %d files, %.1f MB", out, len(files) + 1, total / 1e6)
+    return manifest
+
+
+def make_manifest(
+    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, backend: str, files: dict[str, FileEntry]
+) -> Manifest:
+    """The manifest of a bundle."""
+    return Manifest(
+        format=FORMAT, version=VERSION, builder=f"soda-export {__version__}", backend=backend, precision="fp32",
+        model=Model(
+            spec.name, spec.family, spec.hash, spec.latent_shape, spec.num_layers, spec.modules, spec.num_tokens,
+            spec.width, spec.num_classes, spec.null_class, spec.output,
+        ),
+        sampler=Sampler(
+            table.sampler.name, table.sampler.steps, index.timesteps, index.state_size, index.stochastic,
+            index.initial_scale,
+        ),
+        rows_per_sample=table.rows, guidance=table.guidance, flops_ratio=table.flops_ratio,
+        prepare=Prepare(
+            index.prepare, index.tables, (Conditioning(CONDITIONING, index.num_conditions, spec.width),)
+        ),
+        programs=tuple(
+            Program(name, _names(program.reads), _names(program.writes), program.flops)
+            for name, program in zip(index.programs, table.programs, strict=True)
+        ),
+        baseline_program=table.baseline, steps=tuple(_step(table, t) for t in range(len(table.step_programs))),
+        arena=Arena(
+            table.arena.bytes, table.arena.lower_bound_bytes, table.arena.naive_bytes, table.arena.slot_bytes
+        ),
+        weights=index.weights, tables=index.tables_file, files=files,
+    )  # fmt: skip
+
+
+def prove_bundle(folder: Path) -> Manifest:
+    """Check every hash, open the folder as a user would, and play its dispatch on the null backend."""
+    manifest = verify_hashes(folder)
+    Bundle.open(folder, backend="null").session().generate(0, seed=0)
+    return manifest
+
+
+def _step(table: ProgramTable, step: int) -> Step:
+    program, offsets = table.programs[table.step_programs[step]], table.offsets_at(step)
+    return Step(
+        table.step_programs[step], tuple(offsets[s] for s in program.reads), tuple(offsets[s] for s in program.writes)
+    )
+
+
+def _names(slots: tuple[Slot, ...]) -> tuple[str, ...]:
+    return tuple(str(slot) for slot in slots)
+
+
+def _is_equal(out: Path, text: str) -> bool:
+    """Whether `out` is a whole bundle with this very manifest."""
+    try:
+        if (out / MANIFEST_NAME).read_text() != text:
+            return False
+        verify_hashes(out)
+    except (OSError, BundleError):
+        return False
+    return True
+
+
+def _replace(staging: Path, out: Path, scratch: Path) -> None:
+    """Rename staging to out. An old bundle is moved aside first; anything else that is there is not touched."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    old = scratch / f"replaced-{os.getpid()}"
+    if out.exists():
+        try:
+            open_manifest(out)
+        except BundleError:
+            if not out.is_dir() or any(out.iterdir()):
+                raise ExportError(f"--out {out}: exists and is not a bundle; name another folder") from None
+        out.rename(old)
+    staging.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+

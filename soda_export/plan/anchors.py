@@ -1,0 +1,77 @@
+"""SODA's dynamic caching schedule (DCS): choose the anchor steps by dynamic programming (arXiv 2603.07057).
+
+    dp[t][k] = min over gaps g of  dp[t - g][k - 1] + cost[t, g]        answer dp[S - 1][budget], then back-track
+
+in execution order; the first and the last step are always anchors. Boundary conditions as in the same authors' CEM
+code (arXiv 2512.23258). cost[t, g] = predicted error of the g - 1 steps between anchors t - g and t.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import PlanError
+
+
+def interval_sum_cost(reuse_error: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Exact interval sums. reuse_error [S, I], column n - 1 = error at distance n -> cost [S, I + 2] by gap.
+
+    cost[t, g] = sum over k = 1..g-1 of the error at step t - g + k, distance k; column 0 is unused (infinite).
+    """
+    steps, intervals = reuse_error.shape
+    cost = np.full((steps, intervals + 2), np.inf)
+    cost[:, 1] = 0.0
+    for gap in range(2, intervals + 2):
+        for t in range(gap, steps):
+            cost[t, gap] = sum(reuse_error[t - gap + k, k - 1] for k in range(1, gap))
+    return cost
+
+
+def cem_cost(reuse_error: NDArray[np.float64], budget: int, window: int = 1) -> NDArray[np.float64]:
+    """CEM's cost: cumulated error at distance g - 1, times (g - 1)^2, gaps within `window` of the mean gap.
+
+    An error of 0 counts as undefined, and the gap as impossible.
+    """
+    steps, intervals = reuse_error.shape
+    mean_gap = round(steps / budget)  # Python rounds half to even, as CEM does
+    cost = np.full((steps, intervals + 2), np.inf)
+    cumulated = np.cumsum(reuse_error, axis=0)
+    for gap in range(max(1, mean_gap - window), min(intervals + 1, mean_gap + window) + 1):
+        if gap == 1:
+            cost[:, 1] = 0.0
+            continue
+        column = cumulated[:, gap - 2] * (gap - 1) ** 2
+        cost[:, gap] = np.where(reuse_error[:, gap - 2] > 0, column, np.inf)
+    return cost
+
+
+def solve_anchors(cost: NDArray[np.float64], budget: int) -> tuple[int, ...]:
+    """The cheapest `budget` anchors for cost [S, G + 1] by gap. Raises PlanError with the possible range."""
+    steps, gaps = cost.shape[0], cost.shape[1] - 1
+    best = np.full((steps, budget + 1), np.inf)
+    previous = np.zeros((steps, budget + 1), np.int64)
+    if budget >= 1:
+        best[0, 1] = 0.0
+    for k in range(2, budget + 1):
+        for gap in range(1, min(gaps, steps - 1) + 1):
+            candidate = best[:-gap, k - 1] + cost[gap:, gap]
+            better = candidate < best[gap:, k]
+            best[gap:, k] = np.where(better, candidate, best[gap:, k])
+            previous[gap:, k] = np.where(better, np.arange(steps - gap), previous[gap:, k])
+    if budget < 1 or not np.isfinite(best[-1, budget]):
+        raise PlanError(_infeasible(cost, budget))
+    anchors = [steps - 1]
+    for k in range(budget, 1, -1):
+        anchors.append(int(previous[anchors[-1], k]))
+    return tuple(reversed(anchors))
+
+
+def _infeasible(cost: NDArray[np.float64], budget: int) -> str:
+    steps = cost.shape[0]
+    usable = [gap for gap in range(1, cost.shape[1]) if np.isfinite(cost[:, gap]).any()]
+    if not usable:
+        return f"--budget {budget}: no interval has a cost; give 1 .. {steps} anchors"
+    low, high = -(-(steps - 1) // max(usable)) + 1, (steps - 1) // min(usable) + 1
+    reason = f"anchors {min(usable)} to {max(usable)} steps apart cover {steps} steps with {low} to {high} anchors"
+    return f"--budget {budget}: not possible; {reason}"

@@ -1,0 +1,64 @@
+"""Tabulate a map for a set of anchors: error and FLOPs of every choice at every non-anchor (step, layer, module)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import PlanError
+from ..models.flops import module_flops
+from ..models.spec import DenoiserSpec
+from ..profile.sensitivity import RATES, SensitivityMap
+
+_CHOICES = 16  # kept-token counts offered to a module, 0 included
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """steps: the non-anchor steps, [T]. keeps: the kept-token counts on offer, [K], the first 0 (= reuse).
+
+    error: [T, L, M, K] predicted error. flops: [M, K] for one sample.
+    """
+
+    steps: NDArray[np.int64]
+    keeps: NDArray[np.int64]
+    error: NDArray[np.float64]
+    flops: NDArray[np.int64]
+
+    def reuse_error(self) -> NDArray[np.float64]:
+        """Error of reusing: [T, L, M]."""
+        return self.error[..., 0]
+
+
+def offered_keeps(spec: DenoiserSpec) -> NDArray[np.int64]:
+    """0 and at most 15 counts below num_tokens, each a multiple of the model's keep quantum."""
+    quantum = spec.keep_quantum
+    counts = {-(-spec.num_tokens * j // _CHOICES // quantum) * quantum for j in range(1, _CHOICES)}
+    return np.array(sorted({0} | {c for c in counts if c < spec.num_tokens}), np.int64)
+
+
+def tabulate_choices(
+    sensitivity: SensitivityMap, spec: DenoiserSpec, anchors: tuple[int, ...], rows: int
+) -> Choices:
+    """Errors at the interval each step has from its anchor; prune errors interpolated between the map's rates."""
+    total, anchor_set = sensitivity.info.sampler.steps, set(anchors)
+    steps = np.array([t for t in range(total) if t not in anchor_set], np.int64)
+    intervals = np.array([t - max(a for a in anchors if a < t) for t in steps], np.int64)
+    keeps = offered_keeps(spec)
+    shape = (spec.num_layers, len(spec.modules))
+    error = np.zeros((len(steps), *shape, len(keeps)))
+    grid = np.array([0.0, *RATES, 1.0])
+    pruned_share = 1.0 - keeps / spec.num_tokens
+    for i, (t, n) in enumerate(zip(steps, intervals, strict=True)):
+        reuse = sensitivity.reuse_error[t, :, :, n - 1].astype(np.float64)
+        prune = sensitivity.prune_error[t, :, :, n - 1].astype(np.float64)
+        curve = np.concatenate([np.zeros((*shape, 1)), prune, reuse[..., None]], axis=-1)
+        for layer in range(shape[0]):
+            for m in range(shape[1]):
+                error[i, layer, m] = np.interp(pruned_share, grid, curve[layer, m])
+    if not np.isfinite(error).all():
+        raise PlanError("the map lacks an interval that the schedule uses; profile again with more intervals")
+    per_module = [[rows * module_flops(spec, module, int(keep)) for keep in keeps] for module in spec.modules]
+    return Choices(steps, keeps, error, np.array(per_module, np.int64))

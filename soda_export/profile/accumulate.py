@@ -1,0 +1,51 @@
+"""Running sums of errors over samples, written to disk after every batch so that a killed profile resumes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .sensitivity import MAX_INTERVAL, RATES
+
+
+class ErrorSums:
+    """Sums and sums of squares over samples. module: [S, L, M, I, 1 + P] (reuse, then each rate); hidden: [S, I]."""
+
+    def __init__(self, steps: int, layers: int, modules: int) -> None:
+        shape = (steps, layers, modules, MAX_INTERVAL, 1 + len(RATES))
+        self.module_sum, self.module_squares = np.zeros(shape), np.zeros(shape)
+        self.hidden_sum = np.zeros((steps, MAX_INTERVAL))
+        self.units_done = 0  # (layer range, batch) pairs, in order
+
+    def add_module(self, step: int, layer: int, module: int, interval: int, errors: NDArray[np.float64]) -> None:
+        """Add a batch's errors [B, 1 + P]."""
+        self.module_sum[step, layer, module, interval - 1] += errors.sum(axis=0)
+        self.module_squares[step, layer, module, interval - 1] += (errors * errors).sum(axis=0)
+
+    def add_hidden(self, step: int, interval: int, error: float) -> None:
+        """Add a batch's summed error of the last block's output."""
+        self.hidden_sum[step, interval - 1] += error
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        with scratch.open("wb") as file:
+            np.savez(
+                file, module_sum=self.module_sum, module_squares=self.module_squares, hidden_sum=self.hidden_sum,
+                units_done=self.units_done,
+            )  # fmt: skip
+        scratch.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from what `save` wrote, if it is there and whole."""
+        try:
+            with np.load(path) as data:
+                arrays = {name: data[name] for name in data.files}
+        except (OSError, ValueError, EOFError):
+            return
+        if arrays["module_sum"].shape == self.module_sum.shape:
+            self.module_sum, self.module_squares = arrays["module_sum"], arrays["module_squares"]
+            self.hidden_sum, self.units_done = arrays["hidden_sum"], int(arrays["units_done"])

@@ -1,0 +1,61 @@
+"""Latents that are pixels, as picture files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import UsageError
+
+
+def to_pixels(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[B, C, H, W] in -1..1, C = 1 or 3 -> [B, H, W, 3] in 0..255."""
+    pixels = np.clip(np.round((latents + 1.0) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
+
+
+def save_grid(latents: NDArray[np.float32], path: Path, columns: int = 8, side: int = 96) -> None:
+    """Write samples as one picture, `columns` in a row, each enlarged to about `side` pixels."""
+    if latents.shape[1] not in (1, 3):
+        raise UsageError(f"--out {path}: {latents.shape[1]} channels are no picture; write a .npy file instead")
+    tiles = to_pixels(latents)
+    scale = max(1, side // tiles.shape[2])
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    height, width = tiles.shape[1] * scale, tiles.shape[2] * scale
+    gap = max(2, scale // 2)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = np.kron(tile, np.ones((scale, scale, 1), np.uint8))
+    Image.fromarray(sheet).save(path)
+
+
+def save_comparison(samples: Mapping[str, NDArray[np.float32]], path: Path, columns: int = 10) -> None:
+    """Write several sets of the same samples side by side, each under its title."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    count = len(next(iter(samples.values())))
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, panels = plt.subplots(1, len(samples), figsize=(0.55 * columns * len(samples), 0.55 * rows + 0.6))
+    for panel, (title, latents) in zip(np.atleast_1d(panels), samples.items(), strict=True):
+        tiles = to_pixels(latents)
+        height, width = tiles.shape[1] + 1, tiles.shape[2] + 1
+        sheet = np.full((rows * height + 1, columns * width + 1, 3), 255, np.uint8)
+        for i, tile in enumerate(tiles):
+            top, left = 1 + i // columns * height, 1 + i % columns * width
+            sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        panel.imshow(sheet, interpolation="nearest")
+        panel.set_title(title, fontsize=10)
+        panel.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
