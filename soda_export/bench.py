@@ -29,7 +29,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, frozen=True):
-    """Accelerated against unaccelerated latents with the same noise. relative: rmse / root mean square of the latter."""
+    """Accelerated against unaccelerated latents, same noise. relative: rmse / root mean square of the latter."""
 
     rmse: float
     relative: float

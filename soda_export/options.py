@@ -57,7 +57,7 @@ class ProfileOptions:
     metric: Metric = "cosine"
     """How outputs are compared."""
     token_score: TokenScore = "mean"
-    """Whose largest tokens are kept: channel mean of the module's input, its absolute value, or of the cached output."""
+    """Whose largest tokens are kept: channel mean of the module's input, its absolute value, or the cached output's."""
     profile_memory: float = 4.0
     """Most GB for the history of outputs; more layers than fit are profiled in several passes."""
 

@@ -11,7 +11,18 @@ from pathlib import Path
 from soda_runtime.bundle import Bundle
 from soda_runtime.checks import open_manifest, sha256_of, verify_hashes
 from soda_runtime.manifest import (
-    FORMAT, MANIFEST_NAME, VERSION, Arena, Conditioning, FileEntry, Manifest, Model, Prepare, Program, Sampler, Step,
+    FORMAT,
+    MANIFEST_NAME,
+    VERSION,
+    Arena,
+    Conditioning,
+    FileEntry,
+    Manifest,
+    Model,
+    Prepare,
+    Program,
+    Sampler,
+    Step,
     manifest_text,
 )  # fmt: skip
 

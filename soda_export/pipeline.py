@@ -16,8 +16,8 @@ from .lower.lower import lower_plan
 from .lower.program import ProgramTable, read_table, table_text
 from .models.identity import SamplerIdentity
 from .models.load import LoadedModel, load_denoiser
-from .pack import pack_bundle
 from .options import ProfileOptions, SamplerOptions
+from .pack import pack_bundle
 from .plan.anchors import solve_anchors
 from .plan.plan import Plan, check_fits, plan_text, read_plan
 from .plan.solve import PlanOptions, SolvedPlan, solve_plan

@@ -68,7 +68,7 @@ def guide(output: Tensor, rows: int, guidance: float | Tensor) -> Tensor:
     """Classifier-free guidance: the model's output [R, ...] -> [B, ...]. The conditional half comes first."""
     if rows == 1:
         return output
-    conditional, unconditional = output.unflatten(0, (2, -1)).unbind(0)
+    conditional, unconditional = output.reshape(2, -1, *output.shape[1:]).unbind(0)
     return unconditional + guidance * (conditional - unconditional)
 
 

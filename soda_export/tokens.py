@@ -1,4 +1,4 @@
-"""Choose which tokens a pruned module computes: plain tensor code, so that the reference runs it and export traces it."""
+"""Choose which tokens a pruned module computes: plain tensor code that the reference runs and export traces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class TokenScorer(nn.Module):
         feature = (cached if self.score == "cached" else inputs).mean(dim=-1)  # [R, N]
         if self.score == "abs-mean":
             feature = feature.abs()
-        return feature.unflatten(0, (self.rows, -1)).mean(dim=0)
+        scores: Tensor = feature.reshape(self.rows, -1, feature.shape[1]).mean(dim=0)
+        return scores
 
 
 def top_tokens(scores: Tensor, keep: int) -> Tensor:

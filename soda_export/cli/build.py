@@ -54,10 +54,7 @@ def build(
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
         bench = open_workbench(model, sampler, progress, finished or sensitivity)
-        if plan is not None:
-            chosen = bench.load_plan(plan)
-        else:
-            chosen = solve(bench, sensitivity, profiling, planning).plan
+        chosen = bench.load_plan(plan) if plan is not None else solve(bench, sensitivity, profiling, planning).plan
         name = f"{bench.loaded.denoiser.spec.name}-b{len(chosen.anchors)}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name)
     table = built.table

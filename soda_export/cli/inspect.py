@@ -124,7 +124,7 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
     result = {
         "info": msgspec.to_builtins(sensitivity.info),
         "relative_standard_error": sensitivity.relative_standard_error(),
-        "mean_reuse_error_by_interval": [float(column[column > 0].mean()) if column.any() else 0.0 for column in mean.T],
+        "mean_reuse_error_by_interval": [float(c[c > 0].mean()) if c.any() else 0.0 for c in mean.T],
     }
     if json:
         print_json(result)

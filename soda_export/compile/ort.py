@@ -33,4 +33,5 @@ def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:
         except Exception as error:
             raise CompileError(f"{export / name}: ONNX Runtime {ort.__version__} refuses the graph: {error}") from None
         shutil.copyfile(export / name, out / name)
-    log.info("compile: %d engines for ONNX Runtime %s in %.1f s", len(names), ort.__version__, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    log.info("compile: %d engines for ONNX Runtime %s in %.1f s", len(names), ort.__version__, seconds)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 from soda_runtime.signature import (
-    BATCH_AXIS, COEFFICIENTS, GUIDANCE, LABELS, NOISE, ROWS_AXIS, STATE, STATE_OUT, WINDOW_AXIS, cache_in, cache_out,
+    BATCH_AXIS,
+    COEFFICIENTS,
+    GUIDANCE,
+    LABELS,
+    NOISE,
+    ROWS_AXIS,
+    STATE,
+    STATE_OUT,
+    WINDOW_AXIS,
+    cache_in,
+    cache_out,
     coefficient_count,
 )  # fmt: skip
 
@@ -24,8 +34,9 @@ class ProgramAssembler:
     """Writes the prepare program and any step program of a table, all pointing into one weights file."""
 
     def __init__(
-        self, denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, fragments: Mapping[str, Fragment], weights: WeightsFile
-    ) -> None:
+        self, denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, fragments: Mapping[str, Fragment],
+        weights: WeightsFile,
+    ) -> None:  # fmt: skip
         self._denoiser, self._sampler, self._table = denoiser, sampler, table
         self._fragments, self._weights = fragments, weights
 
@@ -36,7 +47,7 @@ class ProgramAssembler:
         for name, tensor in self._denoiser.tables(self._sampler.timesteps[:1]).items():
             inputs.append(builder.input(name, "float32", [WINDOW_AXIS, *tensor.shape[1:]]))
         result = builder.splice(self._fragments["prepare"], inputs, prefix="prepare.")
-        shape = [WINDOW_AXIS, ROWS_AXIS, self._denoiser.num_conditions, spec.width]
+        shape: list[int | str] = [WINDOW_AXIS, ROWS_AXIS, self._denoiser.num_conditions, spec.width]
         builder.output(result, CONDITIONING, "float32", shape)
         builder.save(path)
 
@@ -44,7 +55,7 @@ class ProgramAssembler:
         """A step program. expose_selection adds the outputs `scores.<slot>` and `pairs.<slot>`, for comparisons."""
         spec, table, n = self._denoiser.spec, self._table, self._sampler.state_size
         builder = GraphBuilder(name, self._weights)
-        state_shape = [n, BATCH_AXIS, *spec.latent_shape]
+        state_shape: list[int | str] = [n, BATCH_AXIS, *spec.latent_shape]
         slot_shape: list[int | str] = [ROWS_AXIS, spec.num_tokens, spec.width]
         state = builder.input(STATE, "float32", state_shape)
         coefficients = builder.input(COEFFICIENTS, "float32", [coefficient_count(n)])

@@ -54,7 +54,8 @@ def export_programs(denoiser: Denoiser, sampler: SamplerTable, table: ProgramTab
         assembler.write_step(program, name.removesuffix(".onnx"), folder / name)
     tables = {name: tensor.numpy() for name, tensor in denoiser.tables(sampler.timesteps).items()}
     arrays = {COEFFICIENTS: sampler.coefficients, **tables}
-    save_file({name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}, folder / TABLES_NAME)
+    contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}
+    save_file(contiguous, folder / TABLES_NAME)
     index = ExportIndex(
         PREPARE_NAME, names, WEIGHTS_NAME, TABLES_NAME, tuple(sorted(tables)), denoiser.num_conditions,
         sampler.state_size, sampler.stochastic, sampler.initial_scale, sampler.timesteps,

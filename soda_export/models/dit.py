@@ -7,13 +7,13 @@ are frozen, so the timestep half is a table; the label half and adaLN's linear l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (the name everyone knows)
 from torch import Tensor, nn
 
-from .denoiser import CONDITIONING, DenoiserModule
+from .denoiser import DenoiserModule
 from .spec import DenoiserSpec
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class Linear(nn.Module):
     @classmethod
     def of(cls, *layers: nn.Linear) -> Linear:
         """Several nn.Linear side by side as one GEMM."""
-        biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+        biases: list[Tensor] = [
+            layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
+        ]
         return cls(torch.cat([layer.weight.detach().t() for layer in layers], dim=1), torch.cat(biases))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ def _modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tens
 class DitAttention(DenoiserModule):
     """Self-attention with fused query, key and value projections."""
 
-    def __init__(self, block: nn.Module, num_heads: int) -> None:
+    def __init__(self, block: Any, num_heads: int) -> None:
         super().__init__()
         attention = block.attn1
         self.num_heads, self.eps = num_heads, block.norm1.norm.eps
@@ -57,7 +59,8 @@ class DitAttention(DenoiserModule):
         self.out = Linear.of(attention.to_out[0])
 
     def normalize(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        return _modulated_norm(x, *conditions, eps=self.eps)
+        shift, scale = conditions
+        return _modulated_norm(x, shift, scale, self.eps)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self._attend(*self.qkv(inputs).chunk(3, dim=-1))
@@ -71,7 +74,7 @@ class DitAttention(DenoiserModule):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (  # [R, T, D] -> [R, heads, T, D / heads]
-            t.unflatten(-1, (self.num_heads, t.shape[-1] // self.num_heads)).transpose(1, 2)
+            t.reshape(*t.shape[:2], self.num_heads, t.shape[-1] // self.num_heads).transpose(1, 2)
             for t in (query, key, value)
         )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -81,7 +84,7 @@ class DitAttention(DenoiserModule):
 class DitFeedForward(DenoiserModule):
     """Token-wise MLP, so the kept tokens need no others."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         self.eps = block.norm3.eps
         activation = block.ff.net[0]
@@ -89,7 +92,8 @@ class DitFeedForward(DenoiserModule):
         self.up, self.down = Linear.of(activation.proj), Linear.of(block.ff.net[2])
 
     def normalize(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        return _modulated_norm(x, *conditions, eps=self.eps)
+        shift, scale = conditions
+        return _modulated_norm(x, shift, scale, self.eps)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(inputs), approximate=self.approximate))  # type: ignore[no-any-return]
@@ -150,9 +154,9 @@ class DitPrepare(nn.Module):
         entries = []
         for layer, (table, modulation) in enumerate(zip(self.label_tables, self.modulations, strict=True)):
             embedding = F.silu(time_embedding[:, layer, None] + F.embedding(labels, table))  # [W, R, D]
-            entries.append(modulation(embedding).unflatten(-1, (_ENTRIES, table.shape[1])))
+            entries.append(modulation(embedding).reshape(*embedding.shape[:2], _ENTRIES, embedding.shape[2]))
             if layer == 0:
-                head = self.head(embedding).unflatten(-1, (2, table.shape[1]))
+                head = self.head(embedding).reshape(*embedding.shape[:2], 2, embedding.shape[2])
         return torch.cat([*entries, head], dim=2)
 
 
@@ -161,8 +165,10 @@ class DitDenoiser:
 
     def __init__(self, model: DiTTransformer2DModel, spec: DenoiserSpec) -> None:
         self.spec = spec
-        self.prepare, self.embed = DitPrepare(model).eval(), DitEmbed(model).eval()
-        self.residual, self.head = DitResidual(), DitHead(model, spec.latent_shape).eval()
+        self.prepare: nn.Module = DitPrepare(model).eval()
+        self.embed: nn.Module = DitEmbed(model).eval()
+        self.residual: nn.Module = DitResidual()
+        self.head: nn.Module = DitHead(model, spec.latent_shape).eval()
         self._time_embedders = [block.norm1.emb for block in model.transformer_blocks]
         self._layers: list[dict[str, DenoiserModule]] = [
             {"attn": DitAttention(block, spec.num_heads), "ff": DitFeedForward(block)}
@@ -206,6 +212,3 @@ def dit_spec(model: DiTTransformer2DModel, name: str, fingerprint: str, has_vae:
         latent_shape=(config.in_channels, config.sample_size, config.sample_size),
         num_classes=classes, null_class=classes, output="latents" if has_vae else "pixels",
     )  # fmt: skip
-
-
-__all__ = ["CONDITIONING", "MODULES", "DitDenoiser", "dit_spec"]

@@ -16,7 +16,7 @@ def module_flops(spec: DenoiserSpec, module: str, kept_tokens: int) -> int:
         return 0
     n, d, k = spec.num_tokens, spec.width, kept_tokens
     if module == "attn":
-        projections = 2 * k * d * d * 2 + 2 * n * d * 2 * d  # queries and output for kept tokens, keys and values for all
+        projections = 2 * k * d * d * 2 + 2 * n * d * 2 * d  # queries and outputs of the kept, keys and values of all
         return projections + 2 * 2 * k * n * d + 5 * spec.num_heads * k * n
     if module == "ff":
         return 2 * 2 * k * d * spec.ff_width + 6 * k * spec.ff_width

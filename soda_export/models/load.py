@@ -51,7 +51,8 @@ def load_denoiser(model: str) -> LoadedModel:
     kind = config.get("_class_name")
     if kind not in FAMILIES:
         supported = ", ".join(FAMILIES)
-        raise ModelError(f"{transformer / 'config.json'}: architecture {kind!r} is not supported; supported: {supported}")
+        path = transformer / "config.json"
+        raise ModelError(f"{path}: architecture {kind!r} is not supported; supported: {supported}")
     scheduler = _read_json(
         folder / "scheduler/scheduler_config.json", "a diffusers pipeline folder has scheduler/scheduler_config.json"
     )

@@ -71,7 +71,8 @@ def _infeasible(cost: NDArray[np.float64], budget: int) -> str:
     steps = cost.shape[0]
     usable = [gap for gap in range(1, cost.shape[1]) if np.isfinite(cost[:, gap]).any()]
     if not usable:
-        return f"--budget {budget}: no interval has a cost; give 1 .. {steps} anchors"
+        low = -(-(steps - 1) // (cost.shape[1] - 1)) + 1
+        return f"--budget {budget}: anchors would be too far apart for the profile; give {low} .. {steps}"
     low, high = -(-(steps - 1) // max(usable)) + 1, (steps - 1) // min(usable) + 1
     reason = f"anchors {min(usable)} to {max(usable)} steps apart cover {steps} steps with {low} to {high} anchors"
     return f"--budget {budget}: not possible; {reason}"

@@ -16,13 +16,15 @@ from .errors_by_keep import Choices
 
 def merge_steps(choices: Choices, decisions: Decisions, max_groups: int, flops_budget: float) -> NDArray[np.int64]:
     """The merged choice [T, L, M] with at most max_groups distinct rows [L, M]."""
+    if not choices.steps.size:
+        return decisions.choice
     rows, group_of = np.unique(decisions.choice.reshape(len(decisions.choice), -1), axis=0, return_inverse=True)
     if len(rows) <= max_groups:
         return decisions.choice
     group_of = group_of.reshape(-1)
     steps, layers, modules, num_keeps = choices.error.shape
     slots = layers * modules
-    flops = np.tile(choices.flops, (layers, 1))  # [L * M, K]
+    flops = np.tile(choices.flops, (layers, 1)).astype(np.float64)  # [L * M, K]
     error = np.zeros((len(rows), slots, num_keeps))
     np.add.at(error, group_of, choices.error.reshape(steps, slots, num_keeps))
     counts = np.bincount(group_of, minlength=len(rows)).astype(np.float64)
@@ -31,6 +33,7 @@ def merge_steps(choices: Choices, decisions: Decisions, max_groups: int, flops_b
     error, counts, allowed, group_of = _agglomerate(error, counts, allowed, group_of, flops * price, max_groups)
     price = _solve_price(error, counts, allowed, flops, flops_budget, price)
     best = _best(error, counts, allowed, flops * price)
+    best = _spend_rest(best, error, counts, allowed, flops, flops_budget)
     return best[group_of].reshape(steps, layers, modules)
 
 
@@ -92,18 +95,18 @@ def _objective(
 def _best(
     error: NDArray[np.float64], counts: NDArray[np.float64], allowed: NDArray[np.bool_], priced: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    return _priced_errors(error, counts[:, None, None], allowed, priced).argmin(axis=-1)
+    best: NDArray[np.int64] = _priced_errors(error, counts[:, None, None], allowed, priced).argmin(axis=-1)
+    return best
 
 
 def _solve_price(
     error: NDArray[np.float64], counts: NDArray[np.float64], allowed: NDArray[np.bool_],
-    flops: NDArray[np.int64], budget: float, start: float,
+    flops: NDArray[np.float64], budget: float, start: float,
 ) -> float:  # fmt: skip
     """The least price at which the groups' choices cost no more than the budget."""
 
     def spent(price: float) -> float:
-        best = _best(error, counts, allowed, flops * price)
-        return float((counts[:, None] * np.take_along_axis(flops, best.T, axis=1).T).sum())
+        return float(_cost_of(_best(error, counts, allowed, flops * price), counts, flops).sum())
 
     low, high = 0.0, max(start, 1e-30)
     if spent(low) <= budget:
@@ -114,3 +117,29 @@ def _solve_price(
         middle = (low + high) / 2
         low, high = (low, middle) if spent(middle) <= budget else (middle, high)
     return high
+
+
+def _cost_of(
+    best: NDArray[np.int64], counts: NDArray[np.float64], flops: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """FLOPs of each group and slot: [G, L * M]."""
+    cost: NDArray[np.float64] = counts[:, None] * np.take_along_axis(flops, best.T, axis=1).T
+    return cost
+
+
+def _spend_rest(
+    best: NDArray[np.int64], error: NDArray[np.float64], counts: NDArray[np.float64], allowed: NDArray[np.bool_],
+    flops: NDArray[np.float64], budget: float,
+) -> NDArray[np.int64]:  # fmt: skip
+    """One price leaves a gap where choices jump over the budget: fill it, best error removed per FLOP first."""
+    best = best.copy()
+    while True:
+        cost = _cost_of(best, counts, flops)
+        gain = np.take_along_axis(error, best[..., None], axis=-1) - error  # [G, L * M, K]
+        extra = counts[:, None, None] * flops - cost[..., None]
+        possible = allowed & (gain > 0) & (extra <= budget - cost.sum())
+        if not possible.any():
+            return best
+        efficiency = np.where(possible, gain / np.maximum(extra, 1e-9), -np.inf)
+        group, slot, choice = np.unravel_index(int(efficiency.argmax()), efficiency.shape)
+        best[group, slot] = choice

@@ -1,4 +1,4 @@
-"""The plan: how many tokens every (step, layer, module) computes. plan.json is strict and versioned; see docs/PLAN.md."""
+"""The plan: how many tokens every (step, layer, module) computes. plan.json is strict; docs/PLAN.md explains it."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class Plan:
 
 def plan_text(plan: Plan) -> bytes:
     """plan.json: a step that does one thing everywhere is one word, a module that does so, too."""
+    steps = [_compact_step(plan, t) for t in range(len(plan.kept))]
     file = PlanFile(
-        FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, [_compact_step(plan, t) for t in range(len(plan.kept))],
-        plan.token_score, plan.map_hash, plan.made_by,
+        FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, steps, plan.token_score, plan.map_hash, plan.made_by
     )  # fmt: skip
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
 
@@ -96,7 +96,8 @@ def check_fits(plan: Plan, spec: DenoiserSpec, sampler: SamplerIdentity, guidanc
         )
     if plan.sampler != sampler:
         raise PlanError(
-            f"the plan is for {_sampler_name(plan.sampler)}, not {_sampler_name(sampler)}; plan again or pass its settings"
+            f"the plan is for {_sampler_name(plan.sampler)}, not {_sampler_name(sampler)}; "
+            "plan again or pass its settings"
         )
     if plan.guidance != guidance:
         raise PlanError(f"the plan is for guidance {plan.guidance}, not {guidance}; plan again or pass its guidance")

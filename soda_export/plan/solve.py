@@ -59,7 +59,8 @@ def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOpt
     """Plan for the map's model, sampler and guidance. Raises PlanError where the budget cannot be met."""
     info = sensitivity.info
     if info.model != identify(spec):
-        raise PlanError(f"the map is for model {info.model.name} ({info.model.hash[:12]}), not {spec.name}; profile again")
+        given = f"{info.model.name} ({info.model.hash[:12]})"
+        raise PlanError(f"the map is for model {given}, not {spec.name} ({spec.hash[:12]}); profile again")
     if options.max_engines < 2:
         raise PlanError(f"--max-engines {options.max_engines}: a schedule needs at least 2, full and cached")
     rows, steps = (2 if info.guidance > 1.0 else 1), info.sampler.steps
@@ -85,7 +86,7 @@ def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOpt
         info.model, info.sampler, info.guidance, kept, info.token_score, hash_of(map_bytes(sensitivity)), made_by
     )
     log.info(
-        "plan: %d anchors of %d steps, %.1f %% of modules pruned, FLOPs ratio %.3f, sharing programs cost %.1f %% error",
+        "plan: %d anchors of %d steps, %.1f %% of modules pruned, FLOPs ratio %.3f, sharing programs costs %.1f %%",
         len(anchors), steps, 100 * pruned_share(plan), flops_ratio(plan, spec), 100 * loss,
     )  # fmt: skip
     spent = spent_flops(choices, merged)

@@ -135,7 +135,7 @@ class _Pass:
 
     def _by_sample(self, tensor: Tensor) -> Tensor:
         """[G * B, N, D] -> [B, G, N, D]."""
-        return tensor.unflatten(0, (self.rows, -1)).transpose(0, 1)
+        return tensor.reshape(self.rows, -1, *tensor.shape[1:]).transpose(0, 1)
 
 
 def _finish(info: MapInfo, sums: ErrorSums) -> SensitivityMap:

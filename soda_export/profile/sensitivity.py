@@ -54,7 +54,8 @@ class SensitivityMap:
 
     def mean_reuse_error(self) -> NDArray[np.float64]:
         """Mean over layers and modules, [S, I], zero where undefined."""
-        return np.nan_to_num(self.reuse_error.astype(np.float64).mean(axis=(1, 2)))
+        mean: NDArray[np.float64] = np.nan_to_num(self.reuse_error.astype(np.float64).mean(axis=(1, 2)))
+        return mean
 
     def relative_standard_error(self) -> float:
         """Median of (spread / sqrt(samples)) / mean of the reuse errors: how far the map can be trusted."""

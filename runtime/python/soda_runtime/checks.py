@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -146,7 +147,7 @@ def _step_problem(manifest: Manifest, index: int, program: Program, last_write: 
         if writes.get(slot, offset) != offset:
             return f"steps[{index}] updates slot {slot} away from its place"
     touched = sorted({**reads, **writes}.values())
-    if any(after - before < arena.slot_bytes for before, after in zip(touched, touched[1:], strict=False)):
+    if any(after - before < arena.slot_bytes for before, after in itertools.pairwise(touched)):
         return f"steps[{index}] touches overlapping slots"
     last_write.update(writes)
     return None
@@ -154,7 +155,7 @@ def _step_problem(manifest: Manifest, index: int, program: Program, last_write: 
 
 def _is_slot(manifest: Manifest, name: str) -> bool:
     match = _SLOT_NAME.fullmatch(name)
-    return bool(match) and int(match[1]) < manifest.model.num_layers and match[2] in manifest.model.modules
+    return match is not None and int(match[1]) < manifest.model.num_layers and match[2] in manifest.model.modules
 
 
 def _require_regular_file(path: Path, max_bytes: int) -> None:
@@ -174,8 +175,8 @@ def _check_hash(path: Path, entry: FileEntry) -> None:
 
 
 def _memory_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "soda_runtime" / "verified.json"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "soda_runtime" / "verified.json"
 
 
 def _stamp(path: Path) -> list[int]:

@@ -10,8 +10,19 @@ from numpy.typing import NDArray
 
 from .backends import Memory, View
 from .signature import (
-    BATCH_AXIS, COEFFICIENTS, GUIDANCE, LABELS, NOISE, ROWS_AXIS, STATE, STATE_OUT, WINDOW_AXIS,
-    Port, cache_in, cache_out, step_signature,
+    BATCH_AXIS,
+    COEFFICIENTS,
+    GUIDANCE,
+    LABELS,
+    NOISE,
+    ROWS_AXIS,
+    STATE,
+    STATE_OUT,
+    WINDOW_AXIS,
+    Port,
+    cache_in,
+    cache_out,
+    step_signature,
 )  # fmt: skip
 
 if TYPE_CHECKING:

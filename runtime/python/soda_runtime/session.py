@@ -103,7 +103,7 @@ class Session:
         """Run step `index`; steps run in order, each once."""
         playback = self.playback
         if index != self._next_step or index >= len(playback.steps):
-            raise RequestError(f"step {index} cannot run now: the next one is {self._next_step} of {len(playback.steps)}")
+            raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {len(playback.steps)} steps")
         if index % playback.window == 0:
             playback.prepares[index // playback.window]()
         if self.bundle.manifest.sampler.stochastic:
@@ -115,7 +115,10 @@ class Session:
         """The latents [B, C, H, W] after the steps run so far."""
         playback, manifest = self.playback, self.bundle.manifest
         state = playback.state_after(self._next_step).read().view(np.float32)
-        return state.reshape(manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape)[0].copy()
+        latents: NDArray[np.float32] = state.reshape(
+            manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape
+        )[0]
+        return latents.copy()
 
     @property
     def playback(self) -> Playback:
@@ -131,7 +134,8 @@ class Session:
     def _step_noise(self, index: int, batch: int) -> NDArray[np.float32]:
         if isinstance(self._noise, Noise):
             assert self._noise.steps is not None
-            return self._noise.steps[index]
+            noise: NDArray[np.float32] = self._noise.steps[index]
+            return noise
         return latent_noise(self._noise, 1 + index, batch, self.bundle.manifest.model.latent_shape)
 
 

@@ -14,6 +14,7 @@ from ..errors import EngineError
 from ..signature import Port, Signature
 from . import Memory, View
 from .host import HostMemory
+from .ort_threads import share_threads
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -69,10 +70,8 @@ class OrtBackend:
     def __init__(self, ort: Any, device: str, threads: int) -> None:
         self._ort, self._device = ort, device
         self._options = ort.SessionOptions()
-        self._options.intra_op_num_threads = threads
-        self._options.inter_op_num_threads = 1
         self._options.log_severity_level = 3
-        self._options.enable_mem_pattern = True
+        share_threads(ort, self._options, threads)
 
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes) if self._device == "cpu" else CudaMemory(self._ort, nbytes)

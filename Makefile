@@ -1,0 +1,29 @@
+# make demo: build the built-in model's bundle and play it.   make test: everything CI checks.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml runtime/python/pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e runtime/python[ort] -e .[dev]
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/soda-export build --model digits --budget 17
+	$(BIN)/python scripts/demo.py engines/digits-b17-ort --out out/demo.png
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) out engines/.work build

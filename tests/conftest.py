@@ -1,0 +1,47 @@
+"""Shared fixtures: a toy model on disk, and workbenches over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from soda_export.options import SamplerOptions
+from soda_export.pipeline import Built, Workbench
+from soda_export.stages import StageStore
+from tests.tiny import make_plan, mixed_kept, save_tiny_model
+
+OpenBench = Callable[..., Workbench]
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remembered weight hashes stay out of the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy DiT folder."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenBench:
+    """Workbenches over the toy model that share one stage store."""
+    root = tmp_path_factory.mktemp("store")
+
+    def opened(sampler: str = "ddim", steps: int = 8, eta: float = 0.0, guidance: float = 1.5) -> Workbench:
+        options = SamplerOptions(sampler, steps, eta, guidance)
+        return Workbench(str(tiny_model), options, StageStore(root), lambda *_: None)
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(open_bench: OpenBench, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The toy model's bundle with every kind of step."""
+    bench = open_bench()
+    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
+    return bench.build(plan, "ort", tmp_path_factory.mktemp("shelf") / "tiny")

@@ -1,0 +1,67 @@
+"""What the exported files are like: one weights file, clean graphs, nothing duplicated."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from soda_export.export.trace import OPSET
+from soda_export.pipeline import Built
+
+
+def _graphs(built: Built) -> dict[str, onnx.ModelProto]:
+    return {p.name: onnx.load(str(p), load_external_data=False) for p in sorted(built.out.glob("*.onnx"))}
+
+
+def test_every_weight_lies_in_the_one_weights_file(tiny_bundle: Built) -> None:
+    for name, model in _graphs(tiny_bundle).items():
+        for tensor in model.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                entries = {entry.key: entry.value for entry in tensor.external_data}
+                assert entries["location"] == "weights.safetensors"
+            else:
+                assert len(tensor.raw_data) <= 1024, f"{name}: {tensor.name} is a weight inside the graph"
+
+
+def test_graphs_use_only_standard_operators_of_the_stated_opset(tiny_bundle: Built) -> None:
+    for model in _graphs(tiny_bundle).values():
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
+        assert {node.domain for node in model.graph.node} == {""}
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+
+
+def test_step_programs_have_no_trace_of_hoisted_work(tiny_bundle: Built) -> None:
+    """Timestep and label embeddings and adaLN's linear layers run in prepare alone."""
+    for name, model in _graphs(tiny_bundle).items():
+        weights = {t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+        assert any(w.startswith("prepare.") for w in weights) == (name == "prepare.onnx")
+
+
+def test_a_reused_step_runs_no_matrix_product_but_the_heads(tiny_bundle: Built) -> None:
+    reused = next(p for p in _reused(tiny_bundle))
+    products = [n for n in reused.graph.node if n.op_type in ("MatMul", "Gemm", "Attention")]
+    assert [n.name.split("/")[0] for n in products] == ["head"]
+
+
+def _reused(built: Built) -> list[onnx.ModelProto]:
+    graphs = _graphs(built)
+    return [
+        graphs[f"step-{i:02d}.onnx"]
+        for i, program in enumerate(built.table.programs)
+        if all(keep == 0 for layer in program.kept for keep in layer)
+    ]
+
+
+def test_an_unreadable_piece_is_an_export_error() -> None:
+    import torch
+    from torch import Tensor, nn
+
+    from soda_export.errors import ExportError
+    from soda_export.export.trace import Example, Piece, trace_pieces
+
+    class DataDependent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    with pytest.raises(ExportError, match="DataDependent"):
+        trace_pieces({"piece": Piece(DataDependent(), (Example(torch.ones(3), (0,)),))})
