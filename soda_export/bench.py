@@ -134,7 +134,8 @@ def measure_dispatch(session: Session, labels: list[int], seed: int) -> float:
 
 def _measure_memory(path: Path, options: BenchOptions) -> Memory:
     """In a fresh process, where nothing else has been allocated."""
-    command = [sys.executable, "-m", "soda_export.memory_probe", str(path), str(options.batch), options.device]
+    command = [sys.executable, "-m", "soda_export.memory_probe", str(path), str(options.batch), options.device,
+               str(options.threads)]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]

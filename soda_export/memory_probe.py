@@ -16,13 +16,13 @@ def _status_bytes(field: str) -> int:
     return 0
 
 
-def probe(path: str, batch: int, device: str) -> dict[str, int]:
-    """See soda_export.bench.Memory. Zeroes where the system has no /proc."""
+def probe(path: str, batch: int, device: str, threads: int) -> dict[str, int]:
+    """See soda_export.bench.Memory. Host memory alone; zeroes where the system has no /proc."""
     import onnxruntime  # noqa: F401  (its own memory is not the bundle's)
 
     has_proc = Path("/proc/self/status").exists()
     before = _status_bytes("VmRSS") if has_proc else 0
-    session = Bundle.open(path, device=device).session()
+    session = Bundle.open(path, device=device, threads=threads).session()
     session.start(0, batch=batch)
     opened = _status_bytes("VmRSS") if has_proc else 0
     session.generate(0, batch=batch)
@@ -39,4 +39,4 @@ def probe(path: str, batch: int, device: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    print(json.dumps(probe(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))

@@ -69,4 +69,4 @@ class BundleOptions:
     backend: str = "ort"
     """Engine library."""
     out: Path | None = None
-    """Bundle folder. [default: engines/MODEL-bBUDGET-BACKEND]"""
+    """Bundle folder. [default: engines/MODEL-bBUDGET-BACKEND, or MODEL-PLANFILE-BACKEND]"""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soda_runtime.bundle import Bundle
-from soda_runtime.checks import open_manifest, sha256_of, verify_hashes
+from soda_runtime.checks import sha256_of, verify_hashes
 from soda_runtime.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -28,12 +28,13 @@ from soda_runtime.manifest import (
 
 from . import __version__
 from .errors import BundleError, ExportError
-from .export.export import ExportIndex
+from .export.index import ExportIndex
 from .lower.program import ProgramTable, Slot
-from .models.denoiser import CONDITIONING
 from .models.spec import DenoiserSpec
+from .stages import StageStore
 
 log = logging.getLogger(__name__)
+_BUNDLE_SUFFIXES = (".json", ".onnx", ".safetensors")
 
 
 def pack_bundle(
@@ -45,6 +46,9 @@ def pack_bundle(
     export: folder of the graphs, weights and tables. engines: folder of the compiled programs. extra_files: copied
     beside them for the reader (plan, program table). scratch: a folder on the same file system as `out`.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.parent.stat().st_dev != scratch.stat().st_dev:  # a rename cannot cross file systems
+        scratch = StageStore(out.parent / ".work").root
     staging = scratch / f"bundle-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -85,7 +89,7 @@ def make_manifest(
         ),
         rows_per_sample=table.rows, guidance=table.guidance, flops_ratio=table.flops_ratio,
         prepare=Prepare(
-            index.prepare, index.tables, (Conditioning(CONDITIONING, index.num_conditions, spec.width),)
+            index.prepare, index.tables, (Conditioning(index.conditioning, index.num_conditions, spec.width),)
         ),
         programs=tuple(
             Program(name, _names(program.reads), _names(program.writes), program.flops)
@@ -102,7 +106,7 @@ def make_manifest(
 def prove_bundle(folder: Path) -> Manifest:
     """Check every hash, open the folder as a user would, and play its dispatch on the null backend."""
     manifest = verify_hashes(folder)
-    Bundle.open(folder, backend="null").session().generate(0, seed=0)
+    Bundle(folder, manifest, "null", device="cpu", threads=0).session().generate(0, seed=0)
     return manifest
 
 
@@ -128,16 +132,20 @@ def _is_equal(out: Path, text: str) -> bool:
     return True
 
 
+def _may_be_replaced(out: Path) -> bool:
+    """A bundle, however damaged or old, or an empty folder: nothing but files of a bundle's kinds."""
+    if not out.is_dir():
+        return False
+    names = [path.name for path in out.iterdir()]
+    return not names or (MANIFEST_NAME in names and all(Path(n).suffix in _BUNDLE_SUFFIXES for n in names))
+
+
 def _replace(staging: Path, out: Path, scratch: Path) -> None:
     """Rename staging to out. An old bundle is moved aside first; anything else that is there is not touched."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     old = scratch / f"replaced-{os.getpid()}"
     if out.exists():
-        try:
-            open_manifest(out)
-        except BundleError:
-            if not out.is_dir() or any(out.iterdir()):
-                raise ExportError(f"--out {out}: exists and is not a bundle; name another folder") from None
+        if not _may_be_replaced(out):
+            raise ExportError(f"--out {out}: exists and is not a bundle; name another folder")
         out.rename(old)
     staging.rename(out)
     shutil.rmtree(old, ignore_errors=True)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from .compile import compile_engines
 from .errors import PlanError, UsageError
-from .export.export import export_programs, read_index
+from .export.export import export_programs
+from .export.index import read_index
 from .lower.lower import lower_plan
 from .lower.program import ProgramTable, read_table, table_text
 from .models.identity import SamplerIdentity
@@ -112,6 +114,9 @@ class Workbench:
         self.progress("plan", 1, 1)
         lowered = self.store.produce("programs", common, lambda folder: _write_programs(folder, plan, text, self))
         table = read_table((lowered / "programs.json").read_bytes(), str(lowered / "programs.json"))
+        # what follows depends on the decisions, not on who made them
+        common = {"model": spec, "scheduler": self.loaded.scheduler_config,
+                  "table": msgspec.structs.replace(table, plan_hash="")}  # fmt: skip
         self.progress("lower", 1, 1)
         exported = self.store.produce(
             "export", common, lambda folder: export_programs(denoiser, self.sampler, table, folder)

@@ -7,6 +7,7 @@ temporary name and renamed when complete: a folder that exists is whole. Equal i
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ import msgspec
 
 from . import __version__
 
+_LIBRARIES = ("diffusers", "onnx", "onnx-ir", "onnxscript", "torch")
 log = logging.getLogger(__name__)
 
 
@@ -64,8 +66,9 @@ class StageStore:
 
     @staticmethod
     def key(inputs: dict[str, Any]) -> str:
-        """16 hex digits of everything a stage depends on, this package's version included."""
-        text = msgspec.json.encode({"version": __version__, **inputs}, order="sorted")
+        """16 hex digits of everything a stage depends on, the versions of the libraries that make it included."""
+        versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+        text = msgspec.json.encode({"version": __version__, "libraries": versions, **inputs}, order="sorted")
         return hashlib.sha256(text).hexdigest()[:16]
 
     def _sweep(self) -> None:

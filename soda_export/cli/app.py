@@ -9,13 +9,7 @@ from soda_runtime.errors import SodaError
 
 from .. import __version__
 
-app = App(
-    name="soda-export",
-    help="Turn a diffusion transformer and a compute budget into a bundle of compiled step engines.",
-    version=__version__,
-    result_action="return_value",
-    default_parameter=Parameter(negative=()),
-)
+_INTERRUPTED = 130
 _VERBS = {
     "build": "Build a bundle: profile, plan, lower, export, compile, pack.",
     "inspect": "Show what a bundle, a stage's file or a model is.",
@@ -25,16 +19,27 @@ _VERBS = {
     "plan": "Choose anchors and what every module does in between.",
     "verify": "Check every byte of a bundle.",
 }
-for _verb, _help in _VERBS.items():
-    app.command(f"soda_export.cli.{_verb}:{_verb}", name=_verb, help=_help)
 
-_INTERRUPTED = 130
+
+def make_app(called: str) -> App:
+    """The command line. Only the verb that is called is imported, and so tells its own help in full."""
+    app = App(
+        name="soda-export",
+        help="Turn a diffusion transformer and a compute budget into a bundle of compiled step engines.",
+        version=__version__,
+        result_action="return_value",
+        default_parameter=Parameter(negative=()),
+    )
+    for verb, summary in _VERBS.items():
+        app.command(f"soda_export.cli.{verb}:{verb}", name=verb, help=None if verb == called else summary)
+    return app
 
 
 def main() -> None:
     """Run the command line. What the user can mend is one line and exit code 2."""
+    words = sys.argv[1:]
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        make_app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
     except (CycloptsError, SodaError) as error:
         message = " ".join(str(error).split())
         print(f"soda-export: {message}", file=sys.stderr)

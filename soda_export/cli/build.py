@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..compile import check_backend
 from ..errors import UsageError
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
@@ -51,11 +52,13 @@ def build(
     start_logging()
     if plan is not None and (map is not None or planning is not None):
         raise UsageError("--plan is a finished plan: leave out --map, --budget and the other planning options")
+    check_backend(bundle.backend)
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
         bench = open_workbench(model, sampler, progress, finished or sensitivity)
         chosen = bench.load_plan(plan) if plan is not None else solve(bench, sensitivity, profiling, planning).plan
-        name = f"{bench.loaded.denoiser.spec.name}-b{len(chosen.anchors)}-{bundle.backend}"
+        kind = f"b{len(chosen.anchors)}" if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
+        name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name)
     table = built.table
     result = {

@@ -12,34 +12,16 @@ from safetensors.numpy import save_file
 from soda_runtime.signature import COEFFICIENTS
 
 from ..lower.program import ProgramTable
-from ..models.denoiser import Denoiser
+from ..models.denoiser import CONDITIONING, Denoiser
 from ..sampler import SamplerTable
 from .assemble import ProgramAssembler
 from .fragments import trace_fragments
+from .index import INDEX_NAME, ExportIndex
 from .weights import WEIGHTS_NAME, WeightsFile, write_weights
 
 log = logging.getLogger(__name__)
 TABLES_NAME = "tables.safetensors"
 PREPARE_NAME = "prepare.onnx"
-INDEX_NAME = "export.json"
-
-
-class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """export.json: the files of an export. programs: in the table's order. tables: inputs of prepare.
-
-    num_conditions: entries of the conditioning tensor that prepare makes.
-    """
-
-    prepare: str
-    programs: tuple[str, ...]
-    weights: str
-    tables_file: str
-    tables: tuple[str, ...]
-    num_conditions: int
-    state_size: int
-    stochastic: bool
-    initial_scale: float
-    timesteps: tuple[int, ...]
 
 
 def export_programs(denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, folder: Path) -> ExportIndex:
@@ -57,17 +39,13 @@ def export_programs(denoiser: Denoiser, sampler: SamplerTable, table: ProgramTab
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}
     save_file(contiguous, folder / TABLES_NAME)
     index = ExportIndex(
-        PREPARE_NAME, names, WEIGHTS_NAME, TABLES_NAME, tuple(sorted(tables)), denoiser.num_conditions,
+        PREPARE_NAME, names, WEIGHTS_NAME, TABLES_NAME, tuple(sorted(tables)), CONDITIONING,
+        denoiser.num_conditions,
         sampler.state_size, sampler.stochastic, sampler.initial_scale, sampler.timesteps,
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
     log.info("export: %d graphs in %.1f s", len(names) + 1, time.perf_counter() - started)
     return index
-
-
-def read_index(folder: Path) -> ExportIndex:
-    """Read export.json of a folder that export_programs made."""
-    return msgspec.json.decode((folder / INDEX_NAME).read_bytes(), type=ExportIndex)
 
 
 def program_name(index: int) -> str:

@@ -2,7 +2,8 @@
 
 A multiply-add is 2; softmax costs 5 an entry, GELU 6; adaLN's linear layers count once a step, whatever the batch;
 normalising, modulating and gating cost 3 an entry of the hidden state and layer; embedding, final layer and VAE are
-left out. DiT-XL/2 at 256 px with guidance: 0.474706 TFLOPs a step, 23.735 for 50 steps, 118.676 for 250 (method.md).
+left out. DiT-XL/2 at 256 px with guidance: 0.474706 TFLOPs a step, so 23.735 for 50 steps and 118.676 for 250, as
+those papers report.
 """
 
 from __future__ import annotations

@@ -31,6 +31,11 @@ class SamplerIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eta: float = 0.0
 
 
+def same_model(a: ModelIdentity, b: ModelIdentity) -> bool:
+    """Whether both are the same configuration and weights; the folder's name does not matter."""
+    return a.hash == b.hash and (a.num_layers, a.modules, a.num_tokens) == (b.num_layers, b.modules, b.num_tokens)
+
+
 def identify(spec: DenoiserSpec) -> ModelIdentity:
     """The part of a model's description that a map or a plan is bound to."""
     return ModelIdentity(spec.name, spec.hash, spec.num_layers, spec.modules, spec.num_tokens)

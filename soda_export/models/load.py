@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from ..errors import ModelError
 from .denoiser import Denoiser
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
-FAMILIES = {"DiTTransformer2DModel": "dit"}
 log = logging.getLogger(__name__)
 
 
@@ -49,8 +49,8 @@ def load_denoiser(model: str) -> LoadedModel:
     transformer = folder / "transformer"
     config = _read_json(transformer / "config.json", "a diffusers pipeline folder has transformer/config.json")
     kind = config.get("_class_name")
-    if kind not in FAMILIES:
-        supported = ", ".join(FAMILIES)
+    if kind not in LOADERS:
+        supported = ", ".join(LOADERS)
         path = transformer / "config.json"
         raise ModelError(f"{path}: architecture {kind!r} is not supported; supported: {supported}")
     scheduler = _read_json(
@@ -60,7 +60,7 @@ def load_denoiser(model: str) -> LoadedModel:
         raise ModelError(f"{transformer}: no .safetensors weights; save the model with safe_serialization=True")
     fingerprint = hash_model(transformer)
     has_vae = (folder / "vae").is_dir()
-    denoiser = _load_dit(transformer, name, fingerprint, has_vae)
+    denoiser = LOADERS[kind](transformer, name, fingerprint, has_vae)
     spec = denoiser.spec
     log.info("model %s: %d layers, %d tokens, width %d", name, spec.num_layers, spec.num_tokens, spec.width)
     return LoadedModel(denoiser, scheduler)
@@ -101,6 +101,10 @@ def _load_dit(transformer: Path, name: str, fingerprint: str, has_vae: bool) -> 
         raise ModelError(f"{transformer / 'config.json'}: norm_elementwise_affine=true is not supported")
     model.eval()
     return DitDenoiser(model, dit_spec(model, name, fingerprint, has_vae))
+
+
+LOADERS: dict[str, Callable[[Path, str, str, bool], Denoiser]] = {"DiTTransformer2DModel": _load_dit}
+"""Class of the transformer in config.json -> (its folder, name, hash, whether a VAE follows) -> Denoiser"""
 
 
 def _read_json(path: Path, expectation: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _efficient(
     choice = np.zeros_like(wanted)
     choice.flat[chosen] = wanted.flat[chosen]
     price = float(efficiency.flat[chosen[-1]]) if len(chosen) else np.inf
-    return Decisions(choice, beta, price)
+    return Decisions(choice, float(beta), price)
 
 
 def _literal(choices: Choices, prunable: NDArray[np.bool_], budget: float, weight: float) -> Decisions:

@@ -10,9 +10,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from soda_runtime.strict_json import StrictJsonError, parse_json
 
 from ..errors import PlanError
-from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore, identify
+from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore, identify, same_model
 from ..models.spec import DenoiserSpec
 
 FORMAT, VERSION = "soda-plan", 1
@@ -74,10 +75,10 @@ def plan_text(plan: Plan) -> bytes:
 def read_plan(path: Path) -> Plan:
     """Read plan.json, strictly. Raises PlanError naming the file, the step, the layer and the module."""
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=PlanFile)
+        file = msgspec.convert(parse_json(path.read_bytes()), PlanFile)
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); `soda-export plan` writes one") from None
-    except msgspec.DecodeError as error:
+    except (StrictJsonError, msgspec.ValidationError) as error:
         raise PlanError(f"{path}: {error}; docs/PLAN.md describes the format") from None
     if (file.format, file.version) != (FORMAT, VERSION):
         raise PlanError(f"{path}: format {file.format!r} version {file.version}, expected {FORMAT!r} version {VERSION}")
@@ -89,7 +90,7 @@ def read_plan(path: Path) -> Plan:
 
 def check_fits(plan: Plan, spec: DenoiserSpec, sampler: SamplerIdentity, guidance: float) -> None:
     """Refuse a plan made for another model, sampler, step count or guidance."""
-    if plan.model != identify(spec):
+    if not same_model(plan.model, identify(spec)):
         raise PlanError(
             f"the plan is for model {plan.model.name} ({plan.model.hash[:12]}), not {spec.name} ({spec.hash[:12]}); "
             "plan again for this model"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..models.flops import fixed_flops, full_step_flops, module_flops
-from ..models.identity import identify
+from ..models.identity import identify, same_model
 from ..models.spec import DenoiserSpec
 from ..profile.sensitivity import SensitivityMap, map_bytes
 from .anchors import cem_cost, interval_sum_cost, solve_anchors
@@ -22,7 +22,7 @@ from .plan import Plan, hash_of
 log = logging.getLogger(__name__)
 AnchorCost = Literal["sum", "cem"]
 
-# mean cost of a non-anchor step, as a share of a full one, that SODA's published FLOPs ratios imply (method.md)
+# mean cost of a non-anchor step, as a share of a full one, that SODA's published FLOPs ratios imply
 _NON_ANCHOR_SHARE = {"ddim": 0.065, "ddpm": 0.11}
 
 
@@ -58,11 +58,13 @@ class SolvedPlan:
 def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOptions) -> SolvedPlan:
     """Plan for the map's model, sampler and guidance. Raises PlanError where the budget cannot be met."""
     info = sensitivity.info
-    if info.model != identify(spec):
+    if not same_model(info.model, identify(spec)):
         given = f"{info.model.name} ({info.model.hash[:12]})"
         raise PlanError(f"the map is for model {given}, not {spec.name} ({spec.hash[:12]}); profile again")
     if options.max_engines < 2:
         raise PlanError(f"--max-engines {options.max_engines}: a schedule needs at least 2, full and cached")
+    if options.sensitivity_weight < 0:
+        raise PlanError(f"--sensitivity-weight {options.sensitivity_weight:g}: must not be negative")
     rows, steps = (2 if info.guidance > 1.0 else 1), info.sampler.steps
     if options.cost == "cem":
         cost = cem_cost(np.nan_to_num(sensitivity.hidden_error.astype(np.float64)), options.budget)
@@ -123,7 +125,7 @@ def _prune_budget(
     full, fixed = full_step_flops(spec, rows), fixed_flops(spec, rows)
     cached = steps - options.budget
     if not options.flops_ratio:
-        return max(0.0, cached * (_NON_ANCHOR_SHARE[sampler] * full - fixed))
+        return max(0.0, cached * (_NON_ANCHOR_SHARE.get(sampler, 0.065) * full - fixed))
     left = steps * full / options.flops_ratio - options.budget * full - cached * fixed
     most = rows * spec.num_layers * sum(
         module_flops(spec, module, spec.num_tokens - spec.keep_quantum)

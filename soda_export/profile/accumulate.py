@@ -31,6 +31,7 @@ class ErrorSums:
 
     def save(self, path: Path) -> None:
         """Write atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)  # another build of the same map may have tidied up
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         with scratch.open("wb") as file:
             np.savez(

@@ -122,7 +122,7 @@ class _Pass:
             terms = token_terms(new, self._by_sample(old), self.info.metric)
             errors = reuse_and_prune_errors(terms, order, self.info.metric).numpy()
             self.sums.add_module(step, layer, m, interval, errors)
-        older.insert(0, y.half())
+        older.insert(0, _half(y))
         del older[MAX_INTERVAL:]
 
     def _compare_hidden(self, step: int, hidden: Tensor) -> None:
@@ -130,12 +130,18 @@ class _Pass:
         for interval, stored in enumerate(self.hidden, start=1):
             terms = token_terms(new, self._by_sample(stored.float()), "cosine")
             self.sums.add_hidden(step, interval, float(terms.double().sum()))
-        self.hidden.insert(0, hidden.half())
+        self.hidden.insert(0, _half(hidden))
         del self.hidden[MAX_INTERVAL:]
 
     def _by_sample(self, tensor: Tensor) -> Tensor:
         """[G * B, N, D] -> [B, G, N, D]."""
         return tensor.reshape(self.rows, -1, *tensor.shape[1:]).transpose(0, 1)
+
+
+def _half(tensor: Tensor) -> Tensor:
+    """fp16 without infinities."""
+    limit = torch.finfo(torch.float16).max
+    return tensor.clamp(-limit, limit).half()
 
 
 def _finish(info: MapInfo, sums: ErrorSums) -> SensitivityMap:

@@ -76,7 +76,7 @@ def read_map(path: Path) -> SensitivityMap:
     try:
         with safe_open(str(path), "np") as file:
             info = msgspec.json.decode((file.metadata() or {}).get("info", ""), type=MapInfo)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise PlanError(f"{path}: no such file; `soda-export profile` makes a map") from None
     except (OSError, SafetensorError, msgspec.DecodeError) as error:

@@ -12,10 +12,14 @@ from pathlib import Path
 
 from .errors import BundleError
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, Program, parse_manifest
+from .signature import COEFFICIENTS, GUIDANCE, LABELS, NOISE, STATE, STATE_OUT
 from .tensors import read_header
 
-_SMALL_FILE_BYTES = 64 << 20  # files up to this size are hashed at every open
+_SMALL_FILE_BYTES = 64 << 20  # files up to this size are hashed at every open, larger ones and the weights once
+_ALIGNMENT_BYTES = 256
+_MAX_INTEGER = 2**63 - 1
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SLOT_NAME = re.compile(r"(0|[1-9][0-9]{0,4})\.([a-z_]{1,32})")
 _REBUILD = "copy the bundle again or rebuild it with `soda-export build`"
 
@@ -32,19 +36,19 @@ def open_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Sizes of all files, hashes of small ones, the header of the weights; the weights' hash once per file."""
+    """Sizes of all files, the header of the weights, and hashes: small files at every open, others once per file."""
+    for name, entry in manifest.files.items():
+        _require_regular_file(folder / name, entry.bytes)
+    read_header(folder / manifest.weights)
     for name, entry in manifest.files.items():
         path = folder / name
-        _require_regular_file(path, entry.bytes)
         if path.stat().st_size != entry.bytes:
             raise BundleError(f"{path}: {path.stat().st_size} bytes, the manifest says {entry.bytes}; {_REBUILD}")
         if entry.bytes <= _SMALL_FILE_BYTES and name != manifest.weights:
             _check_hash(path, entry)
-    weights = folder / manifest.weights
-    read_header(weights)
-    if not _remembered(weights, manifest.files[manifest.weights]):
-        _check_hash(weights, manifest.files[manifest.weights])
-        _remember(weights, manifest.files[manifest.weights])
+        elif not _remembered(path, entry):
+            _check_hash(path, entry)
+            _remember(path, entry)
 
 
 def verify_hashes(folder: Path) -> Manifest:
@@ -70,7 +74,7 @@ def _first_problem(manifest: Manifest) -> str | None:
         "model.num_layers": (model.num_layers, 1, 1000), "model.num_tokens": (model.num_tokens, 1, 1 << 20),
         "model.width": (model.width, 1, 1 << 16), "rows_per_sample": (manifest.rows_per_sample, 1, 2),
         "model.num_classes": (model.num_classes, 1, 1 << 24),
-        "model.null_class": (model.null_class, 0, 1 << 24),
+        "model.null_class": (model.null_class, 0, model.num_classes),
         "sampler.steps": (manifest.sampler.steps, 1, 10_000), "sampler.state_size": (manifest.sampler.state_size, 1, 8),
         "arena.slot_bytes": (arena.slot_bytes, 1, 1 << 40), "len(modules)": (len(model.modules), 1, 8),
         **{f"model.latent_shape[{i}]": (n, 1, 1 << 14) for i, n in enumerate(model.latent_shape)},
@@ -78,12 +82,15 @@ def _first_problem(manifest: Manifest) -> str | None:
            for i, c in enumerate(manifest.prepare.conditioning)},
         **{f"prepare.conditioning[{i}].width": (c.width, 1, 1 << 20)
            for i, c in enumerate(manifest.prepare.conditioning)},
+        **{f"sampler.timesteps[{i}]": (t, 0, 1 << 31) for i, t in enumerate(manifest.sampler.timesteps)},
+        **{f"programs[{i}].flops": (p.flops, 0, _MAX_INTEGER) for i, p in enumerate(manifest.programs)},
+        "len(prepare.conditioning)": (len(manifest.prepare.conditioning), 1, 64),
     }  # fmt: skip
     for name, (value, low, high) in numbers.items():
         if not low <= value <= high:
             return f"{name}={value} is outside {low} .. {high}"
     slot_elements = manifest.rows_per_sample * model.num_tokens * model.width
-    if not 4 * slot_elements <= arena.slot_bytes <= 4 * slot_elements + 256:
+    if not 0 <= arena.slot_bytes - 4 * slot_elements < _ALIGNMENT_BYTES or arena.slot_bytes % _ALIGNMENT_BYTES:
         return f"arena.slot_bytes={arena.slot_bytes} does not hold one slot of {4 * slot_elements} bytes"
     if not 0 <= arena.bytes <= arena.slot_bytes * model.num_layers * len(model.modules):
         return f"arena.bytes={arena.bytes} exceeds one slot per layer and module"
@@ -91,7 +98,19 @@ def _first_problem(manifest: Manifest) -> str | None:
         return f"{len(manifest.steps)} steps and {len(manifest.sampler.timesteps)} timesteps, expected " + str(
             manifest.sampler.steps
         )
-    return _file_problem(manifest) or _program_problem(manifest)
+    if len(set(model.modules)) != len(model.modules):
+        return "model.modules names a module twice"
+    return _file_problem(manifest) or _prepare_problem(manifest) or _program_problem(manifest)
+
+
+def _prepare_problem(manifest: Manifest) -> str | None:
+    """Tensor names are plain, used once, and none that the runtime binds itself."""
+    names = [entry.name for entry in manifest.prepare.conditioning] + list(manifest.prepare.tables)
+    reserved = {LABELS, STATE, STATE_OUT, COEFFICIENTS, GUIDANCE, NOISE}
+    for name in names:
+        if not _TENSOR_NAME.fullmatch(name) or name in reserved or names.count(name) > 1:
+            return f"prepare: {name!r:.80} is not a free, plain name of a tensor"
+    return None
 
 
 def _file_problem(manifest: Manifest) -> str | None:
@@ -120,8 +139,9 @@ def _program_problem(manifest: Manifest) -> str | None:
             return f"programs[{index}] names a cache slot that the model does not have"
         if len(set(program.reads)) != len(program.reads) or len(set(program.writes)) != len(program.writes):
             return f"programs[{index}] names a cache slot twice"
-        if program.flops < 0:
-            return f"programs[{index}].flops is negative"
+    files = [manifest.prepare.file, *(program.file for program in manifest.programs)]
+    if len(set(files)) != len(files):
+        return "two programs share a file"
     last_write: dict[str, int] = {}
     for index, step in enumerate(manifest.steps):
         if not 0 <= step.program < len(manifest.programs):
@@ -137,8 +157,9 @@ def _step_problem(manifest: Manifest, index: int, program: Program, last_write: 
     step, arena = manifest.steps[index], manifest.arena
     if len(step.read_offsets) != len(program.reads) or len(step.write_offsets) != len(program.writes):
         return f"steps[{index}] has another number of offsets than its program has slots"
-    if any(not 0 <= o <= arena.bytes - arena.slot_bytes for o in (*step.read_offsets, *step.write_offsets)):
-        return f"steps[{index}] has an offset outside the arena of {arena.bytes} bytes"
+    for offset in (*step.read_offsets, *step.write_offsets):
+        if not 0 <= offset <= arena.bytes - arena.slot_bytes or offset % _ALIGNMENT_BYTES:
+            return f"steps[{index}] has an offset outside the arena of {arena.bytes} bytes, or an unaligned one"
     reads = dict(zip(program.reads, step.read_offsets, strict=True))
     writes = dict(zip(program.writes, step.write_offsets, strict=True))
     for slot, offset in reads.items():
@@ -149,6 +170,9 @@ def _step_problem(manifest: Manifest, index: int, program: Program, last_write: 
     touched = sorted({**reads, **writes}.values())
     if any(after - before < arena.slot_bytes for before, after in itertools.pairwise(touched)):
         return f"steps[{index}] touches overlapping slots"
+    for offset in writes.values():  # whatever lay there is gone
+        for slot in [s for s, old in last_write.items() if abs(old - offset) < arena.slot_bytes]:
+            del last_write[slot]
     last_write.update(writes)
     return None
 
@@ -198,7 +222,7 @@ def _remember(path: Path, entry: FileEntry) -> None:
         known = json.loads(memory.read_text())
     except (OSError, ValueError):
         known = {}
-    known = known if isinstance(known, dict) else {}
+    known = {name: stamp for name, stamp in known.items() if Path(name).exists()} if isinstance(known, dict) else {}
     known[str(path.resolve())] = [entry.sha256, *_stamp(path)]
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""Counter-based Gaussian noise: the same (seed, stream, row, element) gives the same float32 everywhere.
+"""Counter-based Gaussian noise: (seed, stream, row, element) alone decide each float32.
 
 Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) followed by Box-Muller in
-float64, rounded once to float32. BUNDLE.md has the specification and literal vectors for other languages.
+float64, rounded once to float32: libraries whose float64 functions differ in the last bits agree but for rare
+roundings. BUNDLE.md has the specification and literal vectors for other languages.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ class Playback:
         # engines are opened, and so checked against the manifest, before the manifest's sizes are allocated
         programs = [step.program if accelerated else manifest.baseline_program for step in manifest.steps]
         engines = {program: bundle.engine(program) for program in sorted(set(programs))}
+        bundle.prepare_engine()
         self.arena = allocate(max(1, manifest.arena.bytes * batch if accelerated else 0))
         self._states = (allocate(state_bytes), allocate(state_bytes))
         self.labels = allocate(8 * self._axes[ROWS_AXIS])

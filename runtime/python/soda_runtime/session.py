@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,9 @@ from .playback import Playback
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+
+
+_MAX_BATCH = 65536
 
 
 class Noise(NamedTuple):
@@ -81,16 +85,15 @@ class Session:
         size = len(classes)
         scale = _guidance(guidance, manifest.guidance, manifest.rows_per_sample)
         shape = manifest.model.latent_shape
-        if noise is None:
-            initial = latent_noise(seed, INITIAL_STREAM, size, shape)
-        else:
+        seed = _seed(seed)
+        if noise is not None:
             noise = _checked_noise(noise, (size, *shape), manifest.sampler.steps, manifest.sampler.stochastic)
-            initial = noise.initial
         if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
             self._playback = None  # free the old buffers before new ones are allocated
             self._playback = Playback(self.bundle, size, accelerated)
         playback = self._playback
         state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
+        initial = latent_noise(seed, INITIAL_STREAM, size, shape) if noise is None else noise.initial
         state[0] = initial * np.float32(manifest.sampler.initial_scale)
         playback.initial_state.write(state)
         null_rows = [manifest.model.null_class] * size * (manifest.rows_per_sample - 1)
@@ -139,14 +142,27 @@ class Session:
         return latent_noise(self._noise, 1 + index, batch, self.bundle.manifest.model.latent_shape)
 
 
+def _seed(seed: int) -> int:
+    try:
+        value = operator.index(seed)
+    except TypeError:
+        raise RequestError(f"seed {seed!r:.40} is not a whole number") from None
+    if not 0 <= value < 2**64:
+        raise RequestError(f"seed {value} is outside 0 .. 2**64-1")
+    return value
+
+
 def _classes(labels: int | Sequence[int], batch: int, num_classes: int) -> list[int]:
-    if isinstance(labels, (int, np.integer)):
-        classes = [int(labels)] * max(1, batch)
-    else:
-        classes = [int(label) for label in labels]
-        if batch and len(classes) == 1:
-            classes = classes * batch
-    if not classes or batch < 0 or (batch and batch != len(classes)):
+    if not 0 <= batch <= _MAX_BATCH:
+        raise RequestError(f"batch={batch} is outside 0 .. {_MAX_BATCH}")
+    try:
+        listed: Sequence[int] = [labels] if isinstance(labels, (int, np.integer)) else labels
+        classes = [operator.index(label) for label in listed]
+    except TypeError:
+        raise RequestError(f"labels {labels!r:.40}: give a whole number or a sequence of them") from None
+    if len(classes) == 1:
+        classes = classes * max(1, batch)
+    if not classes or (batch and batch != len(classes)):
         raise RequestError(f"batch={batch} and {len(classes)} labels do not agree; give one label, or one per sample")
     for label in classes:
         if not 0 <= label < num_classes:

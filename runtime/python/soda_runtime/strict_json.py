@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import types
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_MAX_FLOAT = 3.0e38
 
 
 class StrictJsonError(ValueError):
@@ -20,9 +20,10 @@ class StrictJsonError(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse standard JSON: no NaN or Infinity, no duplicate keys, no nesting past Python's own limit."""
+    """Parse standard JSON in UTF-8: no NaN or Infinity, no duplicate keys, no nesting past Python's own limit."""
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        return json.loads(decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except StrictJsonError:
         raise
     except RecursionError:
@@ -87,8 +88,8 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
     if origin is types.UnionType:
         raise TypeError(f"{where}: unions are not supported by the strict decoder")
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise StrictJsonError(f"{where}: expected a finite number")
+        if not abs(value) <= _MAX_FLOAT:  # NaN compares false; integers of any length compare exactly
+            raise StrictJsonError(f"{where}: expected a number within float32")
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise StrictJsonError(f"{where}: expected {kind.__name__}, found {_name(value)}")

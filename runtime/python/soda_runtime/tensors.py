@@ -46,7 +46,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         name: _entry(path, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"
     }
     expected = 8 + length
-    for name, tensor in sorted(entries.items(), key=lambda item: item[1].begin):
+    for name, tensor in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != expected:
             raise _damaged(path, f"tensor {name!r:.80} overlaps another or leaves a hole")
         expected = tensor.end

@@ -14,7 +14,6 @@ from ..errors import EngineError
 from ..signature import Port, Signature
 from . import Memory, View
 from .host import HostMemory
-from .ort_threads import share_threads
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -48,10 +47,13 @@ class OrtEngine:
         self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]
     ) -> Callable[[], None]:
         binding = self._session.io_binding()
-        for name, view in inputs.items():
-            binding.bind_input(name, self._device, 0, np.dtype(view.dtype), view.shape, _address(view))
-        for name, view in outputs.items():
-            binding.bind_output(name, self._device, 0, np.dtype(view.dtype), view.shape, _address(view))
+        try:
+            for name, view in inputs.items():
+                binding.bind_input(name, self._device, 0, np.dtype(view.dtype), view.shape, _address(view))
+            for name, view in outputs.items():
+                binding.bind_output(name, self._device, 0, np.dtype(view.dtype), view.shape, _address(view))
+        except Exception as error:
+            raise EngineError(f"{label}: {self._path}: ONNX Runtime refuses a buffer: {error}") from None
         run, path = self._session.run_with_iobinding, self._path
         memories = tuple(view.memory for view in (*inputs.values(), *outputs.values()))
 
@@ -71,7 +73,10 @@ class OrtBackend:
         self._ort, self._device = ort, device
         self._options = ort.SessionOptions()
         self._options.log_severity_level = 3
-        share_threads(ort, self._options, threads)
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        # each session has its own threads; those of the last step must not spin on the cores of the next one
+        self._options.add_session_config_entry("session.force_spinning_stop", "1")
 
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes) if self._device == "cpu" else CudaMemory(self._ort, nbytes)

@@ -1,0 +1,5 @@
+"""`python -m soda_export` is `soda-export`."""
+
+from .cli.app import main
+
+main()

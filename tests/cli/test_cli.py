@@ -1,0 +1,163 @@
+"""The command line: what it prints, what it leaves, and how it says no."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from soda_export.cli.app import main
+from soda_export.pipeline import Built
+from soda_export.plan.plan import plan_text
+from tests.plan.test_anchors import PRIOR
+
+
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
+    """Run the command line in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr("sys.argv", ["soda-export", *map(str, words)])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def soda(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The command line, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: call(capsys, monkeypatch, *words)
+
+
+VERBS = ("build", "inspect", "run", "bench", "profile", "plan", "verify")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(soda, verb: str) -> None:
+    code, out, _ = soda(verb, "--help")
+    assert code == 0
+    assert "Examples" in out
+    assert f"soda-export {verb}" in out
+    assert "--json" in out
+
+
+def test_the_whole_loop_from_the_command_line(soda, tiny_model: Path, tmp_path: Path) -> None:
+    common = ("--model", tiny_model, "--steps", 8, "--samples", 4)
+    code, out, err = soda("profile", *common, "--out", "tiny.map.safetensors", "--json")
+    assert code == 0, err
+    assert json.loads(out)["samples"] == 4
+    code, out, err = soda(
+        "plan", "--model", tiny_model, "--map", "tiny.map.safetensors", "--budget", 3, "--out", "plan.json", "--json"
+    )
+    assert code == 0, err
+    planned = json.loads(out)
+    assert {"anchors", "flops_ratio", "programs"} <= planned.keys()
+    assert len(planned["anchors"]) == 3
+    code, out, err = soda("build", "--model", tiny_model, "--plan", "plan.json", "--json")
+    assert code == 0, err
+    built = json.loads(out)
+    assert built["bundle"] == "engines/tiny-plan-ort"
+    code, out, _ = soda("inspect", built["bundle"], "--json")
+    inspected = json.loads(out)
+    assert {"steps", "programs", "engines", "arena_bytes", "arena_lower_bound_bytes", "arena_naive_bytes"} <= set(
+        inspected
+    )
+    assert inspected["steps"] == 8
+    code, _, err = soda("run", built["bundle"], "--labels", "0,1,2,3", "--seed", 0, "--out", "out.png")
+    assert code == 0, err
+    assert (tmp_path / "out.png").stat().st_size > 100
+    code, out, err = soda("bench", built["bundle"], "--rounds", 2, "--batch", 2, "--json")
+    assert code == 0, err
+    measured = json.loads(out)
+    assert {
+        "latency_s", "baseline_latency_s", "speedup", "flops_ratio", "realization", "dispatch_us_per_step",
+    } <= measured.keys()  # fmt: skip
+    assert measured["error"]["rmse"] > 0
+    assert measured["memory_bytes"].keys() == {"weights_once", "weights_resident", "arena", "activations"}
+    assert soda("verify", built["bundle"])[0] == 0
+    for target in (built["bundle"], "plan.json", "tiny.map.safetensors", f"{built['bundle']}/programs.json"):
+        code, out, err = soda("inspect", target)
+        assert code == 0, err
+        assert out
+
+
+def test_a_bare_prior_plans_without_a_model(soda) -> None:
+    code, out, _ = soda("plan", "--prior", PRIOR, "--steps", 50, "--budget", 18, "--cost", "cem", "--json")
+    assert code == 0
+    assert json.loads(out)["anchors"][:5] == [0, 4, 8, 12, 16]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("build", "--model", "nope", "--budget", "3"), "--model nope"),
+        (("build", "--model", "digits"), "--budget is missing"),
+        (("build", "--model", "digits", "--budget", "300"), "6 to 50 anchors"),
+        (("build", "--model", "digits", "--budget", "2"), "6 to 50 anchors"),
+        (("build", "--model", "digits", "--budget", "x"), "--budget"),
+        (("build", "--model", "digits", "--budget", "17", "--backend", "magic"), "--backend magic"),
+        (("build", "--model", "digits", "--bugdet", "17"), "--bugdet"),
+        (("biuld",), "biuld"),
+        (("plan", "--budget", "3"), "--model"),
+        (("plan", "--prior", "missing.json", "--budget", "3"), "missing.json"),
+        (("plan", "--model", "digits", "--map", "missing.safetensors", "--budget", "9"), "missing.safetensors"),
+        (("inspect", "missing"), "missing"),
+        (("run", "missing"), "missing"),
+        (("bench", "missing"), "missing"),
+        (("verify", "missing"), "missing"),
+        (("profile", "--model", "digits", "--samples", "0"), "--samples 0"),
+        (("profile", "--model", "digits", "--steps", "2000"), "--steps 2000"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(soda, words: tuple[str, ...], message: str) -> None:
+    code, out, err = soda(*words)
+    assert code == 2
+    assert out == ""
+    assert [line for line in err.splitlines() if not line.startswith("model digits:")] == err.splitlines()[-1:]
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--labels", "0,x"), "--labels 0,x"),
+        (("--labels", "99"), "label 99"),
+        (("--out", "x.gif"), "x.gif"),
+        (("--out", "nowhere/x.png"), "nowhere"),
+        (("--seed", "-1"), "seed -1"),
+        (("--device", "tpu"), "tpu"),
+    ],
+)
+def test_wrong_run_arguments_are_named(soda, tiny_bundle: Built, words: tuple[str, ...], message: str) -> None:
+    code, _, err = soda("run", tiny_bundle.out, *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_plan_of_another_step_count_is_refused(soda, tiny_model: Path, tiny_bundle: Built, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_bytes(plan_text(tiny_bundle.plan))
+    code, _, err = soda("build", "--model", tiny_model, "--plan", "plan.json", "--steps", 20)
+    assert code == 2
+    assert "8 steps, not ddim with 20 steps" in err
+    code, _, err = soda("build", "--model", "digits", "--plan", "plan.json")
+    assert code == 2
+    assert "not digits" in err
+    code, _, err = soda("build", "--model", tiny_model, "--plan", "plan.json", "--budget", 3)
+    assert code == 2
+    assert "--plan is a finished plan" in err
+
+
+def test_out_never_overwrites_what_is_not_a_bundle(soda, tiny_model: Path, tiny_bundle: Built, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_bytes(plan_text(tiny_bundle.plan))
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    code, _, err = soda("build", "--model", tiny_model, "--plan", "plan.json", "--out", precious)
+    assert code == 2
+    assert "is not a bundle" in err
+    assert (precious / "thesis.txt").read_text() == "years of work"

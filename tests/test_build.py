@@ -1,0 +1,162 @@
+"""A build as a whole: reproducible, resumable, never half-done."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from soda_runtime import Session
+from soda_runtime.checks import verify_hashes
+
+from soda_export.plan.plan import plan_text
+from soda_export.stages import StageStore
+from tests.conftest import OpenBench
+from tests.tiny import LAYERS, TOKENS, make_plan
+
+STAGES = ["map", "programs", "export", "engines-ort"]
+
+
+def command(model: Path, *extra: str) -> list[str]:
+    return [
+        sys.executable, "-m", "soda_export", "build", "--model", str(model), "--steps", "8", "--samples", "4",
+        "--budget", "3", "--json", *extra,
+    ]  # fmt: skip
+
+
+def build(model: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(model), cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_two_clean_builds_are_byte_identical_and_a_third_takes_every_stage_from_its_file(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    texts = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        result = build(tiny_model, folder, PYTHONHASHSEED=seed)
+        assert result.returncode == 0, result.stderr
+        texts.append((folder / "engines/tiny-b3-ort/manifest.json").read_bytes())
+    assert texts[0] == texts[1]
+    again = build(tiny_model, tmp_path / "2", PYTHONHASHSEED="3")
+    assert again.returncode == 0, again.stderr
+    assert all(f'"{stage}"' in again.stdout for stage in STAGES), again.stdout
+    assert "up to date" in again.stderr
+    assert (tmp_path / "2/engines/tiny-b3-ort/manifest.json").read_bytes() == texts[0]
+
+
+def test_a_killed_build_leaves_no_half_written_bundle_and_the_next_one_finishes(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """kill -9 at random moments of a build; benchmarks/kill_builds.py does twenty."""
+    kill_at_random_moments(tiny_model, tmp_path, rounds=3, longest_s=12.0)
+
+
+def kill_at_random_moments(model: Path, folder: Path, rounds: int, longest_s: float) -> list[str]:
+    """Kill `rounds` builds, each from scratch, and finish each with a second run; what each kill left, in words."""
+    chance, left = random.Random(0), []
+    for i in range(rounds):
+        place = folder / f"round{i}"
+        place.mkdir()
+        moment = chance.uniform(0.5, longest_s)
+        process = subprocess.Popen(
+            command(model), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shelf, bundle = place / "engines", place / "engines/tiny-b3-ort"
+        on_the_shelf = {p.name for p in shelf.iterdir()} if shelf.exists() else set()
+        assert on_the_shelf <= {".work", "tiny-b3-ort"}
+        if bundle.exists():
+            verify_hashes(bundle)
+        work = shelf / ".work"
+        stages = sorted(p.name.rsplit("-", 1)[0] for p in work.iterdir()) if work.exists() else []
+        left.append(f"killed after {moment:.1f} s: bundle {'whole' if bundle.exists() else 'absent'}, {stages}")
+        result = build(model, place)
+        assert result.returncode == 0, result.stderr
+        verify_hashes(bundle)
+        assert not [p for p in work.iterdir() if p.name.startswith(("tmp-", "bundle-", "replaced-", "partial-"))]
+    return left
+
+
+def test_a_plan_written_by_hand_is_a_first_class_input(open_bench: OpenBench, tmp_path: Path) -> None:
+    """docs/PLAN.md's contract: given a schedule and frozen decisions, build."""
+    bench = open_bench(steps=6, guidance=1.0)
+    spec = bench.loaded.denoiser.spec
+    (tmp_path / "plan.json").write_text(
+        f"""{{
+        "format": "soda-plan", "version": 1, "made_by": "hand",
+        "model": {{"name": "{spec.name}", "hash": "{spec.hash}", "num_layers": {LAYERS}, "modules": ["attn", "ff"],
+                  "num_tokens": {TOKENS}}},
+        "sampler": {{"name": "ddim", "steps": 6}}, "guidance": 1.0,
+        "steps": ["compute", "reuse", {{"attn": "reuse", "ff": [8, "reuse", 4]}}, "compute", "reuse", "compute"]
+        }}"""
+    )
+    built = bench.build(bench.load_plan(tmp_path / "plan.json"), "ort", tmp_path / "bundle")
+    assert built.table.num_engines == 3
+    session = Session.open(built.out)
+    latents = session.generate([1, 2], seed=3)
+    assert np.isfinite(latents).all()
+    assert np.abs(latents - session.generate([1, 2], seed=3, accelerated=False)).max() > 0
+
+
+def test_stages_are_shared_by_equal_inputs_alone(tmp_path: Path) -> None:
+    store, calls = StageStore(tmp_path), []
+
+    def make(folder: Path) -> None:
+        calls.append(folder)
+        (folder / "x").write_text("x")
+
+    first = store.produce("stage", {"a": 1}, make)
+    assert store.produce("stage", {"a": 1}, make) == first
+    assert store.produce("stage", {"a": 2}, make) != first
+    assert len(calls) == 2
+
+
+def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+
+    def fails(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        store.produce("stage", {}, fails)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_dead_builds_are_swept_and_live_ones_are_not(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    (tmp_path / f"tmp-{process.pid}-stage-1").mkdir()
+    (tmp_path / f"tmp-{os.getpid()}-stage-1").mkdir()
+    StageStore(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f"tmp-{os.getpid()}-stage-1"]
+
+
+def test_a_bundle_that_is_replaced_is_whole_before_and_after(open_bench: OpenBench, tmp_path: Path) -> None:
+    bench = open_bench(steps=6)
+    spec = bench.loaded.denoiser.spec
+    kept = np.full((6, LAYERS, 2), TOKENS)
+    bench.build(make_plan(spec, kept), "ort", tmp_path / "bundle")
+    kept[1] = 0
+    plan = make_plan(spec, kept)
+    started = time.time()
+    bench.build(plan, "ort", tmp_path / "bundle")
+    verify_hashes(tmp_path / "bundle")
+    assert (tmp_path / "bundle/plan.json").read_bytes() == plan_text(plan)
+    assert (tmp_path / "bundle/manifest.json").stat().st_mtime >= started - 1
+    shutil.rmtree(tmp_path / "bundle")
