@@ -57,5 +57,5 @@ def save_comparison(samples: Mapping[str, NDArray[np.float32]], path: Path, colu
         panel.set_title(title, fontsize=10)
         panel.axis("off")
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
