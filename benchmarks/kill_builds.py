@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.test_build import kill_at_random_moments  # noqa: E402
-from tests.tiny import save_tiny_model  # noqa: E402
+from tests.test_build import kill_at_random_moments
+from tests.tiny import save_tiny_model
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def test_a_killed_build_leaves_no_half_written_bundle_and_the_next_one_finishes(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     """kill -9 at random moments of a build; benchmarks/kill_builds.py does twenty."""
-    kill_at_random_moments(tiny_model, tmp_path, rounds=3, longest_s=12.0)
+    kill_at_random_moments(tiny_model, tmp_path, rounds=2, longest_s=12.0)
 
 
 def kill_at_random_moments(model: Path, folder: Path, rounds: int, longest_s: float) -> list[str]:

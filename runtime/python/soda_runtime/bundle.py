@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Engine, open_backend
-from .checks import check_files, open_manifest
+from .checks import check_files, open_manifest, refusing_unreadable
 from .errors import BundleError
 from .manifest import Manifest
 from .session import Session
 from .signature import COEFFICIENTS, Signature, coefficient_count, prepare_signature, step_signature
 from .tensors import read_tensors
+
+_MAX_TABLES_BYTES = 1 << 30
 
 
 class Bundle:
@@ -41,9 +43,10 @@ class Bundle:
         folder = Path(path)
         if not folder.is_dir():
             raise BundleError(f"{folder}: no such bundle folder; `soda-export build` makes one")
-        manifest = open_manifest(folder)
-        check_files(folder, manifest)
-        return cls(folder, manifest, backend or manifest.backend, device, threads)
+        with refusing_unreadable(folder):
+            manifest = open_manifest(folder)
+            check_files(folder, manifest)
+            return cls(folder, manifest, backend or manifest.backend, device, threads)
 
     def session(self) -> Session:
         """A new session: its own cache arena and sampler state, for one thread at a time."""
@@ -68,6 +71,8 @@ class Bundle:
 
 def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     path = folder / manifest.tables
+    if manifest.files[manifest.tables].bytes > _MAX_TABLES_BYTES:
+        raise BundleError(f"{path}: tables of more than {_MAX_TABLES_BYTES} bytes are refused; rebuild the bundle")
     tables = read_tensors(path)
     expected = {COEFFICIENTS, *manifest.prepare.tables}
     if tables.keys() != expected:
@@ -77,5 +82,6 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
             raise BundleError(f"{path}: table {name!r} is not float32 with {manifest.sampler.steps} rows; rebuild")
     width = coefficient_count(manifest.sampler.state_size)
     if tables[COEFFICIENTS].shape[1:] != (width,):
-        raise BundleError(f"{path}: coefficients have {tables[COEFFICIENTS].shape[1:]} columns, expected {width}")
+        found = tables[COEFFICIENTS].shape
+        raise BundleError(f"{path}: coefficients have shape {found}, expected {width} columns; rebuild the bundle")
     return tables

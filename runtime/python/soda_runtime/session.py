@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _MAX_BATCH = 65536
+_MAX_GUIDANCE = 3.0e38
 
 
 class Noise(NamedTuple):
@@ -153,13 +154,13 @@ def _seed(seed: int) -> int:
 
 
 def _classes(labels: int | Sequence[int], batch: int, num_classes: int) -> list[int]:
-    if not 0 <= batch <= _MAX_BATCH:
+    if not isinstance(batch, (int, np.integer)) or not 0 <= batch <= _MAX_BATCH:
         raise RequestError(f"batch={batch} is outside 0 .. {_MAX_BATCH}")
     try:
         listed: Sequence[int] = [labels] if isinstance(labels, (int, np.integer)) else labels
         classes = [operator.index(label) for label in listed]
     except TypeError:
-        raise RequestError(f"labels {labels!r:.40}: give a whole number or a sequence of them") from None
+        raise RequestError(f"labels {str(labels)!r:.40}: give a whole number or a sequence of them") from None
     if len(classes) == 1:
         classes = classes * max(1, batch)
     if not classes or (batch and batch != len(classes)):
@@ -173,22 +174,28 @@ def _classes(labels: int | Sequence[int], batch: int, num_classes: int) -> list[
 def _guidance(requested: float | None, built: float, rows_per_sample: int) -> float:
     if requested is None:
         return built
+    if not isinstance(requested, (int, float, np.number)) or not abs(requested) <= _MAX_GUIDANCE:
+        raise RequestError(f"guidance {requested!r:.40} is not a number within float32")
     if rows_per_sample == 1 and requested > 1.0:
         raise RequestError(f"guidance {requested} needs a bundle built with --guidance above 1; this one has none")
     if rows_per_sample == 1 and requested != built:
         raise RequestError(f"this bundle was built without guidance; guidance {requested} has no effect in it")
-    if not np.isfinite(requested):
-        raise RequestError(f"guidance {requested} is not a finite number")
     return float(requested)
 
 
 def _checked_noise(noise: Noise, shape: tuple[int, ...], steps: int, stochastic: bool) -> Noise:
-    initial = np.ascontiguousarray(noise.initial, np.float32)
+    if not isinstance(noise, Noise):
+        raise RequestError(f"noise is {type(noise).__name__}; give soda_runtime.Noise(initial, steps)")
+    try:
+        initial = np.ascontiguousarray(noise.initial, np.float32)
+        steps_noise = None if noise.steps is None else np.ascontiguousarray(noise.steps, np.float32)
+    except (TypeError, ValueError):
+        raise RequestError("noise: not an array of numbers") from None
     if initial.shape != shape:
         raise RequestError(f"noise.initial has shape {list(initial.shape)}, expected {list(shape)}")
     if not stochastic:
         return Noise(initial)
-    if noise.steps is None or np.shape(noise.steps) != (steps, *shape):
-        given = None if noise.steps is None else list(np.shape(noise.steps))
+    if steps_noise is None or steps_noise.shape != (steps, *shape):
+        given = None if steps_noise is None else list(steps_noise.shape)
         raise RequestError(f"this sampler adds noise at every step: noise.steps is {given}, expected {[steps, *shape]}")
-    return Noise(initial, np.ascontiguousarray(noise.steps, np.float32))
+    return Noise(initial, steps_noise)

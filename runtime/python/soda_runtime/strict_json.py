@@ -57,7 +57,7 @@ def _decode_dataclass(cls: type[T], value: Any, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(value.keys() - fields.keys())
     if unknown:
-        raise StrictJsonError(f"{where}: unknown key {unknown[0]!r}")
+        raise StrictJsonError(f"{where}: unknown key {unknown[0]!r:.80}")
     missing = sorted(name for name in fields if name not in value)
     if missing:
         raise StrictJsonError(f"{where}: missing key {missing[0]!r}")
@@ -97,11 +97,11 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise StrictJsonError(f"key {repeated!r:.60} appears twice in one object")
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise StrictJsonError(f"key {key!r:.60} appears twice in one object")
+        result[key] = value
     return result
 
 

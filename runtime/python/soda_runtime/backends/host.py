@@ -19,7 +19,7 @@ class HostMemory:
         self.nbytes = nbytes
         try:
             block = np.zeros(nbytes + _ALIGNMENT_BYTES, np.uint8)
-        except MemoryError:
+        except (MemoryError, ValueError, OverflowError):  # numpy has several words for too much
             raise EngineError(f"{nbytes} bytes of host memory cannot be had; use a smaller batch") from None
         start = -block.ctypes.data % _ALIGNMENT_BYTES
         self.bytes = block[start : start + nbytes]

@@ -1,8 +1,8 @@
 """A backend that computes nothing and checks everything: liveness and dispatch bugs fail without an engine library.
 
 Each engine stamps (step label, slot) into every cache slot it writes, and on every read demands the stamp of the
-last engine that wrote that slot in this request. A slot placed over a live one, a stale offset or a step run out of
-order is an InternalError.
+last engine that wrote that slot. Each step also demands the state of the step before it. A slot placed over a live
+one, a stale offset or a step run out of order is an InternalError.
 """
 
 from __future__ import annotations
@@ -33,6 +33,16 @@ class NullBackend:
         if not path.is_file():
             raise InternalError(f"{path}: the engine to open does not exist")
         return NullEngine(self, signature)
+
+    def check_order(self, label: str, state: View) -> None:
+        """A step reads the state that the step before it wrote; step 0 reads what the request began with."""
+        number = int(label.removeprefix("step "))
+        writer = self._last_writer.get((id(state.memory), STATE))
+        if number > 0 and writer != f"step {number - 1}":
+            raise InternalError(f"{label}: the state was written by {writer}, not by step {number - 1}")
+
+    def note_order(self, label: str, state: View) -> None:
+        self._last_writer[id(state.memory), STATE] = label
 
     def write_stamp(self, label: str, name: str, view: View) -> None:
         slot = name.removeprefix("cache_out.")
@@ -65,10 +75,13 @@ class NullEngine:
         def call() -> None:
             for name, view in reads.items():
                 self._backend.check_stamp(label, name, view)
+            if STATE in inputs:
+                self._backend.check_order(label, inputs[STATE])
             for name, view in writes.items():
                 self._backend.write_stamp(label, name, view)
             if STATE in inputs:
                 _bytes(outputs[STATE_OUT])[:] = _bytes(inputs[STATE])
+                self._backend.note_order(label, outputs[STATE_OUT])
 
         return call
 
@@ -81,6 +94,8 @@ def open_backend(device: str, threads: int) -> NullBackend:
 def _bytes(view: View) -> Any:
     memory: Any = view.memory
     size = int(np.prod(view.shape)) * np.dtype(view.dtype).itemsize
+    if not 0 <= view.offset <= memory.nbytes - size:
+        raise InternalError(f"a view of {size} bytes at {view.offset} leaves its memory of {memory.nbytes} bytes")
     return memory.bytes[view.offset : view.offset + size]
 
 

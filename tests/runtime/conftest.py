@@ -1,0 +1,58 @@
+"""Remembered hashes stay in the test; `refuses` opens a hostile bundle with no backend to allocate from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from soda_runtime import Bundle, BundleError
+from soda_runtime.backends.host import HostMemory
+
+from .bundles import GOLDEN, copy_golden
+
+_REMEDY = re.compile(r"copy the bundle again|build the bundle again|rebuild|update soda-runtime|`soda-export build`")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the golden bundle, with remembered hashes of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return copy_golden(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def ort_bundle() -> Bundle:
+    """The golden bundle, opened once with its own backend."""
+    return Bundle.open(GOLDEN, threads=1)
+
+
+@pytest.fixture
+def refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
+    """Open a bundle and demand a one-line BundleError with the culprit's path and a remedy, before any allocation."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("a backend was opened or memory allocated before the bundle was refused")
+
+    monkeypatch.setattr("soda_runtime.bundle.open_backend", fail)
+    monkeypatch.setattr(HostMemory, "__init__", fail)
+
+    def check(folder: Path, culprit: str) -> None:
+        with pytest.raises(BundleError) as caught:
+            Bundle.open(folder, backend="null")
+        message = str(caught.value)
+        assert message.isprintable()
+        assert message.startswith(f"{folder / culprit}: ")
+        assert _REMEDY.search(message), message
+        assert len(message) < 1000 + len(str(folder))
+
+    return check

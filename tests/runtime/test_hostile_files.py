@@ -1,0 +1,302 @@
+"""A bundle whose files are missing, changed, replaced or lying about themselves is refused when it is opened."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from soda_runtime import Bundle, BundleError, checks
+from soda_runtime.checks import verify_hashes
+
+from .bundles import GOLDEN, Json, edit_manifest, fix_hashes, flip_bit, safetensors_bytes, split_safetensors
+
+Refuses = Callable[[Path, str], None]
+FILES = sorted(path.name for path in GOLDEN.iterdir())
+LISTED = [name for name in FILES if name != "manifest.json"]
+WEIGHTS_BYTES = (GOLDEN / "weights.safetensors").stat().st_size
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Interrupts a test that hangs, as opening a pipe would."""
+
+    def interrupt(*_: object) -> None:
+        raise AssertionError("opening the bundle hangs")
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    (folder / name).unlink()
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_emptied_file_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    (folder / name).write_bytes(b"")
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_directory_in_place_of_a_file_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    refuses(folder, name)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors", "tables.safetensors", "step-00.onnx"])
+def test_a_pipe_in_place_of_a_file_is_refused_without_waiting(folder: Path, refuses: Refuses, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    refuses(folder, name)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pipe_in_place_of_the_folder_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="no such bundle folder; `soda-export build` makes one"):
+        Bundle.open(tmp_path / "bundle", backend="null")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_in_place_of_a_file_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to(GOLDEN / name)
+    refuses(folder, name)
+
+
+def test_a_link_to_nothing_is_refused(folder: Path, refuses: Refuses) -> None:
+    (folder / "weights.safetensors").unlink()
+    (folder / "weights.safetensors").symlink_to(folder / "nothing")
+    refuses(folder, "weights.safetensors")
+
+
+@pytest.mark.parametrize("place", ["", "missing", "manifest.json", "nul\0"])
+def test_a_folder_that_is_none_is_refused(folder: Path, place: str) -> None:
+    target = folder / place if place else folder.parent
+    with pytest.raises(BundleError, match=r"manifest.json: missing|no such bundle folder"):
+        Bundle.open(target, backend="null")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors", "tables.safetensors", "step-00.onnx"])
+def test_a_file_that_cannot_be_opened_is_refused(
+    folder: Path, refuses: Refuses, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    original = io.open
+
+    def refusing(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path == folder / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", refusing)
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize("share", [0.0, 0.37, 1.0])
+def test_a_flipped_bit_in_any_file_is_refused(folder: Path, refuses: Refuses, name: str, share: float) -> None:
+    flip_bit(folder / name, int(share * ((folder / name).stat().st_size - 1)))
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("position", [0, 7, 8, 9, 100, 1000, 5000, WEIGHTS_BYTES // 2, WEIGHTS_BYTES - 5, -1])
+def test_a_flipped_bit_anywhere_in_the_weights_is_refused(folder: Path, refuses: Refuses, position: int) -> None:
+    flip_bit(folder / "weights.safetensors", position)
+    refuses(folder, "weights.safetensors")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "tables.safetensors", "prepare.onnx", "plan.json"])
+@pytest.mark.parametrize("kept", [1, 7, 8, 100, -1])
+def test_a_truncated_file_is_refused(folder: Path, refuses: Refuses, name: str, kept: int) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:kept])
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "tables.safetensors"])
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
+def test_a_truncated_file_with_a_matching_hash_is_refused(
+    folder: Path, refuses: Refuses, name: str, kept: int
+) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:kept])
+    fix_hashes(folder)
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_longer_file_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes() + b"\0")
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_another_hash_in_the_manifest_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    edit_manifest(folder, lambda manifest: manifest["files"][name].update(sha256="0" * 64))
+    refuses(folder, name)
+
+
+@pytest.mark.parametrize("size", [0, 1, 10**9, 1 << 63, 10**300])
+@pytest.mark.parametrize("name", ["weights.safetensors", "tables.safetensors", "step-05.onnx"])
+def test_another_size_in_the_manifest_is_refused(folder: Path, refuses: Refuses, name: str, size: int) -> None:
+    edit_manifest(folder, lambda manifest: manifest["files"][name].update(bytes=size))
+    refuses(folder, name)
+
+
+def test_two_files_swapped_are_refused(folder: Path, refuses: Refuses) -> None:
+    (folder / "step-02.onnx").rename(folder / "scratch")
+    (folder / "step-03.onnx").rename(folder / "step-02.onnx")
+    (folder / "scratch").rename(folder / "step-03.onnx")
+    refuses(folder, "step-02.onnx")
+
+
+def test_a_flipped_bit_in_a_large_file_is_refused(
+    folder: Path, refuses: Refuses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_SMALL_FILE_BYTES", 1000)
+    flip_bit(folder / "tables.safetensors", -1)
+    refuses(folder, "tables.safetensors")
+
+
+def test_tables_of_64_gib_are_refused_unread(
+    folder: Path, refuses: Refuses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, size = folder / "tables.safetensors", 1 << 36
+    header = {
+        "coefficients": {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]},
+        "time_embedding": {"dtype": "F32", "shape": [8, size // 32], "data_offsets": [128, 128 + size]},
+    }
+    content = safetensors_bytes(header)
+    path.write_bytes(content)
+    os.truncate(path, len(content) + 128 + size)
+    edit_manifest(folder, lambda manifest: manifest["files"][path.name].update(bytes=path.stat().st_size))
+    monkeypatch.setattr(checks, "_check_hash", lambda *_: None)
+    original = Path.read_bytes
+
+    def bounded(self: Path) -> bytes:
+        assert self != path, "the tables were read whole"
+        return original(self)
+
+    monkeypatch.setattr(Path, "read_bytes", bounded)
+    refuses(folder, "tables.safetensors")
+
+
+def _table(dtype: str, shape: list[int], size: int) -> tuple[Json, bytes]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}, bytes(size)
+
+
+def _retable(folder: Path, name: str, entry: Json | None, data: bytes = b"") -> None:
+    """Replace, add or (entry None) drop one table, hashes fixed."""
+    path = folder / "tables.safetensors"
+    header, content = split_safetensors(path)
+    tables = {key: (value, content[slice(*value["data_offsets"])]) for key, value in header.items() if key[0] != "_"}
+    tables.pop(name, None)
+    if entry is not None:
+        tables[name] = (entry, data)
+    packed, body = {}, b""
+    for key, (value, part) in tables.items():
+        packed[key] = {**value, "data_offsets": [len(body), len(body) + len(part)]}
+        body += part
+    path.write_bytes(safetensors_bytes(packed, body))
+    fix_hashes(folder)
+
+
+def test_tables_written_anew_but_unchanged_get_as_far_as_the_backend(folder: Path, refuses: Refuses) -> None:
+    _retable(folder, "coefficients", *_table("F32", [8, 4], 128))
+    with pytest.raises(AssertionError, match="a backend was opened"):
+        refuses(folder, "tables.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape"),
+    [
+        ("coefficients", "F64", [8, 4]),
+        ("coefficients", "I32", [8, 4]),
+        ("coefficients", "BF16", [8, 4]),
+        ("coefficients", "F32", [7, 4]),
+        ("coefficients", "F32", [9, 4]),
+        ("coefficients", "F32", [32]),
+        ("coefficients", "F32", []),
+        ("coefficients", "F32", [0, 4]),
+        ("coefficients", "F32", [8, 5]),
+        ("coefficients", "F32", [8, 2, 2]),
+        ("time_embedding", "F64", [8, 16]),
+        ("time_embedding", "F32", [1, 16]),
+        ("time_embedding", "F32", [8]),
+        ("surplus", "F32", [8, 4]),
+    ],
+)  # fmt: skip
+def test_a_table_of_another_shape_or_type_is_refused(
+    folder: Path, refuses: Refuses, name: str, dtype: str, shape: list[int]
+) -> None:
+    size = int(np.prod(shape)) * {"F64": 8, "BF16": 2}.get(dtype, 4)
+    _retable(folder, name, *_table(dtype, shape, size))
+    refuses(folder, "tables.safetensors")
+
+
+@pytest.mark.parametrize("name", ["coefficients", "time_embedding"])
+def test_a_missing_table_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    _retable(folder, name, None)
+    refuses(folder, "tables.safetensors")
+
+
+def _stretch(header: Json, data: bytes) -> bytes:
+    first = min(header, key=lambda name: header[name]["data_offsets"][0])
+    header[first]["data_offsets"][1] += 4
+    return safetensors_bytes(header, data)
+
+
+def _overlap(header: Json, data: bytes) -> bytes:
+    first, second = sorted(header, key=lambda name: header[name]["data_offsets"][0])[:2]
+    header[second] = header[first]
+    return safetensors_bytes(header, data)
+
+
+LIES: dict[str, Callable[[Json, bytes], bytes]] = {
+    "is longer than the file": lambda header, data: (1 << 20).to_bytes(8, "little") + data[:100],
+    "is 2**64 - 1 bytes long": lambda header, data: b"\xff" * 8 + data,
+    "is over 16 MiB": lambda header, data: safetensors_bytes(b"{}" + b" " * (16 << 20)),
+    "is not an object": lambda header, data: safetensors_bytes([header], data),
+    "nests too deeply": lambda header, data: safetensors_bytes(b"[" * 100_000, data),
+    "claims a petabyte": lambda header, data: safetensors_bytes(
+        {"w": {"dtype": "F32", "shape": [1 << 45], "data_offsets": [0, 1 << 47]}}, data
+    ),
+    "claims more bytes than a shape has": _stretch,
+    "claims overlapping tensors": _overlap,
+    "claims fewer bytes than there are": lambda header, data: safetensors_bytes(header, data + bytes(4)),
+    "claims more bytes than there are": lambda header, data: safetensors_bytes(header, data[:-4]),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_weights_are_refused_when_their_header(
+    folder: Path, refuses: Refuses, lie: Callable[[Json, bytes], bytes]
+) -> None:
+    path = folder / "weights.safetensors"
+    header, data = split_safetensors(path)
+    header.pop("__metadata__", None)
+    path.write_bytes(lie(header, data))
+    fix_hashes(folder)
+    refuses(folder, "weights.safetensors")
+
+
+def test_verify_hashes_takes_the_golden_bundle(folder: Path) -> None:
+    assert verify_hashes(folder).version == 1
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_verify_hashes_refuses_a_flipped_bit(folder: Path, name: str) -> None:
+    flip_bit(folder / name, 10)
+    with pytest.raises(BundleError, match=f"{name}: its SHA-256"):
+        verify_hashes(folder)
