@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from soda_runtime.bundle import Bundle
@@ -39,12 +39,13 @@ _BUNDLE_SUFFIXES = (".json", ".onnx", ".safetensors")
 
 def pack_bundle(
     spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, backend: str, export: Path, engines: Path,
-    extra_files: Sequence[Path], scratch: Path, out: Path,
+    extra_files: Sequence[Path], scratch: Path, out: Path, progress: Callable[[int, int], None],
 ) -> Manifest:  # fmt: skip
     """Write the bundle folder `out`, whole or not at all; a bundle that is already there and equal is left alone.
 
     export: folder of the graphs, weights and tables. engines: folder of the compiled programs. extra_files: copied
-    beside them for the reader (plan, program table). scratch: a folder on the same file system as `out`.
+    beside them for the reader (plan, program table). scratch: a folder for the unfinished bundle; where `out` is on
+    another file system, a folder beside `out` is used instead. progress(done, total) counts files and the proof.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.parent.stat().st_dev != scratch.stat().st_dev:  # a rename cannot cross file systems
@@ -55,13 +56,15 @@ def pack_bundle(
     try:
         sources = [export / index.weights, export / index.tables_file, *extra_files]
         sources += [engines / name for name in (index.prepare, *index.programs)]
-        for source in sources:
+        for i, source in enumerate(sources):
             shutil.copyfile(source, staging / source.name)
+            progress(i + 1, len(sources) + 1)
         files = {s.name: FileEntry((staging / s.name).stat().st_size, sha256_of(staging / s.name)) for s in sources}
         manifest = make_manifest(spec, table, index, backend, files)
         text = manifest_text(manifest)
         (staging / MANIFEST_NAME).write_text(text)
         prove_bundle(staging)
+        progress(len(sources) + 1, len(sources) + 1)
         if _is_equal(out, text):
             log.info("bundle: %s is up to date", out)
             return manifest

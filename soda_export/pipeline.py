@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -64,19 +65,19 @@ class Workbench:
             "model": self.loaded.denoiser.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
             "profile": options,
         }  # fmt: skip
-        partial = self.store.resumable("profile", inputs)
+        unfinished = self.store.resumable("profile", inputs)
 
         def make(folder: Path) -> None:
             sensitivity = profile_denoiser(
                 self.loaded.denoiser, self.sampler, eta=self.options.eta, guidance=self.options.guidance,
                 samples=options.samples, seed=options.seed, metric=options.metric, token_score=options.token_score,
-                memory_bytes=int(options.profile_memory * 1e9), partial=partial / "sums.npz",
-                progress=lambda done, total: self.progress("profile", done, total),
+                memory_bytes=int(options.profile_memory * 1e9), partial=unfinished / "sums.npz",
+                progress=partial(self.progress, "profile"),
             )  # fmt: skip
             (folder / "map.safetensors").write_bytes(map_bytes(sensitivity))
 
         folder = self.store.produce("map", inputs, make)
-        self.store.discard(partial)
+        self.store.discard(unfinished)
         return read_map(folder / "map.safetensors")
 
     def check_map(self, sensitivity: SensitivityMap) -> None:
@@ -111,26 +112,24 @@ class Workbench:
         denoiser, text = self.loaded.denoiser, plan_text(plan)
         spec = denoiser.spec
         common = {"model": spec, "scheduler": self.loaded.scheduler_config, "plan": text.decode()}
-        self.progress("plan", 1, 1)
         lowered = self.store.produce("programs", common, lambda folder: _write_programs(folder, plan, text, self))
         table = read_table((lowered / "programs.json").read_bytes(), str(lowered / "programs.json"))
         # what follows depends on the decisions, not on who made them
         common = {"model": spec, "scheduler": self.loaded.scheduler_config,
                   "table": msgspec.structs.replace(table, plan_hash="")}  # fmt: skip
-        self.progress("lower", 1, 1)
         exported = self.store.produce(
-            "export", common, lambda folder: export_programs(denoiser, self.sampler, table, folder)
-        )
+            "export", common,
+            lambda folder: export_programs(denoiser, self.sampler, table, folder, partial(self.progress, "export")),
+        )  # fmt: skip
         index = read_index(exported)
-        self.progress("export", 1, 1)
         names = (index.prepare, *index.programs)
         engines = self.store.produce(
             f"engines-{backend}", common, lambda folder: compile_engines(backend, exported, names, folder)
         )
-        self.progress("compile", 1, 1)
         extra = [lowered / "plan.json", lowered / "programs.json"]
-        pack_bundle(spec, table, index, backend, exported, engines, extra, self.store.root, out)
-        self.progress("pack", 1, 1)
+        pack_bundle(
+            spec, table, index, backend, exported, engines, extra, self.store.root, out, partial(self.progress, "pack")
+        )
         return Built(out, plan, table, tuple(self.store.reused))
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from soda_export.options import SamplerOptions
-from soda_export.pipeline import Built, Workbench
-from soda_export.stages import StageStore
-from tests.tiny import make_plan, mixed_kept, save_tiny_model
+if TYPE_CHECKING:
+    from soda_export.pipeline import Built, Workbench
 
-OpenBench = Callable[..., Workbench]
+OpenBench = Callable[..., "Workbench"]
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +23,18 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy DiT folder."""
+    from tests.tiny import save_tiny_model
+
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenBench:
     """Workbenches over the toy model that share one stage store."""
+    from soda_export.options import SamplerOptions
+    from soda_export.pipeline import Workbench
+    from soda_export.stages import StageStore
+
     root = tmp_path_factory.mktemp("store")
 
     def opened(sampler: str = "ddim", steps: int = 8, eta: float = 0.0, guidance: float = 1.5) -> Workbench:
@@ -42,6 +47,8 @@ def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Op
 @pytest.fixture(scope="session")
 def tiny_bundle(open_bench: OpenBench, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The toy model's bundle with every kind of step."""
+    from tests.tiny import make_plan, mixed_kept
+
     bench = open_bench()
     plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
     return bench.build(plan, "ort", tmp_path_factory.mktemp("shelf") / "tiny")

@@ -10,7 +10,7 @@ from soda_runtime import Session
 
 from ..errors import UsageError
 from ..report.images import save_grid
-from .terminal import print_json
+from .terminal import print_json, progress_bar
 
 
 def run(
@@ -62,7 +62,13 @@ def run(
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
     classes = _parse_labels(labels)
     started = time.perf_counter()
-    latents = session.generate(classes, seed=seed, guidance=guidance, accelerated=not baseline)
+    session.start(classes, seed=seed, guidance=guidance, accelerated=not baseline)
+    steps = session.bundle.manifest.sampler.steps
+    with progress_bar() as progress:
+        for step in range(steps):
+            session.step(step)
+            progress("steps", step + 1, steps)
+    latents = session.latents()
     seconds = time.perf_counter() - started
     if path.suffix == ".npy":
         np.save(path, latents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,18 +23,29 @@ from .weights import WEIGHTS_NAME, WeightsFile, write_weights
 log = logging.getLogger(__name__)
 TABLES_NAME = "tables.safetensors"
 PREPARE_NAME = "prepare.onnx"
+Progress = Callable[[int, int], None]
 
 
-def export_programs(denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, folder: Path) -> ExportIndex:
-    """Write weights, tables, all graphs and export.json into `folder`. Raises ExportError."""
+def export_programs(
+    denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, folder: Path, progress: Progress
+) -> ExportIndex:
+    """Write weights, tables, all graphs and export.json into `folder`. Raises ExportError.
+
+    progress(done, total) counts weights, tracing, and each graph.
+    """
     started = time.perf_counter()
+    total = 3 + len(table.programs)
     write_weights(denoiser, folder)
+    progress(1, total)
     fragments = trace_fragments(denoiser, sampler, table)
+    progress(2, total)
     assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder))
     assembler.write_prepare(folder / PREPARE_NAME)
     names = tuple(program_name(i) for i in range(len(table.programs)))
-    for name, program in zip(names, table.programs, strict=True):
+    progress(3, total)
+    for i, (name, program) in enumerate(zip(names, table.programs, strict=True)):
         assembler.write_step(program, name.removesuffix(".onnx"), folder / name)
+        progress(4 + i, total)
     tables = {name: tensor.numpy() for name, tensor in denoiser.tables(sampler.timesteps).items()}
     arrays = {COEFFICIENTS: sampler.coefficients, **tables}
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}

@@ -84,7 +84,8 @@ def _load_dit(transformer: Path, name: str, fingerprint: str, has_vae: bool) -> 
 
     try:
         model, info = DiTTransformer2DModel.from_pretrained(
-            transformer, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            transformer, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+            low_cpu_mem_usage=False,  # the other way needs accelerate
         )
     except Exception as error:
         first_line = str(error).strip().splitlines()[0]

@@ -18,15 +18,14 @@ from .session import Session
 from .signature import COEFFICIENTS, Signature, coefficient_count, prepare_signature, step_signature
 from .tensors import read_tensors
 
-_MAX_TABLES_BYTES = 1 << 30
-
 
 class Bundle:
     """An opened bundle: thread-safe, shared by any number of sessions."""
 
     def __init__(self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int) -> None:
         self.folder, self.manifest = folder, manifest
-        self.tables = _read_tables(folder, manifest)
+        with refusing_unreadable(folder):
+            self.tables = _read_tables(folder, manifest)
         self.backend = open_backend(backend, device, threads)
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
@@ -46,7 +45,7 @@ class Bundle:
         with refusing_unreadable(folder):
             manifest = open_manifest(folder)
             check_files(folder, manifest)
-            return cls(folder, manifest, backend or manifest.backend, device, threads)
+        return cls(folder, manifest, backend or manifest.backend, device, threads)
 
     def session(self) -> Session:
         """A new session: its own cache arena and sampler state, for one thread at a time."""
@@ -71,8 +70,6 @@ class Bundle:
 
 def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     path = folder / manifest.tables
-    if manifest.files[manifest.tables].bytes > _MAX_TABLES_BYTES:
-        raise BundleError(f"{path}: tables of more than {_MAX_TABLES_BYTES} bytes are refused; rebuild the bundle")
     tables = read_tensors(path)
     expected = {COEFFICIENTS, *manifest.prepare.tables}
     if tables.keys() != expected:

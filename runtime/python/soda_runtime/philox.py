@@ -41,7 +41,7 @@ def normal(seed: int, stream: int, row: int, count: int) -> NDArray[np.float32]:
     """
     if not 0 <= seed < 2**64:
         raise RequestError(f"seed {seed} is outside 0 .. 2**64-1")
-    blocks = -(-count // 4)
+    seed, blocks = int(seed), -(-count // 4)
     counter = np.zeros((blocks, 4), np.uint32)
     counter[:, 0] = np.arange(blocks, dtype=np.uint32)
     counter[:, 1], counter[:, 2] = stream, row

@@ -163,6 +163,8 @@ def _classes(labels: int | Sequence[int], batch: int, num_classes: int) -> list[
         raise RequestError(f"labels {str(labels)!r:.40}: give a whole number or a sequence of them") from None
     if len(classes) == 1:
         classes = classes * max(1, batch)
+    if len(classes) > _MAX_BATCH:
+        raise RequestError(f"{len(classes)} labels are more than {_MAX_BATCH}")
     if not classes or (batch and batch != len(classes)):
         raise RequestError(f"batch={batch} and {len(classes)} labels do not agree; give one label, or one per sample")
     for label in classes:
@@ -174,7 +176,7 @@ def _classes(labels: int | Sequence[int], batch: int, num_classes: int) -> list[
 def _guidance(requested: float | None, built: float, rows_per_sample: int) -> float:
     if requested is None:
         return built
-    if not isinstance(requested, (int, float, np.number)) or not abs(requested) <= _MAX_GUIDANCE:
+    if not isinstance(requested, (int, float, np.integer, np.floating)) or not abs(requested) <= _MAX_GUIDANCE:
         raise RequestError(f"guidance {requested!r:.40} is not a number within float32")
     if rows_per_sample == 1 and requested > 1.0:
         raise RequestError(f"guidance {requested} needs a bundle built with --guidance above 1; this one has none")
@@ -183,14 +185,22 @@ def _guidance(requested: float | None, built: float, rows_per_sample: int) -> fl
     return float(requested)
 
 
+def _real_array(values: object, name: str) -> NDArray[np.float32]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise RequestError(f"{name}: not an array of real numbers")
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(result).all():
+        raise RequestError(f"{name}: has values that are not finite float32 numbers")
+    return result
+
+
 def _checked_noise(noise: Noise, shape: tuple[int, ...], steps: int, stochastic: bool) -> Noise:
     if not isinstance(noise, Noise):
         raise RequestError(f"noise is {type(noise).__name__}; give soda_runtime.Noise(initial, steps)")
-    try:
-        initial = np.ascontiguousarray(noise.initial, np.float32)
-        steps_noise = None if noise.steps is None else np.ascontiguousarray(noise.steps, np.float32)
-    except (TypeError, ValueError):
-        raise RequestError("noise: not an array of numbers") from None
+    initial = _real_array(noise.initial, "noise.initial")
+    steps_noise = None if noise.steps is None else _real_array(noise.steps, "noise.steps")
     if initial.shape != shape:
         raise RequestError(f"noise.initial has shape {list(initial.shape)}, expected {list(shape)}")
     if not stochastic:
