@@ -189,7 +189,7 @@ def test_tables_of_64_gib_are_refused_unread(
         return original(self)
 
     monkeypatch.setattr(Path, "read_bytes", bounded)
-    refuses(folder, "manifest.json")
+    refuses(folder, "tables.safetensors")
 
 
 def _table(dtype: str, shape: list[int], size: int) -> tuple[Json, bytes]:

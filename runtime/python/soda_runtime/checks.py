@@ -15,6 +15,7 @@ from .remembered import is_remembered, remember
 from .tensors import read_header
 
 _SMALL_FILE_BYTES = 64 << 20  # files up to this size are hashed at every open, larger ones and the weights once
+_MAX_TABLES_BYTES = 1 << 30  # tables are read whole
 _REBUILD = "copy the bundle again or rebuild it with `soda-export build`"
 
 
@@ -42,6 +43,10 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     """Sizes of all files, the header of the weights, and hashes: small files at every open, others once per file."""
     for name, entry in manifest.files.items():
         _require_regular_file(folder / name, entry.bytes)
+    tables = manifest.files[manifest.tables].bytes
+    if tables > _MAX_TABLES_BYTES:
+        path = folder / manifest.tables
+        raise BundleError(f"{path}: {tables!r:.40} bytes of tables, at most {_MAX_TABLES_BYTES} are read; {_REBUILD}")
     read_header(folder / manifest.weights)
     for name, entry in manifest.files.items():
         path = folder / name

@@ -14,7 +14,6 @@ _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MODULE_NAME = re.compile(r"[a-z_]{1,32}")
 _SLOT_NAME = re.compile(r"(0|[1-9][0-9]{0,4})\.([a-z_]{1,32})")
 _ALIGNMENT_BYTES = 256
-_MAX_TABLES_BYTES = 1 << 30
 _MAX_INTEGER = 2**63 - 1
 
 
@@ -75,8 +74,6 @@ def _file_problem(manifest: Manifest) -> str | None:
     for name, entry in manifest.files.items():
         if entry.bytes < 0 or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
             return f"files[{name!r}] has a malformed size or hash"
-    if manifest.files[manifest.tables].bytes > _MAX_TABLES_BYTES:
-        return f"tables of more than {_MAX_TABLES_BYTES} bytes"
     if manifest.backend == "null":
         return "backend 'null' computes nothing and is no backend of a bundle"
     return None
