@@ -73,11 +73,12 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     """Measure the bundle at `path`. Raises BundleError or EngineError."""
     if options.batch < 1 or options.rounds < 1:
         raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
-    memory = _measure_memory(path, options)
     bundle = Bundle.open(path, device=options.device, threads=options.threads)
     manifest = bundle.manifest
     labels = [i % manifest.model.num_classes for i in range(options.batch)]
     accelerated, baseline = bundle.session(), bundle.session()
+    accelerated.start(labels, seed=options.seed)  # what cannot be run is refused here, in its own words
+    memory = _measure_memory(path, options)
     accelerated.generate(labels, seed=options.seed)
     baseline.generate(labels, seed=options.seed, accelerated=False)
     times: dict[bool, list[float]] = {True: [], False: []}

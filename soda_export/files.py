@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -17,4 +18,5 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()

@@ -1,4 +1,4 @@
-"""Pack a bundle: engines, weights and tables copied, hashed, renamed into place, and opened again to prove it."""
+"""Pack a bundle: engines, weights and tables copied, hashed, opened to prove it, and renamed into place."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def pack_bundle(
     another file system, a folder beside `out` is used instead. progress(done, total) counts files and the proof.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     if out.parent.stat().st_dev != scratch.stat().st_dev:  # a rename cannot cross file systems
         scratch = StageStore(out.parent / ".work").root
     staging = scratch / f"bundle-{os.getpid()}"
@@ -127,7 +128,7 @@ def _names(slots: tuple[Slot, ...]) -> tuple[str, ...]:
 def _is_equal(out: Path, text: str) -> bool:
     """Whether `out` is a whole bundle with this very manifest."""
     try:
-        if (out / MANIFEST_NAME).read_text() != text:
+        if (out / MANIFEST_NAME).read_bytes() != text.encode():
             return False
         verify_hashes(out)
     except (OSError, BundleError):
@@ -150,7 +151,13 @@ def _replace(staging: Path, out: Path, scratch: Path) -> None:
         if not _may_be_replaced(out):
             raise ExportError(f"--out {out}: exists and is not a bundle; name another folder")
         out.rename(old)
-    staging.rename(out)
+    try:
+        staging.rename(out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        reason = f"{error.strerror}; is another build writing it?"
+        raise ExportError(f"--out {out}: cannot be put in place ({reason})") from None
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from .compile import compile_engines
+from .compile import compile_engines, library_version
 from .errors import PlanError, UsageError
 from .export.export import export_programs
 from .export.index import read_index
@@ -21,8 +21,8 @@ from .models.identity import SamplerIdentity
 from .models.load import LoadedModel, load_denoiser
 from .options import ProfileOptions, SamplerOptions
 from .pack import pack_bundle
-from .plan.anchors import solve_anchors
-from .plan.plan import Plan, check_fits, plan_text, read_plan
+from .plan.anchors import cem_cost, interval_sum_cost, solve_anchors
+from .plan.plan import MAX_GUIDANCE, Plan, check_fits, plan_text, read_plan
 from .plan.solve import PlanOptions, SolvedPlan, solve_plan
 from .profile.profile import profile_denoiser
 from .profile.sensitivity import MAX_INTERVAL, SensitivityMap, map_bytes, read_map
@@ -54,13 +54,15 @@ class Workbench:
             options.sampler, self.loaded.scheduler_config, options.steps, options.eta
         )
         self.identity = SamplerIdentity(options.sampler, options.steps, options.eta)
-        if options.guidance < 0:
-            raise UsageError(f"--guidance {options.guidance:g}: must not be negative; 1 turns guidance off")
+        if not 0.0 <= options.guidance <= MAX_GUIDANCE:
+            raise UsageError(f"--guidance {options.guidance:g}: must be within 0 .. {MAX_GUIDANCE:g}; 1 turns it off")
 
     def profile(self, options: ProfileOptions) -> SensitivityMap:
         """Measure the sensitivity map, or take it from its file."""
         if options.samples < 1:
             raise UsageError(f"--samples {options.samples}: at least 1 generation must be profiled")
+        if not 0.0 < options.profile_memory < np.inf:
+            raise UsageError(f"--profile-memory {options.profile_memory:g}: must be a number of GB above 0")
         inputs = {
             "model": self.loaded.denoiser.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
             "profile": options,
@@ -92,9 +94,9 @@ class Workbench:
 
     def check_budget(self, options: PlanOptions) -> None:
         """Refuse an impossible budget before anything is measured."""
-        cost = np.zeros((self.sampler.steps, MAX_INTERVAL + 2))
-        cost[:, 0] = np.inf
-        solve_anchors(cost, options.budget)
+        error = np.ones((self.sampler.steps, MAX_INTERVAL))
+        cem = options.cost == "cem"
+        solve_anchors(cem_cost(error, options.budget) if cem else interval_sum_cost(error), options.budget)
 
     def plan(self, sensitivity: SensitivityMap, options: PlanOptions) -> SolvedPlan:
         """Solve a plan for the map."""
@@ -124,8 +126,9 @@ class Workbench:
         index = read_index(exported)
         names = (index.prepare, *index.programs)
         engines = self.store.produce(
-            f"engines-{backend}", common, lambda folder: compile_engines(backend, exported, names, folder)
-        )
+            f"engines-{backend}", {**common, "library": library_version(backend)},
+            lambda folder: compile_engines(backend, exported, names, folder),
+        )  # fmt: skip
         extra = [lowered / "plan.json", lowered / "programs.json"]
         pack_bundle(
             spec, table, index, backend, exported, engines, extra, self.store.root, out, partial(self.progress, "pack")

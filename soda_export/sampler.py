@@ -18,6 +18,12 @@ from torch import Tensor
 from .errors import ModelError
 
 SAMPLERS = ("ddim", "ddpm")
+_CONFIG = "scheduler/scheduler_config.json"
+_BETA_SCHEDULERS = (
+    "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler", "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler", "DEISMultistepScheduler",
+)  # fmt: skip
 _SHAPE = (1, 1, 8, 8)
 _TOLERANCE = 1e-9
 
@@ -77,20 +83,30 @@ def make_scheduler(sampler: str, config: dict[str, Any]) -> Any:
     from diffusers import DDIMScheduler, DDPMScheduler
 
     classes = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+    own_class = config.get("_class_name", "DDIMScheduler")
+    if own_class not in _BETA_SCHEDULERS:
+        raise ModelError(
+            f"{_CONFIG}: {own_class!r} has no noise schedule that {sampler} could follow; "
+            f"supported: {', '.join(_BETA_SCHEDULERS)}"
+        )
     if sampler not in classes:
         raise ModelError(f"--sampler {sampler}: not supported; choose one of {', '.join(SAMPLERS)}")
+    clips_unless_told = own_class in ("DDIMScheduler", "DDPMScheduler")  # diffusers' default of these two
+    config = {"clip_sample": clips_unless_told, "thresholding": False, **config}
     for switch in ("clip_sample", "thresholding"):
-        if config.get(switch):
+        if config[switch]:
             raise ModelError(
-                f"scheduler/scheduler_config.json: {switch}=true makes the sampler non-affine, so it cannot be frozen "
+                f"{_CONFIG}: {switch}=true makes the sampler non-affine, so it cannot be frozen "
                 f"into a table; set it to false if your model allows"
             )
     if str(config.get("variance_type", "")).startswith("learned"):
         if sampler == "ddpm":
-            raise ModelError("scheduler/scheduler_config.json: a learned variance is not affine; use --sampler ddim")
+            raise ModelError(f"{_CONFIG}: a learned variance is not affine; use --sampler ddim")
         config = {key: value for key, value in config.items() if key != "variance_type"}
-    defaults = {"clip_sample": False, "thresholding": False}
-    return classes[sampler].from_config({**defaults, **config})
+    try:
+        return classes[sampler].from_config(config)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ModelError(f"{_CONFIG}: diffusers refuses it: {' '.join(str(error).split())}") from None
 
 
 def freeze_sampler(sampler: str, config: dict[str, Any], steps: int, eta: float = 0.0) -> SamplerTable:
@@ -101,10 +117,16 @@ def freeze_sampler(sampler: str, config: dict[str, Any], steps: int, eta: float 
         raise ModelError(f"--steps {steps}: the scheduler was trained with {limit} timesteps; choose 1..{limit}")
     if eta and sampler != "ddim":
         raise ModelError(f"--eta {eta}: only ddim takes it; {sampler} always adds its own noise")
-    scheduler.set_timesteps(steps)
-    timesteps = tuple(int(t) for t in scheduler.timesteps)
+    if not 0.0 <= eta <= 1.0:
+        raise ModelError(f"--eta {eta}: must be within 0 .. 1")
     options = {"eta": eta} if sampler == "ddim" else {}
-    rows = [_probe_step(scheduler, t, options, f"{sampler} step {i}") for i, t in enumerate(timesteps)]
+    try:
+        scheduler.set_timesteps(steps)
+        timesteps = tuple(int(t) for t in scheduler.timesteps)
+        rows = [_probe_step(scheduler, t, options, f"{sampler} step {i}") for i, t in enumerate(timesteps)]
+    except (IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{_CONFIG}: {sampler} cannot make {steps} steps of it: {reason}") from None
     return SamplerTable(sampler, timesteps, 1, float(scheduler.init_noise_sigma), np.array(rows, np.float32))
 
 
@@ -125,6 +147,7 @@ def _probe_step(scheduler: Any, timestep: int, options: dict[str, Any], where: s
     probe = torch.Generator().manual_seed(1)
     x, e = (100 * torch.randn(_SHAPE, dtype=torch.float64, generator=probe) for _ in range(2))
     expected, answer = a * x + b * e + c * noise, step(x, e)
-    if float((expected - answer).abs().max()) > _TOLERANCE * float(answer.abs().max() + 1):
-        raise ModelError(f"{where}: {type(scheduler).__name__} is not an affine map of latents and model output here")
+    # written so that a NaN, which compares false, is refused, too
+    if not float((expected - answer).abs().max()) <= _TOLERANCE * float(answer.abs().max() + 1):
+        raise ModelError(f"{where}: {type(scheduler).__name__} is not a finite affine map of latents and model output")
     return [s, a, b, c]

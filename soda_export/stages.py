@@ -19,7 +19,7 @@ import msgspec
 
 from . import __version__
 
-_LIBRARIES = ("diffusers", "onnx", "onnx-ir", "onnxscript", "torch")
+_LIBRARIES = ("diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +29,6 @@ class StageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.reused: list[str] = []
-        root.mkdir(parents=True, exist_ok=True)
         self._sweep()
 
     def produce(self, stage: str, inputs: dict[str, Any], make: Callable[[Path], object]) -> Path:
@@ -41,7 +40,7 @@ class StageStore:
             return final
         temporary = self.root / f"tmp-{os.getpid()}-{final.name}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         try:
             make(temporary)
             try:
@@ -56,7 +55,7 @@ class StageStore:
     def resumable(self, stage: str, inputs: dict[str, Any]) -> Path:
         """A folder for a stage's unfinished work, kept until `discard`."""
         folder = self.root / f"partial-{stage}-{self.key(inputs)}"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @staticmethod

@@ -50,3 +50,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(_INTERRUPTED)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"soda-export: {place}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)

@@ -58,6 +58,8 @@ def plan(
     if (prior is None) == (model is None):
         raise UsageError("give either --model (and perhaps --map) or --prior")
     if prior is not None:
+        if map is not None or out is not None:
+            raise UsageError("--prior plans anchors alone and prints them: leave out --map and --out")
         _plan_prior(prior, sampler, planning, json)
         return
     assert model is not None
@@ -90,7 +92,7 @@ def plan(
 
 
 def _plan_prior(path: Path, sampler: SamplerRequest, planning: PlanOptions, json: bool) -> None:
-    steps = sampler.steps or 50
+    steps = 50 if sampler.steps is None else sampler.steps
     error = read_prior(path, steps)
     cost = cem_cost(error, planning.budget) if planning.cost == "cem" else interval_sum_cost(error)
     anchors = solve_anchors(cost, planning.budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from soda_runtime import Session
 
 from ..errors import UsageError
+from ..files import write_whole
 from ..report.images import save_grid
 from .terminal import print_json, progress_bar
 
@@ -55,6 +57,8 @@ def run(
     path = Path(out)
     if path.suffix not in (".png", ".npy"):
         raise UsageError(f"--out {out}: name a .png or a .npy file")
+    if path.is_dir():
+        raise UsageError(f"--out {out}: is a folder")
     if not path.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {path.parent} does not exist")
     session = Session.open(bundle, device=device)
@@ -70,10 +74,12 @@ def run(
             progress("steps", step + 1, steps)
     latents = session.latents()
     seconds = time.perf_counter() - started
+    content = io.BytesIO()
     if path.suffix == ".npy":
-        np.save(path, latents)
+        np.save(content, latents)
     else:
-        save_grid(latents, path)
+        save_grid(latents, content)
+    write_whole(path, content.getvalue())
     if json:
         print_json({"out": out, "labels": classes, "seed": seed, "seconds": seconds})
     else:

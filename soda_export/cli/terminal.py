@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 def start_logging() -> None:
@@ -40,16 +41,16 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(msgspec.to_builtins(value), indent=2))
+    print(json.dumps(msgspec.to_builtins(value), indent=2, allow_nan=False))
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:
     """A two-column table on stdout."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in names are not markup
     Console().print(table)
 
 

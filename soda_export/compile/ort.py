@@ -10,18 +10,21 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import CompileError
 
 log = logging.getLogger(__name__)
 
 
+def library_version() -> str:
+    """Version of the installed ONNX Runtime. Raises CompileError."""
+    return str(_onnxruntime().__version__)
+
+
 def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:
     """Prove that ONNX Runtime accepts every graph, and copy it. Raises CompileError."""
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise CompileError("onnxruntime is not installed; run `pip install soda-runtime[ort]`") from None
+    ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # only acceptance is asked
@@ -35,3 +38,11 @@ def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:
         shutil.copyfile(export / name, out / name)
     seconds = time.perf_counter() - started
     log.info("compile: %d engines for ONNX Runtime %s in %.1f s", len(names), ort.__version__, seconds)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise CompileError("onnxruntime is not installed; run `pip install soda-runtime[ort]`") from None
+    return onnxruntime

@@ -72,7 +72,7 @@ def trace_pieces(pieces: Mapping[str, Piece]) -> dict[str, Fragment]:
                 output_names=list(pieces),
             )  # fmt: skip
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         kinds = ", ".join(sorted({type(piece.module).__name__ for piece in pieces.values()}))
         raise ExportError(f"torch.onnx cannot trace {kinds}: {first_line}") from error
     assert program is not None

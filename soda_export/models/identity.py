@@ -36,6 +36,11 @@ def same_model(a: ModelIdentity, b: ModelIdentity) -> bool:
     return a.hash == b.hash and (a.num_layers, a.modules, a.num_tokens) == (b.num_layers, b.modules, b.num_tokens)
 
 
+def rows_per_sample(guidance: float) -> int:
+    """Rows of the model's batch for each sample: 2 with classifier-free guidance (a scale above 1), else 1."""
+    return 2 if guidance > 1.0 else 1
+
+
 def identify(spec: DenoiserSpec) -> ModelIdentity:
     """The part of a model's description that a map or a plan is bound to."""
     return ModelIdentity(spec.name, spec.hash, spec.num_layers, spec.modules, spec.num_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def load_denoiser(model: str) -> LoadedModel:
     transformer = folder / "transformer"
     config = _read_json(transformer / "config.json", "a diffusers pipeline folder has transformer/config.json")
     kind = config.get("_class_name")
-    if kind not in LOADERS:
+    if not isinstance(kind, str) or kind not in LOADERS:
         supported = ", ".join(LOADERS)
         path = transformer / "config.json"
         raise ModelError(f"{path}: architecture {kind!r} is not supported; supported: {supported}")
@@ -88,20 +89,40 @@ def _load_dit(transformer: Path, name: str, fingerprint: str, has_vae: bool) -> 
             low_cpu_mem_usage=False,  # the other way needs accelerate
         )
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{transformer}: diffusers cannot load it: {first_line}") from None
     if info["missing_keys"]:
         raise ModelError(f"{transformer}: weights lack {info['missing_keys'][0]!r}; the checkpoint is incomplete")
+    unexpected = sorted(set(info["unexpected_keys"]) - {"pos_embed.pos_embed"})
+    if unexpected or info["mismatched_keys"]:
+        key = unexpected[0] if unexpected else info["mismatched_keys"][0]
+        raise ModelError(f"{transformer}: weights have {key!r}, which the configuration has no place for")
+    _check_dit_config(transformer / "config.json", model.config)
     activation = model.transformer_blocks[0].ff.net[0]
     if type(activation).__name__ != "GELU":
         raise ModelError(
             f"{transformer / 'config.json'}: activation_fn={model.config.activation_fn!r} is not supported; "
             "the dit family has gelu and gelu-approximate"
         )
-    if model.config.norm_elementwise_affine:
-        raise ModelError(f"{transformer / 'config.json'}: norm_elementwise_affine=true is not supported")
     model.eval()
     return DitDenoiser(model, dit_spec(model, name, fingerprint, has_vae))
+
+
+def _check_dit_config(path: Path, config: Any) -> None:
+    """Refuse what the dit family would not reproduce exactly."""
+    from diffusers import DiTTransformer2DModel
+
+    known = set(inspect.signature(DiTTransformer2DModel.__init__).parameters)
+    unknown = sorted(key for key in json.loads(path.read_text()) if not key.startswith("_") and key not in known)
+    if unknown:
+        raise ModelError(f"{path}: {unknown[0]!r} is no setting of DiTTransformer2DModel; diffusers would ignore it")
+    if config.sample_size % config.patch_size:
+        sizes = f"sample_size={config.sample_size}, patch_size={config.patch_size}"
+        raise ModelError(f"{path}: {sizes}: the first must be a multiple of the second")
+    if (config.out_channels or config.in_channels) < config.in_channels:
+        raise ModelError(f"{path}: out_channels={config.out_channels} is less than in_channels={config.in_channels}")
+    if config.norm_elementwise_affine:
+        raise ModelError(f"{path}: norm_elementwise_affine=true is not supported")
 
 
 LOADERS: dict[str, Callable[[Path, str, str, bool], Denoiser]] = {"DiTTransformer2DModel": _load_dit}

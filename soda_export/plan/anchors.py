@@ -34,6 +34,7 @@ def cem_cost(reuse_error: NDArray[np.float64], budget: int, window: int = 1) -> 
     An error of 0 counts as undefined, and the gap as impossible.
     """
     steps, intervals = reuse_error.shape
+    _check_range(budget, steps)
     mean_gap = round(steps / budget)  # Python rounds half to even, as CEM does
     cost = np.full((steps, intervals + 2), np.inf)
     cumulated = np.cumsum(reuse_error, axis=0)
@@ -49,22 +50,28 @@ def cem_cost(reuse_error: NDArray[np.float64], budget: int, window: int = 1) -> 
 def solve_anchors(cost: NDArray[np.float64], budget: int) -> tuple[int, ...]:
     """The cheapest `budget` anchors for cost [S, G + 1] by gap. Raises PlanError with the possible range."""
     steps, gaps = cost.shape[0], cost.shape[1] - 1
+    if not 1 <= budget <= steps:
+        raise PlanError(_infeasible(cost, budget))
     best = np.full((steps, budget + 1), np.inf)
     previous = np.zeros((steps, budget + 1), np.int64)
-    if budget >= 1:
-        best[0, 1] = 0.0
+    best[0, 1] = 0.0
     for k in range(2, budget + 1):
         for gap in range(1, min(gaps, steps - 1) + 1):
             candidate = best[:-gap, k - 1] + cost[gap:, gap]
             better = candidate < best[gap:, k]
             best[gap:, k] = np.where(better, candidate, best[gap:, k])
             previous[gap:, k] = np.where(better, np.arange(steps - gap), previous[gap:, k])
-    if budget < 1 or not np.isfinite(best[-1, budget]):
+    if not np.isfinite(best[-1, budget]):
         raise PlanError(_infeasible(cost, budget))
     anchors = [steps - 1]
     for k in range(budget, 1, -1):
         anchors.append(int(previous[anchors[-1], k]))
     return tuple(reversed(anchors))
+
+
+def _check_range(budget: int, steps: int) -> None:
+    if not 1 <= budget <= steps:
+        raise PlanError(f"--budget {budget}: give 1 .. {steps} anchors")
 
 
 def _infeasible(cost: NDArray[np.float64], budget: int) -> str:

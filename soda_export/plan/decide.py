@@ -56,9 +56,8 @@ def spent_flops(choices: Choices, choice: NDArray[np.int64]) -> int:
 
 def _wanted(choices: Choices, prunable: NDArray[np.bool_], weight: float, beta: float) -> NDArray[np.int64]:
     """The pruning rate rule, rounded to the nearest count on offer; 0 where a module is not prunable."""
-    tokens = choices.keeps[-1] + (choices.keeps[1] if len(choices.keeps) > 1 else 1)
     share = np.clip(beta + weight * choices.reuse_error(), 0.0, 1.0)
-    wanted = np.abs(share[..., None] * tokens - choices.keeps).argmin(axis=-1)
+    wanted = np.abs(share[..., None] * choices.num_tokens - choices.keeps).argmin(axis=-1)
     return np.where(prunable, wanted, 0)
 
 

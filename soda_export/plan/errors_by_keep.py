@@ -26,6 +26,7 @@ class Choices:
     keeps: NDArray[np.int64]
     error: NDArray[np.float64]
     flops: NDArray[np.int64]
+    num_tokens: int
 
     def reuse_error(self) -> NDArray[np.float64]:
         """Error of reusing: [T, L, M]."""
@@ -61,4 +62,4 @@ def tabulate_choices(
     if not np.isfinite(error).all():
         raise PlanError("the map lacks an interval that the schedule uses; profile again with more intervals")
     per_module = [[rows * module_flops(spec, module, int(keep)) for keep in keeps] for module in spec.modules]
-    return Choices(steps, keeps, error, np.array(per_module, np.int64))
+    return Choices(steps, keeps, error, np.array(per_module, np.int64), spec.num_tokens)

@@ -14,8 +14,10 @@ from .decide import Decisions, take
 from .errors_by_keep import Choices
 
 
-def merge_steps(choices: Choices, decisions: Decisions, max_groups: int, flops_budget: float) -> NDArray[np.int64]:
-    """The merged choice [T, L, M] with at most max_groups distinct rows [L, M]."""
+def merge_steps(
+    choices: Choices, decisions: Decisions, prunable: NDArray[np.bool_], max_groups: int, flops_budget: float
+) -> NDArray[np.int64]:
+    """The merged choice [T, L, M] with at most max_groups distinct rows [L, M]. prunable: [M]."""
     if not choices.steps.size:
         return decisions.choice
     rows, group_of = np.unique(decisions.choice.reshape(len(decisions.choice), -1), axis=0, return_inverse=True)
@@ -33,7 +35,8 @@ def merge_steps(choices: Choices, decisions: Decisions, max_groups: int, flops_b
     error, counts, allowed, group_of = _agglomerate(error, counts, allowed, group_of, flops * price, max_groups)
     price = _solve_price(error, counts, allowed, flops, flops_budget, price)
     best = _best(error, counts, allowed, flops * price)
-    best = _spend_rest(best, error, counts, allowed, flops, flops_budget)
+    any_keep = allowed | np.tile(prunable, layers)[None, :, None]
+    best = _spend_rest(best, error, counts, any_keep, flops, flops_budget)
     return best[group_of].reshape(steps, layers, modules)
 
 
@@ -131,7 +134,10 @@ def _spend_rest(
     best: NDArray[np.int64], error: NDArray[np.float64], counts: NDArray[np.float64], allowed: NDArray[np.bool_],
     flops: NDArray[np.float64], budget: float,
 ) -> NDArray[np.int64]:  # fmt: skip
-    """One price leaves a gap where choices jump over the budget: fill it, best error removed per FLOP first."""
+    """One price leaves a gap where choices jump over the budget: fill it, best error removed per FLOP first.
+
+    Here any count on offer may be taken, so that few groups still come close to the budget.
+    """
     best = best.copy()
     while True:
         cost = _cost_of(best, counts, flops)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from soda_runtime.strict_json import StrictJsonError, parse_json
 
 from ..errors import PlanError
-from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore, identify, same_model
+from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore, identify, rows_per_sample, same_model
 from ..models.spec import DenoiserSpec
 
 FORMAT, VERSION = "soda-plan", 1
+MAX_GUIDANCE = 1e6
 
 Op = int | Literal["compute", "reuse"]
 ModuleOps = dict[str, list[Op] | Literal["compute", "reuse"]]
@@ -60,7 +61,7 @@ class Plan:
     @property
     def rows(self) -> int:
         """Rows of the model's batch for each sample: 2 with classifier-free guidance, else 1."""
-        return 2 if self.guidance > 1.0 else 1
+        return rows_per_sample(self.guidance)
 
 
 def plan_text(plan: Plan) -> bytes:
@@ -133,7 +134,9 @@ def _expand(file: PlanFile) -> Plan:
     if steps != file.sampler.steps:
         raise PlanError(f"{steps} steps are listed, sampler.steps says {file.sampler.steps}")
     if steps < 1 or not 1 <= model.num_layers <= 1000 or not 1 <= model.num_tokens <= 1 << 20 or not model.modules:
-        raise PlanError("a plan needs at least one step, layer, module and token")
+        raise PlanError("a plan needs at least one step and module, 1 .. 1000 layers and 1 .. 1048576 tokens")
+    if not 0.0 <= file.guidance <= MAX_GUIDANCE:
+        raise PlanError(f"guidance {file.guidance:g} is outside 0 .. {MAX_GUIDANCE:g}")
     kept = np.zeros((steps, model.num_layers, len(model.modules)), np.int64)
     for t, ops in enumerate(file.steps):
         for m, module in enumerate(model.modules):

@@ -27,8 +27,8 @@ def read_prior(path: Path, steps: int) -> NDArray[np.float64]:
         raise PlanError(f"{path}: cannot be read ({error.strerror})") from None
     except msgspec.DecodeError as error:
         raise PlanError(f"{path}: not a prior file ({error})") from None
-    distances = sorted(int(key) for key in file.reuse_error if key.isdecimal())
-    if not distances or [str(d) for d in range(1, len(file.reuse_error) + 1)] != [str(d) for d in distances]:
+    distances = range(1, len(file.reuse_error) + 1)
+    if not distances or file.reuse_error.keys() != {str(d) for d in distances}:
         raise PlanError(f"{path}: reuse_error needs the distances 1, 2, ... without holes")
     columns = [file.reuse_error[str(d)] for d in distances]
     if any(len(column) != steps for column in columns):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..models.flops import fixed_flops, full_step_flops, module_flops
-from ..models.identity import identify, same_model
+from ..models.identity import identify, rows_per_sample, same_model
 from ..models.spec import DenoiserSpec
 from ..profile.sensitivity import SensitivityMap, map_bytes
 from .anchors import cem_cost, interval_sum_cost, solve_anchors
@@ -63,9 +63,9 @@ def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOpt
         raise PlanError(f"the map is for model {given}, not {spec.name} ({spec.hash[:12]}); profile again")
     if options.max_engines < 2:
         raise PlanError(f"--max-engines {options.max_engines}: a schedule needs at least 2, full and cached")
-    if options.sensitivity_weight < 0:
-        raise PlanError(f"--sensitivity-weight {options.sensitivity_weight:g}: must not be negative")
-    rows, steps = (2 if info.guidance > 1.0 else 1), info.sampler.steps
+    if not 0.0 <= options.sensitivity_weight < np.inf:
+        raise PlanError(f"--sensitivity-weight {options.sensitivity_weight:g}: must be a number of 0 or more")
+    rows, steps = rows_per_sample(info.guidance), info.sampler.steps
     if options.cost == "cem":
         cost = cem_cost(np.nan_to_num(sensitivity.hidden_error.astype(np.float64)), options.budget)
     else:
@@ -75,7 +75,7 @@ def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOpt
     spendable = _prune_budget(spec, rows, steps, options, prunable, info.sampler.name)
     choices = tabulate_choices(sensitivity, spec, anchors, rows)
     decisions = decide_modules(choices, prunable, spendable, options.sensitivity_weight, options.strategy)
-    merged = merge_steps(choices, decisions, options.max_engines - 1, spendable)
+    merged = merge_steps(choices, decisions, prunable, options.max_engines - 1, spendable)
     loss = error_given_up(choices, decisions.choice, merged)
     kept = np.full((steps, spec.num_layers, len(spec.modules)), spec.num_tokens, np.int64)
     kept[choices.steps] = choices.keeps[merged]

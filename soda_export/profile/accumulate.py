@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,11 @@ class ErrorSums:
     def load(self, path: Path) -> None:
         """Continue from what `save` wrote, if it is there and whole."""
         try:
-            with np.load(path) as data:
+            with path.open("rb") as file, np.load(file) as data:
                 arrays = {name: data[name] for name in data.files}
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return
-        if arrays["module_sum"].shape == self.module_sum.shape:
+        names = {"module_sum", "module_squares", "hidden_sum", "units_done"}
+        if arrays.keys() == names and arrays["module_sum"].shape == self.module_sum.shape:
             self.module_sum, self.module_squares = arrays["module_sum"], arrays["module_squares"]
             self.hidden_sum, self.units_done = arrays["hidden_sum"], int(arrays["units_done"])

@@ -17,7 +17,7 @@ from soda_runtime.philox import INITIAL_STREAM, normal
 from torch import Tensor
 
 from ..models.denoiser import Denoiser, call_denoiser
-from ..models.identity import SamplerIdentity, TokenScore, identify
+from ..models.identity import SamplerIdentity, TokenScore, identify, rows_per_sample
 from ..models.spec import DenoiserSpec
 from ..sampler import SamplerTable, guide
 from ..tokens import TokenScorer, top_tokens
@@ -45,7 +45,7 @@ def profile_denoiser(
         FORMAT, VERSION, identify(spec), SamplerIdentity(sampler.name, sampler.steps, eta), guidance, samples, seed,
         metric, token_score,
     )  # fmt: skip
-    rows = 2 if guidance > 1.0 else 1
+    rows = rows_per_sample(guidance)
     sums = ErrorSums(sampler.steps, spec.num_layers, len(spec.modules))
     sums.load(partial)
     batches = [range(first, min(first + _BATCH, samples)) for first in range(0, samples, _BATCH)]
@@ -77,7 +77,7 @@ class _Pass:
         self, denoiser: Denoiser, sampler: SamplerTable, info: MapInfo, layers: range, batch: range, sums: ErrorSums
     ) -> None:
         self.denoiser, self.sampler, self.info, self.layers, self.sums = denoiser, sampler, info, layers, sums
-        self.batch, self.rows = batch, 2 if info.guidance > 1.0 else 1
+        self.batch, self.rows = batch, rows_per_sample(info.guidance)
         self.scorer = TokenScorer(info.token_score, self.rows)
         self.history: dict[tuple[int, int], list[Tensor]] = {}  # (layer, module) -> outputs, newest first, fp16
         self.hidden: list[Tensor] = []

@@ -61,6 +61,8 @@ class SensitivityMap:
         """Median of (spread / sqrt(samples)) / mean of the reuse errors: how far the map can be trusted."""
         mean, spread = self.reuse_error, self.reuse_spread
         valid = np.isfinite(mean) & (mean > 0)
+        if not valid.any():
+            return 0.0
         return float(np.median(spread[valid] / np.sqrt(self.info.samples) / mean[valid]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,10 @@ def to_pixels(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
 
-def save_grid(latents: NDArray[np.float32], path: Path, columns: int = 8, side: int = 96) -> None:
-    """Write samples as one picture, `columns` in a row, each enlarged to about `side` pixels."""
+def save_grid(latents: NDArray[np.float32], file: IO[bytes], columns: int = 8, side: int = 96) -> None:
+    """Write samples as one PNG picture, `columns` in a row, each enlarged to about `side` pixels."""
     if latents.shape[1] not in (1, 3):
-        raise UsageError(f"--out {path}: {latents.shape[1]} channels are no picture; write a .npy file instead")
+        raise UsageError(f"{latents.shape[1]} channels are no picture; name a .npy file with --out instead")
     tiles = to_pixels(latents)
     scale = max(1, side // tiles.shape[2])
     columns = min(columns, len(tiles))
@@ -32,7 +33,7 @@ def save_grid(latents: NDArray[np.float32], path: Path, columns: int = 8, side: 
     for i, tile in enumerate(tiles):
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = np.kron(tile, np.ones((scale, scale, 1), np.uint8))
-    Image.fromarray(sheet).save(path)
+    Image.fromarray(sheet).save(file, format="PNG")
 
 
 def save_comparison(samples: Mapping[str, NDArray[np.float32]], path: Path, columns: int = 10) -> None:

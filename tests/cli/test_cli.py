@@ -98,6 +98,15 @@ def test_a_bare_prior_plans_without_a_model(soda) -> None:
         (("build", "--model", "digits", "--budget", "300"), "6 to 50 anchors"),
         (("build", "--model", "digits", "--budget", "2"), "6 to 50 anchors"),
         (("build", "--model", "digits", "--budget", "x"), "--budget"),
+        (("build", "--model", "digits", "--budget", "-5"), "6 to 50 anchors"),
+        (("build", "--model", "digits", "--budget", "999999999999"), "6 to 50 anchors"),
+        (("build", "--model", "digits", "--budget", "5", "--cost", "cem"), "6 to 6 anchors"),
+        (("build", "--model", "digits", "--budget", "17", "--guidance", "nan"), "--guidance nan"),
+        (("profile", "--model", "digits", "--eta", "2"), "--eta 2"),
+        (("profile", "--model", "digits", "--profile-memory", "nan"), "--profile-memory nan"),
+        (("plan", "--prior", PRIOR, "--budget", "0", "--cost", "cem"), "--budget 0"),
+        (("plan", "--prior", PRIOR, "--budget", "18", "--steps", "0"), "--steps is 0"),
+        (("plan", "--prior", PRIOR, "--budget", "18", "--map", "x"), "leave out --map"),
         (("build", "--model", "digits", "--budget", "17", "--backend", "magic"), "--backend magic"),
         (("build", "--model", "digits", "--bugdet", "17"), "--bugdet"),
         (("biuld",), "biuld"),
@@ -128,6 +137,7 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(soda, words: tuple[s
         (("--labels", "99"), "label 99"),
         (("--out", "x.gif"), "x.gif"),
         (("--out", "nowhere/x.png"), "nowhere"),
+        (("--out", "."), "."),
         (("--seed", "-1"), "seed -1"),
         (("--device", "tpu"), "tpu"),
     ],
@@ -150,6 +160,22 @@ def test_a_plan_of_another_step_count_is_refused(soda, tiny_model: Path, tiny_bu
     code, _, err = soda("build", "--model", tiny_model, "--plan", "plan.json", "--budget", 3)
     assert code == 2
     assert "--plan is a finished plan" in err
+
+
+def test_brackets_in_a_name_are_no_markup(soda, tiny_bundle: Built, tmp_path: Path) -> None:
+    text = plan_text(tiny_bundle.plan).replace(b'"made_by": ""', b'"made_by": "[/x] by [hand]"')
+    (tmp_path / "plan.json").write_bytes(text)
+    code, out, err = soda("inspect", "plan.json")
+    assert code == 0, err
+    assert "[/x] by [hand]" in out
+
+
+def test_a_place_that_cannot_be_written_is_one_line(soda, tmp_path: Path) -> None:
+    (tmp_path / "engines").write_text("a file where the shelf should be")
+    code, _, err = soda("build", "--model", "digits", "--budget", "17", "--samples", "1")
+    assert code == 2
+    assert "engines" in err
+    assert "Traceback" not in err
 
 
 def test_out_never_overwrites_what_is_not_a_bundle(soda, tiny_model: Path, tiny_bundle: Built, tmp_path: Path) -> None:

@@ -105,3 +105,32 @@ def test_pickled_weights_are_refused(tmp_path: Path, tiny_model: Path) -> None:
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ModelError, match=r"no \.safetensors"):
         load_denoiser(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"sample_size": 9}, "multiple"),
+        ({"in_channels": 4, "out_channels": 2}, "out_channels=2 is less"),
+        ({"norm_elementwise_affine": True}, "norm_elementwise_affine"),
+    ],
+)
+def test_geometry_that_the_family_lacks_is_refused(tmp_path: Path, config: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_denoiser(str(save_tiny_model(tmp_path / "model", **config)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qk_norm": "rms_norm"}, "'qk_norm' is no setting"),
+        ({"attention_bias": False}, "no place for"),
+        ({"num_layers": 2}, "no place for"),
+        ({"_class_name": ["x"]}, "not supported"),
+    ],
+)
+def test_a_configuration_that_would_give_another_model_is_refused(
+    tmp_path: Path, tiny_model: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_denoiser(str(_broken(tmp_path, tiny_model, "transformer/config.json", **changes)))

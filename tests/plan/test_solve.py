@@ -59,6 +59,12 @@ def test_the_budget_is_the_number_of_anchors(budget: int) -> None:
     assert len(solve_plan(random_map(), SPEC, PlanOptions(budget=budget)).plan.anchors) == budget
 
 
+@pytest.mark.parametrize("max_engines", [2, 3, 12])
+def test_a_flops_target_is_met_with_few_engines(max_engines: int) -> None:
+    options = PlanOptions(budget=17, flops_ratio=2.3, max_engines=max_engines)
+    assert flops_ratio(solve_plan(random_map(), SPEC, options).plan, SPEC) == pytest.approx(2.3, rel=0.03)
+
+
 @pytest.mark.parametrize("max_engines", [2, 3, 5, 12])
 def test_programs_never_exceed_max_engines(max_engines: int) -> None:
     solved = solve_plan(random_map(), SPEC, PlanOptions(budget=17, max_engines=max_engines))
@@ -129,13 +135,13 @@ def test_merging_two_groups_into_one_picks_the_best_shared_choice() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
         error = np.sort(rng.random((4, 1, 1, 3)), axis=-1)[..., ::-1].copy()
-        choices = Choices(np.arange(4), np.array([0, 8, 16]), error, np.array([[0, 10, 20]]))
+        choices = Choices(np.arange(4), np.array([0, 8, 16]), error, np.array([[0, 10, 20]]), 24)
         start = rng.integers(0, 3, (4, 1, 1))
         price = 0.02
         from soda_export.plan.decide import Decisions
 
         budget = float(choices.flops[0][start[:, 0, 0]].sum())
-        merged = merge_steps(choices, Decisions(start, 0.0, price), 1, budget)
+        merged = merge_steps(choices, Decisions(start, 0.0, price), np.array([False]), 1, budget)
         assert len(np.unique(merged)) == 1
         offered = np.unique(start)
         within = [k for k in offered if 4 * choices.flops[0][k] <= budget]
@@ -148,11 +154,11 @@ def test_a_greedy_merge_is_close_to_the_best_partition_on_small_cases() -> None:
     ratios = []
     for _ in range(10):
         error = np.sort(rng.random((5, 2, 1, 4)), axis=-1)[..., ::-1].copy()
-        choices = Choices(np.arange(5), np.array([0, 8, 16, 24]), error, np.array([[0, 1, 2, 3]]))
+        choices = Choices(np.arange(5), np.array([0, 8, 16, 24]), error, np.array([[0, 1, 2, 3]]), 32)
         start = rng.integers(0, 4, (5, 2, 1))
         from soda_export.plan.decide import Decisions
 
-        merged = merge_steps(choices, Decisions(start, 0.0, 0.1), 2, float(start.sum()))
+        merged = merge_steps(choices, Decisions(start, 0.0, 0.1), np.array([False]), 2, float(start.sum()))
         assert len(np.unique(merged.reshape(5, -1), axis=0)) <= 2
         best = np.inf
         for partition in _partitions(list(range(5))):

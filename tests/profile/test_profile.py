@@ -93,6 +93,13 @@ def test_a_killed_profile_resumes_to_the_same_map(
     assert len(runs) == 3  # two batches; the finished one was not run again
 
 
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04 not a zip at all"])
+def test_damaged_unfinished_work_is_done_again(open_bench: OpenBench, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "sums.npz").write_bytes(content)
+    whole = make_map(open_bench, tmp_path / "whole.npz", samples=2)
+    assert map_bytes(make_map(open_bench, tmp_path / "sums.npz", samples=2)) == map_bytes(whole)
+
+
 def test_profiling_without_guidance_works(open_bench: OpenBench, tmp_path: Path) -> None:
     assert np.isfinite(make_map(open_bench, tmp_path / "sums.npz", guidance=1.0).reuse_error[5, :, :, 0]).all()
 
