@@ -267,7 +267,8 @@ def test_judging_a_long_manifest_takes_little_longer_than_parsing_it(
     edit_manifest(folder, lengthen)
     text = (folder / "manifest.json").read_bytes()
     parsing = min(_seconds(lambda: parse_manifest(text, "manifest")) for _ in range(3))
-    assert _seconds(lambda: open_manifest(folder)) < 12 * parsing
+    judging = min(_seconds(lambda: open_manifest(folder)) for _ in range(3))
+    assert judging < 12 * parsing
 
 
 def _replaced(old: bytes, new: bytes) -> bytes:
