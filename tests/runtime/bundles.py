@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from soda_runtime import Noise
+from soda_runtime.philox import INITIAL_STREAM, latent_noise
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 EXPECTED = GOLDEN.with_suffix(".npz")
 
@@ -76,3 +81,13 @@ def may_raise(kind: type[Exception], naming: str) -> Iterator[None]:
         return
     assert naming in message
     assert message.isprintable()
+
+Latents = NDArray[np.float32]
+SHAPE, STEPS = (1, 8, 8), 8  # of the golden bundle
+LABELS = [3, 7]
+
+
+def golden_noise(seed: int, batch: int) -> Noise:
+    """The noise that a seed stands for in the golden bundle."""
+    steps = [latent_noise(seed, 1 + i, batch, SHAPE) for i in range(STEPS)]
+    return Noise(latent_noise(seed, INITIAL_STREAM, batch, SHAPE), np.stack(steps))

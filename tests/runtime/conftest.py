@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from soda_runtime import Bundle, BundleError
+from soda_runtime import Bundle, BundleError, Session
 from soda_runtime.backends.host import HostMemory
 
 from .bundles import GOLDEN, copy_golden
@@ -56,3 +56,15 @@ def refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
         assert len(message) < 1000 + len(str(folder))
 
     return check
+
+
+@pytest.fixture
+def session(ort_bundle: Bundle) -> Session:
+    """A new session of the golden bundle."""
+    return ort_bundle.session()
+
+
+@pytest.fixture
+def null_bundle() -> Bundle:
+    """The golden bundle on the null backend, for requests that are judged before anything is computed."""
+    return Bundle.open(GOLDEN, backend="null")

@@ -10,34 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from soda_runtime import Bundle, Noise, RequestError, Session, SodaError
 from soda_runtime.backends import Engine, Memory, View
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.signature import Signature
 
-from .bundles import EXPECTED, GOLDEN
-
-Latents = NDArray[np.float32]
-SHAPE, STEPS = (1, 8, 8), 8
-LABELS = [3, 7]
-
-
-@pytest.fixture
-def session(ort_bundle: Bundle) -> Session:
-    """A new session of the golden bundle."""
-    return ort_bundle.session()
-
-
-@pytest.fixture
-def null_bundle() -> Bundle:
-    """The golden bundle on the null backend, for requests that are judged before anything is computed."""
-    return Bundle.open(GOLDEN, backend="null")
-
-
-def _noise(seed: int, batch: int) -> Noise:
-    steps = [latent_noise(seed, 1 + i, batch, SHAPE) for i in range(STEPS)]
-    return Noise(latent_noise(seed, INITIAL_STREAM, batch, SHAPE), np.stack(steps))
+from .bundles import EXPECTED, GOLDEN, LABELS, SHAPE, STEPS, Latents, golden_noise
 
 
 def _row(noise: Noise, row: int) -> Noise:
@@ -103,7 +81,7 @@ def test_the_bundles_own_guidance_is_the_default(session: Session) -> None:
 
 
 def test_a_seed_is_short_for_its_noise(session: Session) -> None:
-    assert np.array_equal(session.generate(LABELS, seed=5), session.generate(LABELS, noise=_noise(5, 2)))
+    assert np.array_equal(session.generate(LABELS, seed=5), session.generate(LABELS, noise=golden_noise(5, 2)))
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32, np.int64, np.uint64])
@@ -113,7 +91,7 @@ def test_a_seed_in_a_numpy_type_is_the_same_seed(null_bundle: Bundle, kind: type
 
 
 def test_every_row_of_a_batch_is_that_sample_played_alone(session: Session) -> None:
-    labels, noise = [0, 3, 7, 9], _noise(11, 4)
+    labels, noise = [0, 3, 7, 9], golden_noise(11, 4)
     batch = session.generate(labels, noise=noise)
     for row, label in enumerate(labels):
         assert _distance(batch[row : row + 1], session.generate(label, noise=_row(noise, row))) <= 1e-4
@@ -219,93 +197,6 @@ def test_a_session_plays_on_after_a_reset(session: Session) -> None:
     session.step(0)
     session.reset()
     assert np.array_equal(session.generate(LABELS, seed=3), expected)
-
-
-def _zeros(*shape: int) -> Latents:
-    return np.zeros(shape, np.float32)
-
-
-WRONG: dict[str, dict[str, Any]] = {
-    "a negative label": {"labels": -1},
-    "a label beyond the classes": {"labels": 10},
-    "one wrong label of two": {"labels": [3, 10]},
-    "no labels": {"labels": []},
-    "a batch of another size than the labels": {"labels": [3, 7], "batch": 3},
-    "a batch of a million": {"labels": 3, "batch": 10**6},
-    "a negative batch": {"labels": 3, "batch": -1},
-    "a fractional label": {"labels": [3.7]},
-    "a label that is not a number": {"labels": [float("nan")]},
-    "digits in a string": {"labels": "37"},
-    "no labels at all": {"labels": None},
-    "nested labels": {"labels": [[3]]},
-    "a fractional seed": {"labels": 3, "seed": 1.5},
-    "guidance that is not a number": {"labels": 3, "guidance": float("nan")},
-    "infinite guidance": {"labels": 3, "guidance": float("inf")},
-    "a negative seed": {"labels": 3, "seed": -1},
-    "a seed beyond 64 bits": {"labels": 3, "seed": 2**64},
-    "noise of another batch": {"labels": 3, "noise": Noise(_zeros(2, *SHAPE), _zeros(STEPS, 1, *SHAPE))},
-    "noise of another latent shape": {"labels": 3, "noise": Noise(_zeros(1, 1, 8, 9), _zeros(STEPS, 1, *SHAPE))},
-    "noise without a batch axis": {"labels": 3, "noise": Noise(_zeros(*SHAPE), _zeros(STEPS, 1, *SHAPE))},
-    "no noise for the steps": {"labels": 3, "noise": Noise(_zeros(1, *SHAPE))},
-    "noise for fewer steps": {"labels": 3, "noise": Noise(_zeros(1, *SHAPE), _zeros(STEPS - 1, 1, *SHAPE))},
-    "step noise of another batch": {"labels": 3, "noise": Noise(_zeros(1, *SHAPE), _zeros(STEPS, 2, *SHAPE))},
-    "labels in two rows": {"labels": np.array([[3, 7], [4, 8]])},
-    "a fractional batch": {"labels": 3, "batch": 2.0},
-    "guidance beyond float32": {"labels": 3, "guidance": 1e300},
-    "guidance in a string": {"labels": 3, "guidance": "2"},
-    "noise in an array": {"labels": 3, "noise": _zeros(1, *SHAPE)},
-    "noise of strings": {"labels": 3, "noise": Noise(np.full((1, *SHAPE), "a"), _zeros(STEPS, 1, *SHAPE))},
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_request_is_refused_before_anything_changes(null_bundle: Bundle, wrong: dict[str, Any]) -> None:
-    session = null_bundle.session()
-    session.start(LABELS, seed=3)
-    session.step(0)
-    playback, before = session.playback, [memory.read().copy() for memory in session.playback.memories()]
-    with pytest.raises(RequestError) as caught:
-        session.start(**wrong)
-    assert str(caught.value).isprintable()
-    assert session.playback is playback
-    assert all(np.array_equal(memory.read(), old) for memory, old in zip(playback.memories(), before, strict=True))
-    session.step(1)
-
-
-def test_a_wrong_request_in_between_does_not_change_the_latents(session: Session) -> None:
-    expected = session.generate(LABELS, seed=3)
-    session.start(LABELS, seed=3)
-    for i in range(STEPS):
-        with pytest.raises(RequestError):
-            session.start([3, 10], seed=4)
-        session.step(i)
-    assert np.array_equal(session.latents(), expected)
-
-
-@pytest.mark.parametrize(
-    ("guidance", "message"), [(2.0, "above 1"), (0.5, "no effect"), (float("nan"), "not a number")]
-)
-def test_guidance_is_refused_by_a_bundle_without_it(null_bundle: Bundle, guidance: float, message: str) -> None:
-    null_bundle.manifest = replace(null_bundle.manifest, rows_per_sample=1, guidance=1.0)
-    session = null_bundle.session()
-    with pytest.raises(RequestError, match=message):
-        session.start(3, guidance=guidance)
-    session.generate(3, guidance=1.0)
-
-
-def test_a_deterministic_sampler_ignores_noise_for_its_steps(null_bundle: Bundle) -> None:
-    manifest = null_bundle.manifest
-    null_bundle.manifest = replace(manifest, sampler=replace(manifest.sampler, stochastic=False))
-    session = null_bundle.session()
-    latents = session.generate(3, noise=_noise(1, 1))
-    assert np.array_equal(latents, session.generate(3, noise=Noise(_noise(1, 1).initial)))
-
-
-def test_noise_of_another_float_type_is_converted(session: Session) -> None:
-    noise = _noise(5, 2)
-    assert noise.steps is not None
-    wide = Noise(noise.initial.astype(np.float64), noise.steps.astype(np.float64))
-    assert np.array_equal(session.generate(LABELS, noise=wide), session.generate(LABELS, noise=noise))
 
 
 def test_two_sessions_in_two_threads_play_as_one_after_the_other(ort_bundle: Bundle) -> None:
