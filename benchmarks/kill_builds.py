@@ -18,7 +18,7 @@ from tests.tiny import save_tiny_model
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--longest", type=float, default=14.0, help="latest moment of a kill, in seconds")
+    parser.add_argument("--longest", type=float, default=18.0, help="latest moment of a kill, in seconds")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model = save_tiny_model(Path(scratch) / "tiny")

@@ -16,6 +16,7 @@ import pytest
 from soda_runtime import Session
 from soda_runtime.checks import verify_hashes
 
+from soda_export.errors import ExportError
 from soda_export.plan.plan import plan_text
 from soda_export.stages import StageStore
 from tests.conftest import OpenBench
@@ -160,3 +161,31 @@ def test_a_bundle_that_is_replaced_is_whole_before_and_after(open_bench: OpenBen
     assert (tmp_path / "bundle/plan.json").read_bytes() == plan_text(plan)
     assert (tmp_path / "bundle/manifest.json").stat().st_mtime >= started - 1
     shutil.rmtree(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("renames_before", [0, 1])
+def test_a_stop_while_a_bundle_is_put_in_place_leaves_a_whole_one_or_none(
+    open_bench: OpenBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: object, renames_before: int
+) -> None:
+    bench, out = open_bench(steps=6), tmp_path / "bundle"
+    spec, kept = bench.loaded.denoiser.spec, np.full((6, LAYERS, 2), TOKENS)
+    bench.build(make_plan(spec, kept), "ort", out)
+    kept[1] = 0
+    original, calls = Path.rename, []
+
+    def stopping(self: Path, target: Path) -> Path:
+        if target == out or self == out:
+            calls.append(target)
+            if len(calls) == renames_before + 1:
+                raise error  # type: ignore[misc]
+        return original(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stopping)
+        with pytest.raises((KeyboardInterrupt, OSError, ExportError)):
+            bench.build(make_plan(spec, kept), "ort", out)
+    if out.exists():
+        verify_hashes(out)
+    bench.build(make_plan(spec, kept), "ort", out)
+    assert len(verify_hashes(out).programs) == 3
