@@ -47,6 +47,14 @@ def pack_bundle(
     beside them for the reader (plan, program table). scratch: a folder for the unfinished bundle; where `out` is on
     another file system, a folder beside `out` is used instead. progress(done, total) counts files and the proof.
     """
+    sources = [export / index.weights, export / index.tables_file, *extra_files]
+    sources += [engines / name for name in (index.prepare, *index.programs)]
+    files = {source.name: FileEntry(source.stat().st_size, sha256_of(source)) for source in sources}
+    manifest = make_manifest(spec, table, index, backend, files)
+    text = manifest_text(manifest)
+    if _is_equal(out, text):
+        log.info("bundle: %s is up to date", out)
+        return manifest
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(parents=True, exist_ok=True)
     if out.parent.stat().st_dev != scratch.stat().st_dev:  # a rename cannot cross file systems
@@ -55,20 +63,12 @@ def pack_bundle(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        sources = [export / index.weights, export / index.tables_file, *extra_files]
-        sources += [engines / name for name in (index.prepare, *index.programs)]
         for i, source in enumerate(sources):
             shutil.copyfile(source, staging / source.name)
             progress(i + 1, len(sources) + 1)
-        files = {s.name: FileEntry((staging / s.name).stat().st_size, sha256_of(staging / s.name)) for s in sources}
-        manifest = make_manifest(spec, table, index, backend, files)
-        text = manifest_text(manifest)
         (staging / MANIFEST_NAME).write_text(text)
-        prove_bundle(staging)
+        prove_bundle(staging)  # hashes the copies against what was hashed at the source
         progress(len(sources) + 1, len(sources) + 1)
-        if _is_equal(out, text):
-            log.info("bundle: %s is up to date", out)
-            return manifest
         _replace(staging, out, scratch)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

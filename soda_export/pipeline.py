@@ -21,7 +21,7 @@ from .models.identity import SamplerIdentity
 from .models.load import LoadedModel, load_denoiser
 from .options import ProfileOptions, SamplerOptions
 from .pack import pack_bundle
-from .plan.anchors import cem_cost, interval_sum_cost, solve_anchors
+from .plan.anchors import anchor_cost, solve_anchors
 from .plan.plan import MAX_GUIDANCE, Plan, check_fits, plan_text, read_plan
 from .plan.solve import PlanOptions, SolvedPlan, solve_plan
 from .profile.profile import profile_denoiser
@@ -95,8 +95,7 @@ class Workbench:
     def check_budget(self, options: PlanOptions) -> None:
         """Refuse an impossible budget before anything is measured."""
         error = np.ones((self.sampler.steps, MAX_INTERVAL))
-        cem = options.cost == "cem"
-        solve_anchors(cem_cost(error, options.budget) if cem else interval_sum_cost(error), options.budget)
+        solve_anchors(anchor_cost(options.cost, error, options.budget), options.budget)
 
     def plan(self, sensitivity: SensitivityMap, options: PlanOptions) -> SolvedPlan:
         """Solve a plan for the map."""

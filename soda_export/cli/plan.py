@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..files import write_whole
 from ..lower.lower import lower_plan
 from ..options import ProfileOptions, SamplerRequest
-from ..plan.anchors import cem_cost, interval_sum_cost, solve_anchors
+from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.plan import plan_text
 from ..plan.prior import read_prior
 from ..plan.solve import PlanOptions, pruned_share
@@ -94,8 +94,7 @@ def plan(
 def _plan_prior(path: Path, sampler: SamplerRequest, planning: PlanOptions, json: bool) -> None:
     steps = 50 if sampler.steps is None else sampler.steps
     error = read_prior(path, steps)
-    cost = cem_cost(error, planning.budget) if planning.cost == "cem" else interval_sum_cost(error)
-    anchors = solve_anchors(cost, planning.budget)
+    anchors = solve_anchors(anchor_cost(planning.cost, error, planning.budget), planning.budget)
     programs = 1 if planning.budget == steps else 2
     if json:
         # without a model only whole steps are known: a reused step is taken as free

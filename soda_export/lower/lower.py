@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
-from ..models.flops import fixed_flops, full_step_flops, module_flops
+from ..models.flops import full_step_flops, step_flops
 from ..models.spec import DenoiserSpec
 from ..plan.plan import Plan, hash_of, plan_text
 from .arena import layout_arena
@@ -80,10 +80,9 @@ def _program(
     kept: NDArray[np.int64], writes: NDArray[np.bool_], spec: DenoiserSpec, rows: int
 ) -> StepProgram:
     slots = [(layer, m, Slot(layer, name)) for layer in range(spec.num_layers) for m, name in enumerate(spec.modules)]
-    flops = fixed_flops(spec, rows) + rows * sum(module_flops(spec, s.module, int(kept[i, m])) for i, m, s in slots)
     return StepProgram(
         tuple(tuple(int(k) for k in row) for row in kept),
         tuple(slot for i, m, slot in slots if kept[i, m] < spec.num_tokens),
         tuple(slot for i, m, slot in slots if writes[i, m]),
-        flops,
+        step_flops(spec, rows, kept),
     )

@@ -8,6 +8,8 @@ those papers report.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .spec import DenoiserSpec
 
 
@@ -30,7 +32,16 @@ def fixed_flops(spec: DenoiserSpec, rows: int) -> int:
     return spec.num_layers * (adaln + rows * 3 * spec.num_tokens * spec.width)
 
 
+def step_flops(spec: DenoiserSpec, rows: int, kept: Iterable[Iterable[int]]) -> int:
+    """FLOPs of a step for one sample of `rows` rows (2 with guidance). kept: [L][M] tokens each module computes."""
+    modules = sum(
+        module_flops(spec, module, int(keep))
+        for layer in kept
+        for module, keep in zip(spec.modules, layer, strict=True)
+    )
+    return fixed_flops(spec, rows) + rows * modules
+
+
 def full_step_flops(spec: DenoiserSpec, rows: int) -> int:
-    """FLOPs of a step that computes everything, for one sample of `rows` rows (2 with guidance)."""
-    modules = sum(module_flops(spec, module, spec.num_tokens) for module in spec.modules)
-    return fixed_flops(spec, rows) + rows * spec.num_layers * modules
+    """FLOPs of a step that computes everything, for one sample."""
+    return step_flops(spec, rows, [[spec.num_tokens] * len(spec.modules)] * spec.num_layers)

@@ -8,10 +8,19 @@ code (arXiv 2512.23258). cost[t, g] = predicted error of the g - 1 steps between
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
+
+AnchorCost = Literal["sum", "cem"]
+
+
+def anchor_cost(kind: AnchorCost, reuse_error: NDArray[np.float64], budget: int) -> NDArray[np.float64]:
+    """The cost of that kind by gap, [S, I + 2], for reuse_error [S, I]."""
+    return cem_cost(reuse_error, budget) if kind == "cem" else interval_sum_cost(reuse_error)
 
 
 def interval_sum_cost(reuse_error: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from ..errors import PlanError
-from ..models.flops import fixed_flops, full_step_flops, module_flops
+from ..models.flops import fixed_flops, full_step_flops, module_flops, step_flops
 from ..models.identity import identify, rows_per_sample, same_model
 from ..models.spec import DenoiserSpec
 from ..profile.sensitivity import SensitivityMap, map_bytes
-from .anchors import cem_cost, interval_sum_cost, solve_anchors
+from .anchors import AnchorCost, anchor_cost, solve_anchors
 from .decide import Strategy, decide_modules, spent_flops
 from .errors_by_keep import tabulate_choices
 from .merge import error_given_up, merge_steps
 from .plan import Plan, hash_of
 
 log = logging.getLogger(__name__)
-AnchorCost = Literal["sum", "cem"]
 
 # mean cost of a non-anchor step, as a share of a full one, that SODA's published FLOPs ratios imply
 _NON_ANCHOR_SHARE = {"ddim": 0.065, "ddpm": 0.11}
@@ -66,11 +64,9 @@ def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOpt
     if not 0.0 <= options.sensitivity_weight < np.inf:
         raise PlanError(f"--sensitivity-weight {options.sensitivity_weight:g}: must be a number of 0 or more")
     rows, steps = rows_per_sample(info.guidance), info.sampler.steps
-    if options.cost == "cem":
-        cost = cem_cost(np.nan_to_num(sensitivity.hidden_error.astype(np.float64)), options.budget)
-    else:
-        cost = interval_sum_cost(sensitivity.mean_reuse_error())
-    anchors = solve_anchors(cost, options.budget)
+    hidden = np.nan_to_num(sensitivity.hidden_error.astype(np.float64))
+    error = hidden if options.cost == "cem" else sensitivity.mean_reuse_error()
+    anchors = solve_anchors(anchor_cost(options.cost, error, options.budget), options.budget)
     prunable = np.array([module != "attn" or options.prune_attention for module in spec.modules])
     spendable = _prune_budget(spec, rows, steps, options, prunable, info.sampler.name)
     choices = tabulate_choices(sensitivity, spec, anchors, rows)
@@ -96,19 +92,9 @@ def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOpt
     return SolvedPlan(plan, loss, decisions.beta)
 
 
-def step_flops(plan: Plan, spec: DenoiserSpec, step: int) -> int:
-    """FLOPs of one step for one sample, in the papers' convention."""
-    modules = sum(
-        module_flops(spec, module, int(keep))
-        for m, module in enumerate(spec.modules)
-        for keep in plan.kept[step, :, m]
-    )
-    return fixed_flops(spec, plan.rows) + plan.rows * modules
-
-
 def flops_ratio(plan: Plan, spec: DenoiserSpec) -> float:
     """FLOPs of computing everything at every step / FLOPs of the plan."""
-    total = sum(step_flops(plan, spec, t) for t in range(len(plan.kept)))
+    total = sum(step_flops(spec, plan.rows, kept) for kept in plan.kept)
     return len(plan.kept) * full_step_flops(spec, plan.rows) / total
 
 

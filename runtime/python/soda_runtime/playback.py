@@ -63,11 +63,6 @@ class Playback:
         """Where the state goes before step 0."""
         return self._states[0]
 
-    @property
-    def final_state(self) -> Memory:
-        """Where the state is after the last step."""
-        return self.state_after(len(self.steps))
-
     def state_after(self, steps_done: int) -> Memory:
         """Where the state is after that many steps."""
         return self._states[steps_done % 2]
