@@ -10,7 +10,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml runtime/python/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e runtime/python[ort] -e .[dev]
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e runtime/python[ort,text] -e .[dev]
 	touch $@
 
 demo: $(STAMP)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from soda_runtime import Session
+from soda_runtime.manifest import LabelCondition, TextCondition
 
 from soda_export.bench import BenchOptions, bench_bundle
+from soda_export.eval.scenes import held_out_prompts
 from soda_export.report.images import save_comparison
 
 
@@ -21,12 +24,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=40)
     args = parser.parse_args()
     session = Session.open(args.bundle)
-    classes = session.bundle.manifest.model.num_classes
-    labels = [i % classes for i in range(args.samples)]
-    samples = {
-        "everything computed": session.generate(labels, seed=0, accelerated=False),
-        f"accelerated, FLOPs / {session.bundle.manifest.flops_ratio:.2f}": session.generate(labels, seed=0),
-    }
+    request = _request(session.bundle.manifest.model.condition, args.samples)
+    samples = {}
+    for accelerated, title in (
+        (False, "everything computed"), (True, f"accelerated, FLOPs / {session.bundle.manifest.flops_ratio:.2f}")
+    ):  # fmt: skip
+        session.generate(**request, seed=0, accelerated=accelerated)
+        samples[title] = session.images()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_comparison(samples, args.out)
     result = bench_bundle(args.bundle, BenchOptions(batch=8, rounds=5), lambda *_: None)
@@ -35,7 +39,15 @@ def main() -> None:
     print(f"speedup      {result.speedup:.2f}x ({before:.0f} -> {after:.0f} ms, batch {result.batch})")
     print(f"FLOPs ratio  {result.flops_ratio:.2f}x")
     error = result.error
-    print(f"error        RMSE {error.rmse:.4f} on pixels in -1..1 ({100 * error.relative:.1f} % relative)")
+    unit = "pixels in -1..1" if session.bundle.manifest.model.output == "pixels" else "latents"
+    print(f"error        RMSE {error.rmse:.4f} on {unit} ({100 * error.relative:.1f} % relative)")
+
+
+def _request(condition: LabelCondition | TextCondition, samples: int) -> dict[str, Any]:
+    """Classes in turn, or for a text model captions of its world of coloured shapes."""
+    if isinstance(condition, LabelCondition):
+        return {"labels": [i % condition.num_classes for i in range(samples)]}
+    return {"prompt": [scene.caption for scene in held_out_prompts(samples)]}
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Write the golden bundle of the current format version: tests/golden/v<VERSION>, with inputs and expected latents.
+"""Write the golden bundles of the current format version, with inputs and expected latents.
 
     python scripts/make_golden.py
 
-A golden bundle is made once per format version and never again: readers of later versions must still open it.
+tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder. A
+golden bundle is made once per format version and never again: readers of later versions must still open it.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from soda_runtime import Session
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
+from soda_export.models.denoiser import TextRows
 from soda_export.options import SamplerOptions
 from soda_export.pipeline import Workbench
 from soda_export.reference import run_reference
@@ -24,33 +27,52 @@ from soda_export.stages import StageStore
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from tests.tiny import make_plan, mixed_kept, save_tiny_model  # noqa: E402
+from tests.tiny import make_plan, mixed_kept, save_tiny_model, save_tiny_pixart  # noqa: E402
 
 LABELS, SEED = [3, 7], 1234
+PROMPTS, NEGATIVE = ["a red circle", "a blue square above a red circle"], "blue"
 
 
 def main() -> None:
-    out = ROOT / f"tests/golden/v{VERSION}"
-    if out.exists():
-        sys.exit(f"{out} exists: a golden bundle is never remade; raise the format version instead")
+    outs = ROOT / f"tests/golden/v{VERSION}", ROOT / f"tests/golden/v{VERSION}-text"
+    for out in outs:
+        if out.exists():
+            sys.exit(f"{out} exists: a golden bundle is never remade; raise the format version instead")
+    label_options, text_options = SamplerOptions("ddim", 8, 1.0, 1.5), SamplerOptions("dpm-solver++", 8, 0.0, 4.5)
+    make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, lambda bench: torch.tensor(LABELS))
+    request = {"prompt": PROMPTS, "negative_prompt": NEGATIVE}
+    make(outs[1], save_tiny_pixart, text_options, request, encode)
+
+
+def encode(bench: Workbench) -> TextRows:
+    texts = bench.components.encode([*PROMPTS, NEGATIVE, NEGATIVE])
+    return TextRows(texts.embeds, texts.mask)
+
+
+def make(
+    out: Path, save: Callable[[Path], Path], options: SamplerOptions, request: dict[str, object],
+    condition: Callable[[Workbench], torch.Tensor | TextRows],
+) -> None:  # fmt: skip
+    """Build a toy model with steps of every kind, and play it to compare with the reference."""
     with tempfile.TemporaryDirectory() as scratch:
-        model = save_tiny_model(Path(scratch) / "tiny")
-        store = StageStore(ROOT / "tests/golden/.work")
-        options = SamplerOptions("ddim", 8, 1.0, 1.5)
+        model = save(Path(scratch) / "tiny")
+        store = StageStore(Path(scratch) / "work")
         bench = Workbench(str(model), options, store, lambda *_: None)
-        plan = make_plan(bench.loaded.denoiser.spec, mixed_kept(), eta=1.0)
+        spec = bench.loaded.denoiser.spec
+        kept = mixed_kept(modules=len(spec.modules))
+        plan = make_plan(spec, kept, options.sampler, options.eta, options.guidance)
         table = bench.build(plan, "ort", out).table
-        store.discard(store.root)
-    shape = bench.loaded.denoiser.spec.latent_shape
-    initial = latent_noise(SEED, INITIAL_STREAM, len(LABELS), shape)
-    steps = np.stack([latent_noise(SEED, 1 + i, len(LABELS), shape) for i in range(8)])
+        rows = condition(bench)
+    initial = latent_noise(SEED, INITIAL_STREAM, 2, spec.latent_shape)
+    steps = np.stack([latent_noise(SEED, 1 + i, 2, spec.latent_shape) for i in range(8)])
     reference = run_reference(
-        bench.loaded.denoiser, bench.sampler, table, torch.tensor(LABELS), torch.from_numpy(initial),
-        torch.from_numpy(steps),
-    ).numpy()  # fmt: skip
-    played = Session.open(out).generate(LABELS, seed=SEED)
+        bench.loaded.denoiser, bench.sampler, table, rows, torch.from_numpy(initial), torch.from_numpy(steps)
+    ).numpy()
+    session = Session.open(out)
+    played = session.generate(**request, seed=SEED)
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
-    np.savez(out.with_suffix(".npz"), labels=LABELS, seed=SEED, latents=reference)
+    expected = {"latents": reference, **({"images": session.images()} if "prompt" in request else {})}
+    np.savez(out.with_suffix(".npz"), seed=SEED, **request, **expected)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from soda_runtime import Bundle, Session
+from soda_runtime.request import example_request
 
 from .errors import EngineError, UsageError
 
@@ -75,19 +77,19 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
         raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
     bundle = Bundle.open(path, device=options.device, threads=options.threads)
     manifest = bundle.manifest
-    labels = [i % manifest.model.num_classes for i in range(options.batch)]
+    request = example_request(bundle, options.batch)
     accelerated, baseline = bundle.session(), bundle.session()
-    accelerated.start(labels, seed=options.seed)  # what cannot be run is refused here, in its own words
+    accelerated.start(**request, seed=options.seed)  # what cannot be run is refused here, in its own words
     memory = _measure_memory(path, options)
-    accelerated.generate(labels, seed=options.seed)
-    baseline.generate(labels, seed=options.seed, accelerated=False)
+    accelerated.generate(**request, seed=options.seed)
+    baseline.generate(**request, seed=options.seed, accelerated=False)
     times: dict[bool, list[float]] = {True: [], False: []}
     differences, references = [], []
     for i in range(options.rounds):
         pair = {}
         for session, fast in ((accelerated, True), (baseline, False)):
             started = time.perf_counter()
-            pair[fast] = session.generate(labels, seed=options.seed + i, accelerated=fast)
+            pair[fast] = session.generate(**request, seed=options.seed + i, accelerated=fast)
             times[fast].append(time.perf_counter() - started)
             progress(2 * i + 1 + (not fast), 2 * options.rounds)
         differences.append(pair[True].astype(np.float64) - pair[False])
@@ -99,15 +101,15 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
         bundle=str(path), backend=manifest.backend, batch=options.batch, rounds=options.rounds, latency_s=latency,
         baseline_latency_s=base, speedup=base / latency, flops_ratio=manifest.flops_ratio,
         realization=base / latency / manifest.flops_ratio,
-        dispatch_us_per_step=measure_dispatch(accelerated, labels, options.seed),
+        dispatch_us_per_step=measure_dispatch(accelerated, request, options.seed),
         error=Error(rmse, rmse / float(np.sqrt(np.mean(reference**2))), float(np.abs(difference).max())),
         memory_bytes=memory,
     )  # fmt: skip
 
 
-def measure_dispatch(session: Session, labels: list[int], seed: int) -> float:
+def measure_dispatch(session: Session, request: dict[str, Any], seed: int) -> float:
     """Median microseconds that a step spends in our Python, outside the engine's call."""
-    session.start(labels, seed=seed)
+    session.start(**request, seed=seed)
     playback = session.playback
     spent = 0.0
 
@@ -121,7 +123,8 @@ def measure_dispatch(session: Session, labels: list[int], seed: int) -> float:
         return run
 
     originals = playback.prepares, playback.steps
-    playback.prepares, playback.steps = [timed(c) for c in playback.prepares], [timed(c) for c in playback.steps]
+    playback.prepares = [[timed(call) for call in calls] for calls in playback.prepares]
+    playback.steps = [timed(call) for call in playback.steps]
     try:
         overhead = []
         for i in range(len(playback.steps)):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from soda_runtime import Bundle
+from soda_runtime.request import example_request
 
 
 def _status_bytes(field: str) -> int:
@@ -22,16 +23,17 @@ def probe(path: str, batch: int, device: str, threads: int) -> dict[str, int]:
 
     has_proc = Path("/proc/self/status").exists()
     before = _status_bytes("VmRSS") if has_proc else 0
-    session = Bundle.open(path, device=device, threads=threads).session()
-    session.start(0, batch=batch)
+    bundle = Bundle.open(path, device=device, threads=threads)
+    session, request = bundle.session(), example_request(bundle, batch)
+    session.start(**request)
     opened = _status_bytes("VmRSS") if has_proc else 0
-    session.generate(0, batch=batch)
+    session.generate(**request)
     peak = _status_bytes("VmHWM") if has_proc else 0
     manifest = session.bundle.manifest
     arena = manifest.arena.bytes * batch
     buffers = sum(memory.nbytes for memory in session.playback.memories())
     return {
-        "weights_once": manifest.files[manifest.weights].bytes,
+        "weights_once": sum(manifest.files[name].bytes for name in manifest.weights),
         "weights_resident": max(0, opened - before),
         "arena": arena,
         "activations": max(0, peak - opened - buffers),

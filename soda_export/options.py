@@ -7,33 +7,46 @@ from pathlib import Path
 from typing import Literal
 
 from .models.identity import SamplerIdentity, TokenScore
+from .models.precision import Precision
 from .profile.sensitivity import Metric
 
-DEFAULT_GUIDANCE = 1.5
+DEFAULTS = {"dit": (SamplerIdentity("ddim", 50), 1.5), "pixart": (SamplerIdentity("dpm-solver++", 20), 4.5)}
+"""Family -> sampler and guidance of its published results."""
 
 
 @dataclass(frozen=True)
 class SamplerRequest:
     """What the user asked of the sampler; what was not asked comes from the map or plan given, or the defaults."""
 
-    sampler: Literal["ddim", "ddpm"] | None = None
-    """Sampler. [default: the given map's or plan's, else ddim]"""
+    sampler: Literal[
+        "ddim", "ddpm", "dpm-solver++", "euler", "flow-euler", "unipc",
+        "dpm-solver++-karras", "euler-karras", "unipc-karras",
+    ] | None = None  # fmt: skip
+    """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the family's: DiT
+    ddim, PixArt dpm-solver++]"""
     steps: int | None = None
-    """Denoising steps. [default: the given map's or plan's, else 50]"""
+    """Denoising steps. [default: the given map's or plan's, else the family's: DiT 50, PixArt 20]"""
     eta: float | None = None
     """DDIM's share of DDPM's noise, 0..1. [default: the given map's or plan's, else 0]"""
     guidance: float | None = None
-    """Classifier-free guidance scale; 1 or less turns it off. [default: the given map's or plan's, else 1.5]"""
+    """Classifier-free guidance scale; 1 or less turns it off. [default: the given map's or plan's, else the family's:
+    DiT 1.5, PixArt 4.5]"""
+    guidance_channels: Literal["all", "3"] | None = None
+    """Latent channels that guidance applies to; DiT's authors guide 3 of 4. [default: the map's or plan's, else all]"""
 
-    def resolve(self, given: SamplerIdentity | None = None, guidance: float = DEFAULT_GUIDANCE) -> SamplerOptions:
+    def resolve(self, base: SamplerIdentity, guidance: float) -> SamplerOptions:
         """Fill in what was not asked."""
-        base = given or SamplerIdentity("ddim", 50)
+        guided = base.guided_channels if self.guidance_channels is None else _GUIDED[self.guidance_channels]
         return SamplerOptions(
             base.name if self.sampler is None else self.sampler,
             base.steps if self.steps is None else self.steps,
             base.eta if self.eta is None else self.eta,
             guidance if self.guidance is None else self.guidance,
+            guided,
         )
+
+
+_GUIDED = {"all": 0, "3": 3}
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class SamplerOptions:
     steps: int
     eta: float
     guidance: float
+    guided_channels: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,12 @@ class ProfileOptions:
     """Whose largest tokens are kept: channel mean of the module's input, its absolute value, or the cached output's."""
     profile_memory: float = 4.0
     """Most GB for the history of outputs; more layers than fit are profiled in several passes."""
+    profile_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the matrix products; bf16 is faster where the machine has it."""
+    prompts: Path | None = None
+    """Text models: file with one prompt a line. [default: the model's own prompts.txt, else built-in ones]"""
+    profile_embeds: Path | None = None
+    """Text models: safetensors file of prompt embeddings, as diffusers' encode_prompt gives them."""
 
 
 @dataclass(frozen=True)
@@ -68,5 +88,9 @@ class BundleOptions:
 
     backend: str = "ort"
     """Engine library."""
+    precision: Precision = "fp32"
+    """Of weights, activations and cache; norms, softmax and the sampler stay in fp32."""
+    without: tuple[Literal["text-encoder", "decoder"], ...] = ()
+    """Leave a part of the pipeline out: the bundle then takes embeddings, or gives latents."""
     out: Path | None = None
     """Bundle folder. [default: engines/MODEL-bBUDGET-BACKEND, or MODEL-PLANFILE-BACKEND]"""

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from soda_runtime.bundle import Bundle
@@ -15,21 +16,25 @@ from soda_runtime.manifest import (
     MANIFEST_NAME,
     VERSION,
     Arena,
-    Conditioning,
     FileEntry,
+    FinishProgram,
+    LabelCondition,
     Manifest,
     Model,
-    Prepare,
+    PrepareProgram,
     Program,
     Sampler,
     Step,
+    TextCondition,
     manifest_text,
 )  # fmt: skip
+from soda_runtime.request import example_request
 
 from . import __version__
 from .errors import BundleError, ExportError
 from .export.index import ExportIndex
 from .lower.program import ProgramTable, Slot
+from .models import spec as models
 from .models.spec import DenoiserSpec
 from .stages import StageStore
 
@@ -37,9 +42,20 @@ log = logging.getLogger(__name__)
 _BUNDLE_SUFFIXES = (".json", ".onnx", ".safetensors")
 
 
+@dataclass(frozen=True)
+class Components:
+    """What goes into a bundle beside the steps. files: to be copied; weights and tokenizer: names among them."""
+
+    prepare: tuple[PrepareProgram, ...] = ()
+    finish: tuple[FinishProgram, ...] = ()
+    weights: tuple[str, ...] = ()
+    tokenizer: str = ""
+    files: tuple[Path, ...] = ()
+
+
 def pack_bundle(
-    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, backend: str, export: Path, engines: Path,
-    extra_files: Sequence[Path], scratch: Path, out: Path, progress: Callable[[int, int], None],
+    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str, export: Path,
+    engines: Path, extra_files: Sequence[Path], scratch: Path, out: Path, progress: Callable[[int, int], None],
 ) -> Manifest:  # fmt: skip
     """Write the bundle folder `out`, whole or not at all; a bundle that is already there and equal is left alone.
 
@@ -47,10 +63,10 @@ def pack_bundle(
     beside them for the reader (plan, program table). scratch: a folder for the unfinished bundle; where `out` is on
     another file system, a folder beside `out` is used instead. progress(done, total) counts files and the proof.
     """
-    sources = [export / index.weights, export / index.tables_file, *extra_files]
-    sources += [engines / name for name in (index.prepare, *index.programs)]
+    sources = [export / index.weights, export / index.tables_file, *components.files, *extra_files]
+    sources += [engines / name for name in index.graphs]
     files = {source.name: FileEntry(source.stat().st_size, sha256_of(source)) for source in sources}
-    manifest = make_manifest(spec, table, index, backend, files)
+    manifest = make_manifest(spec, table, index, components, backend, files)
     text = manifest_text(manifest)
     if _is_equal(out, text):
         log.info("bundle: %s is up to date", out)
@@ -78,39 +94,49 @@ def pack_bundle(
 
 
 def make_manifest(
-    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, backend: str, files: dict[str, FileEntry]
-) -> Manifest:
+    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str,
+    files: dict[str, FileEntry],
+) -> Manifest:  # fmt: skip
     """The manifest of a bundle."""
+    condition: LabelCondition | TextCondition
+    if isinstance(spec.condition, models.LabelCondition):
+        condition = LabelCondition("label", spec.condition.num_classes, spec.condition.null_class)
+    else:
+        text = spec.condition
+        condition = TextCondition("text", text.max_tokens, text.embed_width, components.tokenizer)
     return Manifest(
-        format=FORMAT, version=VERSION, builder=f"soda-export {__version__}", backend=backend, precision="fp32",
+        format=FORMAT, version=VERSION, builder=f"soda-export {__version__}", backend=backend,
+        precision=index.precision,  # type: ignore[arg-type]
         model=Model(
             spec.name, spec.family, spec.hash, spec.latent_shape, spec.num_layers, spec.modules, spec.num_tokens,
-            spec.width, spec.num_classes, spec.null_class, spec.output,
+            spec.width, condition, spec.output,
         ),
         sampler=Sampler(
             table.sampler.name, table.sampler.steps, index.timesteps, index.state_size, index.stochastic,
-            index.initial_scale,
+            index.learned_variance, index.initial_scale,
         ),
         rows_per_sample=table.rows, guidance=table.guidance, flops_ratio=table.flops_ratio,
-        prepare=Prepare(
-            index.prepare, index.tables, (Conditioning(index.conditioning, index.num_conditions, spec.width),)
-        ),
+        tensors=index.tensors, prepare=(*components.prepare, *index.prepare), finish=components.finish,
         programs=tuple(
-            Program(name, _names(program.reads), _names(program.writes), program.flops)
-            for name, program in zip(index.programs, table.programs, strict=True)
+            Program(name, taken, _names(program.reads), _names(program.writes), program.flops)
+            for name, taken, program in zip(index.programs, index.inputs, table.programs, strict=True)
         ),
         baseline_program=table.baseline, steps=tuple(_step(table, t) for t in range(len(table.step_programs))),
         arena=Arena(
             table.arena.bytes, table.arena.lower_bound_bytes, table.arena.naive_bytes, table.arena.slot_bytes
         ),
-        weights=index.weights, tables=index.tables_file, files=files,
+        weights=(index.weights, *components.weights), tables=index.tables_file, files=files,
     )  # fmt: skip
 
 
 def prove_bundle(folder: Path) -> Manifest:
     """Check every hash, open the folder as a user would, and play its dispatch on the null backend."""
     manifest = verify_hashes(folder)
-    Bundle(folder, manifest, "null", device="cpu", threads=0).session().generate(0, seed=0)
+    bundle = Bundle(folder, manifest, "null", device="cpu", threads=0)
+    session = bundle.session()
+    session.generate(**example_request(bundle, 1))
+    if manifest.finish:
+        session.images()
     return manifest
 
 

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from soda_runtime.checks import sha256_of
 
 from .compile import compile_engines, library_version
+from .components import ComponentMaker
 from .errors import PlanError, UsageError
 from .export.export import export_programs
 from .export.index import read_index
 from .lower.lower import lower_plan
 from .lower.program import ProgramTable, read_table, table_text
-from .models.identity import SamplerIdentity
-from .models.load import LoadedModel, load_denoiser
-from .options import ProfileOptions, SamplerOptions
+from .models.identity import SamplerIdentity, rows_per_sample
+from .models.load import LoadedModel, ModelRequest, load_denoiser
+from .models.precision import Precision
+from .models.spec import DenoiserSpec, TextCondition
+from .options import BundleOptions, ProfileOptions, SamplerOptions
 from .pack import pack_bundle
 from .plan.anchors import anchor_cost, solve_anchors
-from .plan.plan import MAX_GUIDANCE, Plan, check_fits, plan_text, read_plan
+from .plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
 from .plan.solve import PlanOptions, SolvedPlan, solve_plan
-from .profile.profile import profile_denoiser
+from .profile.calibration import (
+    DEFAULT_PROMPTS,
+    LabelCalibration,
+    TextCalibration,
+    random_texts,
+    read_prompts,
+    read_texts,
+)
+from .profile.profile import Calibration, profile_denoiser
 from .profile.sensitivity import MAX_INTERVAL, SensitivityMap, map_bytes, read_map
 from .sampler import SamplerTable, freeze_sampler
 from .stages import StageStore
@@ -47,13 +59,20 @@ class Built:
 class Workbench:
     """One model with one frozen sampler, and the stages that lead from it to a bundle."""
 
-    def __init__(self, model: str, options: SamplerOptions, store: StageStore, progress: Progress) -> None:
-        self.loaded: LoadedModel = load_denoiser(model)
+    def __init__(
+        self, model: str | ModelRequest | LoadedModel, options: SamplerOptions, store: StageStore, progress: Progress
+    ) -> None:
+        self.loaded: LoadedModel = model if isinstance(model, LoadedModel) else load_denoiser(model)
         self.options, self.store, self.progress = options, store, progress
+        spec = self.loaded.denoiser.spec
         self.sampler: SamplerTable = freeze_sampler(
-            options.sampler, self.loaded.scheduler_config, options.steps, options.eta
+            options.sampler, self.loaded.scheduler_config, options.steps, options.eta,
+            learned_variance=spec.out_channels == 2 * spec.latent_shape[0],
         )
-        self.identity = SamplerIdentity(options.sampler, options.steps, options.eta)
+        if options.guided_channels > spec.latent_shape[0]:
+            raise UsageError(f"--guidance-channels {options.guided_channels}: the model has {spec.latent_shape[0]}")
+        self.identity = SamplerIdentity(options.sampler, options.steps, options.eta, options.guided_channels)
+        self.components = ComponentMaker(self.loaded, store, progress)
         if not 0.0 <= options.guidance <= MAX_GUIDANCE:
             raise UsageError(f"--guidance {options.guidance:g}: must be within 0 .. {MAX_GUIDANCE:g}; 1 turns it off")
 
@@ -63,16 +82,19 @@ class Workbench:
             raise UsageError(f"--samples {options.samples}: at least 1 generation must be profiled")
         if not 0.0 < options.profile_memory < np.inf:
             raise UsageError(f"--profile-memory {options.profile_memory:g}: must be a number of GB above 0")
+        texts = self._calibration_texts(options)
         inputs = {
             "model": self.loaded.denoiser.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
-            "profile": options,
+            "profile": replace(options, prompts=None, profile_embeds=None),  # what the files hold is in texts
+            "texts": texts, "text_encoder": self.components.text_hashes() if texts else {},
         }  # fmt: skip
         unfinished = self.store.resumable("profile", inputs)
 
         def make(folder: Path) -> None:
             sensitivity = profile_denoiser(
-                self.loaded.denoiser, self.sampler, eta=self.options.eta, guidance=self.options.guidance,
-                samples=options.samples, seed=options.seed, metric=options.metric, token_score=options.token_score,
+                self.loaded.denoiser, self.sampler, self._calibration(options, texts), identity=self.identity,
+                guidance=self.options.guidance, samples=options.samples, seed=options.seed, metric=options.metric,
+                token_score=options.token_score, bf16=options.profile_precision == "bf16",
                 memory_bytes=int(options.profile_memory * 1e9), partial=unfinished / "sums.npz",
                 progress=partial(self.progress, "profile"),
             )  # fmt: skip
@@ -82,14 +104,44 @@ class Workbench:
         self.store.discard(unfinished)
         return read_map(folder / "map.safetensors")
 
+    def _calibration_texts(self, options: ProfileOptions) -> list[str]:
+        """The prompts to profile with; none for class labels, given embeddings, or without a text encoder."""
+        is_text = isinstance(self.loaded.denoiser.spec.condition, TextCondition)
+        if not is_text and (options.prompts or options.profile_embeds):
+            raise UsageError("--prompts and --profile-embeds are for text models; this one takes class labels")
+        if options.prompts is not None and options.profile_embeds is not None:
+            raise UsageError("--prompts and --profile-embeds: give one of them")
+        if options.prompts is not None and not self.components.has_text_encoder:
+            raise UsageError(f"--prompts {options.prompts}: the model has no text encoder; give --profile-embeds")
+        if options.profile_embeds is not None:
+            if not options.profile_embeds.is_file():
+                raise UsageError(f"--profile-embeds {options.profile_embeds}: no such file")
+            return [f"sha256 {sha256_of(options.profile_embeds)}"]
+        if not is_text or not self.components.has_text_encoder:
+            return []
+        own = None if self.loaded.folder is None else self.loaded.folder / "prompts.txt"
+        path = options.prompts or (own if own is not None and own.is_file() else None)
+        return list(DEFAULT_PROMPTS) if path is None else read_prompts(path)
+
+    def _calibration(self, options: ProfileOptions, texts: list[str]) -> Calibration:
+        spec, rows = self.loaded.denoiser.spec, rows_per_sample(self.options.guidance)
+        if not isinstance(spec.condition, TextCondition):
+            return LabelCalibration(spec, rows)
+        if options.profile_embeds is not None:
+            return TextCalibration(read_texts(options.profile_embeds, spec.condition), rows)
+        if texts:
+            return TextCalibration(self.components.encode(texts[: options.samples]), rows)
+        log.warning("profile: no text encoder at hand, so random embeddings are used; --profile-embeds gives real ones")
+        return TextCalibration(random_texts(spec.condition, options.samples, options.seed), rows)
+
     def check_map(self, sensitivity: SensitivityMap) -> None:
         """Refuse a map measured with another sampler, step count or guidance (solve_plan checks the model)."""
         info = sensitivity.info
         if info.sampler != self.identity or info.guidance != self.options.guidance:
             raise PlanError(
-                f"the map is for {info.sampler.name} with {info.sampler.steps} steps, eta {info.sampler.eta:g} and "
-                f"guidance {info.guidance:g}, not {self.identity.name} with {self.identity.steps} steps, eta "
-                f"{self.identity.eta:g} and guidance {self.options.guidance:g}; profile again or pass its settings"
+                f"the map is for {describe_sampler(info.sampler)} and guidance {info.guidance:g}, not "
+                f"{describe_sampler(self.identity)} and guidance {self.options.guidance:g}; profile again or pass its "
+                "settings"
             )
 
     def check_budget(self, options: PlanOptions) -> None:
@@ -108,33 +160,38 @@ class Workbench:
         check_fits(plan, self.loaded.denoiser.spec, self.identity, self.options.guidance)
         return plan
 
-    def build(self, plan: Plan, backend: str, out: Path) -> Built:
+    def build(self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions()) -> Built:
         """Lower, export, compile and pack a plan that fits this model."""
-        denoiser, text = self.loaded.denoiser, plan_text(plan)
+        denoiser, text, precision = self.loaded.denoiser, plan_text(plan), options.precision
         spec = denoiser.spec
-        common = {"model": spec, "scheduler": self.loaded.scheduler_config, "plan": text.decode()}
-        lowered = self.store.produce("programs", common, lambda folder: _write_programs(folder, plan, text, self))
+        common = {"model": spec, "scheduler": self.loaded.scheduler_config, "precision": precision}
+        lowered = self.store.produce(
+            "programs", {**common, "plan": text.decode()},
+            lambda folder: _write_programs(folder, plan, text, spec, precision),
+        )  # fmt: skip
         table = read_table((lowered / "programs.json").read_bytes(), str(lowered / "programs.json"))
         # what follows depends on the decisions, not on who made them
-        common = {"model": spec, "scheduler": self.loaded.scheduler_config,
-                  "table": msgspec.structs.replace(table, plan_hash="")}  # fmt: skip
+        common["table"] = msgspec.structs.replace(table, plan_hash="")
         exported = self.store.produce(
             "export", common,
-            lambda folder: export_programs(denoiser, self.sampler, table, folder, partial(self.progress, "export")),
+            lambda folder: export_programs(
+                denoiser, self.sampler, table, precision, folder, partial(self.progress, "export")
+            ),
         )  # fmt: skip
         index = read_index(exported)
-        names = (index.prepare, *index.programs)
         engines = self.store.produce(
             f"engines-{backend}", {**common, "library": library_version(backend)},
-            lambda folder: compile_engines(backend, exported, names, folder),
+            lambda folder: compile_engines(backend, exported, index.graphs, folder),
         )  # fmt: skip
+        components = self.components.make(backend, precision, options.without)
         extra = [lowered / "plan.json", lowered / "programs.json"]
         pack_bundle(
-            spec, table, index, backend, exported, engines, extra, self.store.root, out, partial(self.progress, "pack")
-        )
+            spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
+            partial(self.progress, "pack"),
+        )  # fmt: skip
         return Built(out, plan, table, tuple(self.store.reused))
 
 
-def _write_programs(folder: Path, plan: Plan, text: bytes, bench: Workbench) -> None:
+def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Precision) -> None:
     (folder / "plan.json").write_bytes(text)
-    (folder / "programs.json").write_bytes(table_text(lower_plan(plan, bench.loaded.denoiser.spec)))
+    (folder / "programs.json").write_bytes(table_text(lower_plan(plan, spec, precision)))

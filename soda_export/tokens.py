@@ -19,7 +19,7 @@ class TokenScorer(nn.Module):
         self.score, self.rows = score, rows
 
     def forward(self, inputs: Tensor, cached: Tensor) -> Tensor:
-        feature = (cached if self.score == "cached" else inputs).mean(dim=-1)  # [R, N]
+        feature = (cached if self.score == "cached" else inputs).float().mean(dim=-1)  # [R, N]
         if self.score == "abs-mean":
             feature = feature.abs()
         scores: Tensor = feature.reshape(self.rows, -1, feature.shape[1]).mean(dim=0)

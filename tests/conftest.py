@@ -45,6 +45,37 @@ def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Op
 
 
 @pytest.fixture(scope="session")
+def tiny_pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy PixArt folder, with text encoder and VAE."""
+    from tests.tiny import save_tiny_pixart
+
+    return save_tiny_pixart(tmp_path_factory.mktemp("models") / "tiny-pixart")
+
+
+@pytest.fixture(scope="session")
+def open_text_bench(tiny_pixart: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenBench:
+    """Workbenches over the toy PixArt that share one stage store; `scheduler` overrides its scheduler's settings."""
+    from dataclasses import replace
+
+    from soda_export.models.load import load_denoiser
+    from soda_export.options import SamplerOptions
+    from soda_export.pipeline import Workbench
+    from soda_export.stages import StageStore
+
+    root, loaded = tmp_path_factory.mktemp("text-store"), load_denoiser(str(tiny_pixart))
+
+    def opened(
+        sampler: str = "dpm-solver++", steps: int = 8, guidance: float = 4.5, guided_channels: int = 0,
+        scheduler: dict[str, object] | None = None,
+    ) -> Workbench:  # fmt: skip
+        options = SamplerOptions(sampler, steps, 0.0, guidance, guided_channels)
+        model = replace(loaded, scheduler_config={**loaded.scheduler_config, **(scheduler or {})})
+        return Workbench(model, options, StageStore(root), lambda *_: None)
+
+    return opened
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(open_bench: OpenBench, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The toy model's bundle with every kind of step."""
     from tests.tiny import make_plan, mixed_kept

@@ -18,6 +18,7 @@ _VERBS = {
     "profile": "Measure a model's sensitivity map.",
     "plan": "Choose anchors and what every module does in between.",
     "verify": "Check every byte of a bundle.",
+    "convert": "Write a model's pickled weights as .safetensors.",
 }
 
 

@@ -9,7 +9,10 @@ from cyclopts import Parameter
 
 from ..compile import check_backend
 from ..errors import UsageError
+from ..models.load import DEFAULT_PARTS, ModelRequest
+from ..models.spec import TextCondition
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
+from ..pipeline import Workbench
 from ..plan.solve import PlanOptions
 from .planning import SHELF, given_map, given_plan, open_workbench, solve
 from .terminal import megabytes, print_json, print_table, progress_bar, start_logging
@@ -17,7 +20,7 @@ from .terminal import megabytes, print_json, print_table, progress_bar, start_lo
 
 def build(
     *,
-    model: str,
+    model: Annotated[ModelRequest, Parameter(name="*", group="Model")],
     map: Path | None = None,
     plan: Path | None = None,
     sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
@@ -34,14 +37,14 @@ def build(
 
         soda-export build --model digits --budget 17
 
+        soda-export build --model pixart --budget 8 --without text-encoder
+
         soda-export build --model path/to/diffusers-folder --budget 18 --flops-ratio 2.4
 
         soda-export build --model digits --plan my-plan.json --out engines/mine
 
     Parameters
     ----------
-    model
-        Built-in model or path of a diffusers pipeline folder.
     map
         Sensitivity map of `soda-export profile`; profiles if not given.
     plan
@@ -55,11 +58,12 @@ def build(
     check_backend(bundle.backend)
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
-        bench = open_workbench(model, sampler, progress, finished or sensitivity)
+        parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, "text_encoder")
+        bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
         chosen = bench.load_plan(plan) if plan is not None else solve(bench, sensitivity, profiling, planning).plan
         kind = f"b{len(chosen.anchors)}" if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
         name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
-        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name)
+        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle)
     table = built.table
     result = {
         "bundle": str(built.out), "anchors": chosen.anchors, "flops_ratio": table.flops_ratio,
@@ -75,6 +79,13 @@ def build(
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
             ("engines", str(table.num_engines)),
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
-            ("try it", f"soda-export run {built.out} --labels 0,1,2,3 --out out.png"),
+            ("try it", f"soda-export run {built.out} {_example(bench)}"),
         ],
     )
+
+
+def _example(bench: Workbench) -> str:
+    """What to try the bundle with."""
+    if not isinstance(bench.loaded.denoiser.spec.condition, TextCondition):
+        return "--labels 0,1,2,3 --out out.png"
+    return '--prompt "..." --out out.png' if bench.components.has_text_encoder else "--embeds embeds.safetensors"

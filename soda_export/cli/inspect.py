@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 from soda_runtime.checks import open_manifest
+from soda_runtime.manifest import LabelCondition
 
 from ..errors import UsageError
 from ..lower.program import ProgramTable, read_table
-from ..models.load import builtin_models
+from ..models.origin import builtin_models
+from ..models.published import published_models, read_published
 from ..plan.plan import Plan, read_plan
 from ..profile.sensitivity import SensitivityMap, read_map
 from ..report.schedule import draw_schedule
@@ -26,6 +28,8 @@ def inspect(path: str, /, *, json: bool = False) -> None:
         soda-export inspect digits-b17.plan.json --json
 
         soda-export inspect digits
+
+        soda-export inspect pixart
 
     Parameters
     ----------
@@ -45,6 +49,8 @@ def inspect(path: str, /, *, json: bool = False) -> None:
         _inspect_plan(target, read_plan(target), json)
     elif path in builtin_models() or target.is_dir():
         _inspect_model(path, json)
+    elif path in published_models():
+        _inspect_published(path, json)
     else:
         raise UsageError(f"{path}: no such bundle, file or model")
 
@@ -53,12 +59,18 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     manifest = open_manifest(folder)
     used = sorted({step.program for step in manifest.steps})
     files = sum(entry.bytes for entry in manifest.files.values())
+    weights = sum(manifest.files[name].bytes for name in manifest.weights)
+    condition = manifest.model.condition
+    if isinstance(condition, LabelCondition):
+        takes = f"labels 0 .. {condition.num_classes - 1}"
+    else:
+        takes = f"{'prompts' if condition.tokenizer else 'text embeddings'} of {condition.max_tokens} tokens"
     result = {
         "model": manifest.model.name, "backend": manifest.backend, "sampler": manifest.sampler.name,
         "steps": manifest.sampler.steps, "guidance": manifest.guidance, "flops_ratio": manifest.flops_ratio,
         "programs": len(used), "engines": [manifest.programs[i].file for i in used],
         "arena_bytes": manifest.arena.bytes, "arena_lower_bound_bytes": manifest.arena.lower_bound_bytes,
-        "arena_naive_bytes": manifest.arena.naive_bytes, "weights_bytes": manifest.files[manifest.weights].bytes,
+        "arena_naive_bytes": manifest.arena.naive_bytes, "weights_bytes": weights, "precision": manifest.precision,
         "bundle_bytes": files,
     }  # fmt: skip
     if json:
@@ -83,13 +95,14 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         [
             ("model", f"{manifest.model.family}, {manifest.model.num_layers} layers, {manifest.model.num_tokens} "
                       f"tokens, width {manifest.model.width}, hash {manifest.model.hash[:12]}"),
+            ("takes, gives", f"{takes}; {'images' if manifest.finish else manifest.model.output}"),
             ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"),
             ("FLOPs ratio", f"{manifest.flops_ratio:.3f}"),
             *engines,
             ("cache arena", f"{megabytes(manifest.arena.bytes)} a sample (lower bound "
                             f"{megabytes(manifest.arena.lower_bound_bytes)}, naive "
                             f"{megabytes(manifest.arena.naive_bytes)})"),
-            ("weights", f"{megabytes(manifest.files[manifest.weights].bytes)} of {megabytes(files)} in all"),
+            ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {manifest.precision}"),
         ],
     )  # fmt: skip
 
@@ -133,6 +146,18 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
     rows.append(("standard error", f"{100 * result['relative_standard_error']:.1f} % of the mean (median)"))
     means = "  ".join(f"{n}: {value:.4f}" for n, value in enumerate(result["mean_reuse_error_by_interval"], 1))
     print_table(str(path), [*rows, ("reuse error by interval", means)])
+
+
+def _inspect_published(alias: str, json: bool) -> None:
+    """A model of the hub, as far as it is known without its weights."""
+    configs = read_published(alias)
+    if json:
+        print_json(configs)
+        return
+    rows = [("repository", str(configs["repository"]))]
+    for part in ("transformer", "scheduler", "vae", "text_encoder"):
+        rows += [(f"{part} {key}", str(value)) for key, value in configs.get(part, {}).items()]
+    print_table(alias, rows)
 
 
 def _inspect_model(model: str, json: bool) -> None:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from ..errors import UsageError
 from ..files import write_whole
 from ..lower.lower import lower_plan
+from ..models.load import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
 from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.plan import plan_text
@@ -22,7 +23,7 @@ from .terminal import print_json, print_table, progress_bar, start_logging
 
 def plan(
     *,
-    model: str | None = None,
+    model: Annotated[ModelRequest | None, Parameter(name="*", group="Model")] = None,
     map: Path | None = None,
     prior: Path | None = None,
     sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
@@ -43,8 +44,6 @@ def plan(
 
     Parameters
     ----------
-    model
-        Built-in model or path of a diffusers pipeline folder; not needed with --prior.
     map
         Sensitivity map of `soda-export profile`; profiles if not given.
     prior

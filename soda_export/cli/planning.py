@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
-from ..options import ProfileOptions, SamplerRequest
+from ..models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
+from ..options import DEFAULTS, ProfileOptions, SamplerRequest
 from ..pipeline import Progress, Workbench
 from ..plan.plan import Plan, read_plan
 from ..plan.solve import PlanOptions, SolvedPlan
@@ -16,16 +17,18 @@ SHELF = Path("engines")
 
 
 def open_workbench(
-    model: str, request: SamplerRequest, progress: Progress, given: Plan | SensitivityMap | None = None
-) -> Workbench:
+    model: ModelRequest, request: SamplerRequest, progress: Progress, given: Plan | SensitivityMap | None = None,
+    parts: tuple[str, ...] = (*DEFAULT_PARTS, "text_encoder"),
+) -> Workbench:  # fmt: skip
     """Load the model and freeze the sampler; what was not asked for follows the given plan or map."""
+    loaded = load_denoiser(model, parts)
     if isinstance(given, Plan):
         options = request.resolve(given.sampler, given.guidance)
     elif given is not None:
         options = request.resolve(given.info.sampler, given.info.guidance)
     else:
-        options = request.resolve()
-    return Workbench(model, options, StageStore(SHELF / ".work"), progress)
+        options = request.resolve(*DEFAULTS[loaded.denoiser.spec.family])
+    return Workbench(loaded, options, StageStore(SHELF / ".work"), progress)
 
 
 def given_map(path: Path | None) -> SensitivityMap | None:

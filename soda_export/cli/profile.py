@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..files import write_whole
+from ..models.load import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
 from ..profile.sensitivity import map_bytes
 from .planning import open_workbench
@@ -16,7 +17,7 @@ from .terminal import print_json, print_table, progress_bar, start_logging
 
 def profile(
     *,
-    model: str,
+    model: Annotated[ModelRequest, Parameter(name="*", group="Model")],
     sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
     profiling: Annotated[ProfileOptions, Parameter(name="*", group="Profiling")] = ProfileOptions(),
     out: Path | None = None,
@@ -32,8 +33,6 @@ def profile(
 
     Parameters
     ----------
-    model
-        Built-in model or path of a diffusers pipeline folder.
     out
         File to write. [default: MODEL-SAMPLERSTEPS.map.safetensors]
     json

@@ -5,21 +5,31 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from soda_runtime import Session
+from numpy.typing import NDArray
+from soda_runtime import Embeds, Session
+from soda_runtime.errors import BundleError
+from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
 from ..files import write_whole
-from ..report.images import save_grid
+from ..report.images import save_images
 from .terminal import print_json, progress_bar
+
+_NEGATIVE = ("negative_prompt_embeds", "negative_prompt_attention_mask")
 
 
 def run(
     bundle: str,
     /,
     *,
-    labels: str = "0",
+    labels: str | None = None,
+    prompt: list[str] | None = None,
+    negative_prompt: str = "",
+    embeds: Path | None = None,
+    batch: int = 0,
     seed: int = 0,
     guidance: float | None = None,
     baseline: bool = False,
@@ -33,6 +43,8 @@ def run(
 
         soda-export run engines/digits-b17-ort --labels 0,1,2,3 --seed 0 --out out.png
 
+        soda-export run engines/pixart-b8-ort --prompt "a lighthouse at dawn" --negative-prompt "blurry" --out out.png
+
         soda-export run engines/digits-b17-ort --labels 7 --baseline --out full.png
 
     Parameters
@@ -40,7 +52,16 @@ def run(
     bundle
         Bundle folder.
     labels
-        Class of each sample, separated by commas.
+        Class of each sample, separated by commas, where the model takes classes. [default: 0]
+    prompt
+        What to draw, where the model takes text; give it several times for several samples.
+    negative_prompt
+        What to steer away from.
+    embeds
+        Safetensors file of text embeddings with the names of diffusers' encode_prompt: prompt_embeds,
+        prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask.
+    batch
+        Samples of a single label, prompt or embedding.
     seed
         Seed of the noise, 0 .. 2**64-1.
     guidance
@@ -48,7 +69,7 @@ def run(
     baseline
         Compute everything at every step, for comparison.
     out
-        File to write: .png for models whose output is pixels, or .npy.
+        File to write: .png for images, or .npy for latents [B, C, H, W].
     device
         cpu or cuda.
     json
@@ -62,28 +83,58 @@ def run(
     if not path.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {path.parent} does not exist")
     session = Session.open(bundle, device=device)
-    if path.suffix == ".png" and session.bundle.manifest.model.output != "pixels":
+    manifest = session.bundle.manifest
+    if path.suffix == ".png" and manifest.model.output != "pixels" and not manifest.finish:
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
-    classes = _parse_labels(labels)
+    condition = _condition(manifest.model.condition.kind, labels, prompt, negative_prompt, embeds)
     started = time.perf_counter()
-    session.start(classes, seed=seed, guidance=guidance, accelerated=not baseline)
-    steps = session.bundle.manifest.sampler.steps
+    session.start(**condition, batch=batch, seed=seed, guidance=guidance, accelerated=not baseline)
     with progress_bar() as progress:
-        for step in range(steps):
+        for step in range(manifest.sampler.steps):
             session.step(step)
-            progress("steps", step + 1, steps)
+            progress("steps", step + 1, manifest.sampler.steps)
     latents = session.latents()
-    seconds = time.perf_counter() - started
     content = io.BytesIO()
     if path.suffix == ".npy":
         np.save(content, latents)
     else:
-        save_grid(latents, content)
+        save_images(session.images(), content)
+    seconds = time.perf_counter() - started
     write_whole(path, content.getvalue())
     if json:
-        print_json({"out": out, "labels": classes, "seed": seed, "seconds": seconds})
+        print_json({"out": out, "samples": len(latents), "seed": seed, "seconds": seconds})
     else:
-        print(f"{out}: {len(classes)} samples in {seconds:.2f} s (engines opened on the way)")
+        print(f"{out}: {len(latents)} samples in {seconds:.2f} s (engines opened on the way)")
+
+
+def _condition(
+    kind: str, labels: str | None, prompt: list[str] | None, negative_prompt: str, embeds: Path | None
+) -> dict[str, Any]:
+    """What the request is conditioned on. Which one the bundle takes, the runtime judges."""
+    if sum(given is not None for given in (labels, prompt, embeds)) > 1:
+        raise UsageError("give one of --labels, --prompt and --embeds")
+    if negative_prompt and prompt is None:
+        raise UsageError("--negative-prompt: goes with --prompt; leave it out")
+    if prompt is not None:
+        return {"prompt": prompt, "negative_prompt": negative_prompt}
+    if embeds is not None:
+        return {"embeds": _read_embeds(embeds)}
+    if labels is None and kind == "text":
+        raise UsageError("this bundle draws from text: give --prompt, or --embeds with a file of text embeddings")
+    return {"labels": _parse_labels(labels or "0")}
+
+
+def _read_embeds(path: Path) -> Embeds:
+    try:
+        tensors: dict[str, NDArray[Any]] = read_tensors(path)
+    except OSError as error:
+        raise UsageError(f"--embeds {path}: cannot be read ({error.strerror})") from None
+    except BundleError as error:
+        raise UsageError(f"--embeds {error}") from None
+    for name in ("prompt_embeds", "prompt_attention_mask"):
+        if name not in tensors:
+            raise UsageError(f"--embeds {path}: has no tensor {name!r}, as diffusers' encode_prompt gives")
+    return Embeds(tensors["prompt_embeds"], tensors["prompt_attention_mask"], *(tensors.get(n) for n in _NEGATIVE))
 
 
 def _parse_labels(text: str) -> list[int]:

@@ -6,6 +6,7 @@ pictures by what rendered ones look like.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class CheckerNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths, layers = (3, 24, 48, 64, 64), []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.features = nn.Sequential(*layers)  # [n, 64, 4, 4]
         self.read = nn.Sequential(nn.Linear(64 * 16, 128), nn.SiLU(), nn.Linear(128, len(COLOURS) * _FEATURES))
@@ -69,7 +70,7 @@ class CheckerNetwork(nn.Module):
 
 
 def _split(answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    shape, size, place = answer[..., 1:].split([len(SHAPES), len(SIZES), 2], dim=-1)
+    shape, size, place = torch.split(answer[..., 1:], [len(SHAPES), len(SIZES), 2], dim=-1)
     return shape, size, place
 
 

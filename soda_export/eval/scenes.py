@@ -82,7 +82,8 @@ def draw_scene(random: np.random.Generator) -> Scene:
 
 def draw_scenes(count: int, seed: int, *, held_out: bool) -> list[Scene]:
     """`count` random scenes whose captions are, or are not, kept out of training."""
-    random, scenes = np.random.default_rng(seed), []
+    random = np.random.default_rng(seed)
+    scenes: list[Scene] = []
     while len(scenes) < count:
         scene = draw_scene(random)
         if is_held_out(scene.caption) == held_out:
@@ -126,9 +127,10 @@ def _signed_distance(
 ) -> NDArray[np.float32]:
     """Pixels to the outline, negative within. The shapes have about equal areas."""
     if shape == "circle":
-        return np.hypot(x, y) - radius
-    if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.9 * radius
-    inradius, half_root = 0.66 * radius, np.sqrt(3) / 2  # triangle, point up
-    y = y - 0.2 * radius
-    return np.maximum(y, np.abs(x) * half_root - y / 2) - inradius
+        distance = np.hypot(x, y) - radius
+    elif shape == "square":
+        distance = np.maximum(np.abs(x), np.abs(y)) - 0.9 * radius
+    else:  # triangle, point up
+        y = y - 0.2 * radius
+        distance = np.maximum(y, np.abs(x) * np.sqrt(3) / 2 - y / 2) - 0.66 * radius
+    return distance.astype(np.float32)

@@ -59,6 +59,12 @@ class GraphBuilder:
             self._constants[key] = self._initializers[name] = value
         return self._constants[key]
 
+    def cast(self, value: ir.Value, dtype: str) -> ir.Value:
+        """The value in another type; itself where it has that type already."""
+        if value.dtype == _ir_dtype(dtype):
+            return value
+        return self.node("Cast", [value], prefix=f"{value.name}.", to=int(_ir_dtype(dtype)))
+
     def node(
         self, op: str, inputs: Sequence[ir.Value], *, prefix: str, outputs: int = 1, **attributes: Any
     ) -> ir.Value:
@@ -122,4 +128,5 @@ class GraphBuilder:
 
 
 def _ir_dtype(dtype: str) -> ir.DataType:
-    return ir.DataType.from_numpy(np.dtype(dtype))
+    """The type that numpy, or for bfloat16 ONNX, calls `dtype`."""
+    return ir.DataType.BFLOAT16 if dtype == "bfloat16" else ir.DataType.from_numpy(np.dtype(dtype))

@@ -13,34 +13,35 @@ from safetensors.numpy import save_file
 from soda_runtime.signature import COEFFICIENTS
 
 from ..lower.program import ProgramTable
-from ..models.denoiser import CONDITIONING, Denoiser
+from ..models.denoiser import Denoiser
+from ..models.precision import Precision
 from ..sampler import SamplerTable
 from .assemble import ProgramAssembler
-from .fragments import trace_fragments
+from .fragments import TORCH_DTYPES, trace_fragments
 from .index import INDEX_NAME, ExportIndex
 from .weights import WEIGHTS_NAME, WeightsFile, write_weights
 
 log = logging.getLogger(__name__)
 TABLES_NAME = "tables.safetensors"
-PREPARE_NAME = "prepare.onnx"
 Progress = Callable[[int, int], None]
 
 
 def export_programs(
-    denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, folder: Path, progress: Progress
-) -> ExportIndex:
+    denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, precision: Precision, folder: Path,
+    progress: Progress,
+) -> ExportIndex:  # fmt: skip
     """Write weights, tables, all graphs and export.json into `folder`. Raises ExportError.
 
     progress(done, total) counts weights, tracing, and each graph.
     """
     started = time.perf_counter()
     total = 3 + len(table.programs)
-    write_weights(denoiser, folder)
+    write_weights(denoiser, folder, TORCH_DTYPES[precision])
     progress(1, total)
-    fragments = trace_fragments(denoiser, sampler, table)
+    fragments = trace_fragments(denoiser, sampler, table, precision)
     progress(2, total)
-    assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder))
-    assembler.write_prepare(folder / PREPARE_NAME)
+    assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder), precision)
+    prepare = assembler.write_prepare(folder)
     names = tuple(program_name(i) for i in range(len(table.programs)))
     progress(3, total)
     for i, (name, program) in enumerate(zip(names, table.programs, strict=True)):
@@ -51,12 +52,12 @@ def export_programs(
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}
     save_file(contiguous, folder / TABLES_NAME)
     index = ExportIndex(
-        PREPARE_NAME, names, WEIGHTS_NAME, TABLES_NAME, tuple(sorted(tables)), CONDITIONING,
-        denoiser.num_conditions,
-        sampler.state_size, sampler.stochastic, sampler.initial_scale, sampler.timesteps,
+        precision, tuple(assembler.tensors.values()), prepare, names, tuple(map(assembler.taken, table.programs)),
+        WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
+        sampler.initial_scale, sampler.timesteps,
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
-    log.info("export: %d graphs in %.1f s", len(names) + 1, time.perf_counter() - started)
+    log.info("export: %d graphs in %.1f s", len(index.graphs), time.perf_counter() - started)
     return index
 
 

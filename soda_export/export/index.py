@@ -5,27 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from soda_runtime.manifest import PreparedTensor, PrepareProgram
 
 INDEX_NAME = "export.json"
 
 
 class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """export.json: the files of an export. programs: in the table's order. tables: inputs of prepare.
+    """export.json: the files of an export. programs: step programs in the table's order; inputs: the prepared
+    tensors that each takes."""
 
-    conditioning, num_conditions: name and entries of the tensor that prepare makes.
-    """
-
-    prepare: str
+    precision: str
+    tensors: tuple[PreparedTensor, ...]
+    prepare: tuple[PrepareProgram, ...]
     programs: tuple[str, ...]
+    inputs: tuple[tuple[str, ...], ...]
     weights: str
     tables_file: str
-    tables: tuple[str, ...]
-    conditioning: str
-    num_conditions: int
     state_size: int
     stochastic: bool
+    learned_variance: bool
     initial_scale: float
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Every graph's file name."""
+        return (*(program.file for program in self.prepare), *self.programs)
 
 
 def read_index(folder: Path) -> ExportIndex:

@@ -77,6 +77,9 @@ def trace_pieces(pieces: Mapping[str, Piece]) -> dict[str, Fragment]:
         raise ExportError(f"torch.onnx cannot trace {kinds}: {first_line}") from error
     assert program is not None
     graph = program.model.graph
+    for node in graph:
+        if node.op_type == "Attention" and node.inputs[0] is not None and node.inputs[0].dtype != ir.DataType.FLOAT:
+            node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", int(ir.DataType.FLOAT))
     fragments = {}
     for position, (key, piece) in enumerate(pieces.items()):
         own = [(name, value) for (owner, name), value in zip(names, graph.inputs, strict=True) if owner == key]

@@ -1,19 +1,23 @@
-"""The one weights file: written once, every graph's initializers point into it."""
+"""The weights file of a set of graphs: written once, every graph's initializers point into it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import onnx_ir as ir
-from safetensors.torch import save_file
+import torch
 from soda_runtime.tensors import TensorEntry, read_header
+from torch import nn
 
 from ..errors import InternalError
 from ..models.denoiser import Denoiser
+from .tensor_file import TensorSource, write_tensors
 from .trace import named_weights
 
 WEIGHTS_NAME = "weights.safetensors"
-_DTYPES = {"F32": ir.DataType.FLOAT, "I64": ir.DataType.INT64}
+_DTYPES = {
+    "F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16, "I64": ir.DataType.INT64
+}  # fmt: skip
 
 
 def layer_prefix(layer: int, module: str) -> str:
@@ -21,41 +25,52 @@ def layer_prefix(layer: int, module: str) -> str:
     return f"layers.{layer}.{module}."
 
 
-def write_weights(denoiser: Denoiser, folder: Path) -> None:
-    """Write all weights of a denoiser to WEIGHTS_NAME in `folder`."""
+def owned_modules(denoiser: Denoiser) -> dict[str, nn.Module]:
+    """Every piece of a denoiser that has weights, by the prefix of its names in the file."""
     spec = denoiser.spec
-    owners = {"prepare.": denoiser.prepare, "embed.": denoiser.embed, "head.": denoiser.head}
-    owners |= {
-        layer_prefix(layer, name): denoiser.module(layer, name)
-        for layer in range(spec.num_layers)
-        for name in spec.modules
-    }
-    tensors = {
-        prefix + name: tensor.detach().contiguous()
-        for prefix, owner in owners.items()
-        for name, tensor in named_weights(owner).items()
-    }
-    save_file(dict(sorted(tensors.items())), folder / WEIGHTS_NAME)
+    owners = {"conditioning.": denoiser.conditioning, "embed.": denoiser.embed, "head.": denoiser.head}
+    if denoiser.context is not None:
+        owners["context.caption."] = denoiser.context.caption
+        owners |= {f"context.{name}.": module for name, module in denoiser.context.projections.items()}
+    for layer in range(spec.num_layers):
+        owners |= {layer_prefix(layer, name): denoiser.module(layer, name) for name in spec.modules}
+    return owners
+
+
+def write_weights(denoiser: Denoiser, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write all weights of a denoiser to WEIGHTS_NAME in `folder`, floating ones as `dtype`, one at a time."""
+    sources = [
+        source for prefix, owner in owned_modules(denoiser).items() for source in module_sources(owner, prefix, dtype)
+    ]
+    write_tensors(folder / WEIGHTS_NAME, sources)
+
+
+def module_sources(module: nn.Module, prefix: str, dtype: torch.dtype) -> list[TensorSource]:
+    """A module's parameters and buffers, named `<prefix><name>`; integers keep their type."""
+    return [
+        TensorSource(
+            prefix + name, dtype if tensor.is_floating_point() else tensor.dtype, tuple(tensor.shape), tensor.detach
+        )
+        for name, tensor in named_weights(module).items()
+    ]
 
 
 class WeightsFile:
-    """Hands out initializers that refer to tensors of the weights file by offset and length."""
+    """Hands out initializers that refer to tensors of a weights file by offset and length."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._entries: dict[str, TensorEntry] = read_header(folder / WEIGHTS_NAME)
+    def __init__(self, folder: Path, name: str = WEIGHTS_NAME) -> None:
+        self._folder, self._name = folder, name
+        self._entries: dict[str, TensorEntry] = read_header(folder / name)
 
     def initializer(self, name: str) -> ir.Value:
         """A new graph initializer for tensor `name`."""
         if name not in self._entries:
-            raise InternalError(f"{self._folder / WEIGHTS_NAME} has no tensor {name}")
+            raise InternalError(f"{self._folder / self._name} has no tensor {name}")
         entry = self._entries[name]
         tensor = ir.ExternalTensor(
-            WEIGHTS_NAME, entry.begin, entry.end - entry.begin, _DTYPES[entry.dtype], shape=ir.Shape(entry.shape),
+            self._name, entry.begin, entry.end - entry.begin, _DTYPES[entry.dtype], shape=ir.Shape(entry.shape),
             name=name, base_dir=str(self._folder),
         )  # fmt: skip
         return ir.Value(
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(entry.shape), const_value=tensor
         )
-
-

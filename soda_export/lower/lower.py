@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import PlanError
 from ..models.flops import full_step_flops, step_flops
+from ..models.precision import VALUE_BYTES, Precision
 from ..models.spec import DenoiserSpec
 from ..plan.plan import Plan, hash_of, plan_text
 from .arena import layout_arena
@@ -17,10 +18,9 @@ from .program import FORMAT, VERSION, ProgramTable, Slot, StepProgram
 from .verify import verify_table
 
 log = logging.getLogger(__name__)
-_ELEMENT_BYTES = 4  # fp32
 
 
-def lower_plan(plan: Plan, spec: DenoiserSpec) -> ProgramTable:
+def lower_plan(plan: Plan, spec: DenoiserSpec, precision: Precision = "fp32") -> ProgramTable:
     """Lower a plan that fits `spec` (plan.check_fits). Raises PlanError where it reads what was never computed.
 
     Kept counts are rounded up to the model's quantum. Writes that nobody reads are dropped; steps that then do the
@@ -40,7 +40,7 @@ def lower_plan(plan: Plan, spec: DenoiserSpec) -> ProgramTable:
     if baseline not in programs:
         programs.append(baseline)
     values = live_values([programs[i] for i in indices])
-    value_bytes = plan.rows * spec.num_tokens * spec.width * _ELEMENT_BYTES
+    value_bytes = plan.rows * spec.num_tokens * spec.width * VALUE_BYTES[precision]
     spent = sum(programs[i].flops for i in indices)
     table = ProgramTable(
         FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, plan.rows, plan.token_score,

@@ -24,11 +24,13 @@ class ModelIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SamplerIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The sampler and its number of steps. eta: DDIM's share of DDPM's noise."""
+    """The sampler and its number of steps. eta: DDIM's share of DDPM's noise. guided_channels: latent channels that
+    guidance applies to, 0 = all."""
 
     name: str
     steps: int
     eta: float = 0.0
+    guided_channels: int = 0
 
 
 def same_model(a: ModelIdentity, b: ModelIdentity) -> bool:

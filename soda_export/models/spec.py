@@ -7,10 +7,25 @@ from typing import Literal
 import msgspec
 
 
+class LabelCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="label"):
+    """Class labels 0 .. num_classes - 1; null_class is the label of the unconditional rows."""
+
+    num_classes: int
+    null_class: int
+
+
+class TextCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="text"):
+    """Captions of `max_tokens` tokens, padding included, embedded in `embed_width` channels."""
+
+    max_tokens: int
+    embed_width: int
+
+
 class DenoiserSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of a diffusion transformer: `num_layers` equal blocks, each with the same `modules` in order.
 
-    hash is the SHA-256 of the configuration and the weights. latent_shape is [C, H, W].
+    hash is the SHA-256 of the configuration and the weights. latent_shape is [C, H, W]; out_channels is C, or 2C
+    where the model also predicts a variance.
     """
 
     name: str
@@ -23,8 +38,8 @@ class DenoiserSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_heads: int
     ff_width: int
     latent_shape: tuple[int, int, int]
-    num_classes: int
-    null_class: int
+    out_channels: int
+    condition: LabelCondition | TextCondition
     output: Literal["pixels", "latents"]
 
     @property

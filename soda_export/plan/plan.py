@@ -98,7 +98,7 @@ def check_fits(plan: Plan, spec: DenoiserSpec, sampler: SamplerIdentity, guidanc
         )
     if plan.sampler != sampler:
         raise PlanError(
-            f"the plan is for {_sampler_name(plan.sampler)}, not {_sampler_name(sampler)}; "
+            f"the plan is for {describe_sampler(plan.sampler)}, not {describe_sampler(sampler)}; "
             "plan again or pass its settings"
         )
     if plan.guidance != guidance:
@@ -110,8 +110,11 @@ def hash_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _sampler_name(sampler: SamplerIdentity) -> str:
-    return f"{sampler.name} with {sampler.steps} steps" + (f", eta {sampler.eta}" if sampler.eta else "")
+def describe_sampler(sampler: SamplerIdentity) -> str:
+    """A sampler in words, for messages."""
+    eta = f", eta {sampler.eta:g}" if sampler.eta else ""
+    guided = f", {sampler.guided_channels} channels guided" if sampler.guided_channels else ""
+    return f"{sampler.name} with {sampler.steps} steps{eta}{guided}"
 
 
 def _compact_step(plan: Plan, step: int) -> ModuleOps | Literal["compute", "reuse"]:

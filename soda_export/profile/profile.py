@@ -16,7 +16,7 @@ import torch
 from soda_runtime.philox import INITIAL_STREAM, normal
 from torch import Tensor
 
-from ..models.denoiser import Denoiser, call_denoiser
+from ..models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser
 from ..models.identity import SamplerIdentity, TokenScore, identify, rows_per_sample
 from ..models.spec import DenoiserSpec
 from ..sampler import SamplerTable, guide
@@ -28,13 +28,16 @@ from .sensitivity import FORMAT, MAX_INTERVAL, VERSION, MapInfo, Metric, Sensiti
 log = logging.getLogger(__name__)
 _BATCH = 8  # samples that run together
 Progress = Callable[[int, int], None]
+Calibration = Callable[[range], LabelRows | TextRows]
+"""What samples first .. last of the profile are conditioned on, row by row."""
 
 
 def profile_denoiser(
-    denoiser: Denoiser, sampler: SamplerTable, *, eta: float, guidance: float, samples: int, seed: int,
-    metric: Metric, token_score: TokenScore, memory_bytes: int, partial: Path, progress: Progress,
+    denoiser: Denoiser, sampler: SamplerTable, calibration: Calibration, *, identity: SamplerIdentity,
+    guidance: float, samples: int, seed: int, metric: Metric, token_score: TokenScore, bf16: bool, memory_bytes: int,
+    partial: Path, progress: Progress,
 ) -> SensitivityMap:  # fmt: skip
-    """Profile over `samples` generations, labels taken in turn.
+    """Profile over `samples` generations. bf16: matrix products in bfloat16, faster where the machine has it.
 
     memory_bytes bounds the history of the last nine steps (fp16): where it would not hold, layers are profiled in
     ranges, each with its own pass. partial: where finished batches are kept across a kill. progress(done, total)
@@ -42,7 +45,7 @@ def profile_denoiser(
     """
     spec, started = denoiser.spec, time.perf_counter()
     info = MapInfo(
-        FORMAT, VERSION, identify(spec), SamplerIdentity(sampler.name, sampler.steps, eta), guidance, samples, seed,
+        FORMAT, VERSION, identify(spec), identity, guidance, samples, seed,
         metric, token_score,
     )  # fmt: skip
     rows = rows_per_sample(guidance)
@@ -57,7 +60,7 @@ def profile_denoiser(
         def advance(steps_done: int, number: int = number) -> None:
             progress(number * sampler.steps + steps_done, len(units) * sampler.steps)
 
-        _Pass(denoiser, sampler, info, layers, batch, sums).run(advance)
+        _Pass(denoiser, sampler, info, calibration, layers, batch, sums, bf16).run(advance)
         sums.units_done = number + 1
         sums.save(partial)
     log.info("profile: %d samples, %d passes in %.1f s", samples, len(units), time.perf_counter() - started)
@@ -74,8 +77,10 @@ class _Pass:
     """One batch of generations, watching one range of layers."""
 
     def __init__(
-        self, denoiser: Denoiser, sampler: SamplerTable, info: MapInfo, layers: range, batch: range, sums: ErrorSums
-    ) -> None:
+        self, denoiser: Denoiser, sampler: SamplerTable, info: MapInfo, calibration: Calibration, layers: range,
+        batch: range, sums: ErrorSums, bf16: bool,
+    ) -> None:  # fmt: skip
+        self.calibration, self.bf16 = calibration, bf16
         self.denoiser, self.sampler, self.info, self.layers, self.sums = denoiser, sampler, info, layers, sums
         self.batch, self.rows = batch, rows_per_sample(info.guidance)
         self.scorer = TokenScorer(info.token_score, self.rows)
@@ -85,26 +90,27 @@ class _Pass:
     @torch.no_grad()
     def run(self, advance: Callable[[int], None]) -> None:
         spec, sampler = self.denoiser.spec, self.sampler
-        labels = torch.tensor([i % spec.num_classes for i in self.batch])
-        labels = torch.cat([labels, torch.full_like(labels, spec.null_class)]) if self.rows == 2 else labels
-        tables = self.denoiser.tables(sampler.timesteps)
+        prepared = Prepared(self.denoiser, sampler.timesteps, self.calibration(self.batch))
+        channels = spec.latent_shape[0]
+        guided = self.info.sampler.guided_channels or channels
         state = sampler.begin(self._noise(INITIAL_STREAM))
         for step in range(sampler.steps):
-            conditioning = self.denoiser.prepare(labels, *(t[step : step + 1] for t in tables.values()))[0]
             latents = torch.cat([sampler.model_input(step, state)] * self.rows)
 
             def module_output(layer: int, name: str, inputs_of: Callable[[], Tensor], step: int = step) -> Tensor:
                 inputs = inputs_of()
-                y: Tensor = self.denoiser.module(layer, name)(inputs)
+                y: Tensor = self.denoiser.module(layer, name)(inputs, *prepared.context(layer, name))
                 if layer in self.layers:
                     self._compare(step, layer, spec.modules.index(name), inputs, y)
                 return y
 
-            output, hidden = call_denoiser(self.denoiser, latents, conditioning, module_output)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                output, hidden = call_denoiser(self.denoiser, latents, prepared.conditioning(step), module_output)
             if self.layers.start == 0:
                 self._compare_hidden(step, hidden)
             noise = self._noise(1 + step) if sampler.stochastic else None
-            state = sampler.advance(step, state, guide(output, self.rows, self.info.guidance), noise)
+            output = guide(output.float(), self.rows, self.info.guidance, guided, channels)
+            state = sampler.advance(step, state, output, noise)
             advance(step + 1)
 
     def _noise(self, stream: int) -> Tensor:
@@ -114,7 +120,7 @@ class _Pass:
 
     def _compare(self, step: int, layer: int, m: int, inputs: Tensor, y: Tensor) -> None:
         older = self.history.setdefault((layer, m), [])
-        new = self._by_sample(y)
+        new = self._by_sample(y.float())
         for interval, stored in enumerate(older, start=1):
             old = stored.float()
             if interval == 1 or self.info.token_score == "cached":  # the other scores do not look at the cache
@@ -126,7 +132,7 @@ class _Pass:
         del older[MAX_INTERVAL:]
 
     def _compare_hidden(self, step: int, hidden: Tensor) -> None:
-        new = self._by_sample(hidden)
+        new = self._by_sample(hidden.float())
         for interval, stored in enumerate(self.hidden, start=1):
             terms = token_terms(new, self._by_sample(stored.float()), "cosine")
             self.sums.add_hidden(step, interval, float(terms.double().sum()))

@@ -1,4 +1,4 @@
-"""Latents that are pixels, as picture files."""
+"""Generated images as picture files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from PIL import Image
 
 from ..errors import UsageError
 
+_NOT_TINY = 64  # pixels; a picture of this width needs no enlarging
 
-def to_pixels(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """[B, C, H, W] in -1..1, C = 1 or 3 -> [B, H, W, 3] in 0..255."""
-    pixels = np.clip(np.round((latents + 1.0) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+def to_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[B, H, W, 1 or 3] in 0..1 -> [B, H, W, 3] in 0..255."""
+    pixels = np.clip(np.round(images * 255.0), 0, 255).astype(np.uint8)
     return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
 
-def save_grid(latents: NDArray[np.float32], file: IO[bytes], columns: int = 8, side: int = 96) -> None:
-    """Write samples as one PNG picture, `columns` in a row, each enlarged to about `side` pixels."""
-    if latents.shape[1] not in (1, 3):
-        raise UsageError(f"{latents.shape[1]} channels are no picture; name a .npy file with --out instead")
-    tiles = to_pixels(latents)
+def save_images(images: NDArray[np.float32], file: IO[bytes], columns: int = 8, side: int = 96) -> None:
+    """Write images [B, H, W, 1 or 3] in 0..1 as one PNG: one as it is if it is not tiny, else a sheet, `columns` in a
+    row, tiny ones enlarged to about `side` pixels."""
+    if images.shape[3] not in (1, 3):
+        raise UsageError(f"{images.shape[3]} channels are no picture; name a .npy file with --out instead")
+    tiles = to_pixels(images)
     scale = max(1, side // tiles.shape[2])
+    if len(tiles) == 1 and tiles.shape[2] >= _NOT_TINY:
+        Image.fromarray(tiles[0]).save(file, format="PNG")
+        return
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     height, width = tiles.shape[1] * scale, tiles.shape[2] * scale
@@ -47,8 +53,8 @@ def save_comparison(samples: Mapping[str, NDArray[np.float32]], path: Path, colu
     columns = min(columns, count)
     rows = -(-count // columns)
     figure, panels = plt.subplots(1, len(samples), figsize=(0.55 * columns * len(samples), 0.55 * rows + 0.6))
-    for panel, (title, latents) in zip(np.atleast_1d(panels), samples.items(), strict=True):
-        tiles = to_pixels(latents)
+    for panel, (title, images) in zip(np.atleast_1d(panels), samples.items(), strict=True):
+        tiles = to_pixels(images)
         height, width = tiles.shape[1] + 1, tiles.shape[2] + 1
         sheet = np.full((rows * height + 1, columns * width + 1, 3), 255, np.uint8)
         for i, tile in enumerate(tiles):

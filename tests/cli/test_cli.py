@@ -7,32 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from soda_export.cli.app import main
 from soda_export.pipeline import Built
 from soda_export.plan.plan import plan_text
 from tests.plan.test_anchors import PRIOR
 
-
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
-    """Run the command line in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr("sys.argv", ["soda-export", *map(str, words)])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    output = capsys.readouterr()
-    return code, output.out, output.err
-
-
-@pytest.fixture
-def soda(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """The command line, run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *words: call(capsys, monkeypatch, *words)
-
-
-VERBS = ("build", "inspect", "run", "bench", "profile", "plan", "verify")
+VERBS = ("build", "inspect", "run", "bench", "profile", "plan", "verify", "convert")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -11,16 +11,12 @@ from diffusers import DiTTransformer2DModel
 from soda_runtime import Noise, Session
 from torch import Tensor
 
-from soda_export.lower.program import Slot
-from soda_export.reference import run_reference
 from soda_export.sampler import make_scheduler
-from soda_export.tokens import top_margin, top_tokens
 from tests.conftest import OpenBench
-from tests.export.selection import SelectionRecorder
+from tests.export.selection import SelectionRecorder, play_reference
 from tests.tiny import CLASSES, LAYERS, TOKENS, make_plan
 
 TOLERANCE = 1e-3
-NEAR_TIE = 2e-5
 
 
 def random_kept(seed: int) -> np.ndarray:
@@ -51,31 +47,10 @@ def test_random_plans_equal_the_reference(open_bench: OpenBench, tmp_path: Path,
     for batch in (1, 4):
         labels = [(3 * i + seed) % CLASSES for i in range(batch)]
         noise = noise_for(batch, 10, bench.sampler.stochastic)
-        selected = recorder.record(labels, noise)
-        near_ties = 0
-
-        def choose(step: int, slot: Slot, scores: Tensor, keep: int, selected: dict = selected) -> Tensor:
-            """Our own choice, but the engine's for samples in which the margin cannot decide."""
-            nonlocal near_ties
-            mine, margin = top_tokens(scores, keep), top_margin(scores, keep)
-            theirs = torch.from_numpy(selected[step, str(slot)])
-            for b in range(len(mine)):
-                if margin[b] < NEAR_TIE:
-                    near_ties += 1
-                    mine[b] = theirs[b]
-                else:
-                    assert set(mine[b].tolist()) == set(theirs[b].tolist())
-            return mine
-
-        steps = None if noise.steps is None else torch.from_numpy(noise.steps)
-        expected = run_reference(
-            bench.loaded.denoiser, bench.sampler, built.table, torch.tensor(labels), torch.from_numpy(noise.initial),
-            steps, choose=choose,
-        ).numpy()  # fmt: skip
+        expected = play_reference(bench, built.table, torch.tensor(labels), noise, recorder)
         played = Session.open(built.out).generate(labels, noise=noise)
-        print(f"plan {seed} batch {batch}: difference {np.abs(played - expected).max():.1e}, {near_ties} near-ties")
+        print(f"plan {seed} batch {batch}: difference {np.abs(played - expected).max():.1e}")
         assert np.abs(played - expected).max() <= TOLERANCE
-        assert near_ties <= 1 + 0.05 * len(selected) * batch
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

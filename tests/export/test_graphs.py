@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from soda_export.export.assemble import CONDITIONING_NAME
 from soda_export.export.trace import OPSET
 from soda_export.pipeline import Built
 
@@ -31,10 +32,10 @@ def test_graphs_use_only_standard_operators_of_the_stated_opset(tiny_bundle: Bui
 
 
 def test_step_programs_have_no_trace_of_hoisted_work(tiny_bundle: Built) -> None:
-    """Timestep and label embeddings and adaLN's linear layers run in prepare alone."""
+    """Timestep and label embeddings and adaLN's linear layers run in their own program alone."""
     for name, model in _graphs(tiny_bundle).items():
         weights = {t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-        assert any(w.startswith("prepare.") for w in weights) == (name == "prepare.onnx")
+        assert any(w.startswith("conditioning.") for w in weights) == (name == CONDITIONING_NAME)
 
 
 def test_a_reused_step_runs_no_matrix_product_but_the_heads(tiny_bundle: Built) -> None:

@@ -11,10 +11,10 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 from soda_export.errors import ModelError
-from soda_export.models.denoiser import call_denoiser
+from soda_export.models.denoiser import Prepared, call_denoiser, label_rows
 from soda_export.models.flops import full_step_flops
 from soda_export.models.load import load_denoiser
-from soda_export.models.spec import DenoiserSpec
+from soda_export.models.spec import DenoiserSpec, LabelCondition
 from tests.tiny import save_tiny_model
 
 
@@ -33,8 +33,9 @@ def test_the_seam_computes_what_diffusers_computes(tmp_path: Path, config: dict[
     denoiser = load_denoiser(str(folder)).denoiser
     model = DiTTransformer2DModel.from_pretrained(folder / "transformer").eval()
     latents, labels, timestep = torch.randn(3, *denoiser.spec.latent_shape), torch.tensor([0, 9, 10]), 481
-    expected = model(latents, torch.full((3,), timestep), labels).sample[:, : denoiser.spec.latent_shape[0]]
-    conditioning = denoiser.prepare(labels, *denoiser.tables((timestep,)).values())[0]
+    expected = model(latents, torch.full((3,), timestep), labels).sample
+    assert expected.shape[1] == denoiser.spec.out_channels
+    conditioning = Prepared(denoiser, (timestep,), label_rows(labels, denoiser.spec, rows=1)).conditioning(0)
     found, _ = call_denoiser(
         denoiser, latents, conditioning, lambda layer, name, inputs: denoiser.module(layer, name)(inputs())
     )
@@ -52,7 +53,8 @@ def test_kept_tokens_get_what_the_whole_module_gives_them(tiny_model: Path, name
 def test_flops_of_dit_xl_2_follow_the_papers_convention() -> None:
     spec = DenoiserSpec(
         name="dit-xl-2-256", family="dit", hash="", num_layers=28, modules=("attn", "ff"), num_tokens=256, width=1152,
-        num_heads=16, ff_width=4608, latent_shape=(4, 32, 32), num_classes=1000, null_class=1000, output="latents",
+        num_heads=16, ff_width=4608, latent_shape=(4, 32, 32), out_channels=8,
+        condition=LabelCondition(num_classes=1000, null_class=1000), output="latents",
     )  # fmt: skip
     assert full_step_flops(spec, rows=2) == pytest.approx(0.474706e12, rel=1e-5)
 

@@ -73,6 +73,7 @@ def test_a_plan_for_something_else_is_refused(tmp_path: Path) -> None:
         (SamplerIdentity("ddpm", 3), 1.5, "ddpm"),
         (SamplerIdentity("ddim", 4), 1.5, "4 steps"),
         (SamplerIdentity("ddim", 3, eta=1.0), 1.5, "eta"),
+        (SamplerIdentity("ddim", 3, guided_channels=3), 1.5, "3 channels guided"),
         (SamplerIdentity("ddim", 3), 4.0, "guidance"),
     ]:
         with pytest.raises(PlanError, match=message):

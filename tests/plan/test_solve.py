@@ -10,7 +10,7 @@ import pytest
 from soda_export.errors import PlanError
 from soda_export.lower.lower import lower_plan
 from soda_export.models.identity import SamplerIdentity, identify
-from soda_export.models.spec import DenoiserSpec
+from soda_export.models.spec import DenoiserSpec, LabelCondition
 from soda_export.plan.decide import decide_modules, spent_flops, take
 from soda_export.plan.errors_by_keep import Choices, offered_keeps, tabulate_choices
 from soda_export.plan.merge import merge_steps
@@ -19,7 +19,8 @@ from soda_export.profile.sensitivity import FORMAT, MAX_INTERVAL, RATES, VERSION
 
 SPEC = DenoiserSpec(
     name="toy", family="dit", hash="0" * 64, num_layers=4, modules=("attn", "ff"), num_tokens=64, width=96,
-    num_heads=4, ff_width=384, latent_shape=(1, 8, 8), num_classes=10, null_class=10, output="pixels",
+    num_heads=4, ff_width=384, latent_shape=(1, 8, 8), out_channels=1,
+    condition=LabelCondition(num_classes=10, null_class=10), output="pixels",
 )  # fmt: skip
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from soda_export.errors import PlanError
+from soda_export.models.identity import rows_per_sample
 from soda_export.options import ProfileOptions
 from soda_export.profile import profile as profile_module
+from soda_export.profile.calibration import LabelCalibration
 from soda_export.profile.metric import reuse_and_prune_errors, token_terms
 from soda_export.profile.profile import profile_denoiser
 from soda_export.profile.sensitivity import RATES, Metric, SensitivityMap, map_bytes, read_map
@@ -19,12 +21,14 @@ from tests.conftest import OpenBench
 
 def make_map(
     open_bench: OpenBench, partial: Path, metric: Metric = "cosine", samples: int = 12, memory: int = 1 << 30,
-    steps: int = 11, guidance: float = 1.5,
+    steps: int = 11, guidance: float = 1.5, bf16: bool = False,
 ) -> SensitivityMap:  # fmt: skip
     bench = open_bench(steps=steps, guidance=guidance)
+    calibration = LabelCalibration(bench.loaded.denoiser.spec, rows_per_sample(guidance))
     return profile_denoiser(
-        bench.loaded.denoiser, bench.sampler, eta=0.0, guidance=guidance, samples=samples, seed=7, metric=metric,
-        token_score="mean", memory_bytes=memory, partial=partial, progress=lambda *_: None,
+        bench.loaded.denoiser, bench.sampler, calibration, identity=bench.identity, guidance=guidance,
+        samples=samples, seed=7, metric=metric, token_score="mean", bf16=bf16, memory_bytes=memory, partial=partial,
+        progress=lambda *_: None,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Copies of the golden bundle that a test may damage, and the bytes to damage them with."""
+"""Golden bundles, copies of them that a test may damage, and the bytes to damage them with."""
 
 from __future__ import annotations
 
@@ -15,15 +15,28 @@ from numpy.typing import NDArray
 from soda_runtime import Noise
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
-EXPECTED = GOLDEN.with_suffix(".npz")
+GOLDEN = Path(__file__).parents[1] / "golden" / "v2"
+GOLDEN_TEXT = GOLDEN.with_name("v2-text")
+GOLDEN_V1 = GOLDEN.with_name("v1")
 
 Json = dict[str, Any]
 
 
-def copy_golden(folder: Path) -> Path:
-    """A copy of the golden bundle at `folder`."""
-    return Path(shutil.copytree(GOLDEN, folder))
+def golden_request(folder: Path) -> dict[str, Any]:
+    """The stored request to a golden bundle, as arguments of `generate`."""
+    with np.load(folder.with_name(folder.name + ".npz")) as stored:
+        return {name: stored[name].tolist() for name in stored if name not in ("latents", "images")}
+
+
+def golden_results(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """The stored latents of a golden bundle's request, and images where it has a decoder."""
+    with np.load(folder.with_name(folder.name + ".npz")) as stored:
+        return {name: stored[name] for name in ("latents", "images") if name in stored}
+
+
+def copy_golden(folder: Path, golden: Path = GOLDEN) -> Path:
+    """A copy of a golden bundle at `folder`."""
+    return Path(shutil.copytree(golden, folder))
 
 
 def read_manifest(folder: Path) -> Json:
@@ -82,12 +95,58 @@ def may_raise(kind: type[Exception], naming: str) -> Iterator[None]:
     assert naming in message
     assert message.isprintable()
 
+
+def put(*path: str | int, value: object) -> Callable[[Json], None]:
+    """A change of one value of the manifest; a last key that is not there is added."""
+
+    def change(manifest: Any) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = value
+
+    return change
+
+
+def drop(*path: str | int) -> Callable[[Json], None]:
+    """A change that takes one value out of the manifest."""
+
+    def change(manifest: Any) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        del manifest[path[-1]]
+
+    return change
+
+
+def both(*changes: Callable[[Json], object]) -> Callable[[Json], None]:
+    """Several changes, one after the other."""
+
+    def change(manifest: Json) -> None:
+        for each in changes:
+            each(manifest)
+
+    return change
+
+
 Latents = NDArray[np.float32]
 SHAPE, STEPS = (1, 8, 8), 8  # of the golden bundle
 LABELS = [3, 7]
+TEXT_SHAPE, TOKENS, EMBED_WIDTH = (4, 8, 8), 8, 16  # of the golden bundle of prompts
+PROMPTS = ["a red circle", "a blue square above a red circle"]
 
 
 def golden_noise(seed: int, batch: int) -> Noise:
     """The noise that a seed stands for in the golden bundle."""
     steps = [latent_noise(seed, 1 + i, batch, SHAPE) for i in range(STEPS)]
     return Noise(latent_noise(seed, INITIAL_STREAM, batch, SHAPE), np.stack(steps))
+
+
+def distance(a: Latents, b: Latents) -> float:
+    """The largest difference of two arrays of one shape."""
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max())
+
+
+def relative(a: Latents, b: Latents) -> float:
+    """The largest difference over the largest magnitude: the toy model of prompts makes latents in the hundreds."""
+    return distance(a, b) / float(np.abs(b).max())

@@ -11,7 +11,7 @@ import pytest
 from soda_runtime import Bundle, BundleError, Session
 from soda_runtime.backends.host import HostMemory
 
-from .bundles import GOLDEN, copy_golden
+from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, copy_golden
 
 _REMEDY = re.compile(r"copy the bundle again|build the bundle again|rebuild|update soda-runtime|`soda-export build`")
 
@@ -28,6 +28,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the golden bundle, with remembered hashes of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return copy_golden(tmp_path / "bundle")
+
+
+@pytest.fixture
+def text_folder(folder: Path) -> Path:
+    """A copy of the golden bundle of prompts."""
+    return copy_golden(folder.with_name("text"), GOLDEN_TEXT)
+
+
+@pytest.fixture
+def v1_folder(folder: Path) -> Path:
+    """A copy of the golden bundle of version 1."""
+    return copy_golden(folder.with_name("v1"), GOLDEN_V1)
+
+
+@pytest.fixture(scope="session")
+def text_bundle() -> Bundle:
+    """The golden bundle of prompts, opened once with its own backend."""
+    return Bundle.open(GOLDEN_TEXT, threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +80,19 @@ def refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
 def session(ort_bundle: Bundle) -> Session:
     """A new session of the golden bundle."""
     return ort_bundle.session()
+
+
+@pytest.fixture
+def text_session(text_bundle: Bundle) -> Session:
+    """A new session of the golden bundle of prompts."""
+    pytest.importorskip("tokenizers")
+    return text_bundle.session()
+
+
+@pytest.fixture
+def null_text_bundle() -> Bundle:
+    """The golden bundle of prompts on the null backend."""
+    return Bundle.open(GOLDEN_TEXT, backend="null")
 
 
 @pytest.fixture

@@ -8,26 +8,44 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from soda_runtime import Embeds, Session
 
-from .bundles import EXPECTED, GOLDEN
+from .bundles import GOLDEN, GOLDEN_TEXT
 
 RUNTIME = Path(__file__).parents[2] / "runtime" / "python"
 NEEDED = ("numpy", "onnxruntime")
-ABSENT = ("torch", "diffusers", "onnx", "onnx_ir", "msgspec", "safetensors", "soda_export")
+ABSENT = (
+    "torch", "diffusers", "onnx", "onnx_ir", "msgspec", "safetensors", "soda_export", "tokenizers", "transformers"
+)  # fmt: skip
 
 PLAY = """
 import importlib.util, sys
 import numpy as np
 import soda_runtime
 
-bundle, expected, *absent = sys.argv[1:]
+labels, prompts, *absent = sys.argv[1:]
 found = [name for name in absent if importlib.util.find_spec(name)]
 assert not found, f"{found} can be imported here"
-golden = np.load(expected)
-latents = soda_runtime.Session.open(bundle).generate(golden["labels"].tolist(), seed=int(golden["seed"]))
-assert not set(absent) & set(sys.modules)
+golden = np.load(labels + ".npz")
+latents = soda_runtime.Session.open(labels).generate(golden["labels"].tolist(), seed=int(golden["seed"]))
 print(np.abs(latents - golden["latents"]).max())
+
+session = soda_runtime.Session.open(prompts)
+values, mask = np.ones((2, 8, 16), np.float32), np.ones((2, 8), np.int64)
+latents = session.generate(embeds=soda_runtime.Embeds(values, mask, -values[:1], mask[:1]), seed=3)
+images = session.images()
+assert latents.shape == (2, 4, 8, 8) and np.isfinite(latents).all()
+assert images.shape == (2, 16, 16, 3) and np.isfinite(images).all()
+try:
+    session.generate(prompt="a red circle")
+except soda_runtime.EngineError as error:
+    assert "pip install soda-runtime[text]" in str(error)
+else:
+    raise AssertionError("a prompt without a tokenizer")
+assert not set(absent) & set(sys.modules)
+print(float(latents.astype(float).sum()), float(images.astype(float).sum()))
 """
 
 
@@ -49,8 +67,12 @@ def bare_python(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the interpreter lies elsewhere")
-def test_the_golden_bundle_plays_with_numpy_and_onnxruntime_alone(bare_python: Path, tmp_path: Path) -> None:
-    command = [str(bare_python), "-I", "-W", "error", "-c", PLAY, str(GOLDEN), str(EXPECTED), *ABSENT]
+def test_labels_and_embeddings_play_with_numpy_and_onnxruntime_alone(bare_python: Path, tmp_path: Path) -> None:
+    command = [str(bare_python), "-I", "-W", "error", "-c", PLAY, str(GOLDEN), str(GOLDEN_TEXT), *ABSENT]
     played = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert played.returncode == 0, played.stderr
-    assert float(played.stdout) <= 1e-3
+    error, *sums = map(float, played.stdout.split())
+    assert error <= 1e-3
+    session, (values, mask) = Session.open(GOLDEN_TEXT), (np.ones((2, 8, 16), np.float32), np.ones((2, 8), np.int64))
+    latents = session.generate(embeds=Embeds(values, mask, -values[:1], mask[:1]), seed=3)
+    assert sums == pytest.approx([latents.astype(float).sum(), session.images().astype(float).sum()], rel=1e-3, abs=0.1)

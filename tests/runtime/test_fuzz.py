@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from soda_runtime import Bundle, BundleError, SodaError
-from soda_runtime.manifest import Manifest
+from soda_runtime.manifest import LabelCondition, Manifest
+from soda_runtime.request import example_request
 
-from .bundles import GOLDEN, may_raise, read_manifest
+from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, may_raise, read_manifest
 
 MANIFEST = read_manifest(GOLDEN)
+MANIFESTS = {golden.name: read_manifest(golden) for golden in (GOLDEN, GOLDEN_TEXT, GOLDEN_V1)}
 TEXT = (GOLDEN / "manifest.json").read_bytes()
 PLAYED_BYTES = 16 << 20
 STEPS = MANIFEST["sampler"]["steps"]
@@ -44,19 +46,25 @@ def _at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 ALIKE = {"timesteps", "files"}  # many places that mean little
-PLACES = [place for place in _places(MANIFEST) if not ALIKE & set(place) or {0, "plan.json"} & set(place)]
+PLACES = {
+    name: [place for place in _places(manifest) if not ALIKE & set(place) or {0, "plan.json"} & set(place)]
+    for name, manifest in MANIFESTS.items()
+}
 numbers = st.sampled_from([-1, 0, 1, 2, 7, 8, 16, 1024, 2047, 2048, 4096, 12288, 1 << 20, 1 << 31, 1 << 63])
-texts = st.sampled_from(["", "x", "null", "0.attn", "2.ff", "state", "../x"])
+texts = st.sampled_from([
+    "", "x", "null", "0.attn", "2.ff", "state", "../x", "labels", "embeds", "input_ids", "attention_mask",
+    "conditioning", "key_0", "time_embedding", "text", "label", "bfloat16", "fp16", "plan.json",
+])  # fmt: skip
 leaves = st.none() | st.booleans() | numbers | st.floats(-1e6, 1e6) | texts
 values: st.SearchStrategy[Any] = leaves | st.lists(numbers, max_size=8) | st.just({})
 
 
 @st.composite
-def mutated_manifests(draw: st.DrawFn) -> bytes:
-    """The golden manifest with one to three values replaced, copied from elsewhere in it, repeated or dropped."""
-    manifest = copy.deepcopy(MANIFEST)
+def mutated_manifests(draw: st.DrawFn, golden: str) -> bytes:
+    """A golden manifest with one to three values replaced, copied from elsewhere in it, repeated or dropped."""
+    manifest, places = copy.deepcopy(MANIFESTS[golden]), PLACES[golden]
     for _ in range(draw(st.integers(1, 3))):
-        *parent, key = draw(st.sampled_from(PLACES))
+        *parent, key = draw(st.sampled_from(places))
         try:
             container = _at(manifest, tuple(parent))
             container[key]
@@ -70,9 +78,9 @@ def mutated_manifests(draw: st.DrawFn) -> bytes:
             case "nudge" if type(container[key]) is int:
                 container[key] += draw(st.sampled_from([-2048, -1024, -1, 1, 256, 1024, 2048]))
             case "copy":
-                like = [place for place in PLACES if type(_at(MANIFEST, place)) is type(container[key])]
+                like = [place for place in places if type(_at(MANIFESTS[golden], place)) is type(container[key])]
                 if like:
-                    container[key] = copy.deepcopy(_at(MANIFEST, draw(st.sampled_from(like))))
+                    container[key] = copy.deepcopy(_at(MANIFESTS[golden], draw(st.sampled_from(like))))
             case "repeat" if isinstance(container, list):
                 container.append(copy.deepcopy(container[key]))
             case "drop":
@@ -93,9 +101,11 @@ def damaged_texts(draw: st.DrawFn) -> bytes:
 
 
 def _played_bytes(manifest: Manifest) -> int:
-    model = manifest.model
-    conditioning = sum(entry.entries * entry.width for entry in manifest.prepare.conditioning)
-    return manifest.arena.bytes + 64 * int(np.prod(model.latent_shape)) + 4 * conditioning * manifest.sampler.steps
+    model, condition = manifest.model, manifest.model.condition
+    tensors = sum(math.prod(t.shape) * (manifest.sampler.steps if t.per_step else 1) for t in manifest.tensors)
+    embeds = 0 if isinstance(condition, LabelCondition) else condition.max_tokens * condition.embed_width
+    image = sum(math.prod(program.shape) for program in manifest.finish)
+    return manifest.arena.bytes + 64 * math.prod(model.latent_shape) + 8 * (tensors + embeds + image)
 
 
 def _open_and_play(folder: Path, text: bytes) -> None:
@@ -106,7 +116,9 @@ def _open_and_play(folder: Path, text: bytes) -> None:
             return
         try:
             for accelerated in (True, False):
-                bundle.session().generate(0, accelerated=accelerated)
+                session = bundle.session()
+                session.generate(**example_request(bundle, 1), accelerated=accelerated)
+                session.images()
         except BundleError as error:
             raise AssertionError("a bundle that opened was refused only when played") from error
         except SodaError:
@@ -136,11 +148,12 @@ def schedules(draw: st.DrawFn, careful: bool) -> bytes:
             reads, writes = [], {}
         offsets = {"read_offsets": [places[slot] for slot in reads], "write_offsets": list(writes.values())}
         steps.append({"program": index, **offsets})
-        programs.append({"file": f"step-{index:02}.onnx", "reads": reads, "writes": list(writes), "flops": 0})
+        touched = {"reads": reads, "writes": list(writes)}
+        programs.append({"file": f"step-{index:02}.onnx", "inputs": [], **touched, "flops": 0})
         if careful:
             places = {slot: place for slot, place in places.items() if all(_apart((place, w)) for w in writes.values())}
         places.update(writes)
-    programs.append({"file": f"step-{STEPS:02}.onnx", "reads": [], "writes": [], "flops": 0})
+    programs.append({"file": f"step-{STEPS:02}.onnx", "inputs": [], "reads": [], "writes": [], "flops": 0})
     manifest.update(programs=programs, baseline_program=STEPS, steps=steps)
     manifest["files"].update({program["file"]: manifest["files"]["plan.json"] for program in programs})
     return json.dumps(manifest).encode()
@@ -155,9 +168,21 @@ def roomy(folder: Path) -> Path:
 
 
 @bounded
-@given(mutated_manifests())
+@given(mutated_manifests("v2"))
 def test_a_manifest_of_random_values_is_refused_or_plays(folder: Path, text: bytes) -> None:
     _open_and_play(folder, text)
+
+
+@bounded
+@given(mutated_manifests("v2-text"))
+def test_a_manifest_of_prompts_of_random_values_is_refused_or_plays(text_folder: Path, text: bytes) -> None:
+    _open_and_play(text_folder, text)
+
+
+@settings(bounded, max_examples=30)
+@given(mutated_manifests("v1"))
+def test_a_manifest_of_version_1_of_random_values_is_refused_or_plays(v1_folder: Path, text: bytes) -> None:
+    _open_and_play(v1_folder, text)
 
 
 @bounded

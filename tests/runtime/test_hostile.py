@@ -6,41 +6,21 @@ import json
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from soda_runtime import Bundle, EngineError
+from soda_runtime import Bundle, BundleError, EngineError
 from soda_runtime.backends.host import HostMemory
 from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from soda_runtime.request import example_request
 
-from .bundles import GOLDEN, Json, edit_manifest
+from .bundles import GOLDEN, TOKENS, Json, both, drop, edit_manifest, put
 
 Refuses = Callable[[Path, str], None]
-GOLDEN_TEXT = (GOLDEN / "manifest.json").read_bytes()
-
-
-def put(*path: str | int, value: object) -> Callable[[Json], None]:
-    """A change of one value of the manifest; a last key that is not there is added."""
-
-    def change(manifest: Any) -> None:
-        for key in path[:-1]:
-            manifest = manifest[key]
-        manifest[path[-1]] = value
-
-    return change
-
-
-def both(*changes: Callable[[Json], object]) -> Callable[[Json], None]:
-    """Several changes, one after the other."""
-
-    def change(manifest: Json) -> None:
-        for each in changes:
-            each(manifest)
-
-    return change
+MANIFEST_TEXT = (GOLDEN / "manifest.json").read_bytes()
 
 
 def rename(old: str, new: str) -> Callable[[Json], None]:
@@ -55,7 +35,7 @@ def rename(old: str, new: str) -> Callable[[Json], None]:
 
 
 def _program(reads: list[str], writes: list[str]) -> Json:
-    return {"file": "step-00.onnx", "reads": reads, "writes": writes, "flops": 1}
+    return {"file": "step-00.onnx", "inputs": [], "reads": reads, "writes": writes, "flops": 1}
 
 
 def _step(program: int, read_offsets: list[int], write_offsets: list[int]) -> Json:
@@ -82,7 +62,33 @@ def unaligned(manifest: Json) -> None:
             step[key] = [offset // 2048 * 2049 for offset in step[key]]
 
 
-CONDITIONING = {"name": "conditioning", "entries": 20, "width": 16}
+RESERVED = (
+    "labels", "input_ids", "attention_mask", "embeds", "state", "state_out", "coefficients", "guidance", "noise",
+    "latents", "image",
+)  # fmt: skip
+UNPLAIN = ("", "cache.0.attn", "Conditioning", "0x", "_x", "a b", "tensör", "a" * 65, "x\n")
+
+
+def name_tensor(name: str) -> Callable[[Json], None]:
+    """Call the conditioning `name`, everywhere."""
+    return both(
+        put("tensors", 0, "name", value=name), put("prepare", 0, "outputs", value=[name]),
+        lambda m: [program.update(inputs=[name]) for program in m["programs"]],
+    )  # fmt: skip
+
+
+def add_request_tensor(early: bool) -> Callable[[Json], None]:
+    """A second prepare program, whose tensor `gain` the first one takes: before that or, wrongly, after it."""
+
+    def change(manifest: Json) -> None:
+        manifest["tensors"].append({"name": "gain", "dtype": "float16", "rows": True, "per_step": False, "shape": [1]})
+        gain = {"file": "plan.json", "inputs": ["labels"], "tables": [], "outputs": ["gain"]}
+        manifest["prepare"][0]["inputs"] = ["labels", "gain"]
+        manifest["prepare"].insert(0 if early else 1, gain)
+
+    return change
+
+
 WRITE_WRITE_READ = [_program([], ["0.attn"]), _program([], ["0.ff"]), _program(["0.attn"], [])]
 SIX = [0, 2048, 4096, 6144, 8192, 10240]
 
@@ -94,10 +100,12 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a missing key in a program": lambda m: m["programs"][0].pop("flops"),
     "another format": put("format", value="zip"),
     "no format": lambda m: m.pop("format"),
-    "a newer version": put("version", value=2),
+    "a newer version": put("version", value=3),
     "an older version": put("version", value=0),
     "a version that is a boolean": put("version", value=True),
     "a version that is a fraction": put("version", value=1.0),
+    "version 1 of a version 2 manifest": put("version", value=1),
+    "a version that is a string": put("version", value="2"),
     "a version that is a nested list": put("version", value=[[[[1]]]]),
     "a version of 4000 digits": put("version", value=10**4000),
     "an unknown precision": put("precision", value="fp64"),
@@ -123,17 +131,35 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a latent side of 2**62": put("model", "latent_shape", value=[1, 8, 1 << 62]),
     "a width of 2**62": put("model", "width", value=1 << 62),
     "a negative token count": put("model", "num_tokens", value=-16),
-    "a negative class": put("model", "null_class", value=-1),
+    "a negative class": put("model", "condition", "null_class", value=-1),
     "a state of 2**40 tensors": put("sampler", "state_size", value=1 << 40),
     "three rows a sample": put("rows_per_sample", value=3),
-    "conditioning 2**50 wide": put("prepare", "conditioning", 0, "width", value=1 << 50),
-    "conditioning of a negative count": put("prepare", "conditioning", 0, "entries", value=-20),
-    "no conditioning": put("prepare", "conditioning", value=[]),
+    "a tensor of 2**50 entries": put("tensors", 0, "shape", 1, value=1 << 50),
+    "a tensor of 2**40 elements": put("tensors", 0, "shape", value=[1 << 20, 1 << 20]),
+    "a tensor of 2**36 elements in six axes": put("tensors", 0, "shape", value=[64] * 6),
+    "a tensor of a negative count": put("tensors", 0, "shape", 0, value=-20),
+    "a tensor of two negative counts": put("tensors", 0, "shape", value=[-20, -16]),
+    "a tensor of no elements": put("tensors", 0, "shape", 0, value=0),
+    "a tensor of no axes": put("tensors", 0, "shape", value=[]),
+    "a tensor of seven axes": put("tensors", 0, "shape", value=[1] * 7),
+    "10**6 axes": put("tensors", 0, "shape", value=[9] * 1_000_000),
+    "no tensors": put("tensors", value=[]),
+    "5000 tensors": lambda m: m["tensors"].extend({**m["tensors"][0], "name": f"t{i}"} for i in range(5000)),
+    "no prepare programs": put("prepare", value=[]),
+    "nine prepare programs": lambda m: m["prepare"].extend(m["prepare"] * 8),
+    "no weights": put("weights", value=[]),
+    "nine weights": put("weights", value=["weights.safetensors"] * 9),
+    "an image of 2**20 rows": put("finish", value=[{"file": "plan.json", "shape": [3, 1 << 20, 8]}]),
+    "an image without columns": put("finish", value=[{"file": "plan.json", "shape": [3, 8, 0]}]),
+    "an image of two sides": put("finish", value=[{"file": "plan.json", "shape": [8, 8]}]),
+    "two finish programs": put(
+        "finish", value=[{"file": name, "shape": [3, 8, 8]} for name in ("plan.json", "programs.json")]
+    ),
     "a negative timestep": put("sampler", "timesteps", 0, value=-1),
     "a number too large for a float": put("guidance", value=10**400),
     "guidance beyond float32": put("guidance", value=1e39),
     "a scale beyond float32": put("sampler", "initial_scale", value=-1e39),
-    "a null class beyond the classes": put("model", "null_class", value=11),
+    "a null class beyond the classes": put("model", "condition", "null_class", value=11),
     "flops of 2**63": put("programs", 0, "flops", value=1 << 63),
     "negative flops": put("programs", 0, "flops", value=-1),
     "an arena of 2**62 bytes": put("arena", "bytes", value=1 << 62),
@@ -145,35 +171,92 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a weights path outside the bundle": rename("weights.safetensors", "../weights.safetensors"),
     "a program path outside the bundle": rename("step-00.onnx", "../../step-00.onnx"),
     "an absolute path": rename("tables.safetensors", "/etc/passwd"),
-    "a path in a subfolder": rename("prepare.onnx", "sub/prepare.onnx"),
-    "a backslash path": rename("prepare.onnx", "..\\prepare.onnx"),
-    "a drive letter": rename("prepare.onnx", "C:prepare.onnx"),
-    "two dots inside a name": rename("prepare.onnx", "prepare..onnx"),
-    "a hidden name": rename("prepare.onnx", ".prepare.onnx"),
-    "a NUL in a name": rename("prepare.onnx", "prepare.onnx\0"),
-    "a newline in a name": rename("prepare.onnx", "prepare.onnx\n"),
-    "a letter beyond ASCII in a name": rename("prepare.onnx", "prépare.onnx"),
-    "a lone surrogate in a name": rename("prepare.onnx", "\ud800.onnx"),
-    "an empty name": rename("prepare.onnx", ""),
-    "a name of 5000 letters": rename("prepare.onnx", "p" * 5000),
+    "a path in a subfolder": rename("conditioning.onnx", "sub/conditioning.onnx"),
+    "a backslash path": rename("conditioning.onnx", "..\\conditioning.onnx"),
+    "a drive letter": rename("conditioning.onnx", "C:conditioning.onnx"),
+    "two dots inside a name": rename("conditioning.onnx", "prepare..onnx"),
+    "a hidden name": rename("conditioning.onnx", ".conditioning.onnx"),
+    "a NUL in a name": rename("conditioning.onnx", "conditioning.onnx\0"),
+    "a newline in a name": rename("conditioning.onnx", "conditioning.onnx\n"),
+    "a letter beyond ASCII in a name": rename("conditioning.onnx", "cönditioning.onnx"),
+    "a lone surrogate in a name": rename("conditioning.onnx", "\ud800.onnx"),
+    "an empty name": rename("conditioning.onnx", ""),
+    "a name of 5000 letters": rename("conditioning.onnx", "p" * 5000),
     "an unused file outside the bundle": put("files", "../x", value={"bytes": 1, "sha256": "0" * 64}),
     "weights that are not listed": lambda m: m["files"].pop("weights.safetensors"),
     "a program that is not listed": lambda m: m["files"].pop("step-03.onnx"),
     "a negative file size": put("files", "plan.json", "bytes", value=-1),
     "a hash of 63 digits": put("files", "plan.json", "sha256", value="0" * 63),
     "a hash in capitals": put("files", "plan.json", "sha256", value="A" * 64),
-    # names of tensors
-    "conditioning named as the state": put("prepare", "conditioning", 0, "name", value="state"),
-    "conditioning named as a cache slot": put("prepare", "conditioning", 0, "name", value="cache.0.attn"),
-    "conditioning of an empty name": put("prepare", "conditioning", 0, "name", value=""),
-    "two conditionings of one name": put("prepare", "conditioning", value=[CONDITIONING, {**CONDITIONING, "width": 1}]),
-    "a table listed twice": put("prepare", "tables", value=["time_embedding", "time_embedding"]),
-    "a table listed that holds the coefficients": put("prepare", "tables", value=["time_embedding", "coefficients"]),
-    "a table named as the labels": put("prepare", "tables", value=["labels"]),
+    # tensors and the programs that make them
+    **{f"a tensor named {name!r:.20}": name_tensor(name) for name in (*RESERVED, *UNPLAIN)},
+    "two tensors of one name": lambda m: m["tensors"].append({**m["tensors"][0], "rows": False}),
+    "a tensor named as a table": name_tensor("time_embedding"),
+    "a tensor of an unknown type": put("tensors", 0, "dtype", value="float64"),
+    "a tensor of whole numbers": put("tensors", 0, "dtype", value="int64"),
+    "a tensor that no program makes": lambda m: m["tensors"].append({**m["tensors"][0], "name": "more"}),
+    "a tensor that is made but not there": put("prepare", 0, "outputs", value=["conditioning", "more"]),
+    "a tensor made twice by one program": put("prepare", 0, "outputs", value=["conditioning"] * 2),
+    "a tensor made by two programs": both(
+        lambda m: m["prepare"].append({**m["prepare"][0], "file": "plan.json", "tables": ["more"]}),
+    ),
+    "a tensor of steps made by a program of the request": put("prepare", 0, "tables", value=[]),
+    "a tensor of the request made by a program of steps": put("tensors", 0, "per_step", value=False),
+    "a program that makes nothing": lambda m: m["prepare"].append(
+        {"file": "plan.json", "inputs": ["labels"], "tables": [], "outputs": []}
+    ),
+    "a program that takes the labels twice": put("prepare", 0, "inputs", value=["labels", "labels"]),
+    "a program that takes what it makes": put("prepare", 0, "inputs", value=["labels", "conditioning"]),
+    "a program that takes what nothing gives": put("prepare", 0, "inputs", value=["gain"]),
+    "a program that takes a table as an input": put("prepare", 0, "inputs", value=["time_embedding"]),
+    "a program of labels that takes token ids": put("prepare", 0, "inputs", value=["input_ids"]),
+    "a program of labels that takes embeddings": put("prepare", 0, "inputs", value=["embeds"]),
+    "a program of labels that makes embeddings": lambda m: m["prepare"].append(
+        {"file": "plan.json", "inputs": ["labels"], "tables": [], "outputs": ["embeds"]}
+    ),
+    "a program that takes the state": put("prepare", 0, "inputs", value=["state"]),
+    "a program that takes what a later one makes": add_request_tensor(early=False),
+    "a program that takes a tensor of steps": both(
+        add_request_tensor(early=False), put("prepare", 0, "inputs", value=["labels"]),
+        put("prepare", 1, "inputs", value=["conditioning"]),
+    ),
+    "a table listed twice": put("prepare", 0, "tables", value=["time_embedding", "time_embedding"]),
+    "a table of two programs": both(
+        add_request_tensor(early=True), put("tensors", 1, "per_step", value=True),
+        put("prepare", 0, "tables", value=["time_embedding"]), put("prepare", 1, "inputs", value=["labels"]),
+    ),
+    "a table listed that holds the coefficients": put("prepare", 0, "tables", value=["time_embedding", "coefficients"]),
+    "a table named as the labels": put("prepare", 0, "tables", value=["labels"]),
+    "a table of a name that is not plain": put("prepare", 0, "tables", value=["Time"]),
+    "a step that takes a tensor twice": put("programs", 0, "inputs", value=["conditioning"] * 2),
+    "a step that takes a tensor that is not there": put("programs", 0, "inputs", value=["conditioning", "more"]),
+    "a step that takes the labels": put("programs", 0, "inputs", value=["labels"]),
+    "a step that takes the state as a tensor": put("programs", 0, "inputs", value=["state"]),
+    # kinds of conditions
+    "a condition of an unknown kind": put("model", "condition", "kind", value="image"),
+    "a condition without a kind": drop("model", "condition", "kind"),
+    "a kind that is a list": put("model", "condition", "kind", value=["label"]),
+    "a kind that is null": put("model", "condition", "kind", value=None),
+    "a condition that is a string": put("model", "condition", value="label"),
+    "a condition of labels called text": put("model", "condition", "kind", value="text"),
+    "a condition of labels with a tokenizer": put("model", "condition", "tokenizer", value=""),
+    "a text condition for programs of labels": put("model", "condition", value={
+        "kind": "text", "max_tokens": 8, "embed_width": 16, "tokenizer": ""
+    }),
+    "classes outside the condition, as in version 1": put("model", "num_classes", value=10),
     "two modules of one name": put("model", "modules", value=["attn", "attn", "ff"]),
     # programs and the cache
     "two programs of one file": put("programs", 1, "file", value="step-00.onnx"),
-    "a prepare program that is also a step's": put("prepare", "file", value="step-00.onnx"),
+    "a prepare program that is also a step's": put("prepare", 0, "file", value="step-00.onnx"),
+    "a finish program that is also a step's": put("finish", value=[{"file": "step-00.onnx", "shape": [3, 8, 8]}]),
+    "a finish program that is not listed": put("finish", value=[{"file": "more.onnx", "shape": [3, 8, 8]}]),
+    "a finish program outside the bundle": put("finish", value=[{"file": "../plan.json", "shape": [3, 8, 8]}]),
+    "weights that are also the tables": put("weights", value=["tables.safetensors"]),
+    "weights listed twice": put("weights", value=["weights.safetensors"] * 2),
+    "weights that are a program": put("weights", value=["weights.safetensors", "step-00.onnx"]),
+    "second weights that are not listed": put("weights", value=["weights.safetensors", "more.safetensors"]),
+    "second weights outside the bundle": put("weights", value=["weights.safetensors", "../more.safetensors"]),
+    "weights named in a string": put("weights", value="weights.safetensors"),
     "a program beyond the last": put("steps", 0, "program", value=6),
     "a negative program": put("steps", 0, "program", value=-1),
     "a baseline program beyond the last": put("baseline_program", value=6),
@@ -222,10 +305,129 @@ LIES |= {
 }
 
 
+TEXT_LIES: dict[str, Callable[[Json], object]] = {
+    "no tokens": put("model", "condition", "max_tokens", value=0),
+    "8192 tokens": put("model", "condition", "max_tokens", value=8192),
+    "2**40 tokens": put("model", "condition", "max_tokens", value=1 << 40),
+    "embeddings of no width": put("model", "condition", "embed_width", value=0),
+    "embeddings 2**31 wide": put("model", "condition", "embed_width", value=1 << 31),
+    "a fraction of tokens": put("model", "condition", "max_tokens", value=8.0),
+    "a text condition with classes": put("model", "condition", "num_classes", value=10),
+    "a text condition called label": put("model", "condition", "kind", value="label"),
+    "a text condition without a tokenizer": drop("model", "condition", "tokenizer"),
+    "a tokenizer that is null": put("model", "condition", "tokenizer", value=None),
+    "a tokenizer that is not listed": drop("files", "tokenizer.json"),
+    "a tokenizer outside the bundle": rename("tokenizer.json", "../tokenizer.json"),
+    "a tokenizer that is a program": put("model", "condition", "tokenizer", value="step-00.onnx"),
+    "a tokenizer that is the weights": put("model", "condition", "tokenizer", value="decoder.safetensors"),
+    "a tokenizer without a text encoder": drop("prepare", 0),
+    "a text encoder without a tokenizer": put("model", "condition", "tokenizer", value=""),
+    "a text encoder with no tokenizer and no ids": both(
+        put("model", "condition", "tokenizer", value=""), put("prepare", 0, "inputs", value=["attention_mask"]),
+    ),
+    "a text encoder that makes another tensor besides": both(
+        lambda m: m["prepare"][0]["outputs"].append("key_0"), lambda m: m["prepare"][1]["outputs"].remove("key_0"),
+    ),
+    "a text encoder that takes a table": put("prepare", 0, "tables", value=["more"]),
+    "a text encoder that takes embeddings": put("prepare", 0, "inputs", value=["input_ids", "embeds"]),
+    "a text encoder that takes what another program makes": lambda m: (
+        m["prepare"].insert(0, {"file": "plan.json", "inputs": ["attention_mask"], "tables": [], "outputs": ["first"]}),
+        m["tensors"].append({"name": "first", "dtype": "float32", "rows": True, "per_step": False, "shape": [8]}),
+        m["prepare"][1]["inputs"].append("first"),
+    ),
+    "two text encoders": lambda m: m["prepare"].append({**m["prepare"][0], "file": "plan.json"}),
+    "a context of token ids": put("prepare", 1, "inputs", value=["embeds", "input_ids"]),
+    "a context of labels": put("prepare", 1, "inputs", value=["embeds", "labels"]),
+    "conditioning of token ids": put("prepare", 2, "inputs", value=["input_ids"]),
+    "embeddings among the tensors": lambda m: m["tensors"].append(
+        {"name": "embeds", "dtype": "float32", "rows": True, "per_step": False, "shape": [TOKENS, 16]}
+    ),
+    "a step that takes embeddings": lambda m: m["programs"][0]["inputs"].append("embeds"),
+    "a step that takes the mask": lambda m: m["programs"][0]["inputs"].append("attention_mask"),
+    "a tensor of the request for every step": put("tensors", 1, "per_step", value=True),
+    "a tensor that is made no more": lambda m: m["prepare"][1]["outputs"].remove("value_2"),
+    "a decoder that is the text encoder": put("finish", 0, "file", value="text-encoder.onnx"),
+    "a second decoder": lambda m: m["finish"].append({"file": "plan.json", "shape": [3, 16, 16]}),
+    "an image 2**17 wide": put("finish", 0, "shape", 2, value=1 << 17),
+    "slots of another precision": put("precision", value="fp16"),
+}  # fmt: skip
+V1_LIES: dict[str, Callable[[Json], object]] = {
+    "an unknown key": put("surplus", value=1),
+    "keys of version 2": put("tensors", value=[]),
+    "no prepare program": drop("prepare"),
+    "several weights": put("weights", value=["weights.safetensors"]),
+    "half precision": put("precision", value="fp16"),
+    "classes in a condition": both(
+        drop("model", "num_classes"), drop("model", "null_class"),
+        put("model", "condition", value={"kind": "label", "num_classes": 10, "null_class": 10}),
+    ),
+    "a learned variance": put("sampler", "learned_variance", value=False),
+    "fractional timesteps": put("sampler", "timesteps", 0, value=0.5),
+    "a timestep of 400 digits": put("sampler", "timesteps", 0, value=10**400),
+    "a negative timestep": put("sampler", "timesteps", 0, value=-1),
+    "a null class beyond the classes": put("model", "null_class", value=11),
+    "conditioning 2**50 wide": put("prepare", "conditioning", 0, "width", value=1 << 50),
+    "conditioning of a negative count": put("prepare", "conditioning", 0, "entries", value=-20),
+    "no conditioning": put("prepare", "conditioning", value=[]),
+    "no tables": put("prepare", "tables", value=[]),
+    "conditioning named as the state": put("prepare", "conditioning", 0, "name", value="state"),
+    "conditioning twice": lambda m: m["prepare"]["conditioning"].append(m["prepare"]["conditioning"][0]),
+    "a prepare program that is also a step's": put("prepare", "file", value="step-00.onnx"),
+    "weights outside the bundle": rename("weights.safetensors", "../weights.safetensors"),
+    "slots at the same place": put("steps", 0, "write_offsets", 1, value=0),
+    "an arena of 2**62 bytes": put("arena", "bytes", value=1 << 62),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("change", LIES.values(), ids=LIES.keys())
 def test_a_manifest_that_lies_is_refused(folder: Path, refuses: Refuses, change: Callable[[Json], object]) -> None:
     edit_manifest(folder, change)
     refuses(folder, "manifest.json")
+
+
+@pytest.mark.parametrize("change", TEXT_LIES.values(), ids=TEXT_LIES.keys())
+def test_a_manifest_of_prompts_that_lies_is_refused(
+    text_folder: Path, refuses: Refuses, change: Callable[[Json], object]
+) -> None:
+    edit_manifest(text_folder, change)
+    refuses(text_folder, "manifest.json")
+
+
+@pytest.mark.parametrize("change", V1_LIES.values(), ids=V1_LIES.keys())
+def test_a_manifest_of_version_1_that_lies_is_refused(
+    v1_folder: Path, refuses: Refuses, change: Callable[[Json], object]
+) -> None:
+    edit_manifest(v1_folder, change)
+    refuses(v1_folder, "manifest.json")
+
+
+def _second_weights(manifest: Json) -> None:
+    manifest["weights"].append("more.safetensors")
+    manifest["files"]["more.safetensors"] = manifest["files"]["weights.safetensors"]
+
+
+TRUTHS: dict[str, Callable[[Json], object]] = {
+    "another name of a tensor": name_tensor("x_1"),
+    "a tensor of the longest name": name_tensor("a" * 64),
+    "a tensor of the request before the tensor of steps that is made of it": add_request_tensor(early=True),
+    "a program of steps that takes nothing but tables": put("prepare", 0, "inputs", value=[]),
+    "a step that takes no tensors": put("programs", 1, "inputs", value=[]),
+    "a fractional timestep": put("sampler", "timesteps", 0, value=999.5),
+    "a second weights file": _second_weights,
+    "another name of the tables": both(
+        put("tables", value="more.safetensors"),
+        lambda m: m["files"].update({"more.safetensors": m["files"]["tables.safetensors"]}),
+    ),
+    "learned variance without noise": both(
+        put("sampler", "learned_variance", value=True), put("sampler", "stochastic", value=False),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", TRUTHS.values(), ids=TRUTHS.keys())
+def test_a_manifest_that_is_only_unusual_passes(folder: Path, change: Callable[[Json], object]) -> None:
+    edit_manifest(folder, change)
+    open_manifest(folder)
 
 
 def test_refusing_huge_sizes_takes_little_memory(folder: Path, refuses: Refuses) -> None:
@@ -244,7 +446,20 @@ def test_refusing_huge_sizes_takes_little_memory(folder: Path, refuses: Refuses)
 
 
 def _many_tables(manifest: Json) -> None:
-    manifest["prepare"]["tables"] = [f"t{i}" for i in range(4000)]
+    manifest["prepare"][0]["tables"] = [f"t{i}" for i in range(4000)]
+
+
+def _many_tensors(manifest: Json) -> None:
+    for i in range(4000):
+        manifest["tensors"].append({**manifest["tensors"][0], "name": f"t{i}"})
+    manifest["prepare"][0]["outputs"] = [tensor["name"] for tensor in manifest["tensors"]]
+    for program in manifest["programs"]:
+        program["inputs"] = list(manifest["prepare"][0]["outputs"])
+
+
+def _many_axes(manifest: Json) -> None:
+    """Too many to multiply."""
+    manifest["tensors"][0]["shape"] = [9] * 1_000_000
 
 
 def _many_slots(manifest: Json) -> None:
@@ -260,20 +475,25 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-@pytest.mark.parametrize("lengthen", [_many_tables, _many_slots])
+@pytest.mark.parametrize("lengthen", [_many_tables, _many_tensors, _many_axes, _many_slots])
 def test_judging_a_long_manifest_takes_little_longer_than_parsing_it(
     folder: Path, lengthen: Callable[[Json], None]
 ) -> None:
     edit_manifest(folder, lengthen)
     text = (folder / "manifest.json").read_bytes()
     parsing = min(_seconds(lambda: parse_manifest(text, "manifest")) for _ in range(3))
-    judging = min(_seconds(lambda: open_manifest(folder)) for _ in range(3))
+
+    def judge() -> None:
+        with suppress(BundleError):
+            open_manifest(folder)
+
+    judging = min(_seconds(judge) for _ in range(3))
     assert judging < 12 * parsing
 
 
 def _replaced(old: bytes, new: bytes) -> bytes:
-    assert old in GOLDEN_TEXT
-    return GOLDEN_TEXT.replace(old, new, 1)
+    assert old in MANIFEST_TEXT
+    return MANIFEST_TEXT.replace(old, new, 1)
 
 
 TEXTS: dict[str, bytes] = {
@@ -284,20 +504,21 @@ TEXTS: dict[str, bytes] = {
     "zeros": bytes(4096),
     "a ZIP archive": b"PK\x03\x04" + bytes(100),
     "not UTF-8": _replaced(b"tiny", b"\xff\xfe\xfd\xfc"),
-    "a key twice": _replaced(b'"version": 1,', b'"version": 1, "version": 1,'),
-    "a key twice, once escaped": _replaced(b'"version": 1,', b'"version": 1, "v\\u0065rsion": 1,'),
+    "a key twice": _replaced(b'"version": 2,', b'"version": 2, "version": 2,'),
+    "a key twice, once escaped": _replaced(b'"version": 2,', b'"version": 1, "v\\u0065rsion": 1,'),
     "a nested key twice": _replaced(b'"bytes": 12288,', b'"bytes": 12288, "bytes": 1,'),
     "NaN": _replaced(b'"guidance": 1.5', b'"guidance": NaN'),
     "Infinity": _replaced(b'"guidance": 1.5', b'"guidance": -Infinity'),
     "a float beyond float64": _replaced(b'"guidance": 1.5', b'"guidance": 1e999'),
     "an integer of 5000 digits": _replaced(b'"num_layers": 3', b'"num_layers": ' + b"9" * 5000),
     "a comment": _replaced(b"{", b"{ // a comment\n"),
-    "text behind the end": GOLDEN_TEXT + b"{}",
+    "text behind the end": MANIFEST_TEXT + b"{}",
     "a million open brackets": b"[" * 1_000_000,
     "a million open objects": b'{"a":' * 1_000_000,
-    "a version nested 10000 deep": _replaced(b'"version": 1', b'"version": ' + b"[" * 10_000 + b"]" * 10_000),
+    "a version nested 10000 deep": _replaced(b'"version": 2', b'"version": ' + b"[" * 10_000 + b"]" * 10_000),
     "a precision nested 900 deep": _replaced(b'"fp32"', b"[" * 900 + b"]" * 900),
-    **{f"the first {size} bytes": GOLDEN_TEXT[:size] for size in (1, 17, 100, 2000, len(GOLDEN_TEXT) - 3)},
+    "a kind nested 900 deep": _replaced(b'"label"', b"[" * 900 + b"]" * 900),
+    **{f"the first {size} bytes": MANIFEST_TEXT[:size] for size in (1, 17, 100, 2000, len(MANIFEST_TEXT) - 3)},
 }
 
 
@@ -315,13 +536,16 @@ def test_a_manifest_over_16_mib_is_refused_unread(folder: Path, refuses: Refuses
 
 def test_a_newer_version_says_to_update_the_runtime(folder: Path, refuses: Refuses) -> None:
     edit_manifest(folder, both(put("version", value=7), put("surplus", value=1)))
-    with pytest.raises(Exception, match="format version 7, this runtime reads 1; update soda-runtime"):
+    with pytest.raises(Exception, match="format version 7, this runtime reads 1 and 2; update soda-runtime"):
         refuses(folder, "nothing")
 
 
-def test_a_golden_manifest_gets_as_far_as_the_backend(folder: Path, refuses: Refuses) -> None:
+@pytest.mark.parametrize("golden", ["folder", "text_folder", "v1_folder"])
+def test_a_golden_manifest_gets_as_far_as_the_backend(
+    golden: str, request: pytest.FixtureRequest, refuses: Refuses
+) -> None:
     with pytest.raises(AssertionError, match="a backend was opened"):
-        refuses(folder, "manifest.json")
+        refuses(request.getfixturevalue(golden), "manifest.json")
 
 
 def test_a_latent_shape_that_the_engines_do_not_have_is_refused_before_noise_is_drawn(
@@ -353,3 +577,41 @@ def test_an_arena_that_the_engines_do_not_have_is_refused_before_it_is_allocated
     monkeypatch.setattr(HostMemory, "__init__", fail)
     with pytest.raises(EngineError, match="rebuild the bundle"):
         Bundle.open(folder, threads=1).session().start(1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("tensors", 0, "shape", value=[1 << 17, 1 << 17]),
+        lambda m: (
+            m["tensors"].append({**m["tensors"][0], "name": "more", "shape": [1 << 17, 1 << 17]}),
+            m["prepare"][0]["outputs"].append("more"),
+        ),
+    ],
+    ids=["a tensor of the steps", "a tensor of no step"],
+)
+def test_a_tensor_that_the_engines_do_not_have_is_refused_before_it_is_allocated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Json], object]
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("memory was allocated for sizes that no engine has")
+
+    edit_manifest(folder, change)
+    monkeypatch.setattr(HostMemory, "__init__", fail)
+    with pytest.raises(EngineError, match="rebuild the bundle"):
+        Bundle.open(folder, threads=1).session().start(1)
+
+
+def test_an_image_that_the_engine_does_not_have_is_refused_before_it_is_allocated(
+    text_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("memory was allocated for sizes that no engine has")
+
+    edit_manifest(text_folder, put("finish", 0, "shape", value=[1 << 16] * 3))
+    bundle = Bundle.open(text_folder, threads=1)
+    session = bundle.session()
+    session.start(**example_request(bundle, 1))
+    monkeypatch.setattr(HostMemory, "__init__", fail)
+    with pytest.raises(EngineError, match=r"decoder\.onnx: output 'image'.*rebuild the bundle"):
+        session.images()

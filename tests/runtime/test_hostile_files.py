@@ -118,7 +118,7 @@ def test_a_flipped_bit_anywhere_in_the_weights_is_refused(folder: Path, refuses:
     refuses(folder, "weights.safetensors")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "tables.safetensors", "prepare.onnx", "plan.json"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "tables.safetensors", "conditioning.onnx", "plan.json"])
 @pytest.mark.parametrize("kept", [1, 7, 8, 100, -1])
 def test_a_truncated_file_is_refused(folder: Path, refuses: Refuses, name: str, kept: int) -> None:
     (folder / name).write_bytes((folder / name).read_bytes()[:kept])
@@ -291,8 +291,53 @@ def test_weights_are_refused_when_their_header(
     refuses(folder, "weights.safetensors")
 
 
-def test_verify_hashes_takes_the_golden_bundle(folder: Path) -> None:
-    assert verify_hashes(folder).version == 1
+TEXT_FILES = ["tokenizer.json", "text-encoder.onnx", "text-encoder.safetensors", "decoder.onnx", "decoder.safetensors"]
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: flip_bit(path, 10), lambda path: path.write_bytes(b"")])
+def test_a_damaged_file_of_a_bundle_of_prompts_is_refused(
+    text_folder: Path, refuses: Refuses, name: str, damage: Callable[[Path], object]
+) -> None:
+    damage(text_folder / name)
+    refuses(text_folder, name)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "text-encoder.safetensors", "decoder.safetensors"])
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_every_weights_file_is_refused_when_its_header(
+    text_folder: Path, refuses: Refuses, name: str, lie: Callable[[Json, bytes], bytes]
+) -> None:
+    path = text_folder / name
+    header, data = split_safetensors(path)
+    header.pop("__metadata__", None)
+    path.write_bytes(lie(header, data))
+    fix_hashes(text_folder)
+    refuses(text_folder, name)
+
+
+def test_a_tokenizer_over_64_mib_is_refused(text_folder: Path, refuses: Refuses) -> None:
+    os.truncate(text_folder / "tokenizer.json", (64 << 20) + 1)
+    fix_hashes(text_folder)
+    refuses(text_folder, "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "ä\n\0"])
+def test_a_table_of_an_odd_name_is_refused_in_one_line(folder: Path, refuses: Refuses, name: str) -> None:
+    _retable(folder, name, *_table("F32", [8, 4], 128))
+    refuses(folder, "tables.safetensors")
+
+
+@pytest.mark.parametrize("golden", ["folder", "text_folder", "v1_folder"])
+def test_verify_hashes_takes_a_golden_bundle(golden: str, request: pytest.FixtureRequest) -> None:
+    assert verify_hashes(request.getfixturevalue(golden)).version == 2
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_verify_hashes_refuses_a_flipped_bit_in_a_bundle_of_prompts(text_folder: Path, name: str) -> None:
+    flip_bit(text_folder / name, 10)
+    with pytest.raises(BundleError, match=f"{name}: its SHA-256"):
+        verify_hashes(text_folder)
 
 
 @pytest.mark.parametrize("name", LISTED)

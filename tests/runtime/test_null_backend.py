@@ -16,9 +16,10 @@ from soda_runtime.errors import InternalError, SodaError
 from soda_runtime.manifest import Manifest, Step
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.playback import Playback
+from soda_runtime.request import example_request
 from soda_runtime.signature import Port, Signature
 
-from .bundles import GOLDEN
+from .bundles import GOLDEN, GOLDEN_V1
 
 SLOT = Port("float32", (4,))
 
@@ -57,6 +58,24 @@ def test_the_golden_bundle_plays_to_its_initial_noise(bundle: Bundle, batch: int
     for seed in (1, 2):
         latents = session.generate(4, batch=batch, seed=seed, accelerated=accelerated)
         assert np.array_equal(latents, latent_noise(seed, INITIAL_STREAM, batch, (1, 8, 8)))
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_golden_bundle_of_prompts_plays_to_its_initial_noise(
+    null_text_bundle: Bundle, batch: int, accelerated: bool
+) -> None:
+    session = null_text_bundle.session()
+    for seed in (1, 2):
+        request = example_request(null_text_bundle, batch)
+        latents = session.generate(**request, seed=seed, accelerated=accelerated)
+        assert np.array_equal(latents, latent_noise(seed, INITIAL_STREAM, batch, (4, 8, 8)))
+        assert not session.images().any()
+
+
+def test_the_golden_bundle_of_version_1_plays_to_its_initial_noise() -> None:
+    latents = Bundle.open(GOLDEN_V1, backend="null").session().generate(4, seed=1)
+    assert np.array_equal(latents, latent_noise(1, INITIAL_STREAM, 1, (1, 8, 8)))
 
 
 def test_sessions_of_one_bundle_do_not_see_each_others_slots(bundle: Bundle) -> None:
@@ -122,7 +141,7 @@ def test_memory_overwritten_between_two_steps_is_caught(bundle: Bundle, step: in
         session.step(i)
     arena = session.playback.arena
     content = arena.read().copy()
-    content[2048 + 17] ^= 1
+    content[2048 + 256 : 2048 + 512] ^= 1  # one aligned block, the least that a slot out of place can hit
     arena.write(content)
     with pytest.raises(InternalError, match=f"step {step + 1}: slot 0.ff does not hold what step {step} wrote"):
         session.step(step + 1)

@@ -9,7 +9,7 @@ import pytest
 from soda_runtime import Bundle, EngineError
 from soda_runtime.backends import View
 
-from .bundles import Json, edit_manifest, fix_hashes
+from .bundles import Json, edit_manifest, fix_hashes, safetensors_bytes, split_safetensors
 
 
 def _play(folder: Path, label: int = 3) -> None:
@@ -35,6 +35,22 @@ def _set(*path: str | int, value: object) -> Callable[[Path], None]:
     return lambda folder: edit_manifest(folder, change)
 
 
+def _one_state(folder: Path) -> None:
+    """Claim a state of one tensor, with coefficients to match."""
+    _set("sampler", "state_size", value=1)(folder)
+    path = folder / "tables.safetensors"
+    header, data = split_safetensors(path)
+    header.pop("__metadata__", None)
+    begin, end = header["coefficients"]["data_offsets"]
+    kept = {name: data[slice(*entry["data_offsets"])] for name, entry in header.items()}
+    kept["coefficients"] = data[begin:end][: 8 * 4 * 4]
+    header["coefficients"]["shape"], body = [8, 4], b""
+    for name, part in kept.items():
+        header[name]["data_offsets"] = [len(body), len(body) + len(part)]
+        body += part
+    path.write_bytes(safetensors_bytes(header, body))
+
+
 DAMAGE: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "an engine that is empty": ("step-02.onnx", "cannot open it", lambda f: (f / "step-02.onnx").write_bytes(b"")),
     "an engine that is text": ("step-02.onnx", "cannot open it", lambda f: (f / "step-02.onnx").write_bytes(b"{}" * 9)),
@@ -43,10 +59,26 @@ DAMAGE: dict[str, tuple[str, str, Callable[[Path], object]]] = {
         lambda f: (f / "step-02.onnx").write_bytes((f / "step-02.onnx").read_bytes()[:9000]),
     ),
     "an engine with other slots": ("step-00.onnx", "is not in both", _exchange("step-00.onnx", "step-01.onnx")),
-    "a prepare program that is a step's": ("prepare.onnx", "is not in both", _exchange("prepare.onnx", "step-05.onnx")),
+    "a prepare program that is a step's": (
+        "conditioning.onnx", "is not in both", _exchange("conditioning.onnx", "step-05.onnx")
+    ),
+    "a prepare program that is empty": (
+        "conditioning.onnx", "cannot open it", lambda f: (f / "conditioning.onnx").write_bytes(b"")
+    ),
     "another latent shape": ("step-00.onnx", "'state'", _set("model", "latent_shape", value=[1, 8, 9])),
     "another conditioning width": (
-        "step-00.onnx", "'conditioning'", _set("prepare", "conditioning", 0, "width", value=8),
+        "step-00.onnx", "'conditioning'", _set("tensors", 0, "shape", 1, value=8),
+    ),
+    "another number of axes of the conditioning": (
+        "step-00.onnx", "'conditioning'", _set("tensors", 0, "shape", value=[20, 16, 1]),
+    ),
+    "conditioning of one row for all": ("step-00.onnx", "'conditioning'", _set("tensors", 0, "rows", value=False)),
+    "conditioning of another type": ("step-00.onnx", "'conditioning'", _set("tensors", 0, "dtype", value="float16")),
+    "a step that is said to take no conditioning": (
+        "step-01.onnx", "'conditioning' is not in both", _set("programs", 1, "inputs", value=[]),
+    ),
+    "a prepare program that is said to take no labels": (
+        "conditioning.onnx", "'labels' is not in both", _set("prepare", 0, "inputs", value=[]),
     ),
     "a sampler without noise": ("step-00.onnx", "'noise' is not in both", _set("sampler", "stochastic", value=False)),
 }  # fmt: skip
@@ -73,9 +105,49 @@ def test_weights_that_an_engine_points_beyond_are_refused(folder: Path) -> None:
 
 
 def test_a_failing_step_names_itself_and_its_engine(folder: Path) -> None:
-    edit_manifest(folder, lambda manifest: manifest["model"].update(num_classes=1000))
-    with pytest.raises(EngineError, match=r"prepare of steps 0\.\.7: .*prepare.onnx: ONNX Runtime failed"):
+    edit_manifest(folder, lambda manifest: manifest["model"]["condition"].update(num_classes=1000))
+    with pytest.raises(EngineError, match=r"prepare of steps 0\.\.7: .*conditioning.onnx: ONNX Runtime failed"):
         _play(folder, label=500)
+
+
+TEXT_DAMAGE: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+    "more tokens": ("context.onnx", "'embeds'", _set("model", "condition", "max_tokens", value=9)),
+    "wider embeddings": ("context.onnx", "'embeds'", _set("model", "condition", "embed_width", value=32)),
+    "a context without a mask": (
+        "context.onnx", "'attention_mask' is not in both", _set("prepare", 1, "inputs", value=["embeds"]),
+    ),
+    "a text encoder that is the context": (
+        "context.onnx", "is not in both", _exchange("context.onnx", "text-encoder.onnx"),
+    ),
+    "a text encoder that is empty": (
+        "text-encoder.onnx", "cannot open it", lambda f: (f / "text-encoder.onnx").write_bytes(b""),
+    ),
+    "a text encoder that takes no mask": (
+        "text-encoder.onnx", "'attention_mask' is not in both", _set("prepare", 0, "inputs", value=["input_ids"]),
+    ),
+    "weights that the text encoder points beyond": (
+        "text-encoder.onnx", "cannot open it",
+        lambda f: (f / "text-encoder.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}"),
+    ),
+    "a decoder that is empty": ("decoder.onnx", "cannot open it", lambda f: (f / "decoder.onnx").write_bytes(b"")),
+    "an image of another shape": ("decoder.onnx", "'image'", _set("finish", 0, "shape", value=[3, 16, 17])),
+    "a state without a history": ("step-00.onnx", "'state'", _one_state),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "message", "damage"), TEXT_DAMAGE.values(), ids=TEXT_DAMAGE.keys())
+def test_an_engine_that_is_not_the_manifests_is_refused_in_a_bundle_of_prompts(
+    text_folder: Path, name: str, message: str, damage: Callable[[Path], object]
+) -> None:
+    pytest.importorskip("tokenizers")
+    damage(text_folder)
+    fix_hashes(text_folder)
+    session = Bundle.open(text_folder, threads=1).session()
+    with pytest.raises(EngineError) as caught:  # noqa: PT012
+        session.generate(prompt="a red circle")
+        session.images()
+    assert f"{text_folder / name}: " in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_name_that_an_engine_does_not_have_is_an_engine_error(folder: Path) -> None:

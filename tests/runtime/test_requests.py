@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from soda_runtime import Bundle, Noise, RequestError, Session
+from soda_runtime import Bundle, Embeds, Noise, RequestError, Session
 
 from .bundles import LABELS, SHAPE, STEPS, Latents, golden_noise
 
@@ -42,6 +42,18 @@ WRONG: dict[str, dict[str, Any]] = {
     "step noise of another batch": {"labels": 3, "noise": Noise(_zeros(1, *SHAPE), _zeros(STEPS, 2, *SHAPE))},
     "labels in two rows": {"labels": np.array([[3, 7], [4, 8]])},
     "a fractional batch": {"labels": 3, "batch": 2.0},
+    "a label of 5000 digits": {"labels": [10**5000]},
+    "a seed of 5000 digits": {"labels": 3, "seed": 10**5000},
+    "a batch of 5000 digits": {"labels": 3, "batch": 10**5000},
+    "guidance of 5000 digits": {"labels": 3, "guidance": 10**5000},
+    "labels and a prompt": {"labels": 3, "prompt": "a red circle"},
+    "labels and a negative prompt": {"labels": 3, "negative_prompt": "blue"},
+    "labels and embeddings": {"labels": 3, "embeds": Embeds(_zeros(1, 8, 16), np.ones((1, 8), np.int64))},
+    "a prompt": {"prompt": "a red circle"},
+    "embeddings": {"embeds": Embeds(_zeros(1, 8, 16), np.ones((1, 8), np.int64))},
+    "noise in ragged lists": {"labels": 3, "noise": Noise([[1], [1, 2]], _zeros(STEPS, 1, *SHAPE))},  # type: ignore[arg-type]
+    "noise that is infinite": {"labels": 3, "noise": Noise(_zeros(1, *SHAPE) + np.inf, _zeros(STEPS, 1, *SHAPE))},
+    "noise of complex numbers": {"labels": 3, "noise": Noise(_zeros(1, *SHAPE) * 1j, _zeros(STEPS, 1, *SHAPE))},
     "guidance beyond float32": {"labels": 3, "guidance": 1e300},
     "guidance in a string": {"labels": 3, "guidance": "2"},
     "noise in an array": {"labels": 3, "noise": _zeros(1, *SHAPE)},

@@ -10,12 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from soda_runtime import Bundle, Noise, RequestError, Session, SodaError
+from soda_runtime import Bundle, EngineError, Noise, RequestError, Session, SodaError
 from soda_runtime.backends import Engine, Memory, View
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
-from soda_runtime.signature import Signature
+from soda_runtime.signature import ITEM_BYTES, Signature
 
-from .bundles import EXPECTED, GOLDEN, LABELS, SHAPE, STEPS, Latents, golden_noise
+from .bundles import (
+    GOLDEN,
+    GOLDEN_TEXT,
+    GOLDEN_V1,
+    LABELS,
+    SHAPE,
+    STEPS,
+    Latents,
+    golden_noise,
+    golden_request,
+    golden_results,
+)
+from .bundles import distance as _distance
 
 
 def _row(noise: Noise, row: int) -> Noise:
@@ -23,23 +35,29 @@ def _row(noise: Noise, row: int) -> Noise:
     return Noise(noise.initial[row : row + 1], noise.steps[:, row : row + 1])
 
 
-def _distance(a: Latents, b: Latents) -> float:
-    assert a.shape == b.shape
-    return float(np.abs(a - b).max())
-
-
 def _poison(session: Session) -> None:
     for memory in session.playback.memories():
         memory.write(np.full(memory.nbytes, 0xFF, np.uint8))
 
 
-def test_the_golden_bundle_plays_to_its_stored_latents(session: Session, record_property: Callable[..., None]) -> None:
-    golden = np.load(EXPECTED)
-    latents = session.generate(golden["labels"].tolist(), seed=int(golden["seed"]))
+@pytest.mark.parametrize("folder", [GOLDEN_V1, GOLDEN, GOLDEN_TEXT], ids=lambda folder: folder.name)
+def test_a_golden_bundle_plays_to_its_stored_latents(folder: Path, record_property: Callable[..., None]) -> None:
+    if folder is GOLDEN_TEXT:
+        pytest.importorskip("tokenizers")
+    session, expected = Session.open(folder, threads=1), golden_results(folder)
+    latents = session.generate(**golden_request(folder))
     assert latents.dtype == np.float32
-    distance = _distance(latents, golden["latents"])
+    distance = _distance(latents, expected["latents"]) / float(np.abs(expected["latents"]).max())
     record_property("largest difference", distance)
     assert distance <= 1e-3
+    if "images" in expected:
+        assert _distance(session.images(), expected["images"]) <= 1e-4
+
+
+def test_a_bundle_of_version_1_plays_as_the_one_of_version_2_does() -> None:
+    """Both golden bundles are the same toy model with the same plan."""
+    first, second = (Session.open(folder, threads=1).generate(LABELS, seed=9) for folder in (GOLDEN_V1, GOLDEN))
+    assert _distance(first, second) <= 1e-4
 
 
 def test_a_request_is_its_steps_one_by_one(session: Session) -> None:
@@ -149,11 +167,53 @@ def test_conditioning_in_windows_gives_the_same_latents(
 ) -> None:
     whole = ort_bundle.session().generate(LABELS, seed=3)
     bytes_of_a_step = 4 * 20 * 16 * len(LABELS) * 2
-    monkeypatch.setattr("soda_runtime.playback.MAX_CONDITIONING_BYTES", window * bytes_of_a_step)
+    monkeypatch.setattr("soda_runtime.playback.MAX_WINDOW_BYTES", window * bytes_of_a_step)
     session = ort_bundle.session()
     latents = session.generate(LABELS, seed=3)
     assert (session.playback.window, len(session.playback.prepares)) == (window, -(-STEPS // window))
     assert _distance(latents, whole) <= 1e-4
+
+
+def test_images_of_pixels_are_the_latents_in_0_to_1(session: Session) -> None:
+    latents = session.generate(LABELS, seed=3)
+    images = session.images()
+    assert images.shape == (2, 8, 8, 1)
+    assert images.dtype == np.float32
+    assert np.array_equal(images[..., 0], np.clip(latents[:, 0] / 2 + 0.5, 0, 1))
+    assert images.min() == 0.0
+
+
+def test_a_request_whose_programs_fail_cannot_go_on_as_the_one_before(
+    ort_bundle: Bundle, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = session.generate(LABELS, seed=3)
+    session.start(LABELS, seed=4)
+    session.step(0)
+
+    def fail() -> None:
+        raise EngineError("no")
+
+    session.playback.prepare_request.append(fail)
+    with pytest.raises(EngineError):
+        session.start(LABELS, seed=5)
+    for use in (lambda: session.step(0), lambda: session.step(1), session.latents):
+        with pytest.raises(RequestError, match="call start"):
+            use()
+    del session._playback.prepare_request[-1]  # type: ignore[union-attr]
+    assert np.array_equal(session.generate(LABELS, seed=3), expected)
+
+
+def test_a_batch_that_no_memory_holds_leaves_the_session_usable(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = session.generate(LABELS, seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("soda_runtime.playback.ITEM_BYTES", dict.fromkeys(ITEM_BYTES, 1 << 62))
+        with pytest.raises(EngineError, match="use a smaller batch"):
+            session.start(LABELS * 3)
+    with pytest.raises(RequestError, match="call start"):
+        session.step(0)
+    assert np.array_equal(session.generate(LABELS, seed=3), expected)
 
 
 @pytest.mark.parametrize("index", [1, 5, 8, -1, 100])
@@ -181,7 +241,9 @@ def test_a_finished_request_has_no_further_step(session: Session) -> None:
             session.step(index)
 
 
-@pytest.mark.parametrize("use", [Session.latents, lambda session: session.step(0), lambda session: session.playback])
+@pytest.mark.parametrize(
+    "use", [Session.latents, Session.images, lambda session: session.step(0), lambda session: session.playback]
+)
 def test_a_session_without_a_request_says_so(session: Session, use: Callable[[Session], object]) -> None:
     with pytest.raises(RequestError, match="call start"):
         use(session)
@@ -219,9 +281,9 @@ def test_engines_opened_by_two_threads_at_once_are_opened_once(monkeypatch: pyte
     opened: list[str] = []
     original = bundle.backend.open_engine
 
-    def recording(path: Path, signature: Signature) -> Engine:
+    def recording(path: Path, signature: Signature, once: bool = False) -> Engine:
         opened.append(path.name)
-        return original(path, signature)
+        return original(path, signature, once)
 
     monkeypatch.setattr(bundle.backend, "open_engine", recording)
     with ThreadPoolExecutor(2) as pool:
@@ -241,8 +303,8 @@ class _Separate:
         memory: Memory = self._inner.allocate(nbytes)
         return memory
 
-    def open_engine(self, path: Path, signature: Signature) -> Engine:
-        inner, outer = self._inner.open_engine(path, signature), self
+    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> Engine:
+        inner, outer = self._inner.open_engine(path, signature, once), self
 
         class Separated:
             def bind(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -13,13 +14,26 @@ from hypothesis import strategies as st
 from soda_runtime.manifest import Manifest, manifest_text, parse_manifest
 from soda_runtime.strict_json import StrictJsonError, decode, encode, parse_json
 
-from .bundles import GOLDEN, may_raise
+from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, may_raise
 
 
 @dataclass(frozen=True)
 class Inner:
     name: str
     flag: bool
+
+
+@dataclass(frozen=True)
+class Circle:
+    kind: Literal["circle"]
+    radius: float
+
+
+@dataclass(frozen=True)
+class Square:
+    kind: Literal["square"]
+    side: int
+    label: str
 
 
 @dataclass(frozen=True)
@@ -31,12 +45,14 @@ class Sample:
     pair: tuple[str, int]
     inner: Inner
     table: dict[str, Inner]
+    figure: Circle | Square
 
 
 def _valid(**changes: object) -> dict[str, object]:
     inner = {"name": "n", "flag": True}
     value = {
         "count": 3, "ratio": 0.5, "kind": "a", "sizes": [1, 2], "pair": ["x", 4], "inner": inner, "table": {"k": inner},
+        "figure": {"kind": "circle", "radius": 2.5},
     }  # fmt: skip
     return {**value, **changes}
 
@@ -50,7 +66,7 @@ json_values = st.recursive(
 
 def test_a_value_of_every_supported_type_is_decoded() -> None:
     inner = Inner("n", True)
-    assert decode(Sample, _valid()) == Sample(3, 0.5, "a", (1, 2), ("x", 4), inner, {"k": inner})
+    assert decode(Sample, _valid()) == Sample(3, 0.5, "a", (1, 2), ("x", 4), inner, {"k": inner}, Circle("circle", 2.5))
 
 
 def test_an_integer_is_a_float_where_a_float_is_asked() -> None:
@@ -63,9 +79,25 @@ def test_encode_undoes_decode() -> None:
     assert encode(decode(Sample, _valid())) == _valid()
 
 
-def test_the_golden_manifest_is_its_own_canonical_text() -> None:
-    text = (GOLDEN / "manifest.json").read_bytes()
+def test_the_kind_of_a_union_says_which_class_is_meant() -> None:
+    square = {"kind": "square", "side": 3, "label": "x"}
+    assert decode(Sample, _valid(figure=square)).figure == Square("square", 3, "x")
+    assert encode(decode(Sample, _valid(figure=square)))["figure"] == square
+
+
+@pytest.mark.parametrize("golden", [GOLDEN, GOLDEN_TEXT], ids=lambda golden: golden.name)
+def test_a_golden_manifest_is_its_own_canonical_text(golden: Path) -> None:
+    text = (golden / "manifest.json").read_bytes()
     assert manifest_text(parse_manifest(text, "golden")).encode() == text
+
+
+def test_a_manifest_of_version_1_is_read_as_one_of_version_2() -> None:
+    old, new = (parse_manifest((golden / "manifest.json").read_bytes(), "golden") for golden in (GOLDEN_V1, GOLDEN))
+    assert old.model == replace(new.model, hash=old.model.hash)
+    assert (old.sampler, old.tensors, old.steps, old.arena) == (new.sampler, new.tensors, new.steps, new.arena)
+    assert (old.programs, old.finish, old.weights) == (new.programs, (), new.weights)
+    assert old.prepare == (replace(new.prepare[0], file="prepare.onnx"),)
+    assert parse_manifest(manifest_text(old).encode(), "upgraded") == old
 
 
 @pytest.mark.parametrize(
@@ -96,6 +128,19 @@ def test_the_golden_manifest_is_its_own_canonical_text() -> None:
         ({"table": []}, r"\$\.table.*object"),
         ({"table": {"k": 1}}, r"\$\.table\['k'\].*object"),
         ({"surplus": 0}, r"\$: unknown key 'surplus'"),
+        ({"figure": "circle"}, r"\$\.figure.*object"),
+        ({"figure": None}, r"\$\.figure.*null"),
+        ({"figure": {}}, r"\$\.figure\.kind.*'circle', 'square'"),
+        ({"figure": {"radius": 1.0}}, r"\$\.figure\.kind"),
+        ({"figure": {"kind": "oval", "radius": 1.0}}, r"\$\.figure\.kind.*'oval'"),
+        ({"figure": {"kind": None, "radius": 1.0}}, r"\$\.figure\.kind"),
+        ({"figure": {"kind": 0, "radius": 1.0}}, r"\$\.figure\.kind"),
+        ({"figure": {"kind": ["circle"], "radius": 1.0}}, r"\$\.figure\.kind"),
+        ({"figure": {"kind": {}, "radius": 1.0}}, r"\$\.figure\.kind"),
+        ({"figure": {"kind": "circle"}}, r"\$\.figure: missing key 'radius'"),
+        ({"figure": {"kind": "square", "radius": 1.0}}, r"\$\.figure: unknown key 'radius'"),
+        ({"figure": {"kind": "circle", "radius": 1.0, "side": 3}}, r"\$\.figure: unknown key 'side'"),
+        ({"figure": {"kind": "square", "side": 1.0, "label": ""}}, r"\$\.figure\.side"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_its_place(changes: dict[str, object], place: str) -> None:
@@ -130,8 +175,9 @@ def test_no_depth_of_nesting_escapes_as_another_error() -> None:
                 value: Any = parse_json(text)
             except StrictJsonError:
                 continue
-            with pytest.raises(StrictJsonError):
-                decode(Sample, _valid(kind=value))
+            for wrong in ({"kind": value}, {"figure": value}, {"figure": {"kind": value, "radius": 1.0}}):
+                with pytest.raises(StrictJsonError):
+                    decode(Sample, _valid(**wrong))
 
 
 def test_finding_a_repeated_key_takes_no_longer_than_a_few_parses() -> None:

@@ -2,7 +2,8 @@
 
 from .bundle import Bundle
 from .errors import BundleError, EngineError, RequestError, SodaError
-from .session import Noise, Session
+from .request import Embeds, Noise
+from .session import Session
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "BundleError", "EngineError", "Noise", "RequestError", "Session", "SodaError"]
+__all__ = ["Bundle", "BundleError", "Embeds", "EngineError", "Noise", "RequestError", "Session", "SodaError"]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Engine, open_backend
 from .checks import check_files, open_manifest, refusing_unreadable
-from .errors import BundleError
-from .manifest import Manifest
+from .errors import BundleError, RequestError
+from .manifest import LabelCondition, Manifest, PrepareProgram
 from .session import Session
 from .signature import COEFFICIENTS, Signature, coefficient_count, prepare_signature, step_signature
 from .tensors import read_tensors
+
+if TYPE_CHECKING:
+    from .text import PromptTokenizer
 
 
 class Bundle:
@@ -28,6 +32,7 @@ class Bundle:
             self.tables = _read_tables(folder, manifest)
         self.backend = open_backend(backend, device, threads)
         self._engines: dict[str, Engine] = {}
+        self._tokenizer: PromptTokenizer | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -55,29 +60,51 @@ class Bundle:
         """The engine of program number `program`, opened at first use."""
         return self._open(self.manifest.programs[program].file, step_signature(self.manifest, program))
 
-    def prepare_engine(self) -> tuple[Engine, Signature]:
-        """The prepare program's engine, opened at first use."""
-        shapes = {name: table.shape for name, table in self.tables.items()}
-        signature = prepare_signature(self.manifest, shapes)
-        return self._open(self.manifest.prepare.file, signature), signature
+    def open_once(self, file: str, signature: Signature) -> Engine:
+        """The engine of a prepare or finish program: weights are not copied, since it runs once per request."""
+        return self._open(file, signature, once=True)
 
-    def _open(self, file: str, signature: Signature) -> Engine:
+    def prepare_signature(self, program: PrepareProgram) -> Signature:
+        """What a prepare program takes and gives, with the tables that the bundle has."""
+        return prepare_signature(self.manifest, program, {name: table.shape for name, table in self.tables.items()})
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Prompts to token ids and mask, int64 [n, T] each. Raises RequestError where the bundle has no tokenizer."""
+        condition = self.manifest.model.condition
+        if isinstance(condition, LabelCondition) or not condition.tokenizer:
+            raise RequestError("this bundle has no text encoder; give embeddings, or build it with one")
+        path = self.folder / condition.tokenizer
+        try:
+            with self._lock:
+                if self._tokenizer is None:
+                    from .text import PromptTokenizer
+
+                    self._tokenizer = PromptTokenizer(path, condition.max_tokens)
+            return self._tokenizer(prompts)
+        except BaseException as error:  # a tokenizer that names tokens it does not have makes the library panic
+            if type(error).__name__ != "PanicException":
+                raise
+            raise BundleError(f"{path}: the tokenizers library fails on it; copy or build the bundle again") from None
+
+    def _open(self, file: str, signature: Signature, once: bool = False) -> Engine:
         with self._lock:
             if file not in self._engines:
-                self._engines[file] = self.backend.open_engine(self.folder / file, signature)
+                self._engines[file] = self.backend.open_engine(self.folder / file, signature, once)
             return self._engines[file]
 
 
 def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     path = folder / manifest.tables
     tables = read_tensors(path)
-    expected = {COEFFICIENTS, *manifest.prepare.tables}
+    expected = {COEFFICIENTS, *(name for program in manifest.prepare for name in program.tables)}
     if tables.keys() != expected:
-        raise BundleError(f"{path}: tables are {sorted(tables)}, the manifest wants {sorted(expected)}; rebuild")
+        odd = sorted(tables.keys() ^ expected)[0]
+        raise BundleError(f"{path}: table {odd!r:.80} is not in both the file and the manifest; rebuild the bundle")
     for name, table in tables.items():
         if table.dtype != np.float32 or table.ndim < 2 or table.shape[0] != manifest.sampler.steps:
-            raise BundleError(f"{path}: table {name!r} is not float32 with {manifest.sampler.steps} rows; rebuild")
-    width = coefficient_count(manifest.sampler.state_size)
+            wanted = f"float32 with {manifest.sampler.steps} rows"
+            raise BundleError(f"{path}: table {name!r:.80} is not {wanted}; rebuild the bundle")
+    width = coefficient_count(manifest.sampler.state_size, manifest.sampler.learned_variance)
     if tables[COEFFICIENTS].shape[1:] != (width,):
         found = tables[COEFFICIENTS].shape
         raise BundleError(f"{path}: coefficients have shape {found}, expected {width} columns; rebuild the bundle")

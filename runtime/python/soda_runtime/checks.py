@@ -10,12 +10,13 @@ from pathlib import Path
 
 from .consistency import first_problem
 from .errors import BundleError
-from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, TextCondition, parse_manifest
 from .remembered import is_remembered, remember
 from .tensors import read_header
 
 _SMALL_FILE_BYTES = 64 << 20  # files up to this size are hashed at every open, larger ones and the weights once
 _MAX_TABLES_BYTES = 1 << 30  # tables are read whole
+_MAX_TOKENIZER_BYTES = 64 << 20  # so is the tokenizer
 _REBUILD = "copy the bundle again or rebuild it with `soda-export build`"
 
 
@@ -43,20 +44,29 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     """Sizes of all files, the header of the weights, and hashes: small files at every open, others once per file."""
     for name, entry in manifest.files.items():
         _require_regular_file(folder / name, entry.bytes)
-    tables = manifest.files[manifest.tables].bytes
-    if tables > _MAX_TABLES_BYTES:
-        path = folder / manifest.tables
-        raise BundleError(f"{path}: {tables!r:.40} bytes of tables, at most {_MAX_TABLES_BYTES} are read; {_REBUILD}")
-    read_header(folder / manifest.weights)
+    for name, limit in _read_whole(manifest):
+        size = manifest.files[name].bytes
+        if size > limit:
+            raise BundleError(f"{folder / name}: {size!r:.40} bytes, at most {limit} are read; {_REBUILD}")
+    for name in manifest.weights:
+        read_header(folder / name)
     for name, entry in manifest.files.items():
         path = folder / name
         if path.stat().st_size != entry.bytes:
             raise BundleError(f"{path}: {path.stat().st_size} bytes, the manifest says {entry.bytes}; {_REBUILD}")
-        if entry.bytes <= _SMALL_FILE_BYTES and name != manifest.weights:
+        if entry.bytes <= _SMALL_FILE_BYTES and name not in manifest.weights:
             _check_hash(path, entry)
         elif not is_remembered(path, entry):
             _check_hash(path, entry)
             remember(path, entry)
+
+
+def _read_whole(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Files that are read into memory, with the greatest size of each."""
+    yield manifest.tables, _MAX_TABLES_BYTES
+    condition = manifest.model.condition
+    if isinstance(condition, TextCondition) and condition.tokenizer:
+        yield condition.tokenizer, _MAX_TOKENIZER_BYTES
 
 
 def verify_hashes(folder: Path) -> Manifest:
@@ -66,7 +76,8 @@ def verify_hashes(folder: Path) -> Manifest:
         for name, entry in manifest.files.items():
             _require_regular_file(folder / name, entry.bytes)
             _check_hash(folder / name, entry)
-        read_header(folder / manifest.weights)
+        for name in manifest.weights:
+            read_header(folder / name)
         return manifest
 
 

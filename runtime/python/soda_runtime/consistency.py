@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from itertools import pairwise
 
-from .manifest import Manifest, Program
-from .signature import COEFFICIENTS, GUIDANCE, LABELS, NOISE, STATE, STATE_OUT
+from .manifest import LabelCondition, Manifest, PrepareProgram, Program
+from .signature import (
+    ATTENTION_MASK,
+    COEFFICIENTS,
+    DTYPES,
+    EMBEDS,
+    GUIDANCE,
+    IMAGE,
+    INPUT_IDS,
+    ITEM_BYTES,
+    LABELS,
+    LATENTS,
+    NOISE,
+    STATE,
+    STATE_OUT,
+    request_ports,
+)
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -20,28 +37,12 @@ _MAX_INTEGER = 2**63 - 1
 def first_problem(manifest: Manifest) -> str | None:
     """The first inconsistency in words, or None."""
     model, arena = manifest.model, manifest.arena
-    numbers = {
-        "model.num_layers": (model.num_layers, 1, 1000), "model.num_tokens": (model.num_tokens, 1, 1 << 20),
-        "model.width": (model.width, 1, 1 << 16), "rows_per_sample": (manifest.rows_per_sample, 1, 2),
-        "model.num_classes": (model.num_classes, 1, 1 << 24),
-        "model.null_class": (model.null_class, 0, model.num_classes),
-        "sampler.steps": (manifest.sampler.steps, 1, 10_000), "sampler.state_size": (manifest.sampler.state_size, 1, 8),
-        "arena.slot_bytes": (arena.slot_bytes, 1, 1 << 40), "len(modules)": (len(model.modules), 1, 8),
-        **{f"model.latent_shape[{i}]": (n, 1, 1 << 14) for i, n in enumerate(model.latent_shape)},
-        **{f"prepare.conditioning[{i}].entries": (c.entries, 1, 1 << 16)
-           for i, c in enumerate(manifest.prepare.conditioning)},
-        **{f"prepare.conditioning[{i}].width": (c.width, 1, 1 << 20)
-           for i, c in enumerate(manifest.prepare.conditioning)},
-        **{f"sampler.timesteps[{i}]": (t, 0, 1 << 31) for i, t in enumerate(manifest.sampler.timesteps)},
-        **{f"programs[{i}].flops": (p.flops, 0, _MAX_INTEGER) for i, p in enumerate(manifest.programs)},
-        "len(prepare.conditioning)": (len(manifest.prepare.conditioning), 1, 64),
-    }  # fmt: skip
-    for name, (value, low, high) in numbers.items():
+    for name, value, low, high in _numbers(manifest):
         if not low <= value <= high:
             return f"{name}={value!r:.40} is outside {low} .. {high}"
-    slot_elements = manifest.rows_per_sample * model.num_tokens * model.width
-    if not 0 <= arena.slot_bytes - 4 * slot_elements < _ALIGNMENT_BYTES or arena.slot_bytes % _ALIGNMENT_BYTES:
-        return f"arena.slot_bytes={arena.slot_bytes} is not one slot of {4 * slot_elements} bytes, aligned"
+    slot = ITEM_BYTES[DTYPES[manifest.precision]] * manifest.rows_per_sample * model.num_tokens * model.width
+    if not 0 <= arena.slot_bytes - slot < _ALIGNMENT_BYTES or arena.slot_bytes % _ALIGNMENT_BYTES:
+        return f"arena.slot_bytes={arena.slot_bytes} is not one slot of {slot} bytes, aligned"
     if not 0 <= arena.bytes <= arena.slot_bytes * model.num_layers * len(model.modules):
         return f"arena.bytes={arena.bytes!r:.40} exceeds one slot per layer and module"
     if len(manifest.sampler.timesteps) != manifest.sampler.steps or len(manifest.steps) != manifest.sampler.steps:
@@ -53,24 +54,117 @@ def first_problem(manifest: Manifest) -> str | None:
     return _file_problem(manifest) or _prepare_problem(manifest) or _program_problem(manifest)
 
 
+def _numbers(manifest: Manifest) -> Iterator[tuple[str, float, float, float]]:
+    """Name, value, least and greatest of every number with a range of its own. Lazy: a shape's entries are looked at
+    once their count has passed, and multiplied once they have."""
+    model, sampler, condition = manifest.model, manifest.sampler, manifest.model.condition
+    yield "model.num_layers", model.num_layers, 1, 1000
+    yield "model.num_tokens", model.num_tokens, 1, 1 << 20
+    yield "model.width", model.width, 1, 1 << 16
+    yield "len(modules)", len(model.modules), 1, 8
+    for i, side in enumerate(model.latent_shape):
+        yield f"model.latent_shape[{i}]", side, 1, 1 << 14
+    if isinstance(condition, LabelCondition):
+        yield "model.condition.num_classes", condition.num_classes, 1, 1 << 24
+        yield "model.condition.null_class", condition.null_class, 0, condition.num_classes
+    else:
+        yield "model.condition.max_tokens", condition.max_tokens, 1, 1 << 12
+        yield "model.condition.embed_width", condition.embed_width, 1, 1 << 16
+    yield "rows_per_sample", manifest.rows_per_sample, 1, 2
+    yield "sampler.steps", sampler.steps, 1, 10_000
+    yield "sampler.state_size", sampler.state_size, 1, 8
+    for i, timestep in enumerate(sampler.timesteps):
+        yield f"sampler.timesteps[{i}]", timestep, 0, 1 << 31
+    yield "arena.slot_bytes", manifest.arena.slot_bytes, 1, 1 << 40
+    yield "len(tensors)", len(manifest.tensors), 1, 4096
+    for i, tensor in enumerate(manifest.tensors):
+        yield f"len(tensors[{i}].shape)", len(tensor.shape), 1, 6
+        for j, side in enumerate(tensor.shape):
+            yield f"tensors[{i}].shape[{j}]", side, 1, 1 << 20
+        yield f"elements of tensors[{i}]", math.prod(tensor.shape), 1, 1 << 34
+    yield "len(prepare)", len(manifest.prepare), 1, 8
+    for i, program in enumerate(manifest.programs):
+        yield f"programs[{i}].flops", program.flops, 0, _MAX_INTEGER
+    yield "len(finish)", len(manifest.finish), 0, 1
+    for i, finish in enumerate(manifest.finish):
+        for j, side in enumerate(finish.shape):
+            yield f"finish[{i}].shape[{j}]", side, 1, 1 << 16
+    yield "len(weights)", len(manifest.weights), 1, 8
+
+
 def _prepare_problem(manifest: Manifest) -> str | None:
-    """Tensor names are plain, used once, and none that the runtime binds itself."""
-    names = [entry.name for entry in manifest.prepare.conditioning] + list(manifest.prepare.tables)
-    reserved = {LABELS, STATE, STATE_OUT, COEFFICIENTS, GUIDANCE, NOISE}
+    """Names are plain and used once; each tensor is made by one program, from what is there before it."""
+    tables = [name for program in manifest.prepare for name in program.tables]
+    names = [tensor.name for tensor in manifest.tensors] + tables
+    reserved = {
+        LABELS, INPUT_IDS, ATTENTION_MASK, EMBEDS, STATE, STATE_OUT, COEFFICIENTS, GUIDANCE, NOISE, LATENTS, IMAGE
+    }  # fmt: skip
     for name in names:
         if not _TENSOR_NAME.fullmatch(name) or name in reserved:
             return f"prepare: {name!r:.80} is not a free, plain name of a tensor"
-    return "prepare: a tensor name stands twice" if len(set(names)) != len(names) else None
+    if len(set(names)) != len(names):
+        return "prepare: a tensor name stands twice"
+    per_step = {tensor.name: tensor.per_step for tensor in manifest.tensors}
+    given, made = set(request_ports(manifest)), set[str]()
+    for index, program in enumerate(manifest.prepare):
+        problem = _order_problem(program, per_step, given, made)
+        if problem:
+            return f"prepare[{index}] {problem}"
+        made |= set(program.outputs)
+    missing = sorted(per_step.keys() - made)
+    return f"no prepare program makes {missing[0]!r:.80}" if missing else _encoder_problem(manifest)
+
+
+def _encoder_problem(manifest: Manifest) -> str | None:
+    """Prompts need a tokenizer and a text encoder, which is skipped where embeddings are given: so nothing else may
+    come from it or from token ids, nor may it need what other programs make."""
+    condition = manifest.model.condition
+    if isinstance(condition, LabelCondition):
+        return None
+    encoders = [program for program in manifest.prepare if EMBEDS in program.outputs]
+    if bool(encoders) != bool(condition.tokenizer):
+        return f"a tokenizer and a prepare program that makes {EMBEDS!r} are there together or not at all"
+    for index, program in enumerate(manifest.prepare):
+        if program not in encoders and INPUT_IDS in program.inputs:
+            return f"prepare[{index}] takes {INPUT_IDS!r}, which is for the program that makes {EMBEDS!r} alone"
+        if program in encoders and (
+            program.outputs != (EMBEDS,) or not {INPUT_IDS, ATTENTION_MASK}.issuperset(program.inputs)
+        ):
+            return f"prepare[{index}] makes more than {EMBEDS!r}, or of more than {INPUT_IDS!r} and {ATTENTION_MASK!r}"
+    return None
+
+
+def _order_problem(
+    program: PrepareProgram, per_step: dict[str, bool], given: set[str], made: set[str]
+) -> str | None:
+    usable = given | {name for name in made if not per_step.get(name, False)}
+    for name in program.inputs:
+        if name not in usable:
+            return f"takes {name!r:.80}, which nothing before it gives"
+    if len(set(program.inputs)) != len(program.inputs) or not program.outputs:
+        return "has an input twice, or no output"
+    for name in program.outputs:
+        encodes_text = name == EMBEDS and EMBEDS in given and not program.tables
+        if not encodes_text and per_step.get(name) is not bool(program.tables):
+            return f"makes {name!r:.80}, which is no tensor of its kind"
+    if made & set(program.outputs) or len(set(program.outputs)) != len(program.outputs):
+        return "makes a tensor that was made before"
+    return None
 
 
 def _file_problem(manifest: Manifest) -> str | None:
-    used = [manifest.weights, manifest.tables, manifest.prepare.file, *(p.file for p in manifest.programs)]
+    used = [*manifest.weights, manifest.tables, *_program_files(manifest)]
+    condition = manifest.model.condition
+    if not isinstance(condition, LabelCondition) and condition.tokenizer:
+        used.append(condition.tokenizer)
     for name in [*manifest.files, *used]:
         if not _PLAIN_NAME.fullmatch(name) or ".." in name:
             return f"file name {name!r:.80} is not a plain name inside the bundle"
     for name in used:
         if name not in manifest.files:
             return f"file {name!r} is used but not listed under `files`"
+    if len(set(used)) != len(used):
+        return "a file has two uses"
     for name, entry in manifest.files.items():
         if entry.bytes < 0 or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
             return f"files[{name!r}] has a malformed size or hash"
@@ -79,21 +173,26 @@ def _file_problem(manifest: Manifest) -> str | None:
     return None
 
 
+def _program_files(manifest: Manifest) -> list[str]:
+    prepare, finish = [p.file for p in manifest.prepare], [p.file for p in manifest.finish]
+    return [*prepare, *(p.file for p in manifest.programs), *finish]
+
+
 def _program_problem(manifest: Manifest) -> str | None:
     if not 0 <= manifest.baseline_program < len(manifest.programs):
-        return f"baseline_program={manifest.baseline_program} is not one of {len(manifest.programs)} programs"
+        return f"baseline_program={manifest.baseline_program!r:.40} is not one of {len(manifest.programs)} programs"
     baseline = manifest.programs[manifest.baseline_program]
     if baseline.reads or baseline.writes:
         return "the baseline program touches the cache"
+    tensors = {tensor.name for tensor in manifest.tensors}
     for index, program in enumerate(manifest.programs):
         slots = [*program.reads, *program.writes]
         if any(not _is_slot(manifest, slot) for slot in slots):
             return f"programs[{index}] names a cache slot that the model does not have"
         if len(set(program.reads)) != len(program.reads) or len(set(program.writes)) != len(program.writes):
             return f"programs[{index}] names a cache slot twice"
-    files = [manifest.prepare.file, *(program.file for program in manifest.programs)]
-    if len(set(files)) != len(files):
-        return "two programs share a file"
+        if len(set(program.inputs)) != len(program.inputs) or not tensors.issuperset(program.inputs):
+            return f"programs[{index}] takes a tensor twice, or one that is not there"
     places = _Places(manifest.arena.slot_bytes)
     for index, step in enumerate(manifest.steps):
         if not 0 <= step.program < len(manifest.programs):

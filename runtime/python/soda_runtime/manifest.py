@@ -10,7 +10,7 @@ from .errors import BundleError
 from .strict_json import StrictJsonError, decode, encode, parse_json
 
 FORMAT = "soda-bundle"
-VERSION = 1
+VERSION = 2
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -21,6 +21,28 @@ class FileEntry:
 
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class LabelCondition:
+    """A request gives class labels 0 .. num_classes - 1; null_class is the label of the unconditional rows."""
+
+    kind: Literal["label"]
+    num_classes: int
+    null_class: int
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """A request gives prompts, or their embeddings [max_tokens, embed_width] and masks [max_tokens].
+
+    tokenizer: file name of a tokenizer.json, "" where the bundle takes embeddings alone.
+    """
+
+    kind: Literal["text"]
+    max_tokens: int
+    embed_width: int
+    tokenizer: str
 
 
 @dataclass(frozen=True)
@@ -35,53 +57,69 @@ class Model:
     modules: tuple[str, ...]
     num_tokens: int
     width: int
-    num_classes: int
-    null_class: int
+    condition: LabelCondition | TextCondition
     output: Literal["pixels", "latents"]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """The frozen sampler. state_size: tensors in the state z = (x, h1..hK); stochastic: steps read noise."""
+    """The frozen sampler. state_size: tensors in the state z = (x, h1..hK); stochastic: steps read noise;
+    learned_variance: the noise is scaled by what the model predicts."""
 
     name: str
     steps: int
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     state_size: int
     stochastic: bool
+    learned_variance: bool
     initial_scale: float
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """One tensor that the prepare program makes for every step: per row [entries, width]."""
+class PreparedTensor:
+    """A tensor made once per request, or, where per_step, once for every step.
+
+    Its shape is [rows, *shape] where `rows` is true, else [1, *shape]: one for all rows of the request.
+    """
 
     name: str
-    entries: int
-    width: int
+    dtype: Literal["float32", "float16", "bfloat16"]
+    rows: bool
+    per_step: bool
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Prepare:
-    """The program that runs once per request (or per window of steps).
+class PrepareProgram:
+    """A program that runs before the steps. inputs: what a request gives, or outputs of programs before it.
 
-    Inputs: `labels` [rows] and, for each of `tables`, rows first..last of that table. Outputs: `conditioning`,
-    each [window, rows, entries, width].
+    With `tables` it runs once per window of steps and takes their rows; its outputs are per_step. Without, it runs
+    once per request. The one that makes `embeds` is the text encoder; it is skipped where the request gives them.
     """
 
     file: str
+    inputs: tuple[str, ...]
     tables: tuple[str, ...]
-    conditioning: tuple[Conditioning, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FinishProgram:
+    """A program that turns `latents` into `image`, float32 [batch, *shape] in 0..1."""
+
+    file: str
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One step program: the cache slots it reads and writes, and its FLOPs for one sample.
+    """One step program: the prepared tensors it takes, the cache slots it reads and writes, FLOPs for one sample.
 
     A slot in both lists is updated in place. Slot names are `<layer>.<module>`.
     """
 
     file: str
+    inputs: tuple[str, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     flops: int
@@ -111,24 +149,26 @@ class Arena:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json, whole."""
+    """manifest.json, whole. precision: type of the cache slots. finish: at most one program."""
 
     format: str
     version: int
     builder: str
     backend: str
-    precision: Literal["fp32"]
+    precision: Literal["fp32", "fp16", "bf16"]
     model: Model
     sampler: Sampler
     rows_per_sample: int
     guidance: float
     flops_ratio: float
-    prepare: Prepare
+    tensors: tuple[PreparedTensor, ...]
+    prepare: tuple[PrepareProgram, ...]
     programs: tuple[Program, ...]
     baseline_program: int
     steps: tuple[Step, ...]
+    finish: tuple[FinishProgram, ...]
     arena: Arena
-    weights: str
+    weights: tuple[str, ...]
     tables: str
     files: dict[str, FileEntry]
 
@@ -139,9 +179,14 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         value = parse_json(text)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise BundleError(f"{where}: not a soda bundle manifest; give the folder that `soda-export build` made")
-        if value.get("version") != VERSION or isinstance(value.get("version"), bool):
+        version = value.get("version")
+        if version == 1 and not isinstance(version, (bool, float)):
+            from .manifest_v1 import upgrade_v1
+
+            return upgrade_v1(value)
+        if version != VERSION or isinstance(version, (bool, float)):
             raise BundleError(
-                f"{where}: format version {value.get('version')!r:.20}, this runtime reads {VERSION}; "
+                f"{where}: format version {version!r:.20}, this runtime reads 1 and {VERSION}; "
                 "update soda-runtime or rebuild the bundle"
             )
         return decode(Manifest, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Memory, View
+from .manifest import PreparedTensor, PrepareProgram
 from .signature import (
     BATCH_AXIS,
     COEFFICIENTS,
+    EMBEDS,
     GUIDANCE,
-    LABELS,
+    IMAGE,
+    ITEM_BYTES,
+    LATENTS,
     NOISE,
     ROWS_AXIS,
     STATE,
@@ -22,13 +27,17 @@ from .signature import (
     Port,
     cache_in,
     cache_out,
+    finish_signature,
+    request_ports,
     step_signature,
+    tensor_port,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     from .bundle import Bundle
 
-MAX_CONDITIONING_BYTES = 128 << 20  # conditioning tables are filled in windows of steps that fit this
+_Call = Callable[[], None]
+MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
 
 
 class Playback:
@@ -40,23 +49,23 @@ class Playback:
         self._axes = {BATCH_AXIS: batch, ROWS_AXIS: batch * manifest.rows_per_sample}
         self.window = self._window_steps()
         allocate = bundle.backend.allocate
-        state_bytes = 4 * manifest.sampler.state_size * batch * int(np.prod(manifest.model.latent_shape))
+        state_bytes = 4 * manifest.sampler.state_size * batch * math.prod(manifest.model.latent_shape)
         # engines are opened, and so checked against the manifest, before the manifest's sizes are allocated
         programs = [step.program if accelerated else manifest.baseline_program for step in manifest.steps]
         engines = {program: bundle.engine(program) for program in sorted(set(programs))}
-        bundle.prepare_engine()
+        for each in manifest.prepare:
+            if each.outputs != (EMBEDS,):
+                bundle.open_once(each.file, bundle.prepare_signature(each))
         self.arena = allocate(max(1, manifest.arena.bytes * batch if accelerated else 0))
         self._states = (allocate(state_bytes), allocate(state_bytes))
-        self.labels = allocate(8 * self._axes[ROWS_AXIS])
         self.guidance = allocate(4)
         self.noise = allocate(state_bytes // manifest.sampler.state_size)
+        self.request = {name: self._allocate(port) for name, port in request_ports(manifest).items()}
         self._tables = {name: _upload(allocate, table) for name, table in bundle.tables.items()}
-        self._conditioning = {
-            entry.name: allocate(self.window * self._axes[ROWS_AXIS] * 4 * entry.entries * entry.width)
-            for entry in manifest.prepare.conditioning
-        }
-        self.prepares = self._bind_prepares()
+        self._tensors = {tensor.name: self._allocate_tensor(tensor) for tensor in manifest.tensors}
+        self.encode_text, self.prepare_request, self.prepares = self._bind_prepares()
         self.steps = [self._bind_step(i, program, engines[program]) for i, program in enumerate(programs)]
+        self._finish: dict[int, tuple[_Call, Memory]] = {}
 
     @property
     def initial_state(self) -> Memory:
@@ -69,28 +78,86 @@ class Playback:
 
     def memories(self) -> list[Memory]:
         """Every block of memory that could carry a value from one request to the next."""
-        return [self.arena, *self._states, self.labels, self.guidance, self.noise, *self._conditioning.values()]
+        return [
+            self.arena, *self._states, self.guidance, self.noise, *self.request.values(), *self._tensors.values(),
+            *(memory for _, memory in self._finish.values()),
+        ]  # fmt: skip
+
+    def image(self, steps_done: int) -> NDArray[np.float32]:
+        """Run the finish program on the latents after that many steps: [B, 3, H, W] in 0..1."""
+        program = self._bundle.manifest.finish[0]
+        if steps_done % 2 not in self._finish:
+            signature = finish_signature(self._bundle.manifest, program)
+            engine = self._bundle.open_once(program.file, signature)
+            memory = self._allocate(signature.outputs[IMAGE])
+            call = engine.bind(
+                "finish",
+                {LATENTS: _view(self.state_after(steps_done), signature.inputs[LATENTS], self._axes)},
+                {IMAGE: _view(memory, signature.outputs[IMAGE], self._axes)},
+            )
+            self._finish[steps_done % 2] = (call, memory)
+        call, memory = self._finish[steps_done % 2]
+        call()
+        image: NDArray[np.float32] = memory.read().view(np.float32).reshape(self.batch, *program.shape)
+        return image
+
+    def _allocate(self, port: Port) -> Memory:
+        return self._bundle.backend.allocate(ITEM_BYTES[port.dtype] * math.prod(port.at(self._axes)))
+
+    def _allocate_tensor(self, tensor: PreparedTensor) -> Memory:
+        return self._bundle.backend.allocate(self._tensor_bytes(tensor) * (self.window if tensor.per_step else 1))
+
+    def _tensor_bytes(self, tensor: PreparedTensor) -> int:
+        port = tensor_port(tensor)
+        return ITEM_BYTES[port.dtype] * math.prod(port.at(self._axes))
 
     def _window_steps(self) -> int:
         manifest = self._bundle.manifest
-        per_step = sum(4 * e.entries * e.width for e in manifest.prepare.conditioning) * self._axes[ROWS_AXIS]
-        return max(1, min(manifest.sampler.steps, MAX_CONDITIONING_BYTES // per_step))
+        per_step = sum(self._tensor_bytes(tensor) for tensor in manifest.tensors if tensor.per_step)
+        return max(1, min(manifest.sampler.steps, MAX_WINDOW_BYTES // max(1, per_step)))
 
-    def _bind_prepares(self) -> list[Callable[[], None]]:
-        """One call per window of steps."""
-        bundle, steps = self._bundle, self._bundle.manifest.sampler.steps
-        engine, signature = bundle.prepare_engine()
-        calls = []
-        for first in range(0, steps, self.window):
-            axes = self._axes | {WINDOW_AXIS: min(self.window, steps - first)}
-            inputs = {LABELS: _view(self.labels, signature.inputs[LABELS], axes)}
-            for name in bundle.manifest.prepare.tables:
-                inputs[name] = _view(self._tables[name], signature.inputs[name], axes, row=first)
-            outputs = {name: _view(self._conditioning[name], port, axes) for name, port in signature.outputs.items()}
-            calls.append(engine.bind(f"prepare of steps {first}..{first + axes[WINDOW_AXIS] - 1}", inputs, outputs))
-        return calls
+    def _bind_prepares(self) -> tuple[list[_Call], list[_Call], list[list[_Call]]]:
+        """The text encoder's call, if there is one; the other calls of a request; the calls of each window of steps."""
+        encode: list[_Call] = []
+        once: list[_Call] = []
+        windows: list[list[_Call]] = [[] for _ in range(0, self._bundle.manifest.sampler.steps, self.window)]
+        for program in self._bundle.manifest.prepare:
+            if program.tables:
+                for number, calls in enumerate(windows):
+                    calls.append(self._bind_prepare(program, number * self.window))
+            elif program.outputs == (EMBEDS,):
+                encode.append(self._bind_later(program))
+            else:
+                once.append(self._bind_prepare(program, 0))
+        return encode, once, windows
 
-    def _bind_step(self, index: int, program: int, engine: Any) -> Callable[[], None]:
+    def _bind_later(self, program: PrepareProgram) -> _Call:
+        """Open and bind a program at its first call: requests that give embeddings need no text encoder in memory."""
+        bound: list[_Call] = []
+
+        def call() -> None:
+            if not bound:
+                bound.append(self._bind_prepare(program, 0))
+            bound[0]()
+
+        return call
+
+    def _bind_prepare(self, program: PrepareProgram, first: int) -> _Call:
+        """Bind a prepare program, for the window of steps that begins at `first` where it has tables."""
+        bundle, manifest = self._bundle, self._bundle.manifest
+        signature = bundle.prepare_signature(program)
+        axes = self._axes | {WINDOW_AXIS: min(self.window, manifest.sampler.steps - first)}
+        places = self._tensors | self.request
+        inputs = {
+            name: _view(self._tables[name], port, axes, row=first) if name in program.tables
+            else _view(places[name], port, axes)
+            for name, port in signature.inputs.items()
+        }  # fmt: skip
+        outputs = {name: _view(places[name], port, axes) for name, port in signature.outputs.items()}
+        steps = f" of steps {first}..{first + axes[WINDOW_AXIS] - 1}" if program.tables else ""
+        return bundle.open_once(program.file, signature).bind(f"prepare{steps}", inputs, outputs)
+
+    def _bind_step(self, index: int, program: int, engine: Any) -> _Call:
         manifest = self._bundle.manifest
         signature = step_signature(manifest, program)
         places: dict[str, tuple[Memory, int]] = {
@@ -106,7 +173,8 @@ class Playback:
             for slot, offset in zip(used.writes, step.write_offsets, strict=True):
                 places[cache_out(slot)] = (self.arena, offset * self.batch)
         rows = {COEFFICIENTS: (self._tables[COEFFICIENTS], index)}
-        rows |= {name: (memory, index % self.window) for name, memory in self._conditioning.items()}
+        for tensor in manifest.tensors:
+            rows[tensor.name] = (self._tensors[tensor.name], index % self.window if tensor.per_step else 0)
 
         def view(name: str, port: Port) -> View:
             if name in rows:
@@ -125,7 +193,7 @@ def _view(memory: Memory, port: Port, axes: Mapping[str, int], row: int = 0) -> 
     """Rows `row`.. of a table in memory. A port without a window axis is one row of it."""
     shape = port.at(axes)
     row_shape = shape[1:] if port.shape[0] == WINDOW_AXIS else shape
-    row_bytes = int(np.prod(row_shape)) * np.dtype(port.dtype).itemsize
+    row_bytes = math.prod(row_shape) * ITEM_BYTES[port.dtype]
     return View(memory, row * row_bytes, port.dtype, shape)
 
 

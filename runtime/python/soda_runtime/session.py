@@ -1,11 +1,10 @@
-"""Play one request at a time: labels and a seed in, latents out."""
+"""Play one request at a time: labels or a prompt and a seed in, latents and images out."""
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +12,11 @@ from numpy.typing import NDArray
 from .errors import RequestError
 from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
+from .request import Embeds, Noise, judge_condition, judge_guidance, judge_noise, judge_seed
+from .signature import EMBEDS
 
 if TYPE_CHECKING:
     from .bundle import Bundle
-
-
-_MAX_BATCH = 65536
-_MAX_GUIDANCE = 3.0e38
-
-
-class Noise(NamedTuple):
-    """Noise given by the caller. initial: [B, C, H, W]. steps: [S, B, C, H, W], for stochastic samplers only."""
-
-    initial: NDArray[np.float32]
-    steps: NDArray[np.float32] | None = None
 
 
 class Session:
@@ -51,29 +41,40 @@ class Session:
 
     def generate(
         self,
-        labels: int | Sequence[int],
+        labels: int | Sequence[int] | None = None,
         *,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] = "",
+        embeds: Embeds | None = None,
         seed: int = 0,
         batch: int = 0,
         noise: Noise | None = None,
         guidance: float | None = None,
         accelerated: bool = True,
     ) -> NDArray[np.float32]:
-        """Generate latents [B, C, H, W] (pixels in -1..1 where the model's output is pixels).
+        """Generate latents [B, C, H, W] (pixels in -1..1 where the model's output is pixels); `images` decodes them.
 
-        labels: one class or one per sample. batch: repeats a single label; 0 takes the number of labels.
-        seed: 0 .. 2**64-1, ignored where noise is given. guidance: default the bundle's.
+        labels, prompt or embeds: whichever the model is conditioned on, one or one per sample.
+        negative_prompt: with prompts, what guidance leads away from; one or one per sample.
+        batch: repeats a single one; 0 takes their number. seed: 0 .. 2**64-1, ignored where noise is given.
+        guidance: default the bundle's.
         accelerated=False plays the same model with every module computed at every step.
         """
-        self.start(labels, seed=seed, batch=batch, noise=noise, guidance=guidance, accelerated=accelerated)
+        self.start(
+            labels, prompt=prompt, negative_prompt=negative_prompt, embeds=embeds, seed=seed, batch=batch, noise=noise,
+            guidance=guidance, accelerated=accelerated,
+        )  # fmt: skip
         for i in range(self.bundle.manifest.sampler.steps):
             self.step(i)
         return self.latents()
 
     def start(
         self,
-        labels: int | Sequence[int],
+        labels: int | Sequence[int] | None = None,
         *,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] = "",
+        embeds: Embeds | None = None,
         seed: int = 0,
         batch: int = 0,
         noise: Noise | None = None,
@@ -82,24 +83,26 @@ class Session:
     ) -> None:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
         manifest = self.bundle.manifest
-        classes = _classes(labels, batch, manifest.model.num_classes)
-        size = len(classes)
-        scale = _guidance(guidance, manifest.guidance, manifest.rows_per_sample)
-        shape = manifest.model.latent_shape
-        seed = _seed(seed)
+        condition = judge_condition(self.bundle, labels, prompt, negative_prompt, embeds, batch)
+        size, shape = condition.samples, manifest.model.latent_shape
+        scale = judge_guidance(guidance, manifest)
+        seed = judge_seed(seed)
         if noise is not None:
-            noise = _checked_noise(noise, (size, *shape), manifest.sampler.steps, manifest.sampler.stochastic)
+            noise = judge_noise(noise, manifest, size)
         if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
             self._playback = None  # free the old buffers before new ones are allocated
             self._playback = Playback(self.bundle, size, accelerated)
         playback = self._playback
+        self._started = False  # until everything below is done: a program may fail
         state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
         initial = latent_noise(seed, INITIAL_STREAM, size, shape) if noise is None else noise.initial
         state[0] = initial * np.float32(manifest.sampler.initial_scale)
         playback.initial_state.write(state)
-        null_rows = [manifest.model.null_class] * size * (manifest.rows_per_sample - 1)
-        playback.labels.write(np.array([*classes, *null_rows], np.int64))
+        for name, values in condition.inputs.items():
+            playback.request[name].write(values)
         playback.guidance.write(np.array([scale], np.float32))
+        for call in (*(() if EMBEDS in condition.inputs else playback.encode_text), *playback.prepare_request):
+            call()
         self._noise = seed if noise is None else noise
         self._next_step, self._started = 0, True
 
@@ -109,7 +112,8 @@ class Session:
         if index != self._next_step or index >= len(playback.steps):
             raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {len(playback.steps)} steps")
         if index % playback.window == 0:
-            playback.prepares[index // playback.window]()
+            for call in playback.prepares[index // playback.window]:
+                call()
         if self.bundle.manifest.sampler.stochastic:
             playback.noise.write(self._step_noise(index, playback.batch))
         playback.steps[index]()
@@ -123,6 +127,20 @@ class Session:
             manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape
         )[0]
         return latents.copy()
+
+    def images(self) -> NDArray[np.float32]:
+        """The latents after the steps run so far as images [B, H, W, channels] in 0..1.
+
+        Raises RequestError where the model's latents are not pixels and the bundle has no decoder.
+        """
+        manifest = self.bundle.manifest
+        if manifest.finish:
+            images = self.playback.image(self._next_step)
+        elif manifest.model.output == "pixels":
+            images = np.clip(self.latents() / 2 + 0.5, 0.0, 1.0)
+        else:
+            raise RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE")
+        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
     @property
     def playback(self) -> Playback:
@@ -141,71 +159,3 @@ class Session:
             noise: NDArray[np.float32] = self._noise.steps[index]
             return noise
         return latent_noise(self._noise, 1 + index, batch, self.bundle.manifest.model.latent_shape)
-
-
-def _seed(seed: int) -> int:
-    try:
-        value = operator.index(seed)
-    except TypeError:
-        raise RequestError(f"seed {seed!r:.40} is not a whole number") from None
-    if not 0 <= value < 2**64:
-        raise RequestError(f"seed {value} is outside 0 .. 2**64-1")
-    return value
-
-
-def _classes(labels: int | Sequence[int], batch: int, num_classes: int) -> list[int]:
-    if not isinstance(batch, (int, np.integer)) or not 0 <= batch <= _MAX_BATCH:
-        raise RequestError(f"batch={batch} is outside 0 .. {_MAX_BATCH}")
-    try:
-        listed: Sequence[int] = [labels] if isinstance(labels, (int, np.integer)) else labels
-        classes = [operator.index(label) for label in listed]
-    except TypeError:
-        raise RequestError(f"labels {str(labels)!r:.40}: give a whole number or a sequence of them") from None
-    if len(classes) == 1:
-        classes = classes * max(1, batch)
-    if len(classes) > _MAX_BATCH:
-        raise RequestError(f"{len(classes)} labels are more than {_MAX_BATCH}")
-    if not classes or (batch and batch != len(classes)):
-        raise RequestError(f"batch={batch} and {len(classes)} labels do not agree; give one label, or one per sample")
-    for label in classes:
-        if not 0 <= label < num_classes:
-            raise RequestError(f"label {label} is outside 0 .. {num_classes - 1}")
-    return classes
-
-
-def _guidance(requested: float | None, built: float, rows_per_sample: int) -> float:
-    if requested is None:
-        return built
-    if not isinstance(requested, (int, float, np.integer, np.floating)) or not abs(requested) <= _MAX_GUIDANCE:
-        raise RequestError(f"guidance {requested!r:.40} is not a number within float32")
-    if rows_per_sample == 1 and requested > 1.0:
-        raise RequestError(f"guidance {requested} needs a bundle built with --guidance above 1; this one has none")
-    if rows_per_sample == 1 and requested != built:
-        raise RequestError(f"this bundle was built without guidance; guidance {requested} has no effect in it")
-    return float(requested)
-
-
-def _real_array(values: object, name: str) -> NDArray[np.float32]:
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiu":
-        raise RequestError(f"{name}: not an array of real numbers")
-    with np.errstate(over="ignore"):
-        result = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(result).all():
-        raise RequestError(f"{name}: has values that are not finite float32 numbers")
-    return result
-
-
-def _checked_noise(noise: Noise, shape: tuple[int, ...], steps: int, stochastic: bool) -> Noise:
-    if not isinstance(noise, Noise):
-        raise RequestError(f"noise is {type(noise).__name__}; give soda_runtime.Noise(initial, steps)")
-    initial = _real_array(noise.initial, "noise.initial")
-    steps_noise = None if noise.steps is None else _real_array(noise.steps, "noise.steps")
-    if initial.shape != shape:
-        raise RequestError(f"noise.initial has shape {list(initial.shape)}, expected {list(shape)}")
-    if not stochastic:
-        return Noise(initial)
-    if steps_noise is None or steps_noise.shape != (steps, *shape):
-        given = None if steps_noise is None else list(steps_noise.shape)
-        raise RequestError(f"this sampler adds noise at every step: noise.steps is {given}, expected {[steps, *shape]}")
-    return Noise(initial, steps_noise)

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .manifest import Manifest
+from .manifest import FinishProgram, LabelCondition, Manifest, PreparedTensor, PrepareProgram
 
 LABELS = "labels"
+INPUT_IDS, ATTENTION_MASK, EMBEDS = "input_ids", "attention_mask", "embeds"
 STATE, STATE_OUT = "state", "state_out"
 COEFFICIENTS = "coefficients"
 GUIDANCE = "guidance"
 NOISE = "noise"
+LATENTS, IMAGE = "latents", "image"
 BATCH_AXIS, ROWS_AXIS, WINDOW_AXIS = "batch", "rows", "window"
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision of a bundle -> type of its cache slots."""
 
 Shape = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output: dtype as numpy spells it; symbolic axes are BATCH_AXIS, ROWS_AXIS, WINDOW_AXIS."""
+    """One input or output: its dtype as numpy spells it, or bfloat16, and its shape with symbolic axes by name."""
 
     dtype: str
     shape: Shape
@@ -47,18 +52,38 @@ def cache_out(slot: str) -> str:
     return f"cache_out.{slot}"
 
 
-def coefficient_count(state_size: int) -> int:
-    """Length of a row of sampler coefficients: scale, A (n x n, row by row), b (n), c (n)."""
-    return 1 + state_size * state_size + 2 * state_size
+def coefficient_count(state_size: int, learned_variance: bool = False) -> int:
+    """Length of a row of sampler coefficients: scale, A (n x n, row by row), b (n), c (n), then the least and
+    greatest log variance where it is learned."""
+    return 1 + state_size * state_size + 2 * state_size + 2 * learned_variance
+
+
+def request_ports(manifest: Manifest) -> dict[str, Port]:
+    """What a request gives: labels, or token ids, mask and embeddings."""
+    condition = manifest.model.condition
+    if isinstance(condition, LabelCondition):
+        return {LABELS: Port("int64", (ROWS_AXIS,))}
+    tokens = condition.max_tokens
+    ports = {
+        EMBEDS: Port("float32", (ROWS_AXIS, tokens, condition.embed_width)),
+        ATTENTION_MASK: Port("int64", (ROWS_AXIS, tokens)),
+    }
+    return ports | ({INPUT_IDS: Port("int64", (ROWS_AXIS, tokens))} if condition.tokenizer else {})
+
+
+def tensor_port(tensor: PreparedTensor) -> Port:
+    """A prepared tensor as one step, or the request, sees it."""
+    return Port(tensor.dtype, (ROWS_AXIS if tensor.rows else 1, *tensor.shape))
 
 
 def step_signature(manifest: Manifest, program: int) -> Signature:
     """What program number `program` must take and give."""
     state = Port("float32", (manifest.sampler.state_size, BATCH_AXIS, *manifest.model.latent_shape))
-    slot = Port("float32", (ROWS_AXIS, manifest.model.num_tokens, manifest.model.width))
-    inputs = {STATE: state, COEFFICIENTS: Port("float32", (coefficient_count(manifest.sampler.state_size),))}
-    for entry in manifest.prepare.conditioning:
-        inputs[entry.name] = Port("float32", (ROWS_AXIS, entry.entries, entry.width))
+    slot = Port(DTYPES[manifest.precision], (ROWS_AXIS, manifest.model.num_tokens, manifest.model.width))
+    count = coefficient_count(manifest.sampler.state_size, manifest.sampler.learned_variance)
+    inputs = {STATE: state, COEFFICIENTS: Port("float32", (count,))}
+    tensors = {tensor.name: tensor for tensor in manifest.tensors}
+    inputs |= {name: tensor_port(tensors[name]) for name in manifest.programs[program].inputs}
     if manifest.rows_per_sample == 2:
         inputs[GUIDANCE] = Port("float32", (1,))
     if manifest.sampler.stochastic:
@@ -68,12 +93,18 @@ def step_signature(manifest: Manifest, program: int) -> Signature:
     return Signature(inputs, outputs)
 
 
-def prepare_signature(manifest: Manifest, tables: Mapping[str, Shape]) -> Signature:
-    """What the prepare program must take and give; `tables`: full shape [steps, ...] of each table by name."""
-    inputs = {LABELS: Port("int64", (ROWS_AXIS,))}
-    inputs |= {name: Port("float32", (WINDOW_AXIS, *tables[name][1:])) for name in manifest.prepare.tables}
-    outputs = {
-        entry.name: Port("float32", (WINDOW_AXIS, ROWS_AXIS, entry.entries, entry.width))
-        for entry in manifest.prepare.conditioning
-    }
+def prepare_signature(manifest: Manifest, program: PrepareProgram, tables: Mapping[str, Shape]) -> Signature:
+    """What a prepare program must take and give; `tables`: full shape [steps, ...] of each table by name."""
+    made = {tensor.name: tensor_port(tensor) for tensor in manifest.tensors}
+    known = made | request_ports(manifest)
+    inputs = {name: known[name] for name in program.inputs}
+    inputs |= {name: Port("float32", (WINDOW_AXIS, *tables[name][1:])) for name in program.tables}
+    window: Shape = (WINDOW_AXIS,) if program.tables else ()
+    outputs = {name: Port(known[name].dtype, (*window, *known[name].shape)) for name in program.outputs}
     return Signature(inputs, outputs)
+
+
+def finish_signature(manifest: Manifest, program: FinishProgram) -> Signature:
+    """What the finish program must take and give."""
+    latents = Port("float32", (BATCH_AXIS, *manifest.model.latent_shape))
+    return Signature({LATENTS: latents}, {IMAGE: Port("float32", (BATCH_AXIS, *program.shape))})

@@ -1,7 +1,8 @@
 """Decode JSON text into frozen dataclasses: unknown keys, missing keys, wrong types and duplicate keys are refused.
 
 The runtime has no dependency besides numpy, so this stands in for a validation library. Supported field types:
-str, int, float, bool, tuple[T, ...], fixed tuples, dict[str, T], Literal, and dataclasses of these.
+str, int, float, bool, tuple[T, ...], fixed tuples, dict[str, T], Literal, dataclasses of these, and unions of
+dataclasses whose `kind` is a Literal that tells them apart.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
             raise StrictJsonError(f"{where}: expected an object, found {_name(value)}")
         return {key: decode(arguments[1], item, f"{where}[{key!r:.60}]") for key, item in value.items()}
     if origin is types.UnionType:
-        raise TypeError(f"{where}: unions are not supported by the strict decoder")
+        return _decode_union(arguments, value, where)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not abs(value) <= _MAX_FLOAT:  # NaN compares false; integers of any length compare exactly
             raise StrictJsonError(f"{where}: expected a number within float32")
@@ -94,6 +95,16 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise StrictJsonError(f"{where}: expected {kind.__name__}, found {_name(value)}")
     return value
+
+
+def _decode_union(classes: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise StrictJsonError(f"{where}: expected an object, found {_name(value)}")
+    kinds = {get_args(get_type_hints(cls)["kind"])[0]: cls for cls in classes}
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise StrictJsonError(f"{where}.kind: expected one of {', '.join(map(repr, kinds))}, found {kind!r:.60}")
+    return _decode_dataclass(kinds[kind], value, where)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

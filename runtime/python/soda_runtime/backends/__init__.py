@@ -59,8 +59,11 @@ class Backend(Protocol):
     def allocate(self, nbytes: int) -> Memory:
         """A zeroed block of memory, aligned to 256 bytes or the device's own larger unit."""
 
-    def open_engine(self, path: Path, signature: Signature) -> Engine:
-        """Open one program and check that its inputs and outputs are the signature's."""
+    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> Engine:
+        """Open one program and check that its inputs and outputs are the signature's.
+
+        once: it runs once per request, so memory matters more than its speed.
+        """
 
 
 def open_backend(name: str, device: str, threads: int) -> Backend:

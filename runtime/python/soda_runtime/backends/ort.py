@@ -16,7 +16,10 @@ from . import Memory, View
 from .host import HostMemory
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(int64)": "int64", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"
+}  # fmt: skip
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: numpy has no such type
 
 
 class CudaMemory:
@@ -49,9 +52,9 @@ class OrtEngine:
         binding = self._session.io_binding()
         try:
             for name, view in inputs.items():
-                binding.bind_input(name, self._device, 0, np.dtype(view.dtype), view.shape, _address(view))
+                binding.bind_input(name, self._device, 0, _element_type(view.dtype), view.shape, _address(view))
             for name, view in outputs.items():
-                binding.bind_output(name, self._device, 0, np.dtype(view.dtype), view.shape, _address(view))
+                binding.bind_output(name, self._device, 0, _element_type(view.dtype), view.shape, _address(view))
         except Exception as error:
             raise EngineError(f"{label}: {self._path}: ONNX Runtime refuses a buffer: {error}") from None
         run, path = self._session.run_with_iobinding, self._path
@@ -70,27 +73,30 @@ class OrtBackend:
     """Opens sessions that share nothing but the weights file's pages."""
 
     def __init__(self, ort: Any, device: str, threads: int) -> None:
-        self._ort, self._device = ort, device
-        self._options = ort.SessionOptions()
-        self._options.log_severity_level = 3
-        self._options.intra_op_num_threads = threads
-        self._options.inter_op_num_threads = 1
-        # each session has its own threads; those of the last step must not spin on the cores of the next one
-        self._options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._ort, self._device, self._threads = ort, device, threads
 
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes) if self._device == "cpu" else CudaMemory(self._ort, nbytes)
 
-    def open_engine(self, path: Path, signature: Signature) -> OrtEngine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> OrtEngine:
+        options = self._options(once)
         try:
-            session = self._ort.InferenceSession(
-                str(path), sess_options=self._options, providers=[_PROVIDERS[self._device]]
-            )
+            session = self._ort.InferenceSession(str(path), sess_options=options, providers=[_PROVIDERS[self._device]])
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime {self._ort.__version__} cannot open it: {error}") from None
         _check_ports(path, "input", {p.name: p for p in session.get_inputs()}, signature.inputs)
         _check_ports(path, "output", {p.name: p for p in session.get_outputs()}, signature.outputs)
         return OrtEngine(session, self._device, path)
+
+    def _options(self, once: bool) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        # each session has its own threads; those of the last step must not spin on the cores of the next one
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if once:  # a second, repacked copy of a text encoder's weights would not pay
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        return options
 
 
 def open_backend(device: str, threads: int) -> OrtBackend:
@@ -118,6 +124,10 @@ def _is_installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _element_type(dtype: str) -> Any:
+    return _BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
 
 
 def _address(view: View) -> int:

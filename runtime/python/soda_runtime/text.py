@@ -1,0 +1,52 @@
+"""Prompts to token ids, with the tokenizers library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BundleError, EngineError, RequestError
+
+_PAD = "<pad>"
+
+
+class PromptTokenizer:
+    """Turns prompts into the ids and the mask that a text encoder takes, as PixArt's pipeline does.
+
+    path: a tokenizer.json of a T5 tokenizer. max_tokens: T, padding and the closing </s> included. Raises EngineError
+    where the tokenizers library is missing, BundleError for a file that is no tokenizer. May be shared by threads.
+    """
+
+    def __init__(self, path: Path | str, max_tokens: int) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise EngineError("prompts need the tokenizers library; run `pip install soda-runtime[text]`") from None
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more specific
+            raise BundleError(f"{path}: not a tokenizer ({error}); copy or build the bundle again") from None
+        self._max_tokens = max_tokens
+        pad = self._tokenizer.token_to_id(_PAD)
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding(length=max_tokens, pad_id=0 if pad is None else pad, pad_token=_PAD)
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids and mask, int64 [n, T] each, 1 = a token, 0 = padding. Too long a prompt loses its end, never its </s>.
+
+        Raises RequestError for anything but a list or tuple of strings.
+        """
+        if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise RequestError("prompts: expected a list of strings, one a sample")
+        cleaned = [prompt.lower().strip() for prompt in prompts]
+        try:
+            encoded = self._tokenizer.encode_batch(cleaned)
+        except (TypeError, UnicodeError):
+            raise RequestError("prompts: a string is not valid Unicode") from None
+        shape = (len(encoded), self._max_tokens)
+        ids = np.array([each.ids for each in encoded], np.int64).reshape(shape)
+        mask = np.array([each.attention_mask for each in encoded], np.int64).reshape(shape)
+        return ids, mask

@@ -1,0 +1,138 @@
+"""Export an image decoder: the decoder half of a diffusers AutoencoderKL to one ONNX program and its weights.
+
+Always fp32: Stable Diffusion's autoencoder overflows fp16, and it runs once an image.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from soda_runtime.signature import BATCH_AXIS, IMAGE, LATENTS
+from torch import Tensor, nn
+
+from ..errors import ModelError, UsageError
+from .builder import GraphBuilder
+from .tensor_file import refuse_pickled, write_tensors
+from .trace import Example, Piece, trace_pieces
+from .weights import WeightsFile, module_sources
+
+log = logging.getLogger(__name__)
+DECODER_NAME, DECODER_WEIGHTS_NAME = "decoder.onnx", "decoder.safetensors"
+_CLASS = "AutoencoderKL"
+_PREFIX = "vae."
+
+
+class ImageDecoder(nn.Module):
+    """Latents as the denoiser has them [B, C, h, w] -> image [B, 3, H, W] in 0..1, as diffusers' pipelines scale."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        config = vae.config
+        self.pixels_per_latent: int = 2 ** (len(config.block_out_channels) - 1)
+        self.scaling, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
+        self.post_quant_conv, self.decoder = vae.post_quant_conv or nn.Identity(), vae.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        decoded = self.decoder(self.post_quant_conv(latents / self.scaling + self.shift))
+        return (decoded / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
+
+
+def export_decoder(
+    source: Path | Mapping[str, Any], out: Path, *, latent_shape: tuple[int, int, int], seed: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Write DECODER_NAME and DECODER_WEIGHTS_NAME into `out`; returns the image's shape [3, H, W].
+
+    source: a diffusers vae folder, or the fields of its config.json with a seed; a seed means random weights.
+    latent_shape: [C, h, w]. The program takes latents float32 [batch, C, h, w] and gives image float32
+    [batch, 3, H, W]. progress(done, total) counts tensors written. Raises ModelError, ExportError, UsageError.
+    """
+    started = time.perf_counter()
+    decoder = load_decoder(source, seed)
+    channels = decoder.decoder.conv_in.in_channels
+    if latent_shape[0] != channels:
+        raise ModelError(f"{_where(source)}: the decoder takes {channels} channels, the denoiser has {latent_shape[0]}")
+    example = Example(torch.zeros(3, *latent_shape), (0,))
+    fragment = trace_pieces({"decoder": Piece(decoder, (example,))})["decoder"]
+    write_tensors(out / DECODER_WEIGHTS_NAME, module_sources(decoder, _PREFIX, torch.float32), progress)
+    _, height, width = (side * decoder.pixels_per_latent for side in latent_shape)
+    image_shape = (3, height, width)
+    builder = GraphBuilder("decoder", WeightsFile(out, DECODER_WEIGHTS_NAME))
+    latents = builder.input(LATENTS, "float32", [BATCH_AXIS, *latent_shape])
+    result = builder.splice(fragment, [latents], prefix=_PREFIX)
+    builder.output(result, IMAGE, "float32", [BATCH_AXIS, *image_shape])
+    builder.save(out / DECODER_NAME)
+    log.info("decoder: %d x %d pixels in %.1f s", width, height, time.perf_counter() - started)
+    return image_shape
+
+
+def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> ImageDecoder:
+    """The decoder half alone, in fp32 and evaluation mode. Raises ModelError."""
+    config = _read_config(source)
+    if config.get("_class_name", _CLASS) != _CLASS:
+        kind = config.get("_class_name")
+        raise ModelError(f"{_where(source)}: autoencoder {kind!r} is not supported; supported: {_CLASS}")
+    for key, supported in (("latents_mean", None), ("latents_std", None), ("out_channels", 3)):
+        if config.get(key, supported) != supported:
+            raise ModelError(f"{_where(source)}: {key}={config[key]!r} is not supported")
+    if seed is not None:
+        return _decoder_half(_where(source), lambda: _random(config, seed))
+    if not isinstance(source, Path):
+        raise UsageError("a decoder without a folder needs a seed for its random weights")
+    refuse_pickled(source)
+    return _decoder_half(str(source), lambda: _stored(source))
+
+
+def _decoder_half(where: str, load: Callable[[], Any]) -> ImageDecoder:
+    try:
+        return ImageDecoder(load()).float().eval()
+    except ModelError:
+        raise
+    except Exception as error:  # diffusers raises whatever its parts do
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{where}: diffusers cannot load it: {first_line}") from None
+
+
+def _random(config: Mapping[str, Any], seed: int) -> Any:
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderKL.from_config(dict(config))
+
+
+def _stored(folder: Path) -> Any:
+    """The autoencoder of a folder; what its encoder lacks does not matter."""
+    from diffusers import AutoencoderKL
+
+    vae, info = AutoencoderKL.from_pretrained(
+        folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+        low_cpu_mem_usage=False,  # the other way needs accelerate
+    )  # fmt: skip
+    for problem, keys in (("lack", info["missing_keys"]), ("have no place for", info["unexpected_keys"])):
+        ours = sorted(key for key in keys if key.startswith(("decoder.", "post_quant_conv.")))
+        if ours:
+            raise ModelError(f"{folder}: the weights {problem} {ours[0]!r}; it does not fit config.json")
+    return vae
+
+
+def _read_config(source: Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(source, Path):
+        return source
+    try:
+        config = json.loads((source / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{_where(source)}: cannot be read ({error}); a diffusers folder has a config.json") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{_where(source)}: expected a JSON object")
+    return config
+
+
+def _where(source: Path | Mapping[str, Any]) -> str:
+    return str(source / "config.json") if isinstance(source, Path) else "decoder config"

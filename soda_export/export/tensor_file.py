@@ -1,0 +1,154 @@
+"""Tensors from disk to disk, one at a time: write a safetensors file, read a checkpoint of any number of files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import InternalError, ModelError, UsageError
+
+_ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor that is produced when its turn comes; `make` may give another floating type, which is cast."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+
+def write_tensors(
+    path: Path, tensors: Iterable[TensorSource], progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Write a safetensors file with one tensor in memory at a time; whole or not at all.
+
+    `make` is called once a source, in the order given. That order leaves no trace in the file: wider types lie first,
+    so that every tensor is aligned to its items, then names in order. Raises UsageError where the disk refuses, and
+    InternalError for a tensor other than announced. progress(done, total) counts tensors.
+    """
+    sources = list(tensors)
+    header, begins = _layout(sources)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            file.write(header)
+            for done, source in enumerate(sources):
+                file.seek(len(header) + begins[source.name])
+                _write_one(file, source)
+                progress(done + 1, len(sources))
+        scratch.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def _layout(sources: list[TensorSource]) -> tuple[bytes, dict[str, int]]:
+    """The file up to its first tensor, and where each tensor begins after that."""
+    entries: dict[str, object] = {}
+    begins: dict[str, int] = {}
+    end = 0
+    for source in sorted(sources, key=lambda s: (-s.dtype.itemsize, s.name)):
+        if source.name in begins or source.dtype not in _NAMES:
+            raise InternalError(f"tensor {source.name} of {source.dtype} occurs twice or has no place in a file")
+        begin, end = end, end + math.prod(source.shape) * source.dtype.itemsize
+        begins[source.name] = begin
+        entries[source.name] = {
+            "dtype": _NAMES[source.dtype], "shape": list(source.shape), "data_offsets": [begin, end]
+        }  # fmt: skip
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text, begins
+
+
+def _write_one(file: BinaryIO, source: TensorSource) -> None:
+    """Produce, cast and write; nothing of the tensor is left when this returns."""
+    tensor = source.make().detach()
+    fits = tensor.dtype == source.dtype or (tensor.is_floating_point() and source.dtype.is_floating_point)
+    if tuple(tensor.shape) != source.shape or not fits:
+        made = f"{tuple(tensor.shape)} {tensor.dtype}"
+        raise InternalError(f"tensor {source.name} is {made}, announced as {source.shape} {source.dtype}")
+    if tensor.dtype != source.dtype or not tensor.is_contiguous():
+        tensor = torch.empty(source.shape, dtype=source.dtype).copy_(tensor)  # cast and transposed in one copy
+    if tensor.numel():
+        file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+class Checkpoint:
+    """The tensors of a model folder: <stem>.safetensors, or the files that <stem>.safetensors.index.json lists.
+
+    One file is open at a time, so that no more than one is ever mapped: ask for tensors in the order of `file_of`.
+    """
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+        self.listed_in = index if index.is_file() else whole
+        self._path: Path | None = None
+        self._file: Any = None
+        if not self.listed_in.is_file():
+            refuse_pickled(folder)
+            raise ModelError(f"{whole}: cannot be read; the folder has neither it nor {index.name}")
+        self._files = _read_index(index) if self.listed_in == index else dict.fromkeys(self._open(whole).keys(), whole)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._files
+
+    def file_of(self, key: str) -> Path:
+        """The file that has tensor `key`. Raises ModelError."""
+        if key not in self._files:
+            raise ModelError(f"{self.listed_in}: no tensor {key!r}; the checkpoint is incomplete")
+        return self._files[key]
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Read from the header alone. Raises ModelError."""
+        path = self.file_of(key)
+        try:
+            return tuple(self._open(path).get_slice(key).get_shape())
+        except SafetensorError:
+            raise ModelError(f"{path}: no tensor {key!r}; the checkpoint is incomplete") from None
+
+    def read(self, key: str) -> Tensor:
+        """The tensor, mapped from its file. Raises ModelError."""
+        self.shape(key)
+        tensor: Tensor = self._file.get_tensor(key)
+        return tensor
+
+    def _open(self, path: Path) -> Any:
+        if self._path != path:
+            self._path = self._file = None  # the last one is unmapped before the next is mapped
+            try:
+                self._file = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise ModelError(f"{path}: cannot be read: {error}; download it again") from None
+            self._path = path
+        return self._file
+
+
+def refuse_pickled(folder: Path) -> None:
+    """ModelError for a folder whose only weights are pickled: loading those can run any code."""
+    if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")):
+        raise ModelError(f"{folder}: the weights are .bin files; run `soda-export convert {folder}` once")
+
+
+def _read_index(path: Path) -> dict[str, Path]:
+    """Tensor name -> file, of an index."""
+    try:
+        files = json.loads(path.read_text())["weight_map"]
+        return {str(key): path.parent / Path(name).name for key, name in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{path}: not an index of weights; download it again") from None

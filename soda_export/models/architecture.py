@@ -1,0 +1,95 @@
+"""A transformer's configuration to an empty diffusers model of its class, and random weights for it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+
+_LEGACY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+"""norm_type of a Transformer2DModel, as older repositories say -> the class that diffusers makes of it"""
+_STD = 0.02
+_MUST_AGREE = ("num_layers", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size", "in_channels")
+
+
+def architecture_class(path: Path, config: dict[str, Any], supported: list[str]) -> str:
+    """The diffusers class of a configuration. path: where it stands, for the message."""
+    kind = config.get("_class_name")
+    if kind == "Transformer2DModel":
+        kind = _LEGACY.get(str(config.get("norm_type")), kind)
+    if not isinstance(kind, str) or kind not in supported:
+        raise ModelError(f"{path}: architecture {kind!r} is not supported; supported: {', '.join(supported)}")
+    return kind
+
+
+def build_empty(kind: str, path: Path, config: dict[str, Any]) -> Any:
+    """A model whose buffers are right and whose parameters are memory that nobody has written yet."""
+    import diffusers
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class NoInitialisation(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    maker = getattr(diffusers, kind)
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    known, legacy = _defaults(maker), _defaults(diffusers.Transformer2DModel)
+    for key, value in list(settings.items()):
+        if key not in known:
+            if key not in legacy or legacy[key] != value:
+                raise ModelError(f"{path}: {key!r} is no setting of {kind}; diffusers would ignore it")
+            del settings[key]
+    try:
+        with NoInitialisation(), torch.random.fork_rng(devices=[]):
+            model = maker(**settings)
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: diffusers cannot build {kind} from it: {first_line}") from None
+    return model.requires_grad_(False).eval()
+
+
+def check_agrees(path: Path, config: dict[str, Any], kind: str, expected: dict[str, Any], model: str) -> None:
+    """Refuse weights of another model than the one that --model names."""
+    import diffusers
+
+    expected_kind = architecture_class(path, expected, [*_LEGACY.values()])
+    if kind != expected_kind:
+        raise ModelError(f"{path}: _class_name={kind}, but --model {model} has {expected_kind}")
+    defaults = _defaults(getattr(diffusers, kind))
+    for key in _MUST_AGREE:
+        found, wanted = (c.get(key, defaults[key]) for c in (config, expected))
+        if found != wanted:
+            raise ModelError(f"{path}: {key}={found}, but --model {model} has {key}={wanted}")
+
+
+def fill_random(model: Any, seed: int) -> None:
+    """Every parameter N(0, 0.02^2), those that training starts from zero too; norms' scales around 1.
+
+    A parameter's values depend on the seed and its name alone.
+    """
+    import torch
+
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            text = f"{seed} {prefix}.{name}".encode()
+            start = int.from_bytes(hashlib.sha256(text).digest()[:8], "big", signed=True)
+            mean = 1.0 if name == "weight" and "Norm" in type(module).__name__ else 0.0
+            parameter.data.normal_(mean, _STD, generator=torch.Generator().manual_seed(start))
+
+
+def hash_random(config: dict[str, Any], seed: int) -> str:
+    """The fingerprint of random weights: SHA-256 over the configuration and the seed."""
+    settings = {key: value for key, value in config.items() if key == "_class_name" or not key.startswith("_")}
+    return hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()
+
+
+def _defaults(maker: Any) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(maker.__init__).parameters.items()}

@@ -1,0 +1,140 @@
+"""From what the user asked for to where the model is: a folder, or configurations and a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from .hub import DEFAULT_PARTS, fetch_configs, fetch_parts, is_repository
+from .published import (
+    folder_configs,
+    published_alias,
+    published_models,
+    published_path,
+    read_json,
+    read_published,
+    transformer_folder,
+)
+
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, and where its weights come from."""
+
+    model: str
+    """Built-in model, hub alias, owner/name of a hub repository, or path of a diffusers pipeline folder."""
+    weights: Path | None = None
+    """Local diffusers folder to take the weights from."""
+    revision: str | None = None
+    """Hub revision: branch, tag or commit. [default: main]"""
+    random_weights: int | None = None
+    """Seed: the true architecture with random weights, for latency work."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model that has been found. transformer is None for random weights; config_path is where config stands."""
+
+    name: str
+    folder: Path | None
+    transformer: Path | None
+    config_path: Path
+    config: dict[str, Any]
+    scheduler: dict[str, Any]
+    published: dict[str, Any]
+    expected: dict[str, Any] | None
+    """Configuration that --weights must agree with."""
+
+
+def builtin_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.name for folder in BUILTIN_FOLDER.iterdir() if (folder / "model_index.json").is_file())
+
+
+def resolve_folder(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PARTS) -> tuple[str, Path]:
+    """A model -> (short name, its diffusers folder). Of a hub repository only the named parts are fetched."""
+    request = _checked(request)
+    name, folder, repository = _place(request.model)
+    if request.weights is not None:
+        return name, request.weights
+    if folder is not None:
+        return name, folder
+    return name, fetch_parts(repository, request.revision, parts)
+
+
+def find_origin(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PARTS) -> Origin:
+    """Find a model's configurations and, unless its weights are random, its folder. Raises ModelError."""
+    request = _checked(request)
+    name, local, repository = _place(request.model)
+    if request.random_weights is not None:
+        return _random_origin(request, name, local, repository)
+    _, folder = resolve_folder(request, parts)
+    known = _known(request.model, local)
+    transformer = transformer_folder(folder)
+    path = transformer / "config.json"
+    config = read_json(path, "a diffusers pipeline folder has transformer/config.json")
+    scheduler = folder_configs(folder).get("scheduler") or known.get("scheduler")
+    if scheduler is None:
+        missing = folder / "scheduler/scheduler_config.json"
+        raise ModelError(
+            f"{missing}: cannot be read; a diffusers pipeline folder has scheduler/scheduler_config.json "
+            "(for a bare transformer say whose it is: --model ALIAS --weights DIR)"
+        )
+    expected = None if request.weights is None else known.get("transformer")
+    return Origin(name, folder, transformer, path, config, scheduler, known | folder_configs(folder), expected)
+
+
+def _random_origin(request: ModelRequest, name: str, folder: Path | None, repository: str) -> Origin:
+    """Configurations alone. A revision of a published model may differ from what the package knows of it."""
+    alias = published_alias(request.model) if folder is None else None
+    if alias is not None and request.revision is None:
+        configs, path = read_published(alias), published_path(alias)
+    else:
+        folder = fetch_configs(repository, request.revision) if folder is None else folder
+        configs, path = folder_configs(folder), transformer_folder(folder) / "config.json"
+    for part, file in (("transformer", path), ("scheduler", path.parent.parent / "scheduler/scheduler_config.json")):
+        if part not in configs:
+            raise ModelError(f"{file}: cannot be read; random weights need the configuration of the {part}")
+    named = f"{name}-random{request.random_weights}"
+    return Origin(named, None, None, path, configs["transformer"], configs["scheduler"], configs, None)
+
+
+def _checked(request: ModelRequest | str) -> ModelRequest:
+    request = ModelRequest(request) if isinstance(request, str) else request
+    if request.weights is not None and request.random_weights is not None:
+        raise ModelError("--weights and --random-weights: a model has either; leave one out")
+    if request.weights is not None and not request.weights.is_dir():
+        raise ModelError(f"--weights {request.weights}: no such folder; give a local diffusers folder")
+    if request.revision is not None and (request.weights is not None or _place(request.model)[1] is not None):
+        raise ModelError(f"--revision {request.revision}: only what comes from the hub has revisions; leave it out")
+    return request
+
+
+def _place(model: str) -> tuple[str, Path | None, str]:
+    """A model -> (short name, its local folder or None, its hub repository)."""
+    if model in builtin_models():
+        return model, BUILTIN_FOLDER / model, ""
+    if model in published_models():
+        return model, None, str(read_published(model)["repository"])
+    folder = Path(model)
+    if folder.is_dir():
+        return folder.resolve().name, folder, ""
+    if is_repository(model):
+        return published_alias(model) or model.rpartition("/")[2], None, model
+    raise ModelError(
+        f"--model {model}: neither a built-in model ({', '.join(builtin_models())}), a hub alias "
+        f"({', '.join(published_models())}), owner/name of a hub repository nor a folder; "
+        "give the path of a diffusers pipeline folder"
+    )
+
+
+def _known(model: str, folder: Path | None) -> dict[str, Any]:
+    """What is known of a model without the hub."""
+    if folder is not None:
+        return folder_configs(folder)
+    alias = published_alias(model)
+    return {} if alias is None else read_published(alias)

@@ -1,0 +1,13 @@
+"""The frozen sampler. `freeze_sampler` turns a name and a model's scheduler config into a table of affine maps.
+
+In the order of processing: scheduler.py builds the diffusers scheduler or refuses it, probe.py measures what each of
+its steps does, table.py holds the result, step.py is the arithmetic that a step program contains.
+"""
+
+from .scheduler import SAMPLERS, make_scheduler
+from .step import advance_state, guide
+from .table import SamplerTable, coefficient_columns, freeze_sampler
+
+__all__ = [
+    "SAMPLERS", "SamplerTable", "advance_state", "coefficient_columns", "freeze_sampler", "guide", "make_scheduler",
+]  # fmt: skip

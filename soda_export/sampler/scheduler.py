@@ -1,0 +1,107 @@
+"""Turn a sampler's name and a model's scheduler config into the diffusers scheduler, or refuse what cannot be frozen.
+
+Sources: DDIM (Song et al. 2020), DDPM (Ho et al. 2020), DPM-Solver++ multistep (Lu et al. 2022), Euler and the sigmas
+of Karras et al. 2022 (algorithm 2 without churn; eq. 5), UniPC (Zhao et al. 2023), flow matching (Lipman et al. 2022).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ModelError
+
+CONFIG = "scheduler/scheduler_config.json"
+_DPM, _EULER, _UNIPC = "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"
+_FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
+_CLASSES = {
+    "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "dpm-solver++": _DPM, "euler": _EULER,
+    "flow-euler": _FLOW_EULER, "unipc": _UNIPC,
+    "dpm-solver++-karras": _DPM, "euler-karras": _EULER, "unipc-karras": _UNIPC,
+}  # fmt: skip
+SAMPLERS = tuple(_CLASSES)
+_BETA_SCHEDULERS = (
+    "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler", "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler", "DEISMultistepScheduler",
+)  # fmt: skip
+_CLIPPING_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler")  # clip unless the config says otherwise
+_WITH_FLOW_SIGMAS = ("dpm-solver++", "unipc")  # diffusers gives use_flow_sigmas to these two
+_NOT_AFFINE = "makes the sampler non-affine, so it cannot be frozen into a table; set it to false if your model allows"
+_SWITCHES = {
+    "clip_sample": _NOT_AFFINE,
+    "thresholding": _NOT_AFFINE,
+    "use_dynamic_shifting": "needs a shift that depends on the image's size; set it to false and give a fixed shift",
+}
+
+
+def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool = False) -> Any:
+    """The diffusers scheduler of that name with the model's own noise schedule. Raises ModelError.
+
+    learned_variance: whether the model gives 2C channels, so that ddpm can use a variance_type of learned_range.
+    The other samplers have no use for the variance channels and ignore that entry.
+    """
+    if sampler not in _CLASSES:
+        raise ModelError(f"--sampler {sampler}: not supported; choose one of {', '.join(SAMPLERS)}")
+    import diffusers  # slow to import
+
+    _check_family(sampler, config)
+    config = _choose_variance(sampler, config, learned_variance)
+    own_class = config.get("_class_name", "DDIMScheduler")
+    if own_class not in _CLIPPING_SCHEDULERS and _CLASSES[sampler] in _CLIPPING_SCHEDULERS:
+        config = {"clip_sample": False, **config}  # the model's own scheduler knows no clipping
+    if _CLASSES[sampler] == _DPM and config.get("algorithm_type") != "sde-dpmsolver++":
+        config = {**config, "algorithm_type": "dpmsolver++"}  # the name asks for it, whatever the model's own is
+    if sampler.endswith("-karras"):  # the spacings exclude each other
+        others = {"use_exponential_sigmas": False, "use_beta_sigmas": False, "use_lu_lambdas": False}
+        config = {**config, **{key: off for key, off in others.items() if key in config}, "use_karras_sigmas": True}
+    try:
+        scheduler = getattr(diffusers, _CLASSES[sampler]).from_config(config)
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        raise ModelError(f"{CONFIG}: diffusers refuses it: {' '.join(str(error).split())}") from None
+    for switch, reason in _SWITCHES.items():
+        if scheduler.config.get(switch):
+            raise ModelError(f"{CONFIG}: {switch}=true {reason}")
+    return scheduler
+
+
+def _check_family(sampler: str, config: dict[str, Any]) -> None:
+    """A model of velocities along straight paths and one of noise at a level cannot trade samplers."""
+    own_class = config.get("_class_name", "DDIMScheduler")
+    if sampler == "flow-euler":
+        if own_class != _FLOW_EULER:
+            raise ModelError(
+                f"{CONFIG}: {own_class!r} is no flow-matching schedule that flow-euler could follow; "
+                f"choose another --sampler or a model with {_FLOW_EULER}"
+            )
+        return
+    if own_class not in _BETA_SCHEDULERS:
+        advice = "choose --sampler flow-euler" if own_class == _FLOW_EULER else ", ".join(_BETA_SCHEDULERS)
+        raise ModelError(
+            f"{CONFIG}: {own_class!r} has no noise schedule that {sampler} could follow; supported: {advice}"
+        )
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    if flow and sampler not in _WITH_FLOW_SIGMAS:
+        raise ModelError(
+            f"{CONFIG}: the model predicts a flow, which {sampler} cannot follow; "
+            f"choose one of {', '.join(_WITH_FLOW_SIGMAS)}"
+        )
+
+
+def _choose_variance(sampler: str, config: dict[str, Any], learned_variance: bool) -> dict[str, Any]:
+    """Drop variance_type where it has no meaning: a multistep solver would cut the output at 3 channels for it."""
+    variance = str(config.get("variance_type") or "")
+    if sampler == "ddpm" and variance.startswith("learned"):
+        if variance != "learned_range":
+            raise ModelError(
+                f"{CONFIG}: variance_type={variance}: of the learned variances only learned_range is supported with "
+                f"ddpm; use --sampler ddim"
+            )
+        if not learned_variance:
+            raise ModelError(
+                f"{CONFIG}: variance_type={variance}: a learned variance needs a model that predicts it, and this one "
+                f"gives the latents' channels alone; use --sampler ddim"
+            )
+        return config
+    if sampler == "ddpm" and variance:
+        return config
+    return {key: value for key, value in config.items() if key != "variance_type"}

@@ -1,0 +1,120 @@
+"""Turn a sampler's name and a model's scheduler config into the table of coefficients of its whole run.
+
+With the timesteps fixed, a step maps a small state z = (x, h1..) and the model's output e to
+    model input = s * x,    z' = A z + b e + c noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ModelError
+from .probe import StepMap, probe_step
+from .scheduler import CONFIG, make_scheduler
+from .step import advance_state
+
+
+def coefficient_columns(state_size: int, learned_variance: bool = False) -> int:
+    """Length of a row: s, A (n x n, row by row), b (n), c (n), then min_log and max_log with a learned variance."""
+    return 1 + state_size * state_size + 2 * state_size + (2 if learned_variance else 0)
+
+
+@dataclass(frozen=True)
+class SamplerTable:
+    """A frozen sampler of S steps with a state of n tensors: the latents, then what a multistep sampler remembers.
+
+    timesteps: what the model is told, int where it is whole. coefficients: float32 [S, coefficient_columns(..)].
+    learned_variance: the noise's size comes from the model's last C output channels; without, they are ignored.
+    """
+
+    name: str
+    timesteps: tuple[float, ...]
+    state_size: int
+    initial_scale: float
+    coefficients: NDArray[np.float32]
+    learned_variance: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Number of model calls."""
+        return len(self.timesteps)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any step adds noise."""
+        n = self.state_size
+        return bool(np.any(self.coefficients[:, 1 + n * n + n : 1 + n * n + 2 * n]))
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """Initial noise [B, C, H, W] -> the state z = (x, h1..) [n, B, C, H, W]."""
+        state = torch.zeros(self.state_size, *noise.shape)
+        state[0] = noise * self.initial_scale
+        return state
+
+    def model_input(self, step: int, state: Tensor) -> Tensor:
+        """What the model is called with: [B, C, H, W]."""
+        return float(self.coefficients[step, 0]) * state[0]
+
+    def advance(self, step: int, state: Tensor, output: Tensor, noise: Tensor | None) -> Tensor:
+        """The next state. output: [B, C or 2C, H, W], noise: [B, C, H, W] or None."""
+        return advance_state(torch.from_numpy(self.coefficients[step]), state, output, noise, self.learned_variance)
+
+
+def freeze_sampler(
+    sampler: str, config: dict[str, Any], steps: int, eta: float = 0.0, learned_variance: bool = False
+) -> SamplerTable:
+    """Probe the scheduler `sampler`, with the model's own `config`, over a run of `steps` steps. Raises ModelError.
+
+    eta: DDIM's share of DDPM's noise, 0..1. learned_variance: whether the model gives 2C channels; the table uses
+    the second half only for ddpm with a variance_type of learned_range.
+    """
+    scheduler = make_scheduler(sampler, config, learned_variance)
+    limit = scheduler.config.num_train_timesteps
+    if not 1 <= steps <= limit:
+        raise ModelError(f"--steps {steps}: the scheduler was trained with {limit} timesteps; choose 1..{limit}")
+    if eta and sampler != "ddim":
+        raise ModelError(f"--eta {eta}: only ddim takes it; leave it out for {sampler}")
+    if not 0.0 <= eta <= 1.0:
+        raise ModelError(f"--eta {eta}: must be within 0 .. 1")
+    options = {"eta": eta} if sampler == "ddim" else {}
+    learned = scheduler.config.get("variance_type") == "learned_range"
+    try:
+        scheduler.set_timesteps(steps)
+        timesteps = tuple(_exact(t) for t in scheduler.timesteps.tolist())
+        if len(timesteps) != steps:
+            raise ValueError(f"its timestep_spacing gives {len(timesteps)}")
+        if hasattr(scheduler, "set_begin_index"):  # it would start at the second of two equal first timesteps
+            scheduler.set_begin_index(0)
+        maps = [probe_step(scheduler, i, options, learned, f"{sampler} step {i}") for i in range(steps)]
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:  # a singular matrix is a RuntimeError
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{CONFIG}: {sampler} cannot make {steps} steps of it: {reason}") from None
+    kept = _live_parts(maps)
+    rows = [[m.s, *m.a[np.ix_(kept, kept)].ravel(), *m.b[kept], *m.c[kept], *m.log_variance] for m in maps]
+    scale = float(scheduler.init_noise_sigma) if hasattr(scheduler, "init_noise_sigma") else 1.0  # flows have none
+    return SamplerTable(sampler, timesteps, len(kept), scale, np.array(rows, np.float32), learned)
+
+
+def _exact(timestep: float) -> float:
+    """A whole number as an int, which is how discrete schedulers and their manifests spell it."""
+    return int(timestep) if timestep == int(timestep) else timestep
+
+
+def _live_parts(maps: Sequence[StepMap]) -> list[int]:
+    """The parts of the state whose value at some point of the run still influences the final x.
+
+    x, part 0, always does: where a step forgets it, as the last one of a model of clean samples does, the model does
+    not.
+    """
+    needed, live = {0}, {0}
+    for step in reversed(maps):
+        live = {0} | {k for k in range(len(step.a)) if any(step.a[j, k] != 0 for j in live)}
+        needed |= live
+    return sorted(needed)

@@ -1,0 +1,281 @@
+"""The exported T5 encoder is transformers' own, whatever the files it was stored in."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from soda_runtime.text import PromptTokenizer
+from torch import Tensor
+
+from soda_export.errors import ModelError, UsageError
+from soda_export.export import tensor_file
+from soda_export.export.text_encoder import (
+    TEXT_ENCODER_NAME,
+    TEXT_WEIGHTS_NAME,
+    export_text_encoder,
+    export_tokenizer,
+)
+from soda_export.models.t5 import T5Encoder, read_t5_config
+
+T = 20
+CONFIG = {
+    "model_type": "t5", "vocab_size": 60, "d_model": 32, "d_kv": 12, "num_heads": 4, "d_ff": 48, "num_layers": 2,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12,
+}  # fmt: skip
+
+
+def _save(folder: Path, kind: str, max_shard_size: str = "1GB") -> Any:
+    """A random T5EncoderModel in transformers' format."""
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    settings = {key: value for key, value in CONFIG.items() if key != "model_type"}
+    model = T5EncoderModel(T5Config(**settings, feed_forward_proj=kind)).eval()
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    return model
+
+
+@pytest.fixture(scope="module", params=["gated-gelu", "relu"])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("t5")
+    return folder, _save(folder, request.param)
+
+
+def _texts() -> tuple[Tensor, Tensor]:
+    """Ids and mask of a full text, two padded ones and one of a single token."""
+    generator = torch.Generator().manual_seed(1)
+    ids, mask = torch.randint(3, 60, (4, T), generator=generator), torch.ones(4, T, dtype=torch.int64)
+    for row, length in enumerate((T, 13, 4, 1)):
+        ids[row, length:], mask[row, length:] = 0, 0
+    return ids, mask
+
+
+@torch.no_grad()
+def _reference(model: Any) -> Tensor:
+    ids, mask = _texts()
+    result: Tensor = model(ids, attention_mask=mask).last_hidden_state
+    return result
+
+
+def _run(out: Path, rows: slice = slice(None)) -> np.ndarray[Any, Any]:
+    ids, mask = (t[rows].numpy() for t in _texts())
+    session = ort.InferenceSession(out / TEXT_ENCODER_NAME, providers=["CPUExecutionProvider"])
+    result: np.ndarray[Any, Any] = session.run(["embeds"], {"input_ids": ids, "attention_mask": mask})[0]
+    return result
+
+
+@torch.no_grad()
+def _eager(out: Path, source: Path, precision: str) -> Tensor:
+    encoder = T5Encoder(read_t5_config(source), T, precision)
+    encoder.load_state_dict(load_file(out / TEXT_WEIGHTS_NAME))
+    result: Tensor = encoder(*_texts())
+    return result
+
+
+def test_the_encoder_is_that_of_transformers_in_torch_and_in_onnx_runtime(
+    saved: tuple[Path, Any], tmp_path: Path
+) -> None:
+    source, model = saved
+    export_text_encoder(source, tmp_path, max_tokens=T, precision="fp32")
+    expected = _reference(model)
+    torch.testing.assert_close(_eager(tmp_path, source, "fp32"), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_run(tmp_path), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_run(tmp_path, slice(1, 2)), expected[1:2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 0.01), ("bf16", 0.1)])
+def test_half_precision_stays_near_fp32(precision: str, bound: float, saved: tuple[Path, Any], tmp_path: Path) -> None:
+    """Outputs reach 3; measured: fp16 .004, bf16 .05. ONNX Runtime has no bf16 products on CPU."""
+    source, model = saved
+    export_text_encoder(source, tmp_path, max_tokens=T, precision=precision)
+    expected = _reference(model)
+    assert (_eager(tmp_path, source, precision) - expected).abs().max() <= bound
+    if precision == "fp16":
+        np.testing.assert_allclose(_run(tmp_path), expected, rtol=0, atol=bound)
+
+
+def test_sums_beyond_fp16_survive_in_fp16(tmp_path: Path) -> None:
+    """T5 v1.1's second feed-forward projection and residual stream leave fp16's range of 65504."""
+    model = _save(tmp_path, "gated-gelu")
+    with torch.no_grad():
+        model.encoder.block[0].layer[1].DenseReluDense.wo.weight.mul_(1e5)
+    model.save_pretrained(tmp_path)
+    hidden = model(*_texts(), output_hidden_states=True).hidden_states[1]
+    assert hidden.abs().max() > 65504
+    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp16")
+    assert (_eager(tmp_path, tmp_path, "fp16") - _reference(model)).abs().max() <= 0.02
+
+
+def test_several_files_or_one_give_the_same_bytes(tmp_path: Path) -> None:
+    written = []
+    for name, size in (("one", "1GB"), ("several", "12KB")):
+        source, out = tmp_path / name, tmp_path / f"{name}-out"
+        out.mkdir()
+        _save(source, "gated-gelu", size)
+        export_text_encoder(source, out, max_tokens=T, precision="bf16")
+        written.append([(out / file).read_bytes() for file in (TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME)])
+    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
+    assert written[0] == written[1]
+
+
+def test_each_file_is_opened_once_to_check_and_once_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save(tmp_path, "gated-gelu", "12KB")
+    opened: list[Path] = []
+    original = tensor_file.safe_open
+
+    def recorded(path: Path, framework: str) -> Any:
+        opened.append(path)
+        return original(path, framework=framework)
+
+    monkeypatch.setattr(tensor_file, "safe_open", recorded)
+    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    assert opened == shards + shards
+
+
+def test_no_more_than_one_stored_tensor_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save(tmp_path, "gated-gelu", "12KB")
+    alive: list[weakref.ref[Tensor]] = []
+    counts = []
+    original = tensor_file.Checkpoint.read
+
+    def recorded(self: tensor_file.Checkpoint, key: str) -> Tensor:
+        counts.append(sum(reference() is not None for reference in alive))
+        tensor = original(self, key)
+        alive.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(tensor_file.Checkpoint, "read", recorded)
+    gc.disable()
+    try:
+        export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp16")
+    finally:
+        gc.enable()
+    assert len(counts) == 3 + 9 * 2
+    assert set(counts) == {0}
+
+
+def test_random_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    written = {}
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        (tmp_path / name).mkdir()
+        export_text_encoder(CONFIG, tmp_path / name, max_tokens=T, precision="fp32", seed=seed)
+        written[name] = load_file(tmp_path / name / TEXT_WEIGHTS_NAME)
+    for name, tensor in written["a"].items():
+        assert torch.equal(tensor, written["b"][name])
+        assert torch.equal(tensor, written["c"][name]) == name.endswith(("norm", "norm.weight"))
+    assert abs(written["a"]["embed.weight"].std() - 0.02) < 0.002
+    assert np.isfinite(_run(tmp_path / "a")).all()
+
+
+def test_the_table_of_tokens_is_found_under_either_name(tmp_path: Path) -> None:
+    _save(tmp_path, "relu")
+    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    before = (tmp_path / TEXT_WEIGHTS_NAME).read_bytes()
+    stored = load_file(tmp_path / "model.safetensors")
+    stored["encoder.embed_tokens.weight"] = stored.pop("shared.weight").clone()
+    save_file(stored, tmp_path / "model.safetensors")
+    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    assert (tmp_path / TEXT_WEIGHTS_NAME).read_bytes() == before
+
+
+def _drop(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    del stored["encoder.block.1.layer.0.SelfAttention.k.weight"]
+    save_file(stored, folder / "model.safetensors")
+
+
+def _reshape(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    stored["shared.weight"] = torch.zeros(61, 32)
+    save_file(stored, folder / "model.safetensors")
+
+
+def _configure(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return change
+
+
+def _pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_drop, r"model\.safetensors: no tensor 'encoder\.block\.1\.layer\.0\.SelfAttention\.k\.weight'"),
+        (_reshape, r"model\.safetensors: 'shared\.weight' is \[61, 32\], config\.json says \[60, 32\]"),
+        (_configure(model_type="umt5", architectures=["UMT5EncoderModel"]), r"config\.json: .*'UMT5EncoderModel'"),
+        (_configure(feed_forward_proj="gated-silu"), r"config\.json: feed_forward_proj='gated-silu'"),
+        (_configure(num_heads=0), r"config\.json: num_heads=0"),
+        (_pickle, r"\.bin files; run `soda-export convert "),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: cannot be read"),
+        (lambda folder: (folder / "config.json").unlink(), r"config\.json: cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(change: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    _save(tmp_path, "gated-gelu")
+    change(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    assert not (tmp_path / TEXT_WEIGHTS_NAME).exists()
+
+
+def test_an_unknown_precision_and_a_missing_seed_are_usage_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="int4"):
+        export_text_encoder(CONFIG, tmp_path, max_tokens=T, precision="int4", seed=0)
+    with pytest.raises(UsageError, match="seed"):
+        export_text_encoder(CONFIG, tmp_path, max_tokens=T, precision="fp32")
+
+
+PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -30.0), ("▁", -6.0), ("▁red", -2.0), ("r", -12.0), ("e", -12.0)]
+
+
+def test_a_tokenizer_folder_gives_its_tokenizer_json(tmp_path: Path) -> None:
+    from transformers import T5Tokenizer
+
+    T5Tokenizer(vocab=PIECES, extra_ids=0).save_pretrained(tmp_path / "tokenizer")
+    export_tokenizer(tmp_path / "tokenizer", tmp_path)
+    ids, _ = PromptTokenizer(tmp_path / "tokenizer.json", 4)(["red x"])
+    assert ids.tolist() == [[4, 3, 2, 1]]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is None, reason="needs sentencepiece")
+@pytest.mark.filterwarnings("ignore")
+def test_a_sentencepiece_model_becomes_a_tokenizer_json(tmp_path: Path) -> None:
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    model = import_protobuf().ModelProto()
+    model.trainer_spec.model_type, model.trainer_spec.unk_id = 1, 2
+    for i, (piece, score) in enumerate(PIECES):
+        entry = model.pieces.add()
+        entry.piece, entry.score, entry.type = piece, score, (3, 3, 2)[i] if i < 3 else 1
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "spiece.model").write_bytes(model.SerializeToString())
+    export_tokenizer(tmp_path / "in", tmp_path)
+    ids, _ = PromptTokenizer(tmp_path / "tokenizer.json", 4)(["red x"])
+    assert ids.tolist() == [[4, 3, 2, 1]]
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"tokenizer\.json or spiece\.model"):
+        export_tokenizer(tmp_path, tmp_path)
+    (tmp_path / "spiece.model").touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install sentencepiece"):
+        export_tokenizer(tmp_path, tmp_path)
