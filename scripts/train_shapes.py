@@ -260,6 +260,10 @@ def save_denoiser(
     tokenizer.save_pretrained(OUT / "tokenizer")
     encoder.save_pretrained(OUT / "text_encoder")
     copy.deepcopy(transformer).eval().half().save_pretrained(OUT / "transformer")
+    config_file = OUT / "transformer/config.json"
+    config = json.loads(config_file.read_text())
+    config.pop("_name_or_path", None)  # where a resumed model was read from
+    config_file.write_text(json.dumps(config, indent=2) + "\n")
     scheduler.save_pretrained(OUT / "scheduler")
 
 
