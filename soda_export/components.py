@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class ComponentMaker:
         is_text = isinstance(self._loaded.denoiser.spec.condition, TextCondition)
         return is_text and self._loaded.component_folder("text_encoder") is not None
 
+    @cached_property
     def text_hashes(self) -> dict[str, str]:
         """What the embeddings of a text depend on."""
         folders = (self._loaded.component_folder("text_encoder"), self._loaded.component_folder("tokenizer"))
@@ -92,7 +94,7 @@ class ComponentMaker:
                 progress=lambda done, total: self._progress("text encoder", done, total),
             )  # fmt: skip
 
-        inputs = {"files": _hash_files(source, tokenizer), "tokens": self._tokens, "precision": precision}
+        inputs = {"files": self.text_hashes, "tokens": self._tokens, "precision": precision}
         return self._store.produce("text-encoder", inputs, export)
 
     def _decoder(self) -> tuple[Path, tuple[int, int, int]]:

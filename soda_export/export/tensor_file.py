@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import InternalError, ModelError, UsageError
+from ..errors import InternalError, ModelError
+from ..files import replacing
 
 _ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
@@ -42,20 +41,12 @@ def write_tensors(
     """
     sources = list(tensors)
     header, begins = _layout(sources)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:
-            file.write(header)
-            for done, source in enumerate(sources):
-                file.seek(len(header) + begins[source.name])
-                _write_one(file, source)
-                progress(done + 1, len(sources))
-        scratch.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        file.write(header)
+        for done, source in enumerate(sources):
+            file.seek(len(header) + begins[source.name])
+            _write_one(file, source)
+            progress(done + 1, len(sources))
 
 
 def _layout(sources: list[TensorSource]) -> tuple[bytes, dict[str, int]]:

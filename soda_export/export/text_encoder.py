@@ -20,8 +20,8 @@ from soda_runtime.signature import ATTENTION_MASK, EMBEDS, INPUT_IDS, ROWS_AXIS
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
+from ..models.blocks import TORCH_DTYPES
 from ..models.t5 import (
-    PRECISIONS,
     T5Bias,
     T5Block,
     T5Embed,
@@ -54,8 +54,8 @@ def export_text_encoder(
     embeds float32 [rows, max_tokens, D]. progress(done, total) counts tensors written.
     """
     started = time.perf_counter()
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}")
+    if precision not in TORCH_DTYPES:
+        raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(TORCH_DTYPES)}")
     spec = read_t5_config(source) if isinstance(source, Path) else parse_t5_config(source, "text encoder config")
     weights = t5_weights(spec, max_tokens, precision)
     if seed is not None:

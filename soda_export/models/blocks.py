@@ -9,7 +9,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .denoiser import DenoiserModule
+from .spec import DenoiserSpec
 
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ENTRIES = 6
+_FIRST_ENTRY = {"attn": 0, "ff": 3}
 
 class Linear(nn.Module):
     """x @ weight + bias with weight [in, out]: traces to MatMul + Add with no transpose to fold."""
@@ -131,3 +135,30 @@ class Head(nn.Module):
         x = self.project(modulated_norm(x, shift, scale, self.eps))
         x = x.reshape(-1, h, w, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)  # [R, C, h, p, w, p]
         return x.reshape(-1, self.out_channels, height, width)
+
+
+class AdaLnDenoiser:
+    """What families with adaLN share: the order of the conditioning, 6 entries a layer and 2 for the head.
+
+    A layer's entries are shift, scale, gate of attn, then of ff; other modules take none.
+    """
+
+    spec: DenoiserSpec
+    _layers: list[dict[str, DenoiserModule]]
+
+    def module(self, layer: int, name: str) -> DenoiserModule:
+        return self._layers[layer][name]
+
+    def module_conditions(self, layer: int, name: str) -> tuple[int, ...]:
+        first = ENTRIES * layer + _FIRST_ENTRY.get(name, 0)
+        return (first, first + 1) if name in _FIRST_ENTRY else ()
+
+    def gate_conditions(self, layer: int, name: str) -> tuple[int, ...]:
+        return (ENTRIES * layer + _FIRST_ENTRY[name] + 2,) if name in _FIRST_ENTRY else ()
+
+    def head_conditions(self) -> tuple[int, ...]:
+        return (ENTRIES * self.spec.num_layers, ENTRIES * self.spec.num_layers + 1)
+
+    @property
+    def num_conditions(self) -> int:
+        return ENTRIES * self.spec.num_layers + 2

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UsageError
-from ..files import write_whole
+from ..files import replacing, write_whole
 from .checkpoint import pickled_files
 from .published import read_json
 
@@ -90,17 +88,12 @@ def _convert_file(path: Path, out: Path) -> Converted:
         # safetensors has no shared memory: tied weights become copies
         tensors[str(key)] = dense.clone() if storage in storages else dense
         storages.add(storage)
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, scratch, metadata={"format": "pt"})
-        size = scratch.stat().st_size
-        scratch.replace(out)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{out}: cannot be written ({error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-    return Converted(out, len(tensors), size)
+    with replacing(out) as scratch:
+        try:
+            save_file(tensors, scratch, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise UsageError(f"{out}: cannot be written ({error})") from None
+    return Converted(out, len(tensors), out.stat().st_size)
 
 
 def _read_pickle(path: Path) -> dict[Any, Any]:

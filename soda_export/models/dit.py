@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .blocks import Embed, FeedForward, GatedResidual, Head, Linear, SelfAttention
+from .blocks import ENTRIES, AdaLnDenoiser, Embed, FeedForward, GatedResidual, Head, Linear, SelfAttention
 from .context import TextContext
-from .denoiser import DenoiserModule
 from .spec import DenoiserSpec, LabelCondition
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 MODULES = ("attn", "ff")
 TIME_EMBEDDING = "time_embedding"
-_ENTRIES = 6  # shift, scale, gate of attn; shift, scale, gate of ff: adaLN-Zero's order
 
 
 class DitConditioning(nn.Module):
@@ -39,13 +37,13 @@ class DitConditioning(nn.Module):
         entries = []
         for layer, (table, modulation) in enumerate(zip(self.label_tables, self.modulations, strict=True)):
             embedding = F.silu(time_embedding[:, layer, None] + F.embedding(labels, table))  # [W, R, D]
-            entries.append(modulation(embedding).reshape(*embedding.shape[:2], _ENTRIES, embedding.shape[2]))
+            entries.append(modulation(embedding).reshape(*embedding.shape[:2], ENTRIES, embedding.shape[2]))
             if layer == 0:
                 head = self.head(embedding).reshape(*embedding.shape[:2], 2, embedding.shape[2])
         return torch.cat([*entries, head], dim=2)
 
 
-class DitDenoiser:
+class DitDenoiser(AdaLnDenoiser):
     """A diffusers DiT as a Denoiser. Weights are copied once into the layout that the graphs use.
 
     The model is used up: each block is released when it has been copied, so that one copy of the weights and one
@@ -71,28 +69,11 @@ class DitDenoiser:
             model.transformer_blocks[i] = nn.Identity()
         self.conditioning: nn.Module = DitConditioning(label_tables, modulations, head).eval()
 
-    def module(self, layer: int, name: str) -> DenoiserModule:
-        return self._layers[layer][name]
-
     def residual(self, name: str) -> nn.Module:
         return self._residual
 
-    def module_conditions(self, layer: int, name: str) -> tuple[int, ...]:
-        first = _ENTRIES * layer + 3 * MODULES.index(name)
-        return (first, first + 1)
-
     def module_context(self, layer: int, name: str) -> tuple[str, ...]:
         return ()
-
-    def gate_conditions(self, layer: int, name: str) -> tuple[int, ...]:
-        return (_ENTRIES * layer + 3 * MODULES.index(name) + 2,)
-
-    def head_conditions(self) -> tuple[int, ...]:
-        return (_ENTRIES * self.spec.num_layers, _ENTRIES * self.spec.num_layers + 1)
-
-    @property
-    def num_conditions(self) -> int:
-        return _ENTRIES * self.spec.num_layers + 2
 
     @torch.no_grad()
     def tables(self, timesteps: tuple[float, ...]) -> dict[str, Tensor]:

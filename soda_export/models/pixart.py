@@ -15,7 +15,18 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .blocks import Embed, FeedForward, GatedResidual, Head, Linear, PlainResidual, SelfAttention, split_heads
+from .blocks import (
+    ENTRIES,
+    AdaLnDenoiser,
+    Embed,
+    FeedForward,
+    GatedResidual,
+    Head,
+    Linear,
+    PlainResidual,
+    SelfAttention,
+    split_heads,
+)
 from .context import TEXT_BIAS, TextContext
 from .denoiser import DenoiserModule
 from .spec import DenoiserSpec, TextCondition
@@ -25,8 +36,6 @@ if TYPE_CHECKING:
 
 MODULES = ("attn", "cross_attn", "ff")
 MODULATION, TIME_EMBEDDING = "modulation", "time_embedding"
-_ENTRIES = 6  # shift, scale, gate of attn; shift, scale, gate of ff
-_FIRST_ENTRY = {"attn": 0, "ff": 3}
 _PIXELS_PER_LATENT = 8  # of the autoencoders of every model with micro-conditioning
 
 
@@ -91,7 +100,7 @@ class PixArtConditioning(nn.Module):
         return torch.cat([entries, self.head + time_embedding[:, None]], dim=1)[:, None]
 
 
-class PixArtDenoiser:
+class PixArtDenoiser(AdaLnDenoiser):
     """A diffusers PixArt as a Denoiser. The model is used up: each block is released when it has been copied."""
 
     def __init__(self, model: PixArtTransformer2DModel, spec: DenoiserSpec) -> None:
@@ -119,30 +128,11 @@ class PixArtDenoiser:
         self.conditioning: nn.Module = PixArtConditioning(torch.stack(offsets), model.scale_shift_table).eval()
         self.context: TextContext | None = TextContext(Caption(model.caption_projection).eval(), projections)
 
-    def module(self, layer: int, name: str) -> DenoiserModule:
-        return self._layers[layer][name]
-
     def residual(self, name: str) -> nn.Module:
         return self._residuals[name]
 
-    def module_conditions(self, layer: int, name: str) -> tuple[int, ...]:
-        if name == "cross_attn":
-            return ()
-        first = _ENTRIES * layer + _FIRST_ENTRY[name]
-        return (first, first + 1)
-
     def module_context(self, layer: int, name: str) -> tuple[str, ...]:
         return (f"key_{layer}", f"value_{layer}", TEXT_BIAS) if name == "cross_attn" else ()
-
-    def gate_conditions(self, layer: int, name: str) -> tuple[int, ...]:
-        return () if name == "cross_attn" else (_ENTRIES * layer + _FIRST_ENTRY[name] + 2,)
-
-    def head_conditions(self) -> tuple[int, ...]:
-        return (_ENTRIES * self.spec.num_layers, _ENTRIES * self.spec.num_layers + 1)
-
-    @property
-    def num_conditions(self) -> int:
-        return _ENTRIES * self.spec.num_layers + 2
 
     @torch.no_grad()
     def tables(self, timesteps: tuple[float, ...]) -> dict[str, Tensor]:
@@ -154,7 +144,7 @@ class PixArtDenoiser:
             "aspect_ratio": torch.tensor([[height / width]]).repeat(count, 1),
         }  # without micro-conditioning the model does not look at it
         modulation, embedding = self._adaln(steps, size, batch_size=count, hidden_dtype=torch.float32)
-        return {MODULATION: modulation.reshape(count, _ENTRIES, -1), TIME_EMBEDDING: embedding}
+        return {MODULATION: modulation.reshape(count, ENTRIES, -1), TIME_EMBEDDING: embedding}
 
 
 def check_pixart_config(path: Path, model: PixArtTransformer2DModel) -> None:

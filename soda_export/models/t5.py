@@ -20,9 +20,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .blocks import split_heads
+from .blocks import TORCH_DTYPES, split_heads
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MASKED = torch.finfo(torch.float32).min  # transformers' bias of a padding token
 _RELATIVE_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
@@ -248,7 +247,7 @@ def _dtype(name: str, precision: str) -> torch.dtype:
     """Type of a weight of T5Block or T5Embed."""
     if name.endswith("norm") or (name == "wo" and precision == "fp16"):
         return torch.float32
-    return PRECISIONS[precision]
+    return TORCH_DTYPES[precision]
 
 
 def _as_stored(tensor: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ its steps does, table.py holds the result, step.py is the arithmetic that a step
 
 from .scheduler import SAMPLERS, make_scheduler
 from .step import advance_state, guide
-from .table import SamplerTable, coefficient_columns, freeze_sampler
+from .table import SamplerTable, freeze_sampler
 
 __all__ = [
-    "SAMPLERS", "SamplerTable", "advance_state", "coefficient_columns", "freeze_sampler", "guide", "make_scheduler",
+    "SAMPLERS", "SamplerTable", "advance_state", "freeze_sampler", "guide", "make_scheduler",
 ]  # fmt: skip

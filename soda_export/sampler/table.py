@@ -21,17 +21,13 @@ from .scheduler import CONFIG, make_scheduler
 from .step import advance_state
 
 
-def coefficient_columns(state_size: int, learned_variance: bool = False) -> int:
-    """Length of a row: s, A (n x n, row by row), b (n), c (n), then min_log and max_log with a learned variance."""
-    return 1 + state_size * state_size + 2 * state_size + (2 if learned_variance else 0)
-
-
 @dataclass(frozen=True)
 class SamplerTable:
     """A frozen sampler of S steps with a state of n tensors: the latents, then what a multistep sampler remembers.
 
-    timesteps: what the model is told, int where it is whole. coefficients: float32 [S, coefficient_columns(..)].
-    learned_variance: the noise's size comes from the model's last C output channels; without, they are ignored.
+    timesteps: what the model is told, int where it is whole. coefficients: float32 [S, columns], the columns being
+    those of soda_runtime.signature.coefficient_count. learned_variance: the noise's size comes from the model's last C
+    output channels; without, they are ignored.
     """
 
     name: str

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
+from soda_runtime.signature import coefficient_count
 from torch import Tensor, nn
 
 from soda_export.errors import InternalError, ModelError
@@ -16,7 +17,6 @@ from soda_export.sampler import (
     SAMPLERS,
     SamplerTable,
     advance_state,
-    coefficient_columns,
     freeze_sampler,
     guide,
     make_scheduler,
@@ -78,7 +78,7 @@ def compare(name: str, config: dict[str, Any], steps: int, eta: float = 0.0, bar
     print(f"{name} {steps} steps eta {eta:g}: relative error {error:.1e}")
     assert expected.isfinite().all()
     assert error <= bar
-    assert table.coefficients.shape == (steps, coefficient_columns(table.state_size))
+    assert table.coefficients.shape == (steps, coefficient_count(table.state_size))
     return table
 
 
@@ -220,7 +220,7 @@ def test_learned_variance_equals_ddpm_scheduler(steps: int, spacing: str, predic
     assert error <= BAR
     assert table.learned_variance
     assert table.stochastic
-    assert table.coefficients.shape == (steps, coefficient_columns(1, learned_variance=True)) == (steps, 6)
+    assert table.coefficients.shape == (steps, coefficient_count(1, learned_variance=True)) == (steps, 6)
     assert set(table.coefficients[:-1, 3]) == {1.0}
     assert table.coefficients[-1, 3] == (1.0 if table.timesteps[-1] > 0 else 0.0)  # diffusers adds none at t = 0
 
@@ -258,7 +258,7 @@ class GuidedStep(nn.Module):
 def test_guidance_and_step_trace_with_a_symbolic_batch(size: int, learned: bool) -> None:
     def inputs(batch: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(batch)
-        shapes = ((2 * batch, 8, 4, 4), (1,), (coefficient_columns(size, learned),))
+        shapes = ((2 * batch, 8, 4, 4), (1,), (coefficient_count(size, learned),))
         shapes += ((size, batch, 4, 4, 4), (batch, 4, 4, 4))
         return tuple(torch.randn(shape, generator=generator) for shape in shapes)
 

@@ -102,18 +102,17 @@ class Playback:
         return image
 
     def _allocate(self, port: Port) -> Memory:
-        return self._bundle.backend.allocate(ITEM_BYTES[port.dtype] * math.prod(port.at(self._axes)))
+        return self._bundle.backend.allocate(self._bytes(port))
+
+    def _bytes(self, port: Port) -> int:
+        return ITEM_BYTES[port.dtype] * math.prod(port.at(self._axes))
 
     def _allocate_tensor(self, tensor: PreparedTensor) -> Memory:
-        return self._bundle.backend.allocate(self._tensor_bytes(tensor) * (self.window if tensor.per_step else 1))
-
-    def _tensor_bytes(self, tensor: PreparedTensor) -> int:
-        port = tensor_port(tensor)
-        return ITEM_BYTES[port.dtype] * math.prod(port.at(self._axes))
+        return self._bundle.backend.allocate(self._bytes(tensor_port(tensor)) * (self.window if tensor.per_step else 1))
 
     def _window_steps(self) -> int:
         manifest = self._bundle.manifest
-        per_step = sum(self._tensor_bytes(tensor) for tensor in manifest.tensors if tensor.per_step)
+        per_step = sum(self._bytes(tensor_port(tensor)) for tensor in manifest.tensors if tensor.per_step)
         return max(1, min(manifest.sampler.steps, MAX_WINDOW_BYTES // max(1, per_step)))
 
     def _bind_prepares(self) -> tuple[list[_Call], list[_Call], list[list[_Call]]]:
