@@ -8,10 +8,19 @@ from typing import Literal
 
 from .models.identity import SamplerIdentity, TokenScore
 from .models.precision import Precision
+from .models.spec import DenoiserSpec
 from .profile.sensitivity import Metric
 
-DEFAULTS = {"dit": (SamplerIdentity("ddim", 50), 1.5), "pixart": (SamplerIdentity("dpm-solver++", 20), 4.5)}
-"""Family -> sampler and guidance of its published results."""
+DEFAULTS = {
+    "dit": (SamplerIdentity("ddim", 50), 1.5), "pixart": (SamplerIdentity("dpm-solver++", 20), 4.5),
+    "shapes": (SamplerIdentity("dpm-solver++", 20), 7.0),
+}  # fmt: skip
+"""Family -> sampler and guidance of its published results; `shapes`, a built-in model, -> those it was judged with."""
+
+
+def defaults_for(spec: DenoiserSpec) -> tuple[SamplerIdentity, float]:
+    """Sampler and guidance of a model where neither the user nor a map or plan says."""
+    return DEFAULTS.get(spec.name) or DEFAULTS[spec.family]
 
 
 @dataclass(frozen=True)
@@ -22,14 +31,14 @@ class SamplerRequest:
         "ddim", "ddpm", "dpm-solver++", "euler", "flow-euler", "unipc",
         "dpm-solver++-karras", "euler-karras", "unipc-karras",
     ] | None = None  # fmt: skip
-    """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the family's: DiT
+    """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the model's: DiT
     ddim, PixArt dpm-solver++]"""
     steps: int | None = None
-    """Denoising steps. [default: the given map's or plan's, else the family's: DiT 50, PixArt 20]"""
+    """Denoising steps. [default: the given map's or plan's, else the model's: DiT 50, PixArt 20]"""
     eta: float | None = None
     """DDIM's share of DDPM's noise, 0..1. [default: the given map's or plan's, else 0]"""
     guidance: float | None = None
-    """Classifier-free guidance scale; 1 or less turns it off. [default: the given map's or plan's, else the family's:
+    """Classifier-free guidance scale; 1 or less turns it off. [default: the given map's or plan's, else the model's:
     DiT 1.5, PixArt 4.5]"""
     guidance_channels: Literal["all", "3"] | None = None
     """Latent channels that guidance applies to; DiT's authors guide 3 of 4. [default: the map's or plan's, else all]"""

@@ -20,10 +20,7 @@ from soda_export.stages import StageStore
 from .tiny import make_plan
 
 FOLDER = BUILTIN_FOLDER / "shapes"
-STEPS, GUIDANCE = 20, 4.5
-is_offered = pytest.mark.skipif(
-    not (FOLDER / "model_index.json").is_file(), reason="shapes is not trained far enough to be offered"
-)
+STEPS, GUIDANCE = 20, 7.0
 
 
 def test_the_pipeline_folder_takes_at_most_24_megabytes() -> None:
@@ -63,7 +60,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bench.build(plan, "ort", root / "bundle", BundleOptions()).out
 
 
-@is_offered
 def test_the_all_compute_bundle_draws_what_diffusers_draws(
     bundle: Path, record_property: Callable[..., None]
 ) -> None:

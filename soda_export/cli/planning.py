@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UsageError
 from ..models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
-from ..options import DEFAULTS, ProfileOptions, SamplerRequest
+from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
 from ..pipeline import Progress, Workbench
 from ..plan.plan import Plan, read_plan
 from ..plan.solve import PlanOptions, SolvedPlan
+from ..planning import check_budget, make_plan_for
 from ..profile.sensitivity import SensitivityMap, read_map
 from ..stages import StageStore
 
@@ -27,7 +27,7 @@ def open_workbench(
     elif given is not None:
         options = request.resolve(given.info.sampler, given.info.guidance)
     else:
-        options = request.resolve(*DEFAULTS[loaded.denoiser.spec.family])
+        options = request.resolve(*defaults_for(loaded.denoiser.spec))
     return Workbench(loaded, options, StageStore(SHELF / ".work"), progress)
 
 
@@ -42,10 +42,11 @@ def given_plan(path: Path | None) -> Plan | None:
 
 
 def solve(
-    bench: Workbench, sensitivity: SensitivityMap | None, profile: ProfileOptions, options: PlanOptions | None
-) -> SolvedPlan:
-    """Profile unless a map is given, and plan."""
-    if options is None:
-        raise UsageError("--budget is missing: the number of steps that compute everything, e.g. --budget 17")
-    bench.check_budget(options)
-    return bench.plan(bench.profile(profile) if sensitivity is None else sensitivity, options)
+    bench: Workbench, sensitivity: SensitivityMap | None, profile: ProfileOptions, options: PlanOptions | None,
+    bundle: BundleOptions = BundleOptions(),
+) -> SolvedPlan:  # fmt: skip
+    """Profile unless a map is given, and plan. bundle: what latencies are measured of."""
+    options = options or PlanOptions()
+    check_budget(options, bench.sampler.steps)
+    measured = bench.profile(profile) if sensitivity is None else sensitivity
+    return make_plan_for(bench, measured, options, profile, bundle)

@@ -20,7 +20,7 @@ from .scenes import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES, SIZES, Scene
 
 CHECKER_FILE = Path(__file__).parent / "scene_checker.safetensors"
 _FEATURES = 1 + len(SHAPES) + len(SIZES) + 2  # present, shape, size, x and y
-_RELATION_PIXELS = 8.0  # centres must differ by this much along the relation's axis; rendered ones do by 24
+_RELATION_PIXELS = 8.0  # centres must differ by this much along the relation's axis; rendered ones do by 28
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "yellow": (0.96, 0.80, 0.13), "purple": (0.58, 0.22, 0.72), "black": (0.10, 0.10, 0.10),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle")
-SIZES: dict[str, tuple[float, float]] = {"small": (6.0, 7.0), "large": (11.0, 12.5)}
+SIZES: dict[str, tuple[float, float]] = {"small": (8.0, 9.0), "large": (12.5, 13.5)}
 """Size word -> range of the radius in pixels."""
 RELATIONS: dict[str, tuple[int, int]] = {
     "above": (1, -1), "below": (1, 1), "to the left of": (0, -1), "to the right of": (0, 1),
@@ -67,15 +67,15 @@ def is_held_out(caption: str) -> bool:
 def draw_scene(random: np.random.Generator) -> Scene:
     """A random scene; every fifth has one object."""
     if random.random() < 0.2:
-        x, y = random.uniform(20, 44, size=2)
+        x, y = random.uniform(27, 37, size=2)
         return Scene((_draw_thing(random, str(random.choice(list(COLOURS))), x, y),), "")
     relation = str(random.choice(list(RELATIONS)))
     axis, sign = RELATIONS[relation]
     colours = random.choice(list(COLOURS), size=2, replace=False)
     things = []
     for colour, side in zip(colours, (sign, -sign), strict=True):
-        place = random.uniform(22, 42, size=2)
-        place[axis] = random.uniform(14, 20) if side < 0 else random.uniform(44, 50)
+        place = random.uniform(27, 37, size=2)
+        place[axis] = random.uniform(15, 18) if side < 0 else random.uniform(46, 49)
         things.append(_draw_thing(random, str(colour), *place))
     return Scene(tuple(things), relation)
 
