@@ -52,9 +52,10 @@ def measure_build(name: str, folder: Path, play: bool) -> dict[str, Any]:
     make = "import sys; sys.path.insert(0, sys.argv[1]); import big_models as b; b.write_map(sys.argv[2], sys.argv[3])"
     run([sys.executable, "-c", make, str(Path(__file__).parent), name, str(folder / "map.safetensors")], folder)
     out = folder / "engines" / name
-    build_seconds, peak, log = run([*CLI, "build", *model, "--map", "map.safetensors", "--budget", str(BUDGETS[name]),
-                                    "--without", "text-encoder", "--backend", "ort", "--out", str(out)],
-                                   folder)  # fmt: skip
+    planning = ("--map", "map.safetensors", "--budget", str(BUDGETS[name]), "--planner", "soda")
+    build_seconds, peak, log = run(
+        [*CLI, "build", *model, *planning, "--without", "text-encoder", "--backend", "ort", "--out", str(out)], folder
+    )
     exported = re.search(r"export: (\d+) graphs in ([\d.]+) s", log)
     assert exported is not None, log
     manifest = json.loads((out / "manifest.json").read_text())

@@ -25,6 +25,7 @@ from soda_export.models.identity import SamplerIdentity, identify
 from soda_export.options import SamplerOptions
 from soda_export.pipeline import Workbench
 from soda_export.plan.plan import Plan
+from soda_export.plan.schedule import Schedule
 from soda_export.stages import StageStore
 
 
@@ -64,7 +65,7 @@ def main() -> None:
         bench = Workbench(str(model), options, StageStore(Path(scratch) / "work"), lambda *_: None)
         spec = bench.loaded.denoiser.spec
         kept = half_anchors(args.steps, args.layers, spec.num_tokens, args.keep)
-        plan = Plan(identify(spec), SamplerIdentity("ddim", args.steps), 1.5, kept)
+        plan = Plan(identify(spec), SamplerIdentity("ddim", args.steps), 1.5, Schedule.of(kept))
         out = bench.build(plan, "ort", Path(scratch) / "bundle").out
         del bench
         result = bench_bundle(

@@ -27,7 +27,7 @@ from soda_export.stages import StageStore
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from tests.tiny import make_plan, mixed_kept, save_tiny_model, save_tiny_pixart  # noqa: E402
+from tests.tiny import forecasting_schedule, make_plan, save_tiny_model, save_tiny_pixart  # noqa: E402
 
 LABELS, SEED = [3, 7], 1234
 PROMPTS, NEGATIVE = ["a red circle", "a blue square above a red circle"], "blue"
@@ -38,7 +38,7 @@ def main() -> None:
     for out in outs:
         if out.exists():
             sys.exit(f"{out} exists: a golden bundle is never remade; raise the format version instead")
-    label_options, text_options = SamplerOptions("ddim", 8, 1.0, 1.5), SamplerOptions("dpm-solver++", 8, 0.0, 4.5)
+    label_options, text_options = SamplerOptions("ddim", 10, 1.0, 1.5), SamplerOptions("dpm-solver++", 10, 0.0, 4.5)
     make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, lambda bench: torch.tensor(LABELS))
     request = {"prompt": PROMPTS, "negative_prompt": NEGATIVE}
     make(outs[1], save_tiny_pixart, text_options, request, encode)
@@ -59,12 +59,14 @@ def make(
         store = StageStore(Path(scratch) / "work")
         bench = Workbench(str(model), options, store, lambda *_: None)
         spec = bench.loaded.denoiser.spec
-        kept = mixed_kept(modules=len(spec.modules))
-        plan = make_plan(spec, kept, options.sampler, options.eta, options.guidance)
+        schedule = forecasting_schedule(modules=len(spec.modules))
+        plan = make_plan(
+            spec, schedule.kept, options.sampler, options.eta, options.guidance, stack=schedule.stack
+        )  # fmt: skip
         table = bench.build(plan, "ort", out).table
         rows = condition(bench)
     initial = latent_noise(SEED, INITIAL_STREAM, 2, spec.latent_shape)
-    steps = np.stack([latent_noise(SEED, 1 + i, 2, spec.latent_shape) for i in range(8)])
+    steps = np.stack([latent_noise(SEED, 1 + i, 2, spec.latent_shape) for i in range(options.steps)])
     reference = run_reference(
         bench.loaded.denoiser, bench.sampler, table, rows, torch.from_numpy(initial), torch.from_numpy(steps)
     ).numpy()

@@ -116,6 +116,7 @@ def make_manifest(
             index.learned_variance, index.initial_scale,
         ),
         rows_per_sample=table.rows, guidance=table.guidance, flops_ratio=table.flops_ratio,
+        forecasts=table.num_forecasts,
         tensors=index.tensors, prepare=(*components.prepare, *index.prepare), finish=components.finish,
         programs=tuple(
             Program(name, taken, _names(program.reads), _names(program.writes), program.flops)

@@ -19,15 +19,14 @@ from .export.export import export_programs
 from .export.index import read_index
 from .lower.lower import lower_plan
 from .lower.program import ProgramTable, read_table, table_text
-from .models.identity import SamplerIdentity, rows_per_sample
+from .models.identity import SamplerIdentity, identify, rows_per_sample
 from .models.load import LoadedModel, ModelRequest, load_denoiser
 from .models.precision import Precision
 from .models.spec import DenoiserSpec, TextCondition
 from .options import BundleOptions, ProfileOptions, SamplerOptions
 from .pack import pack_bundle
-from .plan.anchors import anchor_cost, solve_anchors
 from .plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
-from .plan.solve import PlanOptions, SolvedPlan, solve_plan
+from .plan.schedule import Schedule
 from .profile.calibration import (
     DEFAULT_PROMPTS,
     LabelCalibration,
@@ -37,7 +36,8 @@ from .profile.calibration import (
     read_texts,
 )
 from .profile.profile import Calibration, profile_denoiser
-from .profile.sensitivity import MAX_INTERVAL, SensitivityMap, map_bytes, read_map
+from .profile.resample import resample_map
+from .profile.sensitivity import SensitivityMap, map_bytes, read_map
 from .sampler import SamplerTable, freeze_sampler
 from .stages import StageStore
 
@@ -82,17 +82,17 @@ class Workbench:
             raise UsageError(f"--samples {options.samples}: at least 1 generation must be profiled")
         if not 0.0 < options.profile_memory < np.inf:
             raise UsageError(f"--profile-memory {options.profile_memory:g}: must be a number of GB above 0")
-        texts = self._calibration_texts(options)
+        texts = self.calibration_texts(options)
         inputs = {
             "model": self.loaded.denoiser.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
             "profile": replace(options, prompts=None, profile_embeds=None),  # what the files hold is in texts
-            "texts": texts, "text_encoder": self.components.text_hashes() if texts else {},
+            "texts": texts, "text_encoder": self.components.text_hashes if texts else {},
         }  # fmt: skip
         unfinished = self.store.resumable("profile", inputs)
 
         def make(folder: Path) -> None:
             sensitivity = profile_denoiser(
-                self.loaded.denoiser, self.sampler, self._calibration(options, texts), identity=self.identity,
+                self.loaded.denoiser, self.sampler, self.calibration(options, texts), identity=self.identity,
                 guidance=self.options.guidance, samples=options.samples, seed=options.seed, metric=options.metric,
                 token_score=options.token_score, bf16=options.profile_precision == "bf16",
                 memory_bytes=int(options.profile_memory * 1e9), partial=unfinished / "sums.npz",
@@ -104,7 +104,7 @@ class Workbench:
         self.store.discard(unfinished)
         return read_map(folder / "map.safetensors")
 
-    def _calibration_texts(self, options: ProfileOptions) -> list[str]:
+    def calibration_texts(self, options: ProfileOptions) -> list[str]:
         """The prompts to profile with; none for class labels, given embeddings, or without a text encoder."""
         is_text = isinstance(self.loaded.denoiser.spec.condition, TextCondition)
         if not is_text and (options.prompts or options.profile_embeds):
@@ -123,7 +123,8 @@ class Workbench:
         path = options.prompts or (own if own is not None and own.is_file() else None)
         return list(DEFAULT_PROMPTS) if path is None else read_prompts(path)
 
-    def _calibration(self, options: ProfileOptions, texts: list[str]) -> Calibration:
+    def calibration(self, options: ProfileOptions, texts: list[str]) -> Calibration:
+        """What samples are conditioned on; texts: those of calibration_texts."""
         spec, rows = self.loaded.denoiser.spec, rows_per_sample(self.options.guidance)
         if not isinstance(spec.condition, TextCondition):
             return LabelCalibration(spec, rows)
@@ -134,25 +135,38 @@ class Workbench:
         log.warning("profile: no text encoder at hand, so random embeddings are used; --profile-embeds gives real ones")
         return TextCalibration(random_texts(spec.condition, options.samples, options.seed), rows)
 
-    def check_map(self, sensitivity: SensitivityMap) -> None:
-        """Refuse a map measured with another sampler, step count or guidance (solve_plan checks the model)."""
+    def fit_map(self, sensitivity: SensitivityMap) -> SensitivityMap:
+        """The map as it is, or read at this number of steps; refuses one of another sampler or guidance (planning
+        checks the model)."""
         info = sensitivity.info
+        if msgspec.structs.replace(info.sampler, steps=self.options.steps) == self.identity != info.sampler:
+            log.warning(
+                "map: measured at %d steps, read at %d by the noise level; --samples on this number of steps is surer",
+                info.sampler.steps, self.options.steps,
+            )  # fmt: skip
+            measured = freeze_sampler(
+                self.options.sampler, self.loaded.scheduler_config, info.sampler.steps, self.options.eta,
+                learned_variance=self.sampler.learned_variance,
+            )  # fmt: skip
+            sensitivity = resample_map(sensitivity, measured.timesteps, self.sampler.timesteps)
+            info = sensitivity.info
         if info.sampler != self.identity or info.guidance != self.options.guidance:
             raise PlanError(
                 f"the map is for {describe_sampler(info.sampler)} and guidance {info.guidance:g}, not "
                 f"{describe_sampler(self.identity)} and guidance {self.options.guidance:g}; profile again or pass its "
                 "settings"
             )
+        return sensitivity
 
-    def check_budget(self, options: PlanOptions) -> None:
-        """Refuse an impossible budget before anything is measured."""
-        error = np.ones((self.sampler.steps, MAX_INTERVAL))
-        solve_anchors(anchor_cost(options.cost, error, options.budget), options.budget)
+    @property
+    def rows(self) -> int:
+        """Rows of the model's batch for each sample: 2 with classifier-free guidance, else 1."""
+        return rows_per_sample(self.options.guidance)
 
-    def plan(self, sensitivity: SensitivityMap, options: PlanOptions) -> SolvedPlan:
-        """Solve a plan for the map."""
-        self.check_map(sensitivity)
-        return solve_plan(sensitivity, self.loaded.denoiser.spec, options)
+    def plan_of(self, schedule: Schedule, made_by: str) -> Plan:
+        """A schedule as a plan for this model and sampler."""
+        spec = self.loaded.denoiser.spec
+        return Plan(identify(spec), self.identity, self.options.guidance, schedule, made_by=made_by)
 
     def load_plan(self, path: Path) -> Plan:
         """Read a plan that someone wrote, and refuse it if it is for something else."""
@@ -193,5 +207,11 @@ class Workbench:
 
 
 def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Precision) -> None:
+    table = lower_plan(plan, spec, precision)
     (folder / "plan.json").write_bytes(text)
-    (folder / "programs.json").write_bytes(table_text(lower_plan(plan, spec, precision)))
+    (folder / "programs.json").write_bytes(table_text(table))
+    log.info(
+        "programs: %d for %d steps, FLOPs ratio %.3f, arena %.2f MB a sample (lower bound %.2f, naive %.2f)",
+        table.num_engines, len(table.step_programs), table.flops_ratio, table.arena.bytes / 1e6,
+        table.arena.lower_bound_bytes / 1e6, table.arena.naive_bytes / 1e6,
+    )  # fmt: skip

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .lower.program import ProgramTable, Slot, StepProgram
-from .models.denoiser import Denoiser, Prepared, TextRows, call_denoiser, label_rows
+from .lower.program import STACK, ProgramTable, Slot, StepProgram
+from .models.denoiser import Denoiser, Prepared, TextRows, call_denoiser, call_head, label_rows
+from .plan.schedule import BLOCKS_RUN
 from .sampler import SamplerTable, guide
 from .tokens import TokenScorer, gather_tokens, scatter_tokens, top_tokens
 
@@ -44,14 +45,55 @@ def run_reference(
     rows = label_rows(condition, spec, table.rows) if isinstance(condition, Tensor) else condition
     prepared = Prepared(denoiser, sampler.timesteps, rows)
     state = sampler.begin(initial_noise)
-    slots: dict[Slot, Tensor] = {}
+    cache = Cache(table, spec.num_layers)
     for step, index in enumerate(table.step_programs):
         latents = torch.cat([sampler.model_input(step, state)] * table.rows)
-        play = _Play(denoiser, prepared, table, table.programs[index], step, slots, choose)
-        output, _ = call_denoiser(denoiser, latents, prepared.conditioning(step), play.module_output)
+        program, conditioning = table.programs[index], prepared.conditioning(step)
+        if program.stack != BLOCKS_RUN:
+            hidden = cache.forecast(cache.stack, program.stack, step, program)
+            output = call_head(denoiser, hidden, conditioning)
+        else:
+            play = _Play(denoiser, prepared, table, program, step, cache, choose)
+            output, hidden = call_denoiser(denoiser, latents, conditioning, play.module_output)
+            cache.push(cache.stack, hidden)
         noise = step_noise[step] if sampler.stochastic and step_noise is not None else None
         state = sampler.advance(step, state, guide(output, table.rows, scale, guided, channels), noise)
     return state[0]
+
+
+class Cache:
+    """The last computed values of every slot, newest first: as many as the table ever reads."""
+
+    def __init__(self, table: ProgramTable, num_layers: int) -> None:
+        self.stack = Slot(num_layers, STACK)
+        self._weights = table.forecast_weights
+        self._depth: dict[Slot, int] = {}
+        for program in table.programs:
+            for slot in program.reads:
+                self._depth[slot.latest] = max(self._depth.get(slot.latest, 0), slot.age + 1)
+        self._values: dict[Slot, list[Tensor]] = {}
+
+    def push(self, slot: Slot, value: Tensor) -> None:
+        """A newly computed value."""
+        depth = self._depth.get(slot, 0)
+        self._values[slot] = [value, *self._values.get(slot, [])][:depth]
+
+    def update(self, slot: Slot, value: Tensor) -> None:
+        """The latest value with some tokens renewed."""
+        self._values[slot][0] = value
+
+    def latest(self, slot: Slot) -> Tensor:
+        """The latest value, as it is."""
+        return self._values[slot][0]
+
+    def forecast(self, slot: Slot, order: int, step: int, program: StepProgram) -> Tensor:
+        """The value at `step`: the latest, or with an order above 0 the weighted sum of the last ones."""
+        if not order:
+            return self.latest(slot)
+        weights = self._weights[step][program.forecast_rows[slot]]
+        values = self._values[slot]
+        result = weights[0] * values[0] + weights[1] * values[1]
+        return result + weights[2] * values[2] if order > 1 else result
 
 
 @dataclass(frozen=True)
@@ -63,22 +105,24 @@ class _Play:
     table: ProgramTable
     program: StepProgram
     step: int
-    slots: dict[Slot, Tensor]
+    cache: Cache
     choose: ChooseTokens
 
     def module_output(self, layer: int, name: str, inputs_of: Callable[[], Tensor]) -> Tensor:
         spec, slot = self.denoiser.spec, Slot(layer, name)
         keep = self.program.kept[layer][spec.modules.index(name)]
-        if keep == 0:
-            return self.slots[slot]
+        if keep <= 0:
+            return self.cache.forecast(slot, -keep, self.step, self.program)
         module, inputs = self.denoiser.module(layer, name), inputs_of()
         context = self.prepared.context(layer, name)
         if keep == spec.num_tokens:
-            self.slots[slot] = module(inputs, *context)
-        else:
-            cached = self.slots[slot]
-            scores = TokenScorer(self.table.token_score, self.table.rows)(inputs, cached)
-            indices = self.choose(self.step, slot, scores, keep).repeat(self.table.rows, 1)
-            fresh = module.kept(inputs, gather_tokens(inputs, indices), *context)
-            self.slots[slot] = scatter_tokens(cached, indices, fresh)
-        return self.slots[slot]
+            y: Tensor = module(inputs, *context)
+            self.cache.push(slot, y)
+            return y
+        cached = self.cache.latest(slot)
+        scores = TokenScorer(self.table.token_score, self.table.rows)(inputs, cached)
+        indices = self.choose(self.step, slot, scores, keep).repeat(self.table.rows, 1)
+        fresh = module.kept(inputs, gather_tokens(inputs, indices), *context)
+        y = scatter_tokens(cached, indices, fresh)
+        self.cache.update(slot, y)
+        return y

@@ -28,7 +28,7 @@ STAGES = ["map", "programs", "export", "engines-ort"]
 def command(model: Path, *extra: str) -> list[str]:
     return [
         sys.executable, "-m", "soda_export", "build", "--model", str(model), "--steps", "8", "--samples", "4",
-        "--budget", "3", "--json", *extra,
+        "--budget", "3", "--planner", "soda", "--json", *extra,
     ]  # fmt: skip
 
 

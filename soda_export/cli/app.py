@@ -19,7 +19,13 @@ _VERBS = {
     "plan": "Choose anchors and what every module does in between.",
     "verify": "Check every byte of a bundle.",
     "convert": "Write a model's pickled weights as .safetensors.",
+    "eval": "Score samples against the unaccelerated model.",
+    "sweep": "Compare planners at several FLOPs ratios.",
+    "import": "Turn another tool's caching schedule into a plan.",
+    "export": "Write a plan's schedule for another tool.",
 }
+_MODULES = {"import": "import_", "eval": "evaluate"}
+"""Verb -> module and function, where they differ: the verb is a word of the language."""
 
 
 def make_app(called: str) -> App:
@@ -32,7 +38,8 @@ def make_app(called: str) -> App:
         default_parameter=Parameter(negative=()),
     )
     for verb, summary in _VERBS.items():
-        app.command(f"soda_export.cli.{verb}:{verb}", name=verb, help=None if verb == called else summary)
+        module = _MODULES.get(verb, verb)
+        app.command(f"soda_export.cli.{module}:{module}", name=verb, help=None if verb == called else summary)
     return app
 
 

@@ -60,7 +60,10 @@ def build(
         sensitivity, finished = given_map(map), given_plan(plan)
         parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, "text_encoder")
         bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
-        chosen = bench.load_plan(plan) if plan is not None else solve(bench, sensitivity, profiling, planning).plan
+        if plan is not None:
+            chosen = bench.load_plan(plan)
+        else:
+            chosen = solve(bench, sensitivity, profiling, planning, bundle).plan
         kind = f"b{len(chosen.anchors)}" if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
         name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle)

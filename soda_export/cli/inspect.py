@@ -79,7 +79,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     plan_file = folder / "plan.json"
     if plan_file.is_file():
         plan = read_plan(plan_file)
-        print("\n".join(draw_schedule(plan.kept, plan.model.num_tokens, plan.model.modules)))
+        print("\n".join(draw_schedule(plan.schedule, plan.model.num_tokens, plan.model.modules)))
     full = manifest.programs[manifest.baseline_program].flops
     engines = [
         (
@@ -128,7 +128,7 @@ def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(plan.kept, plan.model.num_tokens, plan.model.modules)))
+    print("\n".join(draw_schedule(plan.schedule, plan.model.num_tokens, plan.model.modules)))
     print_table(str(path), [(key, str(value)) for key, value in result.items()])
 
 
@@ -138,6 +138,9 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
         "info": msgspec.to_builtins(sensitivity.info),
         "relative_standard_error": sensitivity.relative_standard_error(),
         "mean_reuse_error_by_interval": [float(c[c > 0].mean()) if c.any() else 0.0 for c in mean.T],
+        "rank_correlation_of_halves_by_interval": [
+            float(r) if r == r else None for r in sensitivity.stability  # NaN: too few samples or steps
+        ],
     }
     if json:
         print_json(result)
@@ -145,7 +148,13 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
     rows = [(key, str(value)) for key, value in result["info"].items()]
     rows.append(("standard error", f"{100 * result['relative_standard_error']:.1f} % of the mean (median)"))
     means = "  ".join(f"{n}: {value:.4f}" for n, value in enumerate(result["mean_reuse_error_by_interval"], 1))
-    print_table(str(path), [*rows, ("reuse error by interval", means)])
+    rows.append(("reuse error by interval", means))
+    halves = (
+        f"{n}: {'-' if r is None else f'{r:.3f}'}"
+        for n, r in enumerate(result["rank_correlation_of_halves_by_interval"], 1)
+    )
+    rows.append(("halves agree (rank correlation by interval)", "  ".join(halves)))
+    print_table(str(path), rows)
 
 
 def _inspect_published(alias: str, json: bool) -> None:

@@ -28,7 +28,7 @@ def plan(
     prior: Path | None = None,
     sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
     profiling: Annotated[ProfileOptions, Parameter(name="*", group="Profiling")] = ProfileOptions(),
-    planning: Annotated[PlanOptions, Parameter(name="*", group="Planning")],
+    planning: Annotated[PlanOptions, Parameter(name="*", group="Planning")] = PlanOptions(),
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -49,7 +49,7 @@ def plan(
     prior
         Bare prior file (reuse error by distance and step): plans the anchors alone, without any model.
     out
-        Plan file to write. [default: MODEL-bBUDGET.plan.json; nothing with --prior]
+        Plan file to write. [default: MODEL-bANCHORS.plan.json; nothing with --prior]
     json
         Print the result as JSON.
     """
@@ -67,7 +67,7 @@ def plan(
         bench = open_workbench(model, sampler, progress, sensitivity)
         solved = solve(bench, sensitivity, profiling, planning)
     table = lower_plan(solved.plan, bench.loaded.denoiser.spec)
-    path = out or Path(f"{bench.loaded.denoiser.spec.name}-b{planning.budget}.plan.json")
+    path = out or Path(f"{bench.loaded.denoiser.spec.name}-b{len(solved.plan.anchors)}.plan.json")
     write_whole(path, plan_text(solved.plan))
     result = {
         "plan": str(path), "anchors": solved.plan.anchors, "flops_ratio": table.flops_ratio,
@@ -77,7 +77,7 @@ def plan(
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(solved.plan.kept, solved.plan.model.num_tokens, solved.plan.model.modules)))
+    print("\n".join(draw_schedule(solved.plan.schedule, solved.plan.model.num_tokens, solved.plan.model.modules)))
     print_table(
         str(path),
         [

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .metrics import frechet_distance
+
 _SPLIT_SEED = 0
 _HELD_OUT_SHARE = 0.2
 _PCA_FEATURES = 16  # 360 held-out images determine a 16 x 16 covariance well; 64 pixels would be mostly noise
@@ -62,23 +64,23 @@ class DigitsJudge:
 
     def accuracy(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
         """Share of images [n, 1, 8, 8] that are recognised as their label [n]."""
-        return float(np.mean(self._classifier.predict(_flatten(images)) == labels))
+        return float(np.mean(self.recognised(images, labels)))
+
+    def recognised(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each image [n, 1, 8, 8] is recognised as its label [n]."""
+        return np.asarray(self._classifier.predict(_flatten(images)) == labels)
+
+    def features(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        """PCA features [n, 16] of images [n, 1, 8, 8]."""
+        return np.asarray(self._features.transform(_flatten(images)))
+
+    def held_out_features(self) -> NDArray[np.float64]:
+        """PCA features of the held-out real digits."""
+        return self.features(self._held_out.held_out_images)
 
     def frechet_to_held_out(self, images: NDArray[np.float32]) -> float:
         """Frechet distance (Heusel et al. 2017, eq. 6) to the held-out real digits, in PCA features."""
-        return frechet_distance(
-            self._features.transform(_flatten(images)),
-            self._features.transform(_flatten(self._held_out.held_out_images)),
-        )
-
-
-def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Frechet distance of two feature sets [n, d] under a Gaussian fit."""
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # tr sqrt(A B) is the sum of the square roots of the eigenvalues of A B, real and non-negative for covariances
-    eigenvalues = np.linalg.eigvals(cov_a @ cov_b).real.clip(min=0.0)
-    mean_term = float(np.sum((a.mean(0) - b.mean(0)) ** 2))
-    return mean_term + float(np.trace(cov_a) + np.trace(cov_b) - 2.0 * np.sqrt(eigenvalues).sum())
+        return frechet_distance(self.features(images), self.held_out_features())
 
 
 def _flatten(images: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -10,7 +10,6 @@ from soda_runtime.manifest import PreparedTensor, PrepareProgram
 from soda_runtime.signature import (
     ATTENTION_MASK,
     BATCH_AXIS,
-    COEFFICIENTS,
     DTYPES,
     EMBEDS,
     GUIDANCE,
@@ -22,15 +21,16 @@ from soda_runtime.signature import (
     WINDOW_AXIS,
     cache_in,
     cache_out,
-    coefficient_count,
 )  # fmt: skip
 
-from ..lower.program import ProgramTable, Slot, StepProgram
+from ..lower.program import STACK, ProgramTable, Slot, StepProgram
 from ..models.context import TEXT_BIAS
 from ..models.denoiser import CONDITIONING, Denoiser
 from ..models.spec import TextCondition
+from ..plan.schedule import BLOCKS_RUN
 from ..sampler import SamplerTable
 from .builder import GraphBuilder
+from .reuse import Reuse, StepScalars
 from .tokens import TokenOps
 from .trace import Fragment
 from .weights import WeightsFile, layer_prefix
@@ -106,7 +106,7 @@ class ProgramAssembler:
         names = [CONDITIONING]
         for layer, keeps in enumerate(program.kept):
             for module, keep in zip(self._denoiser.spec.modules, keeps, strict=True):
-                names += self._denoiser.module_context(layer, module) if keep else ()
+                names += self._denoiser.module_context(layer, module) if keep > 0 else ()
         return tuple(dict.fromkeys(names))
 
     def write_step(self, program: StepProgram, name: str, path: Path, expose_selection: bool = False) -> None:
@@ -116,8 +116,7 @@ class ProgramAssembler:
         state_shape: list[int | str] = [n, BATCH_AXIS, *spec.latent_shape]
         slot_shape: list[int | str] = [ROWS_AXIS, spec.num_tokens, spec.width]
         state = builder.input(STATE, "float32", state_shape)
-        count = coefficient_count(n, self._sampler.learned_variance)
-        coefficients = builder.input(COEFFICIENTS, "float32", [count])
+        scalars = StepScalars(builder, self._sampler, table)
         prepared = {
             tensor: builder.input(tensor, self.tensors[tensor].dtype, _shape(self.tensors[tensor]))
             for tensor in self.taken(program)
@@ -125,47 +124,53 @@ class ProgramAssembler:
         rest = [builder.input(GUIDANCE, "float32", [1])] if table.rows == 2 else []
         if self._sampler.stochastic:
             rest.append(builder.input(NOISE, "float32", [BATCH_AXIS, *spec.latent_shape]))
-        slots = {slot: builder.input(cache_in(str(slot)), self._dtype, slot_shape) for slot in program.reads}
+        cached = {slot: builder.input(cache_in(str(slot)), self._dtype, slot_shape) for slot in program.reads}
+        reuse = Reuse(builder, scalars, program, cached, self._dtype)
         entries = builder.nodes(
             "Split", [prepared[CONDITIONING]], prefix=CONDITIONING, outputs=self._denoiser.num_conditions, axis=1,
             num_outputs=self._denoiser.num_conditions,
         )  # fmt: skip
-        latents = builder.splice(self._fragments["sampler_in"], [state, coefficients], prefix="sampler.")
-        x = builder.splice(self._fragments["embed"], [latents], prefix="embed.")
-        tokens = TokenOps(builder, table.rows)
-        for layer, keeps in enumerate(program.kept):
-            for module, keep in zip(spec.modules, keeps, strict=True):
-                slot = Slot(layer, module)
-                y = self._module(builder, tokens, slot, keep, x, entries, prepared, slots.get(slot), expose_selection)
-                gate = [entries[i] for i in self._denoiser.gate_conditions(layer, module)]
-                residual = self._fragments[f"{module}.residual"]
-                x = builder.splice(residual, [x, y, *gate], prefix=f"{layer_prefix(layer, module)}")
-                slots[slot] = y
+        stack = Slot(spec.num_layers, STACK)
+        made: dict[Slot, ir.Value] = {}
+        if program.stack == BLOCKS_RUN:
+            latents = builder.splice(self._fragments["sampler_in"], [state, scalars.sampler], prefix="sampler.")
+            x = builder.splice(self._fragments["embed"], [latents], prefix="embed.")
+            tokens = TokenOps(builder, table.rows)
+            for layer, keeps in enumerate(program.kept):
+                for module, keep in zip(spec.modules, keeps, strict=True):
+                    slot = Slot(layer, module)
+                    y = self._module(builder, tokens, slot, keep, x, entries, prepared, reuse, expose_selection)
+                    gate = [entries[i] for i in self._denoiser.gate_conditions(layer, module)]
+                    residual = self._fragments[f"{module}.residual"]
+                    x = builder.splice(residual, [x, y, *gate], prefix=f"{layer_prefix(layer, module)}")
+                    made[slot] = y
+            made[stack] = x
+        else:
+            x = reuse.output(stack, program.stack)
         head = [entries[i] for i in self._denoiser.head_conditions()]
         prediction = builder.splice(self._fragments["head"], [x, *head], prefix="head.")
         result = builder.splice(
-            self._fragments["sampler_out"], [prediction, state, coefficients, *rest], prefix="sampler."
+            self._fragments["sampler_out"], [prediction, state, scalars.sampler, *rest], prefix="sampler."
         )
         builder.output(result, STATE_OUT, "float32", state_shape)
         for slot in program.writes:
-            builder.output(slots[slot], cache_out(str(slot)), self._dtype, slot_shape)
+            builder.output(made[slot], cache_out(str(slot)), self._dtype, slot_shape)
         builder.save(path)
 
     def _module(
         self, builder: GraphBuilder, tokens: TokenOps, slot: Slot, keep: int, x: ir.Value, entries: Sequence[ir.Value],
-        prepared: Mapping[str, ir.Value], cached: ir.Value | None, expose_selection: bool,
+        prepared: Mapping[str, ir.Value], reuse: Reuse, expose_selection: bool,
     ) -> ir.Value:  # fmt: skip
-        """The module's output [R, N, D]: computed, reused, or partly renewed."""
-        if keep == 0:
-            assert cached is not None
-            return cached
+        """The module's output [R, N, D]: computed, reused or forecast, or partly renewed."""
+        if keep <= 0:
+            return reuse.output(slot, -keep)
         prefix = layer_prefix(slot.layer, slot.module)
         conditions = [entries[i] for i in self._denoiser.module_conditions(slot.layer, slot.module)]
         context = [prepared[name] for name in self._denoiser.module_context(slot.layer, slot.module)]
         inputs = builder.splice(self._fragments[f"{slot.module}.normalize"], [x, *conditions], prefix=prefix)
         if keep == self._denoiser.spec.num_tokens:
             return builder.splice(self._fragments[f"{slot.module}.forward"], [inputs, *context], prefix=prefix)
-        assert cached is not None
+        cached = reuse.output(slot, 0)
         scores = builder.splice(self._fragments["scorer"], [inputs, cached], prefix=prefix)
         pairs = tokens.select(scores, keep, prefix)
         kept = tokens.gather(inputs, pairs, prefix)

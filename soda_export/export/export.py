@@ -13,12 +13,14 @@ from safetensors.numpy import save_file
 from soda_runtime.signature import COEFFICIENTS
 
 from ..lower.program import ProgramTable
+from ..models.blocks import TORCH_DTYPES
 from ..models.denoiser import Denoiser
 from ..models.precision import Precision
 from ..sampler import SamplerTable
 from .assemble import ProgramAssembler
-from .fragments import TORCH_DTYPES, trace_fragments
+from .fragments import trace_fragments
 from .index import INDEX_NAME, ExportIndex
+from .reuse import step_scalars
 from .weights import WEIGHTS_NAME, WeightsFile, write_weights
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def export_programs(
         assembler.write_step(program, name.removesuffix(".onnx"), folder / name)
         progress(4 + i, total)
     tables = {name: tensor.numpy() for name, tensor in denoiser.tables(sampler.timesteps).items()}
-    arrays = {COEFFICIENTS: sampler.coefficients, **tables}
+    arrays = {COEFFICIENTS: step_scalars(sampler, table), **tables}
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}
     save_file(contiguous, folder / TABLES_NAME)
     index = ExportIndex(

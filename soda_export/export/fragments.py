@@ -9,14 +9,13 @@ from soda_runtime.signature import coefficient_count
 from torch import Tensor, nn
 
 from ..lower.program import ProgramTable
+from ..models.blocks import TORCH_DTYPES
 from ..models.context import TextContext
 from ..models.denoiser import Denoiser
 from ..models.spec import DenoiserSpec, TextCondition
 from ..sampler import SamplerTable, advance_state, guide
 from ..tokens import TokenScorer
 from .trace import Example, Fragment, Piece, trace_pieces
-
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class SamplerIn(nn.Module):

@@ -14,7 +14,7 @@ def layout_arena(values: Sequence[CachedValue], value_bytes: int, num_slots: int
 
     Live ranges are inclusive: a value last read at step t and one first written at step t never share bytes. With
     equal sizes, taking values in the order in which they begin reaches the lower bound: it is greedy colouring of an
-    interval graph. num_slots: slots that the naive layout (a place for every slot, for the whole run) would need.
+    interval graph. num_slots: places that the naive layout (one for every slot and age, for the whole run) would need.
     """
     slot_bytes = -(-value_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
     free_from: list[int] = []  # per place, the first step at which it is free

@@ -11,21 +11,21 @@ from .program import CachedValue, Slot, StepProgram
 def live_values(steps: Sequence[StepProgram]) -> tuple[CachedValue, ...]:
     """Every cached value of a run, in order of its first step.
 
-    A slot in a step's reads and writes is updated in place and stays the same value. A write that nobody reads before
-    the next one still needs a place for that one step.
+    A slot in a step's reads and writes is updated in place and stays the same value. Any other write begins a new
+    value, and those before it grow one older. A write that nobody reads before the next one still needs a place for
+    that one step.
     """
-    done: list[CachedValue] = []
-    alive: dict[Slot, CachedValue] = {}
+    ranges: list[tuple[Slot, list[int]]] = []
+    history: dict[Slot, list[list[int]]] = {}  # the slot's ranges, newest first
     for t, program in enumerate(steps):
         for slot in program.reads:
-            if slot not in alive:
+            known = history.get(slot.latest, [])
+            if slot.age >= len(known):
                 raise InternalError(f"step {t} reads {slot}, which no earlier step writes")
-            alive[slot] = CachedValue(slot, alive[slot].first, t)
+            known[slot.age][1] = t
         for slot in program.writes:
             if slot in program.reads:
                 continue
-            if slot in alive:
-                done.append(alive[slot])
-            alive[slot] = CachedValue(slot, t, t)
-    done.extend(alive.values())
-    return tuple(sorted(done, key=lambda value: (value.first, value.slot)))
+            ranges.append((slot, [t, t]))
+            history.setdefault(slot, []).insert(0, ranges[-1][1])
+    return tuple(sorted((CachedValue(slot, *span) for slot, span in ranges), key=lambda v: (v.first, v.slot)))

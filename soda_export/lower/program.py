@@ -9,30 +9,47 @@ import msgspec
 from ..errors import PlanError
 from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore
 
-FORMAT, VERSION = "soda-programs", 1
+FORMAT, VERSION = "soda-programs", 2
+STACK = "stack"
 
 
 class Slot(NamedTuple):
-    """A cached quantity: the output of one module of one layer, before its gate."""
+    """A cached quantity: the output of one module of one layer, before its gate; or, with layer = number of layers and
+    module = STACK, the last block's output. age 0 is the latest value, 1 and 2 the ones computed before it."""
 
     layer: int
     module: str
+    age: int = 0
+
+    @property
+    def latest(self) -> Slot:
+        """The same quantity's latest value."""
+        return Slot(self.layer, self.module)
 
     def __str__(self) -> str:
-        return f"{self.layer}.{self.module}"
+        return f"{self.layer}.{self.module}" + (f".{self.age}" if self.age else "")
 
 
 class StepProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one or more steps execute.
 
-    kept: [L][M] tokens each module computes (num_tokens = all, 0 = reuse). reads: slots that must hold a value before
-    the step. writes: slots that hold a new one after it; a slot in both is updated in place. flops: for one sample.
+    kept: [L][M] as in a Schedule. stack: order at which the output of all blocks is reused, -1 where they run.
+    reads: slots that must hold a value before the step. writes: slots that hold a new one after it; a slot in both is
+    updated in place. forecasts: groups of slots that always share their weights; group g takes row g of the step's
+    forecast_weights. flops: for one sample.
     """
 
     kept: tuple[tuple[int, ...], ...]
+    stack: int
     reads: tuple[Slot, ...]
     writes: tuple[Slot, ...]
+    forecasts: tuple[tuple[Slot, ...], ...]
     flops: int
+
+    @property
+    def forecast_rows(self) -> dict[Slot, int]:
+        """Slot -> its group."""
+        return {slot: row for row, group in enumerate(self.forecasts) for slot in group}
 
 
 class CachedValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,8 +75,9 @@ class ArenaLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """programs.json. step_programs: [S] index into programs. baseline: the program that computes everything and
-    caches nothing; it serves unaccelerated generation and no step of the plan needs it. values: in order of `first`;
-    arena.offsets follows it.
+    caches nothing; it serves unaccelerated generation and no step of the plan needs it. forecast_weights: [S][G][3],
+    weights of a forecast slot's values of age 0, 1, 2, for each group of the step's program; G is the same for all
+    steps. values: in order of `first`; arena.offsets follows it.
     """
 
     format: str
@@ -74,6 +92,7 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     programs: tuple[StepProgram, ...]
     step_programs: tuple[int, ...]
     baseline: int
+    forecast_weights: tuple[tuple[tuple[float, float, float], ...], ...]
     values: tuple[CachedValue, ...]
     arena: ArenaLayout
 
@@ -82,13 +101,24 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Programs that the plan's steps use."""
         return len(set(self.step_programs))
 
+    @property
+    def num_forecasts(self) -> int:
+        """Rows G of a step's forecast weights."""
+        return len(self.forecast_weights[0])
+
     def offsets_at(self, step: int) -> dict[Slot, int]:
-        """Arena offset of each value alive at a step."""
-        return {
-            value.slot: offset
-            for value, offset in zip(self.values, self.arena.offsets, strict=True)
-            if value.first <= step <= value.last
-        }
+        """Arena offset of each slot that a step reads or writes."""
+        program = self.programs[self.step_programs[step]]
+        before: dict[Slot, list[int]] = {}  # of values that the step finds, oldest first
+        offsets = {}
+        for value, offset in zip(self.values, self.arena.offsets, strict=True):
+            if value.first < step <= value.last:
+                before.setdefault(value.slot, []).append(offset)
+            elif value.first == step:
+                offsets[value.slot] = offset
+        for slot in program.reads:
+            offsets[slot] = before[slot.latest][-1 - slot.age]
+        return offsets
 
 
 def table_text(table: ProgramTable) -> bytes:

@@ -136,17 +136,25 @@ def call_denoiser(
     latents [R, C, H, W], conditioning [R or 1, entries, D] -> prediction [R, out_channels, H, W] and the last block's
     output [R, N, D].
     """
-
-    def conditions(entries: tuple[int, ...]) -> list[Tensor]:
-        return [conditioning[:, entry, None] for entry in entries]
-
     x: Tensor = denoiser.embed(latents)
     for layer in range(denoiser.spec.num_layers):
         for name in denoiser.spec.modules:
 
             def inputs(x: Tensor = x, layer: int = layer, name: str = name) -> Tensor:
-                return denoiser.module(layer, name).normalize(x, *conditions(denoiser.module_conditions(layer, name)))
+                conditions = _entries(conditioning, denoiser.module_conditions(layer, name))
+                return denoiser.module(layer, name).normalize(x, *conditions)
 
             y = module_output(layer, name, inputs)
-            x = denoiser.residual(name)(x, y, *conditions(denoiser.gate_conditions(layer, name)))
-    return denoiser.head(x, *conditions(denoiser.head_conditions())), x
+            x = denoiser.residual(name)(x, y, *_entries(conditioning, denoiser.gate_conditions(layer, name)))
+    return call_head(denoiser, x, conditioning), x
+
+
+def call_head(denoiser: Denoiser, hidden: Tensor, conditioning: Tensor) -> Tensor:
+    """The last block's output [R, N, D] -> prediction [R, out_channels, H, W]."""
+    prediction: Tensor = denoiser.head(hidden, *_entries(conditioning, denoiser.head_conditions()))
+    return prediction
+
+
+def _entries(conditioning: Tensor, entries: tuple[int, ...]) -> list[Tensor]:
+    """Conditioning entries [R or 1, 1, D]."""
+    return [conditioning[:, entry, None] for entry in entries]

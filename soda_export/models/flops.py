@@ -15,9 +15,9 @@ from .spec import DenoiserSpec, TextCondition
 
 
 def module_flops(spec: DenoiserSpec, module: str, kept_tokens: int) -> int:
-    """FLOPs of one module for one row, computing `kept_tokens` of the tokens (0 = reused)."""
-    if kept_tokens == 0:
-        return 0
+    """FLOPs of one module for one row, computing `kept_tokens` of the tokens (0 = reused, -1 or -2 = forecast)."""
+    if kept_tokens <= 0:
+        return forecast_flops(spec, -kept_tokens)
     n, d, k = spec.num_tokens, spec.width, kept_tokens
     if module == "attn":
         projections = 2 * k * d * d * 2 + 2 * n * d * 2 * d  # queries and outputs of the kept, keys and values of all
@@ -31,6 +31,11 @@ def module_flops(spec: DenoiserSpec, module: str, kept_tokens: int) -> int:
     raise ValueError(f"no FLOPs formula for module {module!r}")
 
 
+def forecast_flops(spec: DenoiserSpec, order: int) -> int:
+    """FLOPs of one row's weighted sum of order + 1 outputs; reading one as it is costs nothing."""
+    return (2 * order + 1) * spec.num_tokens * spec.width if order else 0
+
+
 def fixed_flops(spec: DenoiserSpec, rows: int) -> int:
     """FLOPs that every step pays whatever is reused: adaLN once, the gated sums of every layer for each row."""
     adaln = 2 * spec.width * 6 * spec.width
@@ -38,8 +43,13 @@ def fixed_flops(spec: DenoiserSpec, rows: int) -> int:
     return modulated + spec.num_layers * rows * 3 * spec.num_tokens * spec.width
 
 
-def step_flops(spec: DenoiserSpec, rows: int, kept: Iterable[Iterable[int]]) -> int:
-    """FLOPs of a step for one sample of `rows` rows (2 with guidance). kept: [L][M] tokens each module computes."""
+def step_flops(spec: DenoiserSpec, rows: int, kept: Iterable[Iterable[int]], stack: int = -1) -> int:
+    """FLOPs of a step for one sample of `rows` rows (2 with guidance). kept: [L][M] tokens each module computes.
+
+    stack: order at which the output of all blocks is reused, -1 where they run. Without them no adaLN is needed.
+    """
+    if stack >= 0:
+        return rows * forecast_flops(spec, stack)
     modules = sum(
         module_flops(spec, module, int(keep))
         for layer in kept

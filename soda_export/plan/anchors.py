@@ -32,8 +32,8 @@ def interval_sum_cost(reuse_error: NDArray[np.float64]) -> NDArray[np.float64]:
     cost = np.full((steps, intervals + 2), np.inf)
     cost[:, 1] = 0.0
     for gap in range(2, intervals + 2):
-        for t in range(gap, steps):
-            cost[t, gap] = sum(reuse_error[t - gap + k, k - 1] for k in range(1, gap))
+        if gap < steps:
+            cost[gap:, gap] = sum(reuse_error[k : steps - gap + k, k - 1] for k in range(1, gap))
     return cost
 
 

@@ -44,22 +44,27 @@ def tabulate_choices(
     sensitivity: SensitivityMap, spec: DenoiserSpec, anchors: tuple[int, ...], rows: int
 ) -> Choices:
     """Errors at the interval each step has from its anchor; prune errors interpolated between the map's rates."""
-    total, anchor_set = sensitivity.info.sampler.steps, set(anchors)
-    steps = np.array([t for t in range(total) if t not in anchor_set], np.int64)
-    intervals = np.array([t - max(a for a in anchors if a < t) for t in steps], np.int64)
+    total = sensitivity.info.sampler.steps
+    steps = np.setdiff1d(np.arange(total), anchors)
+    intervals = steps - np.array(anchors)[np.searchsorted(anchors, steps) - 1]
     keeps = offered_keeps(spec)
-    shape = (spec.num_layers, len(spec.modules))
-    error = np.zeros((len(steps), *shape, len(keeps)))
-    grid = np.array([0.0, *RATES, 1.0])
-    pruned_share = 1.0 - keeps / spec.num_tokens
-    for i, (t, n) in enumerate(zip(steps, intervals, strict=True)):
-        reuse = sensitivity.reuse_error[t, :, :, n - 1].astype(np.float64)
-        prune = sensitivity.prune_error[t, :, :, n - 1].astype(np.float64)
-        curve = np.concatenate([np.zeros((*shape, 1)), prune, reuse[..., None]], axis=-1)
-        for layer in range(shape[0]):
-            for m in range(shape[1]):
-                error[i, layer, m] = np.interp(pruned_share, grid, curve[layer, m])
+    if intervals.max(initial=0) > sensitivity.reuse_error.shape[3]:
+        raise PlanError("the map lacks an interval that the schedule uses; profile again with more intervals")
+    reuse = sensitivity.reuse_error[steps, :, :, intervals - 1].astype(np.float64)  # [T, L, M]
+    prune = sensitivity.prune_error[steps, :, :, intervals - 1].astype(np.float64)  # [T, L, M, P]
+    curve = np.concatenate([np.zeros((*reuse.shape, 1)), prune, reuse[..., None]], axis=-1)
+    error = _interpolate(1.0 - keeps / spec.num_tokens, np.array([0.0, *RATES, 1.0]), curve)
     if not np.isfinite(error).all():
         raise PlanError("the map lacks an interval that the schedule uses; profile again with more intervals")
     per_module = [[rows * module_flops(spec, module, int(keep)) for keep in keeps] for module in spec.modules]
     return Choices(steps, keeps, error, np.array(per_module, np.int64), spec.num_tokens)
+
+
+def _interpolate(
+    points: NDArray[np.float64], grid: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """np.interp along the last axis of values [..., len(grid)], for all at once: [..., len(points)]."""
+    left = np.clip(np.searchsorted(grid, points, side="right") - 1, 0, len(grid) - 2)
+    slope = (values[..., left + 1] - values[..., left]) / (grid[left + 1] - grid[left])
+    between: NDArray[np.float64] = slope * (points - grid[left]) + values[..., left]
+    return np.where(points == grid[-1], values[..., -1:], between)

@@ -57,14 +57,13 @@ def _agglomerate(
     alive = np.ones(len(counts), bool)
     increase = np.full((len(counts), len(counts)), np.inf)
 
-    def refresh(g: int) -> None:
-        union = _objective(error[g] + error, counts[g] + counts[:, None, None], allowed[g] | allowed, priced)
-        row = np.where(alive, union - loss[g] - loss, np.inf)
-        row[g] = np.inf
-        increase[g, :] = increase[:, g] = row
+    def refresh(g: int, others: NDArray[np.int64]) -> None:
+        together = counts[g] + counts[others, None, None]
+        union = _objective(error[g] + error[others], together, allowed[g] | allowed[others], priced)
+        increase[g, others] = increase[others, g] = union - loss[g] - loss[others]
 
     for g in range(len(counts)):
-        refresh(g)
+        refresh(g, np.arange(g))
     while alive.sum() > max_groups:
         a, b = np.unravel_index(int(increase.argmin()), increase.shape)
         error[a] += error[b]
@@ -74,7 +73,7 @@ def _agglomerate(
         alive[b] = False
         increase[b, :] = increase[:, b] = np.inf
         loss[a] = _objective(error[a], counts[a], allowed[a], priced)
-        refresh(int(a))
+        refresh(int(a), np.flatnonzero(alive & (np.arange(len(counts)) != a)))
     renumber = np.cumsum(alive) - 1
     return error[alive], counts[alive], allowed[alive], renumber[group_of]
 

@@ -1,4 +1,4 @@
-"""The plan: how many tokens every (step, layer, module) computes. plan.json is strict; docs/PLAN.md explains it."""
+"""The plan: a schedule, and what it was made for. plan.json is strict; docs/PLAN.md explains it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from soda_runtime.strict_json import StrictJsonError, parse_json
 from ..errors import PlanError
 from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore, identify, rows_per_sample, same_model
 from ..models.spec import DenoiserSpec
+from .schedule import BLOCKS_RUN, Schedule
 
-FORMAT, VERSION = "soda-plan", 1
+FORMAT, VERSION = "soda-plan", 2
+_OLD_VERSION = 1  # the same without forecasts and reuse_stack
 MAX_GUIDANCE = 1e6
 
-Op = int | Literal["compute", "reuse"]
-ModuleOps = dict[str, list[Op] | Literal["compute", "reuse"]]
+Word = Literal["compute", "reuse", "reuse1", "reuse2"]
+StackWord = Literal["reuse_stack", "reuse_stack1", "reuse_stack2"]
+ModuleOps = dict[str, list[int | Word] | Word]
+_REUSE: dict[str, int] = {"reuse": 0, "reuse1": -1, "reuse2": -2}
+_STACK: dict[str, int] = {"reuse_stack": 0, "reuse_stack1": 1, "reuse_stack2": 2}
 
 
 class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +36,7 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelIdentity
     sampler: SamplerIdentity
     guidance: float
-    steps: list[ModuleOps | Literal["compute", "reuse"]]
+    steps: list[ModuleOps | Word | StackWord]
     token_score: TokenScore = "mean"
     map_hash: str = ""
     made_by: str = ""
@@ -39,16 +44,12 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Frozen decisions. kept: int [S, L, M], the tokens each module computes.
-
-    num_tokens = compute all, 0 = reuse the cached output, in between = prune: compute that many tokens and scatter
-    them into the cached output. token_score names the quantity whose largest tokens are kept.
-    """
+    """Frozen decisions. token_score names the quantity whose largest tokens a pruned module keeps."""
 
     model: ModelIdentity
     sampler: SamplerIdentity
     guidance: float
-    kept: NDArray[np.int64]
+    schedule: Schedule
     token_score: TokenScore = "mean"
     map_hash: str = ""
     made_by: str = ""
@@ -56,7 +57,7 @@ class Plan:
     @property
     def anchors(self) -> tuple[int, ...]:
         """Execution indices of the steps that compute everything."""
-        return tuple(int(t) for t in np.flatnonzero((self.kept == self.model.num_tokens).all(axis=(1, 2))))
+        return self.schedule.anchors(self.model.num_tokens)
 
     @property
     def rows(self) -> int:
@@ -66,7 +67,7 @@ class Plan:
 
 def plan_text(plan: Plan) -> bytes:
     """plan.json: a step that does one thing everywhere is one word, a module that does so, too."""
-    steps = [_compact_step(plan, t) for t in range(len(plan.kept))]
+    steps = [_compact_step(plan, t) for t in range(plan.schedule.steps)]
     file = PlanFile(
         FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, steps, plan.token_score, plan.map_hash, plan.made_by
     )  # fmt: skip
@@ -81,7 +82,7 @@ def read_plan(path: Path) -> Plan:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); `soda-export plan` writes one") from None
     except (StrictJsonError, msgspec.ValidationError) as error:
         raise PlanError(f"{path}: {error}; docs/PLAN.md describes the format") from None
-    if (file.format, file.version) != (FORMAT, VERSION):
+    if file.format != FORMAT or file.version not in (_OLD_VERSION, VERSION):
         raise PlanError(f"{path}: format {file.format!r} version {file.version}, expected {FORMAT!r} version {VERSION}")
     try:
         return _expand(file)
@@ -117,19 +118,25 @@ def describe_sampler(sampler: SamplerIdentity) -> str:
     return f"{sampler.name} with {sampler.steps} steps{eta}{guided}"
 
 
-def _compact_step(plan: Plan, step: int) -> ModuleOps | Literal["compute", "reuse"]:
-    words: dict[int, Literal["compute", "reuse"]] = {plan.model.num_tokens: "compute", 0: "reuse"}
+def _compact_step(plan: Plan, step: int) -> ModuleOps | Word | StackWord:
+    stack, rows = int(plan.schedule.stack[step]), plan.schedule.kept[step]
+    if stack != BLOCKS_RUN:
+        return next(word for word, order in _STACK.items() if order == stack)  # type: ignore[misc]
+    words: dict[int, Word] = {value: word for word, value in _words(plan.model).items()}
 
-    def one_word(values: NDArray[np.int64]) -> Literal["compute", "reuse"] | None:
+    def one_word(values: NDArray[np.int64]) -> Word | None:
         first = int(values.flat[0])
         return words.get(first) if bool((values == first).all()) else None
 
-    rows = plan.kept[step]
     ops: ModuleOps = {
         module: one_word(rows[:, m]) or [words.get(int(keep), int(keep)) for keep in rows[:, m]]
         for m, module in enumerate(plan.model.modules)
     }
     return one_word(rows) or ops
+
+
+def _words(model: ModelIdentity) -> dict[Word, int]:
+    return {"compute": model.num_tokens, **_REUSE}  # type: ignore[dict-item]
 
 
 def _expand(file: PlanFile) -> Plan:
@@ -140,19 +147,21 @@ def _expand(file: PlanFile) -> Plan:
         raise PlanError("a plan needs at least one step and module, 1 .. 1000 layers and 1 .. 1048576 tokens")
     if not 0.0 <= file.guidance <= MAX_GUIDANCE:
         raise PlanError(f"guidance {file.guidance:g} is outside 0 .. {MAX_GUIDANCE:g}")
-    kept = np.zeros((steps, model.num_layers, len(model.modules)), np.int64)
+    schedule = Schedule.of(np.zeros((steps, model.num_layers, len(model.modules)), np.int64))
     for t, ops in enumerate(file.steps):
+        if isinstance(ops, str) and ops in _STACK:
+            schedule.stack[t] = _STACK[ops]
+            continue
         for m, module in enumerate(model.modules):
-            kept[t, :, m] = _expand_module(file, t, module, ops)
+            schedule.kept[t, :, m] = _expand_module(model, t, module, ops)
         if not isinstance(ops, str) and ops.keys() != set(model.modules):
             odd = sorted(ops.keys() - set(model.modules))
             raise PlanError(f"step {t}: unknown module {odd[0]!r}; the model has {', '.join(model.modules)}")
-    return Plan(model, file.sampler, file.guidance, kept, file.token_score, file.map_hash, file.made_by)
+    return Plan(model, file.sampler, file.guidance, schedule, file.token_score, file.map_hash, file.made_by)
 
 
-def _expand_module(file: PlanFile, step: int, module: str, ops: ModuleOps | str) -> list[int]:
-    model = file.model
-    words = {"compute": model.num_tokens, "reuse": 0}
+def _expand_module(model: ModelIdentity, step: int, module: str, ops: ModuleOps | str) -> list[int]:
+    words: dict[Word, int] = _words(model)
     if not isinstance(ops, str):
         if module not in ops:
             raise PlanError(f"step {step}: module {module!r} is missing")
@@ -168,4 +177,4 @@ def _expand_module(file: PlanFile, step: int, module: str, ops: ModuleOps | str)
                     )
             return [words[op] if isinstance(op, str) else op for op in entry]
         ops = entry
-    return [words[ops]] * model.num_layers
+    return [words[ops]] * model.num_layers  # type: ignore[index]

@@ -13,11 +13,15 @@ from .sensitivity import MAX_INTERVAL, RATES
 
 
 class ErrorSums:
-    """Sums and sums of squares over samples. module: [S, L, M, I, 1 + P] (reuse, then each rate); hidden: [S, I]."""
+    """Sums and sums of squares over samples. module: [S, L, M, I, 1 + P] (reuse, then each rate); hidden: [S, I].
+
+    half: [S, L, M, I], reuse errors of every second sample alone, to tell how far the other half agrees.
+    """
 
     def __init__(self, steps: int, layers: int, modules: int) -> None:
         shape = (steps, layers, modules, MAX_INTERVAL, 1 + len(RATES))
         self.module_sum, self.module_squares = np.zeros(shape), np.zeros(shape)
+        self.half_sum = np.zeros(shape[:-1])
         self.hidden_sum = np.zeros((steps, MAX_INTERVAL))
         self.units_done = 0  # (layer range, batch) pairs, in order
 
@@ -25,6 +29,7 @@ class ErrorSums:
         """Add a batch's errors [B, 1 + P]."""
         self.module_sum[step, layer, module, interval - 1] += errors.sum(axis=0)
         self.module_squares[step, layer, module, interval - 1] += (errors * errors).sum(axis=0)
+        self.half_sum[step, layer, module, interval - 1] += errors[::2, 0].sum()
 
     def add_hidden(self, step: int, interval: int, error: float) -> None:
         """Add a batch's summed error of the last block's output."""
@@ -37,7 +42,7 @@ class ErrorSums:
         with scratch.open("wb") as file:
             np.savez(
                 file, module_sum=self.module_sum, module_squares=self.module_squares, hidden_sum=self.hidden_sum,
-                units_done=self.units_done,
+                half_sum=self.half_sum, units_done=self.units_done,
             )  # fmt: skip
         scratch.replace(path)
 
@@ -48,7 +53,8 @@ class ErrorSums:
                 arrays = {name: data[name] for name in data.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return
-        names = {"module_sum", "module_squares", "hidden_sum", "units_done"}
+        names = {"module_sum", "module_squares", "hidden_sum", "half_sum", "units_done"}
         if arrays.keys() == names and arrays["module_sum"].shape == self.module_sum.shape:
             self.module_sum, self.module_squares = arrays["module_sum"], arrays["module_squares"]
-            self.hidden_sum, self.units_done = arrays["hidden_sum"], int(arrays["units_done"])
+            self.hidden_sum, self.half_sum = arrays["hidden_sum"], arrays["half_sum"]
+            self.units_done = int(arrays["units_done"])

@@ -23,7 +23,7 @@ from ..sampler import SamplerTable, guide
 from ..tokens import TokenScorer, top_tokens
 from .accumulate import ErrorSums
 from .metric import reuse_and_prune_errors, token_terms
-from .sensitivity import FORMAT, MAX_INTERVAL, VERSION, MapInfo, Metric, SensitivityMap
+from .sensitivity import FORMAT, MAX_INTERVAL, VERSION, MapInfo, Metric, SensitivityMap, half_agreement
 
 log = logging.getLogger(__name__)
 _BATCH = 8  # samples that run together
@@ -157,9 +157,13 @@ def _finish(info: MapInfo, sums: ErrorSums) -> SensitivityMap:
     hidden = sums.hidden_sum / n
     for step in range(info.sampler.steps):  # no value is older than the run
         mean[step, :, :, step:], spread[step, :, :, step:], hidden[step, step:] = np.nan, np.nan, np.nan
+    stability = np.full(MAX_INTERVAL, np.nan)
+    if n > 1:
+        stability = half_agreement(sums.half_sum, sums.module_sum[..., 0] - sums.half_sum)
     mean32, spread32 = mean.astype(np.float32), spread.astype(np.float32)
     return SensitivityMap(
-        info, mean32[..., 0], spread32[..., 0], mean32[..., 1:], spread32[..., 1:], hidden.astype(np.float32)
-    )
+        info, mean32[..., 0], spread32[..., 0], mean32[..., 1:], spread32[..., 1:], hidden.astype(np.float32),
+        stability.astype(np.float32),
+    )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from soda_export.pipeline import Built
 from soda_export.plan.plan import plan_text
 from tests.plan.test_anchors import PRIOR
 
-VERBS = ("build", "inspect", "run", "bench", "profile", "plan", "verify", "convert")
+VERBS = (
+    "build", "inspect", "run", "bench", "profile", "plan", "verify", "convert", "import", "export", "eval", "sweep",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -29,8 +31,9 @@ def test_the_whole_loop_from_the_command_line(soda, tiny_model: Path, tmp_path: 
     assert code == 0, err
     assert json.loads(out)["samples"] == 4
     code, out, err = soda(
-        "plan", "--model", tiny_model, "--map", "tiny.map.safetensors", "--budget", 3, "--out", "plan.json", "--json"
-    )
+        "plan", "--model", tiny_model, "--map", "tiny.map.safetensors", "--budget", 3, "--planner", "soda",
+        "--out", "plan.json", "--json",
+    )  # fmt: skip
     assert code == 0, err
     planned = json.loads(out)
     assert {"anchors", "flops_ratio", "programs"} <= planned.keys()

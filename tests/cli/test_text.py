@@ -139,7 +139,8 @@ def test_a_text_bundle_is_measured(soda: Soda) -> None:
 
 def test_a_text_model_is_built_and_drawn_with(soda: Soda, tiny_pixart: Path, tmp_path: Path) -> None:
     """With the family's own sampler and guidance; a second build takes every stage from its file."""
-    words = ("build", "--model", str(tiny_pixart), "--steps", "8", "--samples", "2", "--budget", "3", "--json")
+    planning = ("--samples", "2", "--budget", "3", "--planner", "soda")
+    words = ("build", "--model", str(tiny_pixart), "--steps", "8", *planning, "--json")
     result = subprocess.run(
         [sys.executable, "-m", "soda_export", *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -157,8 +158,8 @@ def test_a_text_model_is_built_and_drawn_with(soda: Soda, tiny_pixart: Path, tmp
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size == (6 * 16 + 2 * 3, 6 * 16 + 2 * 3)
     code, _, err = soda(
-        "build", "--model", tiny_pixart, "--steps", 8, "--samples", 2, "--budget", 3, "--precision", "fp16",
-        "--without", "text-encoder", "--without", "decoder", "--out", "half", "--json",
+        "build", "--model", tiny_pixart, "--steps", 8, "--samples", 2, "--budget", 3, "--planner", "soda",
+        "--precision", "fp16", "--without", "text-encoder", "--without", "decoder", "--out", "half", "--json",
     )  # fmt: skip
     assert code == 0, err
     assert json.loads((tmp_path / "half/manifest.json").read_text())["precision"] == "fp16"

@@ -9,13 +9,26 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from soda_runtime import Noise
-from soda_runtime.signature import ATTENTION_MASK, COEFFICIENTS, EMBEDS, GUIDANCE, LABELS, NOISE, STATE, STATE_OUT
+from soda_runtime.signature import (
+    ATTENTION_MASK,
+    COEFFICIENTS,
+    EMBEDS,
+    GUIDANCE,
+    LABELS,
+    NOISE,
+    STATE,
+    STATE_OUT,
+    cache_in,
+    cache_out,
+)
 from torch import Tensor
 
 from soda_export.export.assemble import ProgramAssembler
-from soda_export.export.fragments import TORCH_DTYPES, trace_fragments
+from soda_export.export.fragments import trace_fragments
+from soda_export.export.reuse import step_scalars
 from soda_export.export.weights import WeightsFile, write_weights
 from soda_export.lower.program import ProgramTable, Slot
+from soda_export.models.blocks import TORCH_DTYPES
 from soda_export.models.denoiser import LabelRows, TextRows, label_rows
 from soda_export.models.precision import Precision
 from soda_export.pipeline import Workbench
@@ -40,6 +53,7 @@ class SelectionRecorder:
         assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder), precision)
         self._prepare = [(program, _open(folder / program.file)) for program in assembler.write_prepare(folder)]
         self._sessions = []
+        self._scalars = step_scalars(sampler, table)
         for i, program in enumerate(table.programs):
             assembler.write_step(program, str(i), folder / f"{i}.onnx", expose_selection=True)
             self._sessions.append(_open(folder / f"{i}.onnx"))
@@ -50,26 +64,28 @@ class SelectionRecorder:
         per_step, prepared = self._prepared(rows)
         state = np.zeros((sampler.state_size, *noise.initial.shape), np.float32)
         state[0] = noise.initial * np.float32(sampler.initial_scale)
-        slots: Arrays = {}
+        slots: dict[Slot, list[Any]] = {}  # newest first
         selection: Selection = {}
         for step, index in enumerate(table.step_programs):
             session = self._sessions[index]
             inputs = {
-                STATE: state, COEFFICIENTS: sampler.coefficients[step],
+                STATE: state, COEFFICIENTS: self._scalars[step],
                 GUIDANCE: np.array([table.guidance], np.float32), **prepared,
                 **{name: values[step] for name, values in per_step.items()},
-                **{f"cache.{name}": v for name, v in slots.items()},
+                **{cache_in(str(slot._replace(age=age))): v for slot, vs in slots.items() for age, v in enumerate(vs)},
             }  # fmt: skip
             if noise.steps is not None:
                 inputs[NOISE] = noise.steps[step]
             outputs = _run(session, inputs)
             state = outputs[STATE_OUT]
+            program = table.programs[index]
+            for slot in program.writes:
+                older = slots.get(slot, [])
+                slots[slot] = [outputs[cache_out(str(slot))], *(older[1:] if slot in program.reads else older[:2])]
             for name, value in outputs.items():
-                kind, _, slot = name.partition(".")
-                if kind == "cache_out":
-                    slots[slot] = value
-                elif kind == "pairs":
-                    selection[step, slot] = value[:batch, :, 1].copy()
+                kind, _, chosen = name.partition(".")
+                if kind == "pairs":
+                    selection[step, chosen] = value[:batch, :, 1].copy()
         return selection
 
     def _prepared(self, rows: LabelRows | TextRows) -> tuple[Arrays, Arrays]:

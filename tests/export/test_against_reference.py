@@ -30,18 +30,33 @@ def random_kept(seed: int) -> np.ndarray:
     return kept
 
 
+def random_stack(kept: np.ndarray, seed: int) -> np.ndarray:
+    """Skips all blocks at two steps, and makes half of the reuses in `kept` forecasts, as far as history allows."""
+    rng, stack = np.random.default_rng(seed), np.full(len(kept), -1)
+    stack[[4, 8]] = [0, rng.integers(1, 3)]
+    kept[kept == 0] = -rng.integers(0, 3, (kept == 0).sum())
+    kept[stack >= 0] = 0
+    for t in range(len(kept)):
+        computed = (kept[:t][stack[:t] < 0] == TOKENS).sum(axis=0)
+        kept[t] = np.maximum(kept[t], 1 - computed)
+    return stack
+
+
 def noise_for(batch: int, steps: int, stochastic: bool) -> Noise:
     rng = np.random.default_rng(5)
     initial = rng.standard_normal((batch, 1, 8, 8)).astype(np.float32)
     return Noise(initial, rng.standard_normal((steps, batch, 1, 8, 8)).astype(np.float32) if stochastic else None)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(16))
 def test_random_plans_equal_the_reference(open_bench: OpenBench, tmp_path: Path, seed: int) -> None:
-    """Plans 0-4 have guidance, the others not; odd ones are stochastic. Each is played with batch 1 and 4."""
-    guidance, eta = (1.5 if seed < 5 else 1.0), float(seed % 2)
+    """Plans 0-4 have guidance, 5-10 not; odd ones are stochastic. From 10 on there are forecasts and skipped stacks.
+    Each is played with batch 1 and 4."""
+    guidance, eta = (1.5 if seed < 5 or seed > 10 else 1.0), float(seed % 2)
     bench = open_bench(steps=10, eta=eta, guidance=guidance)
-    plan = make_plan(bench.loaded.denoiser.spec, random_kept(seed), eta=eta, guidance=guidance)
+    kept = random_kept(seed)
+    stack = random_stack(kept, seed) if seed >= 10 else None
+    plan = make_plan(bench.loaded.denoiser.spec, kept, eta=eta, guidance=guidance, stack=stack)
     built = bench.build(plan, "ort", tmp_path / "bundle")
     recorder = SelectionRecorder(bench, built.table, tmp_path / "debug")
     for batch in (1, 4):

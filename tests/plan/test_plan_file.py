@@ -25,7 +25,7 @@ def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, step
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     path.write_bytes(plan_text(plan))
     again = read_plan(path)
-    assert (again.kept == plan.kept).all()
+    assert (again.schedule.kept == plan.schedule.kept).all()
     assert again.model == plan.model
     assert plan_text(again) == plan_text(plan)
 
@@ -39,7 +39,7 @@ def written(tmp_path: Path, **changes: object) -> Path:
 
 
 def test_shorthands_mean_what_they_say(tmp_path: Path) -> None:
-    kept = read_plan(written(tmp_path)).kept
+    kept = read_plan(written(tmp_path)).schedule.kept
     assert (kept[0] == 64).all()
     assert kept[1].tolist() == [[0, 0], [0, 16], [0, 32], [0, 64]]
     assert (kept[2] == 0).all()
@@ -54,7 +54,7 @@ def test_shorthands_mean_what_they_say(tmp_path: Path) -> None:
         ({"steps": ["compute", {"attn": "reuse"}, "reuse"]}, "step 1: module 'ff' is missing"),
         ({"steps": ["compute", {"attn": "reuse", "ff": "reuse", "mlp": "reuse"}, "reuse"]}, "unknown module 'mlp'"),
         ({"steps": ["compute", "skip", "reuse"]}, "skip"),
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
         ({"surprise": 1}, "surprise"),
         ({"guidance": "high"}, "guidance"),
     ],

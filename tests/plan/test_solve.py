@@ -24,6 +24,11 @@ SPEC = DenoiserSpec(
 )  # fmt: skip
 
 
+def soda(budget: int, **options: object) -> PlanOptions:
+    """Options of the planner `soda`."""
+    return PlanOptions(planner="soda", budget=budget, **options)  # type: ignore[arg-type]
+
+
 def random_map(steps: int = 50, seed: int = 0) -> SensitivityMap:
     rng = np.random.default_rng(seed)
     base = rng.random((steps, 4, 2, 1)) * 0.02
@@ -42,14 +47,14 @@ def random_map(steps: int = 50, seed: int = 0) -> SensitivityMap:
 @pytest.mark.parametrize("ratio", [2.3, 2.5, 2.7])
 @pytest.mark.parametrize("strategy", ["efficiency", "literal"])
 def test_a_flops_target_is_met_within_two_percent(ratio: float, strategy: str) -> None:
-    options = PlanOptions(budget=17, flops_ratio=ratio, strategy=strategy)  # type: ignore[arg-type]
+    options = soda(17, flops_ratio=ratio, strategy=strategy)  # type: ignore[arg-type]
     solved = solve_plan(random_map(), SPEC, options)
     assert flops_ratio(solved.plan, SPEC) == pytest.approx(ratio, rel=0.02)
     assert lower_plan(solved.plan, SPEC).flops_ratio == pytest.approx(ratio, rel=0.02)
 
 
 def test_without_a_target_other_steps_spend_what_soda_published() -> None:
-    plan = solve_plan(random_map(), SPEC, PlanOptions(budget=18)).plan
+    plan = solve_plan(random_map(), SPEC, soda(18)).plan
     # 18 full steps and 32 of 6.5 %
     assert flops_ratio(plan, SPEC) == pytest.approx(50 / (18 + 32 * 0.065), rel=0.01)
     assert pruned_share(plan) > 0
@@ -57,51 +62,51 @@ def test_without_a_target_other_steps_spend_what_soda_published() -> None:
 
 @pytest.mark.parametrize("budget", [6, 17, 50])
 def test_the_budget_is_the_number_of_anchors(budget: int) -> None:
-    assert len(solve_plan(random_map(), SPEC, PlanOptions(budget=budget)).plan.anchors) == budget
+    assert len(solve_plan(random_map(), SPEC, soda(budget)).plan.anchors) == budget
 
 
 @pytest.mark.parametrize("max_engines", [2, 3, 12])
 def test_a_flops_target_is_met_with_few_engines(max_engines: int) -> None:
-    options = PlanOptions(budget=17, flops_ratio=2.3, max_engines=max_engines)
+    options = soda(17, flops_ratio=2.3, max_engines=max_engines)
     assert flops_ratio(solve_plan(random_map(), SPEC, options).plan, SPEC) == pytest.approx(2.3, rel=0.03)
 
 
 @pytest.mark.parametrize("max_engines", [2, 3, 5, 12])
 def test_programs_never_exceed_max_engines(max_engines: int) -> None:
-    solved = solve_plan(random_map(), SPEC, PlanOptions(budget=17, max_engines=max_engines))
+    solved = solve_plan(random_map(), SPEC, soda(17, max_engines=max_engines))
     assert lower_plan(solved.plan, SPEC).num_engines <= max_engines
     assert solved.merge_loss >= -1e-9
 
 
 def test_more_engines_never_give_up_more_error() -> None:
-    losses = [solve_plan(random_map(), SPEC, PlanOptions(17, max_engines=e)).merge_loss for e in (2, 4, 8, 40)]
+    losses = [solve_plan(random_map(), SPEC, soda(17, max_engines=e)).merge_loss for e in (2, 4, 8, 40)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] == 0.0
 
 
 def test_unreachable_ratios_are_refused_with_the_range() -> None:
     with pytest.raises(PlanError, match=r"reach \d\.\d\d to \d\.\d\d"):
-        solve_plan(random_map(), SPEC, PlanOptions(budget=17, flops_ratio=5.0))
+        solve_plan(random_map(), SPEC, soda(17, flops_ratio=5.0))
     with pytest.raises(PlanError, match=r"reach \d\.\d\d to \d\.\d\d"):
-        solve_plan(random_map(), SPEC, PlanOptions(budget=17, flops_ratio=1.01))
+        solve_plan(random_map(), SPEC, soda(17, flops_ratio=1.01))
 
 
 def test_attention_is_only_pruned_on_request() -> None:
-    off = solve_plan(random_map(), SPEC, PlanOptions(17, flops_ratio=2.3)).plan.kept[:, :, 0]
+    off = solve_plan(random_map(), SPEC, soda(17, flops_ratio=2.3)).plan.schedule.kept[:, :, 0]
     assert set(np.unique(off)) <= {0, 64}
-    on = solve_plan(random_map(), SPEC, PlanOptions(17, flops_ratio=2.3, prune_attention=True)).plan.kept[:, :, 0]
+    on = solve_plan(random_map(), SPEC, soda(17, flops_ratio=2.3, prune_attention=True)).plan.schedule.kept[:, :, 0]
     assert not set(np.unique(on)) <= {0, 64}
 
 
 def test_none_reuses_everywhere_between_anchors() -> None:
-    plan = solve_plan(random_map(), SPEC, PlanOptions(17, strategy="none")).plan
-    assert (np.delete(plan.kept, list(plan.anchors), axis=0) == 0).all()
+    plan = solve_plan(random_map(), SPEC, soda(17, strategy="none")).plan
+    assert (np.delete(plan.schedule.kept, list(plan.anchors), axis=0) == 0).all()
 
 
 def test_the_map_of_another_model_is_refused() -> None:
     other = DenoiserSpec(**{**{f: getattr(SPEC, f) for f in SPEC.__struct_fields__}, "hash": "1" * 64})
     with pytest.raises(PlanError, match="profile again"):
-        solve_plan(random_map(), other, PlanOptions(17))
+        solve_plan(random_map(), other, soda(17))
 
 
 def test_offered_keeps_are_multiples_of_the_quantum() -> None:

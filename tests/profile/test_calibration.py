@@ -87,13 +87,13 @@ def test_the_model_own_prompts_come_before_the_built_in_ones(
     open_text_bench: OpenBench, tiny_pixart: Path, tmp_path: Path
 ) -> None:
     bench = open_text_bench(steps=2)
-    assert bench._calibration_texts(ProfileOptions()) == list(DEFAULT_PROMPTS)
+    assert bench.calibration_texts(ProfileOptions()) == list(DEFAULT_PROMPTS)
     own = tiny_pixart / "prompts.txt"
     own.write_text("a red circle\n")
     try:
-        assert bench._calibration_texts(ProfileOptions()) == ["a red circle"]
+        assert bench.calibration_texts(ProfileOptions()) == ["a red circle"]
         (tmp_path / "mine.txt").write_text("blue\n")
-        assert bench._calibration_texts(ProfileOptions(prompts=tmp_path / "mine.txt")) == ["blue"]
+        assert bench.calibration_texts(ProfileOptions(prompts=tmp_path / "mine.txt")) == ["blue"]
     finally:
         own.unlink()
 
@@ -195,7 +195,7 @@ def test_prompts_that_nobody_would_read_are_refused(open_text_bench: OpenBench, 
 def test_a_map_for_other_guided_channels_is_refused_with_both_named(open_text_bench: OpenBench) -> None:
     found = open_text_bench(steps=2).profile(ProfileOptions(samples=1))
     with pytest.raises(PlanError, match=r"not dpm-solver.* with 2 steps, 3 channels guided"):
-        open_text_bench(steps=2, guided_channels=3).check_map(found)
+        open_text_bench(steps=2, guided_channels=3).fit_map(found)
 
 
 @pytest.mark.parametrize("family", ["dit", "pixart"])

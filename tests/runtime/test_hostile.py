@@ -100,7 +100,7 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a missing key in a program": lambda m: m["programs"][0].pop("flops"),
     "another format": put("format", value="zip"),
     "no format": lambda m: m.pop("format"),
-    "a newer version": put("version", value=3),
+    "a newer version": put("version", value=4),
     "an older version": put("version", value=0),
     "a version that is a boolean": put("version", value=True),
     "a version that is a fraction": put("version", value=1.0),
@@ -536,7 +536,7 @@ def test_a_manifest_over_16_mib_is_refused_unread(folder: Path, refuses: Refuses
 
 def test_a_newer_version_says_to_update_the_runtime(folder: Path, refuses: Refuses) -> None:
     edit_manifest(folder, both(put("version", value=7), put("surplus", value=1)))
-    with pytest.raises(Exception, match="format version 7, this runtime reads 1 and 2; update soda-runtime"):
+    with pytest.raises(Exception, match="format version 7, this runtime reads 1 to 3; update soda-runtime"):
         refuses(folder, "nothing")
 
 

@@ -64,10 +64,10 @@ class Toy:
         )  # fmt: skip
         files = [p.file for p in (*prepare, *programs)] + ["empty.safetensors", "tables.safetensors"]
         return Manifest(
-            "soda-bundle", 2, "toy", "ort", self.precision,  # type: ignore[arg-type]
+            "soda-bundle", 3, "toy", "ort", self.precision,  # type: ignore[arg-type]
             Model("toy", "toy", "", SHAPE, 1, ("m",), 1, 4, LabelCondition("label", CLASSES, 0), "latents"),
             Sampler("toy", STEPS, (1.0,) * STEPS, self.state_size, self.stochastic, self.learned, 2.0),
-            1, 1.0, 1.0, tuple(tensors), tuple(prepare), programs, 2, steps, (), Arena(256, 256, 256, 256),
+            1, 1.0, 1.0, 0, tuple(tensors), tuple(prepare), programs, 2, steps, (), Arena(256, 256, 256, 256),
             ("empty.safetensors",), "tables.safetensors", dict.fromkeys(files),  # type: ignore[misc]
         )  # fmt: skip
 

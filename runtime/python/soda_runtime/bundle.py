@@ -16,7 +16,7 @@ from .checks import check_files, open_manifest, refusing_unreadable
 from .errors import BundleError, RequestError
 from .manifest import LabelCondition, Manifest, PrepareProgram
 from .session import Session
-from .signature import COEFFICIENTS, Signature, coefficient_count, prepare_signature, step_signature
+from .signature import COEFFICIENTS, Signature, prepare_signature, scalar_count, step_signature
 from .tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ class Bundle:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0
-    ) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0) -> Bundle:
         """Check and open the bundle folder `path`.
 
         backend: default the one it was built for; `null` checks dispatch without computing. device: cpu or cuda.
@@ -104,7 +102,7 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         if table.dtype != np.float32 or table.ndim < 2 or table.shape[0] != manifest.sampler.steps:
             wanted = f"float32 with {manifest.sampler.steps} rows"
             raise BundleError(f"{path}: table {name!r:.80} is not {wanted}; rebuild the bundle")
-    width = coefficient_count(manifest.sampler.state_size, manifest.sampler.learned_variance)
+    width = scalar_count(manifest)
     if tables[COEFFICIENTS].shape[1:] != (width,):
         found = tables[COEFFICIENTS].shape
         raise BundleError(f"{path}: coefficients have shape {found}, expected {width} columns; rebuild the bundle")

@@ -29,8 +29,10 @@ from .signature import (
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MODULE_NAME = re.compile(r"[a-z_]{1,32}")
-_SLOT_NAME = re.compile(r"(0|[1-9][0-9]{0,4})\.([a-z_]{1,32})")
+_SLOT_NAME = re.compile(r"(0|[1-9][0-9]{0,4})\.([a-z_]{1,32})(?:\.([12]))?")
 _ALIGNMENT_BYTES = 256
+_STACK = "stack"
+_VALUES_OF_A_SLOT = 3  # the latest and two before it
 _MAX_INTEGER = 2**63 - 1
 
 
@@ -43,8 +45,8 @@ def first_problem(manifest: Manifest) -> str | None:
     slot = ITEM_BYTES[DTYPES[manifest.precision]] * manifest.rows_per_sample * model.num_tokens * model.width
     if not 0 <= arena.slot_bytes - slot < _ALIGNMENT_BYTES or arena.slot_bytes % _ALIGNMENT_BYTES:
         return f"arena.slot_bytes={arena.slot_bytes} is not one slot of {slot} bytes, aligned"
-    if not 0 <= arena.bytes <= arena.slot_bytes * model.num_layers * len(model.modules):
-        return f"arena.bytes={arena.bytes!r:.40} exceeds one slot per layer and module"
+    if not 0 <= arena.bytes <= arena.slot_bytes * _VALUES_OF_A_SLOT * (1 + model.num_layers * len(model.modules)):
+        return f"arena.bytes={arena.bytes!r:.40} exceeds {_VALUES_OF_A_SLOT} values per layer and module"
     if len(manifest.sampler.timesteps) != manifest.sampler.steps or len(manifest.steps) != manifest.sampler.steps:
         return f"{len(manifest.steps)} steps and {len(manifest.sampler.timesteps)} timesteps, expected " + str(
             manifest.sampler.steps
@@ -75,6 +77,7 @@ def _numbers(manifest: Manifest) -> Iterator[tuple[str, float, float, float]]:
     yield "sampler.state_size", sampler.state_size, 1, 8
     for i, timestep in enumerate(sampler.timesteps):
         yield f"sampler.timesteps[{i}]", timestep, 0, 1 << 31
+    yield "forecasts", manifest.forecasts, 0, 1 << 16
     yield "arena.slot_bytes", manifest.arena.slot_bytes, 1, 1 << 40
     yield "len(tensors)", len(manifest.tensors), 1, 4096
     for i, tensor in enumerate(manifest.tensors):
@@ -134,9 +137,7 @@ def _encoder_problem(manifest: Manifest) -> str | None:
     return None
 
 
-def _order_problem(
-    program: PrepareProgram, per_step: dict[str, bool], given: set[str], made: set[str]
-) -> str | None:
+def _order_problem(program: PrepareProgram, per_step: dict[str, bool], given: set[str], made: set[str]) -> str | None:
     usable = given | {name for name in made if not per_step.get(name, False)}
     for name in program.inputs:
         if name not in usable:
@@ -189,6 +190,8 @@ def _program_problem(manifest: Manifest) -> str | None:
         slots = [*program.reads, *program.writes]
         if any(not _is_slot(manifest, slot) for slot in slots):
             return f"programs[{index}] names a cache slot that the model does not have"
+        if any(_value_of(slot)[1] for slot in program.writes):
+            return f"programs[{index}] writes a value that is not a slot's latest"
         if len(set(program.reads)) != len(program.reads) or len(set(program.writes)) != len(program.writes):
             return f"programs[{index}] names a cache slot twice"
         if len(set(program.inputs)) != len(program.inputs) or not tensors.issuperset(program.inputs):
@@ -204,26 +207,26 @@ def _program_problem(manifest: Manifest) -> str | None:
 
 
 class _Places:
-    """Which slot's latest value lies where in the arena."""
+    """Which value of which slot lies where in the arena, and how many newer ones each slot has."""
 
     def __init__(self, slot_bytes: int) -> None:
         self._slot_bytes = slot_bytes
         self._begins: list[int] = []  # sorted
-        self._slot_at: dict[int, str] = {}
-        self._latest: dict[str, int] = {}
+        self._value_at: dict[int, tuple[str, int]] = {}  # begin -> slot and number of the value
+        self._count: dict[str, int] = {}  # values that a slot has had
 
-    def holds(self, slot: str, begin: int) -> bool:
-        return self._slot_at.get(begin) == slot and self._latest.get(slot) == begin
+    def holds(self, slot: str, age: int, begin: int) -> bool:
+        return self._value_at.get(begin) == (slot, self._count.get(slot, 0) - age)
 
-    def write(self, slot: str, begin: int) -> None:
-        """Whatever overlaps is gone."""
+    def write(self, slot: str, begin: int, update: bool) -> None:
+        """Whatever overlaps is gone. update: it is still the same value."""
         low = bisect_right(self._begins, begin - self._slot_bytes)
         high = bisect_left(self._begins, begin + self._slot_bytes)
         for old in self._begins[low:high]:
-            del self._slot_at[old]
+            del self._value_at[old]
         self._begins[low:high] = [begin]
-        self._slot_at[begin] = slot
-        self._latest[slot] = begin
+        self._count[slot] = self._count.get(slot, 0) + (not update)
+        self._value_at[begin] = (slot, self._count[slot])
 
 
 def _step_problem(manifest: Manifest, index: int, program: Program, places: _Places) -> str | None:
@@ -236,19 +239,29 @@ def _step_problem(manifest: Manifest, index: int, program: Program, places: _Pla
             return f"steps[{index}] has an offset outside the arena of {arena.bytes} bytes, or an unaligned one"
     reads = dict(zip(program.reads, step.read_offsets, strict=True))
     writes = dict(zip(program.writes, step.write_offsets, strict=True))
-    for slot, offset in reads.items():
-        if not places.holds(slot, offset):
-            return f"steps[{index}] reads slot {slot} at {offset}, which no longer or never held it"
-        if writes.get(slot, offset) != offset:
-            return f"steps[{index}] updates slot {slot} away from its place"
+    for name, offset in reads.items():
+        slot, age = _value_of(name)
+        if not places.holds(slot, age, offset):
+            return f"steps[{index}] reads slot {name} at {offset}, which no longer or never held it"
+        if writes.get(name, offset) != offset:
+            return f"steps[{index}] updates slot {name} away from its place"
     touched = sorted({**reads, **writes}.values())
     if any(after - before < arena.slot_bytes for before, after in pairwise(touched)):
         return f"steps[{index}] touches overlapping slots"
     for slot, offset in writes.items():
-        places.write(slot, offset)
+        places.write(slot, offset, update=slot in reads)
     return None
 
 
 def _is_slot(manifest: Manifest, name: str) -> bool:
-    match = _SLOT_NAME.fullmatch(name)
-    return match is not None and int(match[1]) < manifest.model.num_layers and match[2] in manifest.model.modules
+    match, model = _SLOT_NAME.fullmatch(name), manifest.model
+    if match is None:
+        return False
+    layer, module = int(match[1]), match[2]
+    return (layer < model.num_layers and module in model.modules) or (layer == model.num_layers and module == _STACK)
+
+
+def _value_of(name: str) -> tuple[str, int]:
+    """A slot's name as it is written, and the age of the value."""
+    layer, module, *age = name.split(".")
+    return f"{layer}.{module}", int(age[0]) if age else 0

@@ -10,7 +10,7 @@ from .errors import BundleError
 from .strict_json import StrictJsonError, decode, encode, parse_json
 
 FORMAT = "soda-bundle"
-VERSION = 2
+VERSION = 3
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -115,7 +115,8 @@ class FinishProgram:
 class Program:
     """One step program: the prepared tensors it takes, the cache slots it reads and writes, FLOPs for one sample.
 
-    A slot in both lists is updated in place. Slot names are `<layer>.<module>`.
+    A slot in both lists is updated in place. Slot names are `<layer>.<module>`, the output of a module;
+    `<num_layers>.stack`, that of the last layer; reads may end in `.1` or `.2`, the values before the latest.
     """
 
     file: str
@@ -149,7 +150,8 @@ class Arena:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json, whole. precision: type of the cache slots. finish: at most one program."""
+    """manifest.json, whole. precision: type of the cache slots. forecasts: triples of weights that a step's
+    coefficients end with. finish: at most one program."""
 
     format: str
     version: int
@@ -161,6 +163,7 @@ class Manifest:
     rows_per_sample: int
     guidance: float
     flops_ratio: float
+    forecasts: int
     tensors: tuple[PreparedTensor, ...]
     prepare: tuple[PrepareProgram, ...]
     programs: tuple[Program, ...]
@@ -184,9 +187,12 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             from .manifest_v1 import upgrade_v1
 
             return upgrade_v1(value)
+        if version == 2 and not isinstance(version, (bool, float)) and "forecasts" not in value:
+            value = {**value, "version": VERSION, "forecasts": 0}  # the only difference
+            version = VERSION
         if version != VERSION or isinstance(version, (bool, float)):
             raise BundleError(
-                f"{where}: format version {version!r:.20}, this runtime reads 1 and {VERSION}; "
+                f"{where}: format version {version!r:.20}, this runtime reads 1 to {VERSION}; "
                 "update soda-runtime or rebuild the bundle"
             )
         return decode(Manifest, value)

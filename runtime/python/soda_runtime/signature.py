@@ -58,6 +58,12 @@ def coefficient_count(state_size: int, learned_variance: bool = False) -> int:
     return 1 + state_size * state_size + 2 * state_size + 2 * learned_variance
 
 
+def scalar_count(manifest: Manifest) -> int:
+    """Length of a row of the table `coefficients`: the sampler's, then 3 weights for each group of forecasts."""
+    sampler = manifest.sampler
+    return coefficient_count(sampler.state_size, sampler.learned_variance) + 3 * manifest.forecasts
+
+
 def request_ports(manifest: Manifest) -> dict[str, Port]:
     """What a request gives: labels, or token ids, mask and embeddings."""
     condition = manifest.model.condition
@@ -80,8 +86,7 @@ def step_signature(manifest: Manifest, program: int) -> Signature:
     """What program number `program` must take and give."""
     state = Port("float32", (manifest.sampler.state_size, BATCH_AXIS, *manifest.model.latent_shape))
     slot = Port(DTYPES[manifest.precision], (ROWS_AXIS, manifest.model.num_tokens, manifest.model.width))
-    count = coefficient_count(manifest.sampler.state_size, manifest.sampler.learned_variance)
-    inputs = {STATE: state, COEFFICIENTS: Port("float32", (count,))}
+    inputs = {STATE: state, COEFFICIENTS: Port("float32", (scalar_count(manifest),))}
     tensors = {tensor.name: tensor for tensor in manifest.tensors}
     inputs |= {name: tensor_port(tensors[name]) for name in manifest.programs[program].inputs}
     if manifest.rows_per_sample == 2:

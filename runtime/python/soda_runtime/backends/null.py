@@ -20,6 +20,7 @@ from . import View
 from .host import HostMemory
 
 _ALIGNMENT_BYTES = 256  # of slots in the arena
+_VALUES_OF_A_SLOT = 3
 _STAMP_BYTES = 16
 
 
@@ -27,7 +28,8 @@ class NullBackend:
     """Keeps the truth (who wrote a slot last) outside the memory that is checked against it."""
 
     def __init__(self) -> None:
-        self._last_writer: dict[tuple[int, str], str] = {}
+        self._last_writer: dict[int, str] = {}  # of each state
+        self._writers: dict[tuple[int, str], list[str]] = {}  # of each slot's values, newest first
 
     def allocate(self, nbytes: int) -> HostMemory:
         return HostMemory(nbytes)
@@ -40,27 +42,31 @@ class NullBackend:
     def check_order(self, label: str, state: View) -> None:
         """A step reads the state that the step before it wrote; step 0 reads what the request began with."""
         number = int(label.removeprefix("step "))
-        writer = self._last_writer.get((id(state.memory), STATE))
+        writer = self._last_writer.get(id(state.memory))
         if number > 0 and writer != f"step {number - 1}":
             raise InternalError(f"{label}: the state was written by {writer}, not by step {number - 1}")
 
     def note_order(self, label: str, state: View) -> None:
-        self._last_writer[id(state.memory), STATE] = label
+        self._last_writer[id(state.memory)] = label
 
-    def write_stamp(self, label: str, name: str, view: View) -> None:
-        slot = name.removeprefix("cache_out.")
-        self._last_writer[id(view.memory), slot] = label
+    def write_stamp(self, label: str, slot: str, view: View, update: bool) -> None:
+        """Mark a slot's place. update: the latest value, renewed in part; otherwise the others grow one older."""
+        writers = self._writers.setdefault((id(view.memory), slot), [])
+        writers[:] = [label, *writers[update:]][:_VALUES_OF_A_SLOT]
         for place in _places(view):
             place[:] = _stamp(label, slot)[: place.shape[-1]]
 
     def check_stamp(self, label: str, name: str, view: View) -> None:
-        slot = name.removeprefix("cache.")
-        writer = self._last_writer.get((id(view.memory), slot))
-        if writer is None:
-            raise InternalError(f"{label}: reads slot {slot}, which nothing has written")
+        """name: a slot, perhaps with an age."""
+        layer, module, *age = name.split(".")
+        slot, place_in_time = f"{layer}.{module}", int(age[0]) if age else 0
+        writers = self._writers.get((id(view.memory), slot), [])
+        if place_in_time >= len(writers):
+            raise InternalError(f"{label}: reads slot {name}, which nothing has written")
+        writer = writers[place_in_time]
         stamp = _stamp(writer, slot)
         if not all((place == stamp[: place.shape[-1]]).all() for place in _places(view)):
-            raise InternalError(f"{label}: slot {slot} does not hold what {writer} wrote")
+            raise InternalError(f"{label}: slot {name} does not hold what {writer} wrote")
 
 
 class NullEngine:
@@ -74,8 +80,8 @@ class NullEngine:
     ) -> Callable[[], None]:
         if inputs.keys() != self._signature.inputs.keys() or outputs.keys() != self._signature.outputs.keys():
             raise InternalError(f"{label}: bound names differ from the program's signature")
-        reads = {name: view for name, view in inputs.items() if name.startswith("cache.")}
-        writes = {name: view for name, view in outputs.items() if name.startswith("cache_out.")}
+        reads = {name.removeprefix("cache."): view for name, view in inputs.items() if name.startswith("cache.")}
+        writes = {n.removeprefix("cache_out."): view for n, view in outputs.items() if n.startswith("cache_out.")}
 
         def call() -> None:
             for name, view in reads.items():
@@ -83,7 +89,7 @@ class NullEngine:
             if STATE in inputs:
                 self._backend.check_order(label, inputs[STATE])
             for name, view in writes.items():
-                self._backend.write_stamp(label, name, view)
+                self._backend.write_stamp(label, name, view, update=name in reads)
             if STATE in inputs:
                 _bytes(outputs[STATE_OUT])[:] = _bytes(inputs[STATE])
                 self._backend.note_order(label, outputs[STATE_OUT])

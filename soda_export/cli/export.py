@@ -1,0 +1,50 @@
+"""soda-export export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import PlanError
+from ..files import write_whole
+from ..plan.interchange import TOOLS, Tool
+from ..plan.plan import read_plan
+from .terminal import print_json, start_logging
+
+
+def export(
+    plan: Path, /, *, to: Annotated[Tool, Parameter(name="--to")], out: Path | None = None, json: bool = False
+) -> None:
+    """Write a plan's schedule for another tool, where that can say all of it: modules computed or reused, no more.
+
+    Examples:
+
+        soda-export export digits-b17.plan.json --to smoothcache --out schedule.json
+
+        soda-export export digits-b17.plan.json --to cache-dit
+
+    Parameters
+    ----------
+    plan
+        Plan file.
+    to
+        Tool that the schedule is for.
+    out
+        File to write. [default: PLAN with the ending .TOOL.json]
+    json
+        Print the result as JSON.
+    """
+    start_logging()
+    given = read_plan(plan)
+    try:
+        content = TOOLS[to].write(given.schedule, given.model)
+    except PlanError as error:
+        raise PlanError(f"{plan}: {error}") from None
+    path = out or plan.with_suffix(f".{to}.json")
+    write_whole(path, content)
+    if json:
+        print_json({"schedule": str(path), "steps": given.schedule.steps})
+        return
+    print(f"{path}: {given.schedule.steps} steps for {to}")

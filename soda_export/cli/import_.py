@@ -1,0 +1,80 @@
+"""soda-export import"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import PlanError, UsageError
+from ..files import write_whole
+from ..models.identity import identify
+from ..models.load import ModelRequest
+from ..options import SamplerRequest
+from ..plan.interchange import TOOLS, Tool
+from ..plan.plan import Plan, plan_text
+from .planning import open_workbench
+from .terminal import print_json, print_table, progress_bar, start_logging
+
+
+def import_(
+    file: Path,
+    /,
+    *,
+    from_: Annotated[Tool, Parameter(name="--from")],
+    model: Annotated[ModelRequest, Parameter(name="*", group="Model")],
+    sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Turn another tool's caching schedule into a plan. Such files name no model and no sampler, so give both.
+
+    Examples:
+
+        soda-export import 50-N-3-threshold-0.18.json --from smoothcache --model dit --steps 50
+
+        soda-export import mask.txt --from cache-dit --model digits --out mask.plan.json
+
+    Parameters
+    ----------
+    file
+        SmoothCache: the JSON file. cache-dit: a step mask as digits or a JSON list, or a configuration in JSON.
+    from_
+        Tool that the schedule is of.
+    out
+        Plan file to write. [default: FILE with the ending .plan.json]
+    json
+        Print the result as JSON.
+    """
+    start_logging()
+    content = _read(file)
+    with progress_bar() as progress:
+        bench = open_workbench(model, sampler, progress, parts=("transformer", "scheduler"))
+    spec = bench.loaded.denoiser.spec
+    try:
+        schedule = TOOLS[from_].read(content, identify(spec), bench.identity.steps)
+    except PlanError as error:
+        raise PlanError(f"{file}: {error}") from None
+    plan = Plan(
+        identify(spec),
+        bench.identity,
+        bench.options.guidance,
+        schedule,
+        made_by=f"import from={from_} file={file.name}",
+    )
+    path = out or file.with_suffix(".plan.json")
+    write_whole(path, plan_text(plan))
+    ratio = schedule.flops_ratio(spec, plan.rows)
+    if json:
+        print_json({"plan": str(path), "anchors": plan.anchors, "flops_ratio": ratio})
+        return
+    anchors = " ".join(str(t) for t in plan.anchors)
+    print_table(str(path), [("anchors", anchors), ("FLOPs ratio", f"{ratio:.3f}")])
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,132 @@
+"""Evaluate bundles and plans: a row of scores for each, on seeds that nobody planned with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from soda_runtime import Bundle
+
+from ..errors import PlanError, UsageError
+from ..lower.lower import lower_plan
+from ..models.load import DEFAULT_PARTS, LoadedModel, ModelRequest, builtin_models, load_denoiser
+from ..options import ProfileOptions, SamplerOptions, SamplerRequest
+from ..pipeline import Progress, Workbench
+from ..plan.plan import Plan, check_fits, read_plan
+from ..search.trial import SEED as PLAN_SEED
+from ..stages import StageStore
+from .compare import Comparison, Scores, compare_samples
+from .judges import find_judge
+from .networks import NetworkOptions, load_networks
+from .sample import BundleSamples, ModelSamples
+from .seeds import HELD_OUT_SEEDS, parse_seeds
+
+log = logging.getLogger(__name__)
+PARTS = (*DEFAULT_PARTS, "text_encoder")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to draw."""
+
+    seeds: str = HELD_OUT_SEEDS
+    """Seeds A:B, B exclusive, one sample each; not 0 and 1, which profiling and planning use."""
+    batch: int = 32
+    """Samples drawn together; the scores do not depend on it."""
+
+
+class EvalRow(msgspec.Struct, frozen=True):
+    """One target's scores. flops_ratio: FLOPs of computing everything / FLOPs of the target."""
+
+    target: str
+    samples: int
+    flops_ratio: float
+    scores: Scores
+
+    def flat(self) -> dict[str, Any]:
+        """The row as `--json` prints it."""
+        values = {"target": self.target, "samples": self.samples, "flops_ratio": self.flops_ratio}
+        return {**values, **msgspec.to_builtins(self.scores)}
+
+
+class Evaluator:
+    """Evaluates targets one after another; a model is loaded, and its unaccelerated samples drawn, once for all."""
+
+    def __init__(
+        self, options: EvalOptions, store: StageStore, progress: Progress, *, model: ModelRequest | None = None,
+        networks: NetworkOptions = NetworkOptions(),
+    ) -> None:  # fmt: skip
+        """model: whose the plans are; default the built-in one that a plan names."""
+        self._seeds, self._batch = parse_seeds(options.seeds), options.batch
+        if self._batch < 1:
+            raise UsageError(f"--batch {self._batch}: at least 1 sample must be drawn at a time")
+        if any(seed in self._seeds for seed in (ProfileOptions.seed, PLAN_SEED)):
+            log.warning("eval: --seeds %s has noise that profiling and planning use by default", options.seeds)
+        self._store, self._progress, self._model = store, progress, model
+        self._networks = load_networks(networks)
+        self._loaded: dict[str, LoadedModel] = {}
+        self._samples: dict[tuple[str, SamplerOptions], ModelSamples] = {}
+
+    def evaluate(self, targets: Sequence[Path]) -> list[EvalRow]:
+        """Score bundle folders and plan files; what cannot be read is refused before anything is drawn."""
+        if not targets:
+            raise UsageError("name what to evaluate: bundle folders or plan files")
+        opened = [(target, Bundle.open(target) if target.is_dir() else _read(target)) for target in targets]
+        rows = []
+        for target, what in opened:
+            if isinstance(what, Bundle):
+                rows.append(self._row(target, what.manifest.flops_ratio, self._bundle(target, what)))
+            else:
+                rows.append(self._row(target, *self._plan(target, what)))
+        return rows
+
+    def _row(self, target: Path, flops_ratio: float, compared: Comparison) -> EvalRow:
+        return EvalRow(str(target), len(self._seeds), flops_ratio, compared.scores)
+
+    def _bundle(self, target: Path, bundle: Bundle) -> Comparison:
+        model = bundle.manifest.model
+        return compare_samples(
+            BundleSamples(bundle, accelerated=True), BundleSamples(bundle, accelerated=False), self._seeds,
+            self._batch, judge=find_judge(model.name, model.latent_shape), networks=self._networks,
+            progress=self._counter(target.name),
+        )  # fmt: skip
+
+    def _plan(self, target: Path, plan: Plan) -> tuple[float, Comparison]:
+        model = self._samples_of(target, plan)
+        spec = model.bench.loaded.denoiser.spec
+        try:
+            check_fits(plan, spec, model.bench.identity, plan.guidance)
+            table = lower_plan(plan, spec)
+        except PlanError as error:
+            raise PlanError(f"{target}: {error}") from None
+        reference = model.of_reference(self._seeds, self._batch, self._counter("everything computed"))
+        return table.flops_ratio, compare_samples(
+            model.of_table(table), reference, self._seeds, self._batch, judge=find_judge(spec.name, spec.latent_shape),
+            networks=self._networks, progress=self._counter(target.name),
+        )  # fmt: skip
+
+    def _samples_of(self, target: Path, plan: Plan) -> ModelSamples:
+        """Samples of the plan's model with the plan's sampler and guidance."""
+        if self._model is None and plan.model.name not in builtin_models():
+            raise UsageError(f"{target}: is a plan for {plan.model.name}; say where that model is with --model")
+        request = self._model or ModelRequest(plan.model.name)
+        options = SamplerRequest().resolve(plan.sampler, plan.guidance)
+        if request.model not in self._loaded:
+            self._loaded[request.model] = load_denoiser(request, PARTS)
+        if (request.model, options) not in self._samples:
+            bench = Workbench(self._loaded[request.model], options, self._store, self._progress)
+            self._samples[request.model, options] = ModelSamples(bench)
+        return self._samples[request.model, options]
+
+    def _counter(self, stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._progress(stage, done, total)
+
+
+def _read(target: Path) -> Plan:
+    if not target.exists():
+        raise UsageError(f"{target}: no such bundle folder or plan file")
+    return read_plan(target)

@@ -1,0 +1,162 @@
+"""Samples of seeds: what a plan, the unaccelerated model or a bundle draws, all from the same noise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from soda_runtime import Bundle, Embeds
+from soda_runtime.manifest import LabelCondition
+from soda_runtime.philox import INITIAL_STREAM, normal
+
+from ..export.decoder import load_decoder
+from ..lower.lower import lower_plan
+from ..lower.program import ProgramTable
+from ..pipeline import Workbench
+from ..plan.plan import Plan
+from ..plan.schedule import Schedule
+from ..reference import run_reference
+from .conditions import SeedConditions, model_prompts
+from .seeds import seed_noise
+
+log = logging.getLogger(__name__)
+Images = NDArray[np.float32]
+"""[B, 1 or 3, H, W] in 0..1"""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of some seeds. images: None where latents are not pixels and there is no decoder. prompts: one a sample,
+    or none."""
+
+    latents: NDArray[np.float32]
+    images: Images | None
+    prompts: tuple[str, ...] = ()
+
+
+class SampleSource(Protocol):
+    """Anything that draws samples."""
+
+    def draw(self, seeds: range) -> Drawn:
+        """The sample of each seed, together in one batch."""
+
+
+class ModelSamples:
+    """Eager samples of one model with its frozen sampler (soda_export/reference.py), for any plan."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench, self._spec = bench, bench.loaded.denoiser.spec
+        self._conditions = SeedConditions(bench)
+
+    def of_table(self, table: ProgramTable) -> SampleSource:
+        """Samples of a lowered plan that fits the model."""
+        return _Eager(self, lambda seeds: self._run(table, seeds))
+
+    def of_reference(self, seeds: range, batch: int, progress: Callable[[int, int], None]) -> SampleSource:
+        """Samples of `seeds` with everything computed, drawn once and kept in the stage store for every later plan."""
+        bench = self.bench
+        inputs = {
+            "model": self._spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options,
+            "prompts": self._conditions.prompts, "seeds": [seeds.start, seeds.stop],
+            "text_encoder": bench.components.text_hashes if self._conditions.prompts else {},
+        }  # fmt: skip
+
+        def make(folder: Path) -> None:
+            table, parts = lower_plan(compute_everything(bench), self._spec), []
+            for part in batches(seeds, batch):
+                parts.append(self._run(table, part))
+                progress(part.stop - seeds.start, len(seeds))
+            np.save(folder / "latents.npy", np.concatenate(parts))
+
+        latents = np.load(bench.store.produce("reference", inputs, make) / "latents.npy")
+        return _Eager(self, lambda part: latents[part.start - seeds.start : part.stop - seeds.start])
+
+    def images(self, latents: NDArray[np.float32]) -> Images | None:
+        """Pixels of the model's latents."""
+        if self._spec.output == "pixels":
+            return np.clip(latents / 2 + 0.5, 0.0, 1.0)
+        if self._decoder is None:
+            return None
+        with torch.no_grad():
+            image: Images = self._decoder(torch.from_numpy(latents)).numpy()
+        return image
+
+    @cached_property
+    def _decoder(self) -> Any:
+        folder = self.bench.loaded.component_folder("vae")
+        return None if folder is None else load_decoder(folder)
+
+    def prompts_of(self, seeds: range) -> tuple[str, ...]:
+        """The prompt of each seed, or none at all."""
+        return self._conditions.prompts_of(seeds)
+
+    def _run(self, table: ProgramTable, seeds: range) -> NDArray[np.float32]:
+        sampler = self.bench.sampler
+        noise = seed_noise(seeds, self._spec.latent_shape, sampler.steps if sampler.stochastic else 0)
+        steps = None if noise.steps is None else torch.from_numpy(noise.steps)
+        latents: NDArray[np.float32] = run_reference(
+            self.bench.loaded.denoiser, sampler, table, self._conditions(seeds), torch.from_numpy(noise.initial), steps
+        ).numpy()
+        return latents
+
+
+@dataclass(frozen=True)
+class _Eager:
+    samples: ModelSamples
+    latents_of: Callable[[range], NDArray[np.float32]]
+
+    def draw(self, seeds: range) -> Drawn:
+        latents = self.latents_of(seeds)
+        return Drawn(latents, self.samples.images(latents), self.samples.prompts_of(seeds))
+
+
+class BundleSamples:
+    """Samples of a bundle by the runtime; accelerated=False plays it with everything computed."""
+
+    def __init__(self, bundle: Bundle, *, accelerated: bool) -> None:
+        self._session, self._accelerated = bundle.session(), accelerated
+        self._manifest = bundle.manifest
+        condition = self._manifest.model.condition
+        if accelerated and not isinstance(condition, LabelCondition) and not condition.tokenizer:
+            log.warning("eval: the bundle has no text encoder, so random embeddings are used")
+
+    def draw(self, seeds: range) -> Drawn:
+        """The sample of each seed, together in one batch."""
+        manifest = self._manifest
+        steps = manifest.sampler.steps if manifest.sampler.stochastic else 0
+        noise, request = seed_noise(seeds, manifest.model.latent_shape, steps), self._request(seeds)
+        latents = self._session.generate(**request, noise=noise, accelerated=self._accelerated)
+        has_images = bool(manifest.finish) or manifest.model.output == "pixels"
+        images = np.ascontiguousarray(self._session.images().transpose(0, 3, 1, 2)) if has_images else None
+        return Drawn(latents, images, tuple(request.get("prompt", ())))
+
+    def _request(self, seeds: range) -> dict[str, Any]:
+        condition = self._manifest.model.condition
+        if isinstance(condition, LabelCondition):
+            return {"labels": [seed % condition.num_classes for seed in seeds]}
+        if condition.tokenizer:
+            prompts = model_prompts(self._manifest.model.name)
+            return {"prompt": [prompts[seed % len(prompts)] for seed in seeds]}
+        shape = (condition.max_tokens, condition.embed_width)
+        rows = [normal(seed, INITIAL_STREAM, 1, shape[0] * shape[1]).reshape(shape) for seed in (*seeds, 0)]
+        values, mask = np.stack(rows), np.ones((len(rows), shape[0]), np.int64)
+        return {"embeds": Embeds(values[:-1], mask[:-1], values[-1:], mask[-1:])}
+
+
+def compute_everything(bench: Workbench) -> Plan:
+    """The plan of the unaccelerated model."""
+    spec = bench.loaded.denoiser.spec
+    kept = np.full((bench.sampler.steps, spec.num_layers, len(spec.modules)), spec.num_tokens, np.int64)
+    return bench.plan_of(Schedule.of(kept), "everything computed")
+
+
+def batches(seeds: range, batch: int) -> list[range]:
+    """The seeds in order, `batch` at a time."""
+    return [range(first, min(first + batch, seeds.stop)) for first in range(seeds.start, seeds.stop, batch)]

@@ -1,0 +1,106 @@
+"""What steps cost on a backend: a small bundle with one step of every kind is built and timed, beside a run that
+computes everything. So a budget may be a speedup or a latency.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from soda_runtime import Bundle
+from soda_runtime.request import example_request
+
+from .errors import PlanError
+from .models.flops import full_step_flops, step_flops
+from .models.spec import DenoiserSpec
+from .plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
+
+log = logging.getLogger(__name__)
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class StepLatency:
+    """Median seconds of a step for one request of `batch` samples. whole: everything computed, in the run that computes
+    everything; anchor: the same with its outputs cached; reused, stack: by order. rest: a request's time outside steps.
+    """
+
+    batch: int
+    whole: float
+    anchor: float
+    reused: tuple[float, ...]
+    stack: tuple[float, ...]
+    rest: float
+
+    def unaccelerated(self, steps: int) -> float:
+        """Seconds of a request that computes everything."""
+        return self.rest + steps * self.whole
+
+    def of(self, schedule: Schedule, spec: DenoiserSpec, rows: int) -> float:
+        """Seconds of a request: a step between the kinds that were timed costs in proportion to its FLOPs."""
+        full = full_step_flops(spec, rows)
+        seconds = self.rest
+        for kept, stack in zip(schedule.kept, schedule.stack, strict=True):
+            if stack != BLOCKS_RUN:
+                seconds += self.stack[int(stack)]
+                continue
+            order = int(max(0, -kept.min()))
+            idle = step_flops(spec, rows, np.minimum(kept, 0))
+            share = (step_flops(spec, rows, kept) - idle) / max(1, full - idle)
+            seconds += self.reused[order] + share * (self.anchor - self.reused[order])
+        return seconds
+
+    def speedup(self, schedule: Schedule, spec: DenoiserSpec, rows: int) -> float:
+        """Seconds of computing everything / seconds of the schedule."""
+        return self.unaccelerated(schedule.steps) / self.of(schedule, spec, rows)
+
+
+def probe_schedule(spec: DenoiserSpec, steps: int) -> Schedule:
+    """Three anchors, then every kind of step in turn for the rest of the run, with an anchor before the last."""
+    if steps < _LEAST_STEPS:
+        raise PlanError(f"--speedup and --latency-ms need at least {_LEAST_STEPS} steps to time every kind of them")
+    schedule = Schedule.at_anchors(spec, steps, tuple(range(steps)))
+    for i in range(steps - MAX_ORDER - 2):
+        t = MAX_ORDER + 1 + i
+        order = i % (MAX_ORDER + 1)
+        schedule.kept[t] = -order
+        if i % (2 * (MAX_ORDER + 1)) > MAX_ORDER:
+            schedule.kept[t], schedule.stack[t] = 0, order
+    return schedule
+
+
+_LEAST_STEPS = 3 * (MAX_ORDER + 1) + 1
+
+
+def time_steps(path: Path, schedule: Schedule, batch: int) -> StepLatency:
+    """Play the bundle of a probe schedule, accelerated and not in turn."""
+    bundle = Bundle.open(path)
+    request = example_request(bundle, batch)
+    sessions = {True: bundle.session(), False: bundle.session()}
+    seconds: dict[bool, list[list[float]]] = {True: [], False: []}
+    rest = []
+    for round_ in range(_ROUNDS + 1):
+        for accelerated, session in sessions.items():
+            started = time.perf_counter()
+            session.start(**request, seed=round_, accelerated=accelerated)
+            rest.append(time.perf_counter() - started)
+            times = []
+            for step in range(schedule.steps):
+                started = time.perf_counter()
+                session.step(step)
+                times.append(time.perf_counter() - started)
+            if round_:  # the first one warms up
+                seconds[accelerated].append(times)
+    fast, whole = np.median(seconds[True], axis=0), np.median(seconds[False], axis=0)
+    computed = (schedule.kept > 0).any(axis=(1, 2))
+    runs = schedule.stack == BLOCKS_RUN
+    orders = -schedule.kept.min(axis=(1, 2))
+    return StepLatency(
+        batch, float(np.median(whole)), float(np.median(fast[computed])),
+        tuple(float(np.median(fast[~computed & runs & (orders == o)])) for o in range(MAX_ORDER + 1)),
+        tuple(float(np.median(fast[schedule.stack == o])) for o in range(MAX_ORDER + 1)), statistics.median(rest[2:]),
+    )  # fmt: skip

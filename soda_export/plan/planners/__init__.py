@@ -1,0 +1,50 @@
+"""Planners: from a problem and a target to a schedule, by name. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..problem import Problem, Target
+from ..schedule import Schedule
+from .duca import plan_duca
+from .dynamic import plan_dcs, plan_dp_forecast
+from .fora import plan_fora
+from .smoothcache import plan_smoothcache
+from .soda import plan_soda, plan_soda_cem, plan_soda_literal, plan_uas
+from .taylorseer import plan_taylorseer, plan_taylorseer_first_order
+from .toca import plan_toca
+from .uniform import plan_uniform
+
+Planner = Callable[[Problem, Target], Schedule]
+
+PLANNERS: dict[str, Planner] = {
+    "soda": plan_soda,
+    "soda-cem": plan_soda_cem,
+    "soda-literal": plan_soda_literal,
+    "dcs": plan_dcs,
+    "uas": plan_uas,
+    "dp-forecast": plan_dp_forecast,
+    "taylorseer": plan_taylorseer,
+    "taylorseer1": plan_taylorseer_first_order,
+    "smoothcache": plan_smoothcache,
+    "toca": plan_toca,
+    "duca": plan_duca,
+    "fora": plan_fora,
+    "uniform": plan_uniform,
+}
+DESCRIPTIONS: dict[str, str] = {
+    "soda": "anchors by dynamic programming on the map, pruning where it removes most error per FLOP",
+    "soda-cem": "soda, with anchors at CEM's cost",
+    "soda-literal": "soda, pruning wherever E_p < E_c, as published",
+    "dcs": "soda's anchors alone, everything reused in between",
+    "uas": "evenly spaced anchors with soda's pruning",
+    "dp-forecast": "soda's anchors, second-order forecasts in between",
+    "taylorseer": "fixed period, second-order forecasts in between",
+    "taylorseer1": "fixed period, first-order forecasts in between",
+    "smoothcache": "each module reused while its error in the map stays below a threshold",
+    "toca": "fixed period that shrinks along the run, some tokens of the MLPs in between",
+    "duca": "toca in turn with steps that skip all blocks",
+    "fora": "fixed period counted from the end, everything reused in between",
+    "uniform": "evenly spaced anchors, everything reused in between",
+}
+"""What each planner does, in a line. Those from soda to dp-forecast, and smoothcache, need a map."""

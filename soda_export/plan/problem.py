@@ -1,0 +1,44 @@
+"""What every planner is given, and what it must meet. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..models.flops import full_step_flops
+from ..models.identity import rows_per_sample
+from ..models.spec import DenoiserSpec
+from ..profile.sensitivity import SensitivityMap
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model with a frozen sampler. sensitivity: what was measured of it; planners with a fixed rule need none.
+
+    prune_attention: attn may compute a subset of tokens, too.
+    """
+
+    spec: DenoiserSpec
+    sampler: str
+    steps: int
+    guidance: float
+    sensitivity: SensitivityMap | None = None
+    prune_attention: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the model's batch for each sample: 2 with classifier-free guidance, else 1."""
+        return rows_per_sample(self.guidance)
+
+    @property
+    def full_flops(self) -> int:
+        """FLOPs of computing everything at every step, for one sample."""
+        return self.steps * full_step_flops(self.spec, self.rows)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much a schedule may cost; 0 = not given. budget: number of anchors. flops_ratio: FLOPs of computing
+    everything / FLOPs of the schedule."""
+
+    budget: int = 0
+    flops_ratio: float = 0.0

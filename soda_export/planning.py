@@ -1,0 +1,166 @@
+"""From a map and options to a plan: budgets in every unit, and `best`, which measures."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import PlanError, UsageError
+from .latency import StepLatency, probe_schedule, time_steps
+from .options import BundleOptions, ProfileOptions
+from .plan.anchors import anchor_cost, solve_anchors
+from .plan.problem import Target
+from .plan.solve import PlanOptions, SolvedPlan, flops_ratio, make_plan, problem_of, solve_plan
+from .profile.sensitivity import MAX_INTERVAL, SensitivityMap
+from .search.best import affordable_samples, search_best
+from .search.journal import Journal
+from .search.trial import Trials
+
+if TYPE_CHECKING:
+    from .pipeline import Workbench
+
+log = logging.getLogger(__name__)
+_CLOSE = 0.01  # a speedup is met when it is predicted within this share
+_CORRECTIONS = 4  # times that a FLOPs ratio is adjusted to meet a speedup
+
+
+def check_budget(options: PlanOptions, steps: int) -> None:
+    """Refuse an impossible or contradictory budget before anything is measured."""
+    if options.speedup and options.latency_ms:
+        raise UsageError("--speedup and --latency-ms: give one of them")
+    timed = bool(options.speedup or options.latency_ms)
+    if timed and (options.budget or options.flops_ratio):
+        raise UsageError("--speedup and --latency-ms are budgets of their own: leave out --budget and --flops-ratio")
+    if not timed and not options.budget and not options.flops_ratio:
+        raise UsageError(
+            "--budget is missing: the number of steps that compute everything, e.g. --budget 17; or give "
+            "--flops-ratio, --speedup or --latency-ms"
+        )
+    for name, value, least in (("--speedup", options.speedup, 1.0), ("--latency-ms", options.latency_ms, 0.0)):
+        if value and not least <= value < np.inf:
+            raise UsageError(f"{name} {value:g}: must be a number above {least:g}")
+    if options.budget:
+        error = np.ones((steps, MAX_INTERVAL))
+        solve_anchors(anchor_cost(options.cost, error, options.budget), options.budget)
+
+
+def make_plan_for(
+    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions = ProfileOptions(),
+    bundle: BundleOptions = BundleOptions(),
+) -> SolvedPlan:  # fmt: skip
+    """Plan for the map. calibration: `best` measures with the texts of profiling. bundle: what latencies are measured
+    of. Raises PlanError with the reachable range."""
+    sensitivity = bench.fit_map(sensitivity)
+    check_budget(options, bench.sampler.steps)
+    if not options.speedup and not options.latency_ms:
+        return _plan(bench, sensitivity, options, calibration)
+    latency = measure_latency(bench, options.latency_batch, bundle)
+    return _plan_for_speedup(bench, sensitivity, options, calibration, latency)
+
+
+def _plan(
+    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
+) -> SolvedPlan:
+    if options.planner != "best":
+        return solve_plan(sensitivity, bench.loaded.denoiser.spec, options)
+    return _search(bench, sensitivity, options, calibration)
+
+
+def _search(
+    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
+) -> SolvedPlan:
+    """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
+    if options.plan_samples < 1:
+        raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
+    if not 0.0 <= options.plan_seconds < np.inf:
+        raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
+    spec, score = bench.loaded.denoiser.spec, sensitivity.info.token_score
+    problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
+    texts = bench.calibration_texts(calibration)
+    trials = Trials(
+        bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
+        bench.calibration(calibration, texts), options.plan_samples, score,
+    )  # fmt: skip
+    samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
+    if samples < options.plan_samples and options.plan_seconds:
+        fit = f"only {samples} samples fit" if samples else "no measurements fit"
+        log.warning("plan: %s into --plan-seconds %g", fit, options.plan_seconds)
+    if not samples:
+        return solve_plan(sensitivity, spec, replace(options, planner="soda"))
+    inputs = {
+        "model": spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, "texts": texts,
+        "text_encoder": bench.components.text_hashes if texts else {}, "samples": samples, "token_score": score,
+    }  # fmt: skip
+    trials = trials.smaller(samples)
+    trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")
+    found = search_best(
+        problem, target, trials, seconds=options.plan_seconds, max_engines=options.max_engines,
+        progress=lambda done, total: bench.progress("plan", int(done), int(total)),
+    )  # fmt: skip
+    made_by = (
+        f"best ({found.by}) budget={options.budget} flops_ratio={options.flops_ratio:g} samples={samples} "
+        f"measured={found.measured} max_engines={options.max_engines}"
+    )
+    return SolvedPlan(make_plan(sensitivity, found.schedule, made_by))
+
+
+def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions) -> StepLatency:
+    """Time every kind of step on the backend, with a bundle that is made for that."""
+    if batch < 1:
+        raise UsageError(f"--latency-batch {batch}: must be at least 1")
+    spec = bench.loaded.denoiser.spec
+    schedule = probe_schedule(spec, bench.sampler.steps)
+    plan = bench.plan_of(schedule, "probe of step latencies")
+    out = bench.store.root / f"probe-{spec.name}-{bundle.backend}"
+    built = bench.build(plan, bundle.backend, out, bundle)
+    latency = time_steps(built.out, schedule, batch)
+    log.info(
+        "latency: %.2f ms a step of everything, %.2f ms with caching, %.2f ms reused, batch %d",
+        1e3 * latency.whole, 1e3 * latency.anchor, 1e3 * latency.reused[0], batch,
+    )  # fmt: skip
+    return latency
+
+
+def _plan_for_speedup(
+    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions,
+    latency: StepLatency,
+) -> SolvedPlan:  # fmt: skip
+    """Find the FLOPs ratio whose plan has the wanted speedup by the measured step latencies."""
+    spec = bench.loaded.denoiser.spec
+    rows, steps = bench.rows, bench.sampler.steps
+    wanted = options.speedup or latency.unaccelerated(steps) / (options.latency_ms / 1e3)
+    given = f"--speedup {wanted:g}" if options.speedup else f"--latency-ms {options.latency_ms:g}"
+    if wanted <= 1.0:
+        raise PlanError(
+            f"{given}: computing everything takes {1e3 * latency.unaccelerated(steps):.1f} ms, no plan is needed"
+        )
+    ratio, low, high = wanted, 1.0, np.inf
+    best: SolvedPlan | None = None
+    for _ in range(_CORRECTIONS):
+        try:
+            solved = _plan(bench, sensitivity, replace(options, flops_ratio=ratio), calibration)
+        except PlanError as error:
+            reached = "" if best is None else f"; a speedup of {_speedup(best, latency, spec, rows):.2f} was reached"
+            raise PlanError(f"{given}: needs a FLOPs ratio of {ratio:.2f}{reached}; {error}") from None
+        reached_speedup = _speedup(solved, latency, spec, rows)
+        log.info("plan: FLOPs ratio %.3f, predicted speedup %.3f", flops_ratio(solved.plan, spec), reached_speedup)
+        if reached_speedup >= wanted * (1 - _CLOSE):
+            best = solved
+            if reached_speedup <= wanted * (1 + 2 * _CLOSE):
+                break
+            high = min(high, ratio)
+        else:
+            low = max(low, ratio)
+        ratio *= wanted / reached_speedup
+        if not low < ratio < high:
+            ratio = (low + min(high, 2 * low)) / 2
+    if best is None:
+        raise PlanError(f"{given}: not reached; the closest plan has a speedup of {reached_speedup:.2f}")
+    return best
+
+
+def _speedup(solved: SolvedPlan, latency: StepLatency, spec: object, rows: int) -> float:
+    return latency.speedup(solved.plan.schedule, spec, rows)  # type: ignore[arg-type]

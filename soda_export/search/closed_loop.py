@@ -1,0 +1,173 @@
+"""Closed-loop cost of an interval: how far the final sample moves when the steps after one anchor are not computed.
+
+The error is made once, in one interval, and the full model goes on from there: so the network's own correction of
+early errors counts, and errors within the interval add up as they do in use. Measured at a sparse grid of (anchor,
+gap) and interpolated in between; the errors of different intervals are taken as independent, so squares add up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..models.denoiser import Prepared, call_denoiser, call_head
+from ..plan.forecast import forecast_weights
+from .trial import Trials
+
+MAX_GAP = 10
+GAPS = (2, 4, 7, 10)
+_SAMPLES = 8
+_LEAST_ANCHORS = 3
+
+
+class Way(NamedTuple):
+    """How steps between anchors do without computing: every module's output, or the stack's, at an order."""
+
+    order: int
+    stack: bool
+
+
+WAYS = (Way(0, False), Way(1, False), Way(2, False), Way(0, True), Way(1, True), Way(2, True))
+MEASURED_WAYS = (Way(0, False), Way(1, False), Way(2, False), Way(2, True))
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalCosts:
+    """squares: [S, G + 1, W], mean squared error of the final sample for the interval from each anchor over each gap by
+    each of MEASURED_WAYS; infinite where it leaves the run, 0 for a gap of 1. measured: (anchor, gap) pairs played."""
+
+    squares: NDArray[np.float64]
+    measured: int
+
+
+def measure_intervals(trials: Trials, seconds: float, progress: Callable[[int, int], None]) -> IntervalCosts:
+    """Measure as fine a grid of anchors as fits into `seconds`, and interpolate."""
+    steps = trials.sampler.steps
+    trials = trials.smaller(_SAMPLES)
+    gaps = [g for g in GAPS if g < steps]
+    points: dict[tuple[int, int], NDArray[np.float64]] = {}
+    started = time.perf_counter()
+    queue = _coarse_to_fine(steps, gaps)
+    least = len(gaps) * _LEAST_ANCHORS
+    for done, (anchor, gap) in enumerate(queue):
+        if done >= least and time.perf_counter() - started > seconds:
+            break
+        points[anchor, gap] = _measure(trials, anchor, gap)
+        progress(done + 1, len(queue))
+    return IntervalCosts(_interpolate(points, steps, gaps), len(points))
+
+
+def _measure(trials: Trials, anchor: int, gap: int) -> NDArray[np.float64]:
+    key = f"interval {anchor} {gap}"
+    known = trials.journal.get(key)
+    if known is None:
+        known = _Interval(trials, anchor, gap).play().tolist()
+        trials.journal.add(key, known)
+    return np.array(known)
+
+
+def _coarse_to_fine(steps: int, gaps: list[int]) -> list[tuple[int, int]]:
+    """(anchor, gap) pairs: a few anchors for every gap first, then those halfway between, and so on."""
+    order: list[int] = []
+    parts = 2
+    while len(order) < steps - 2:
+        grid = sorted({round(i * (steps - 3) / parts) for i in range(parts + 1)})
+        order += [a for a in grid if a not in order]
+        parts *= 2
+    return [(a, g) for a in order for g in gaps if a + g <= steps - 1]
+
+
+class _Interval:
+    """Anchors at a - 2 g, a - g and a, everything reused up to the next one at a + g, and on from there in full."""
+
+    def __init__(self, trials: Trials, anchor: int, gap: int) -> None:
+        self.trials, self.anchor, self.gap = trials, anchor, gap
+        self.prepared = Prepared(trials.denoiser, trials.sampler.timesteps, trials.condition)
+        self.nodes = [t for t in (anchor, anchor - gap, anchor - 2 * gap) if t >= 0]
+        self.modules: dict[tuple[int, str], list[Tensor]] = {}
+        self.stacks: list[Tensor] = []
+
+    @torch.no_grad()
+    def play(self) -> NDArray[np.float64]:
+        """Mean squared error of the final sample by way: [W]. An order that the history cannot give is lowered."""
+        for step in self.nodes:
+            self._record(step)
+        final = self.trials.states[-1][0]
+        squares: dict[Way, float] = {}
+        for way in MEASURED_WAYS:
+            able = Way(min(way.order, len(self.nodes) - 1), way.stack)
+            if able not in squares:
+                squares[able] = float(((self._finish(able) - final) ** 2).mean())
+            squares[way] = squares[able]
+        return np.array([squares[way] for way in MEASURED_WAYS])
+
+    def _record(self, step: int) -> None:
+        compute = self.trials.computed(self.prepared)
+
+        def keep(layer: int, name: str, inputs_of: Callable[[], Tensor]) -> Tensor:
+            y = compute(layer, name, inputs_of)
+            self.modules.setdefault((layer, name), []).append(y)
+            return y
+
+        trials = self.trials
+        latents = torch.cat([trials.sampler.model_input(step, trials.states[step])] * trials.rows)
+        _, hidden = call_denoiser(trials.denoiser, latents, self.prepared.conditioning(step), keep)
+        self.stacks.append(hidden)
+
+    def _finish(self, way: Way) -> Tensor:
+        trials, begin = self.trials, self.anchor + 1
+        state = trials.states[begin]
+        for step in range(begin, trials.sampler.steps):
+            if step >= self.anchor + self.gap:
+                state = trials.advance(self.prepared, step, state)
+                continue
+            weights = forecast_weights(step, self.nodes, way.order)
+            if way.stack:
+                hidden = _weighted(weights, self.stacks)
+                output = call_head(trials.denoiser, hidden, self.prepared.conditioning(step))
+                state = trials.advance(self.prepared, step, state, output=output)
+            else:
+
+                def reused(layer: int, name: str, _: object, weights: tuple[float, ...] = weights) -> Tensor:
+                    return _weighted(weights, self.modules[layer, name])
+
+                state = trials.advance(self.prepared, step, state, reused)
+        return state[0]
+
+
+def _weighted(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=False):
+        total = total + weight * value
+    return total
+
+
+def _interpolate(
+    points: dict[tuple[int, int], NDArray[np.float64]], steps: int, gaps: list[int]
+) -> NDArray[np.float64]:
+    """Log errors, linear over the anchor for each measured gap, then over the logarithm of the gap."""
+    ways = len(MEASURED_WAYS)
+    squares = np.full((steps, MAX_GAP + 1, ways), np.inf)
+    squares[:, 1] = 0.0
+    logs = np.full((steps, len(gaps), ways), np.nan)
+    for column, gap in enumerate(gaps):
+        anchors = sorted(a for a, g in points if g == gap)
+        if not anchors:
+            continue
+        values = np.log(np.maximum([points[a, gap] for a in anchors], 1e-30))
+        for w in range(ways):
+            logs[:, column, w] = np.interp(np.arange(steps), anchors, values[:, w])
+    known = [c for c in range(len(gaps)) if np.isfinite(logs[:, c]).all()]
+    places = np.log([gaps[c] for c in known])
+    for gap in range(2, min(MAX_GAP, steps - 1) + 1):
+        for t in range(steps - gap):
+            for w in range(ways):
+                squares[t, gap, w] = np.exp(np.interp(np.log(gap), places, logs[t, known, w]))
+    return squares

@@ -1,0 +1,32 @@
+"""Remember measurements by key in a file of one JSON object a line, each written as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+class Journal:
+    """Without a path it remembers in memory only. A last line that was cut off by a kill is dropped."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, list[float]] = {}
+        if path is not None and path.is_file():
+            for line in path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                self._known[entry["key"]] = entry["value"]
+
+    def get(self, key: str) -> list[float] | None:
+        """The value, or None."""
+        return self._known.get(key)
+
+    def add(self, key: str, value: list[float]) -> None:
+        """Remember a value."""
+        self._known[key] = value
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"key": key, "value": value}) + "\n")

@@ -1,0 +1,127 @@
+"""Play schedules on calibration seeds and measure how far the final sample moves: what `best` decides by."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from soda_runtime.philox import INITIAL_STREAM, normal
+from torch import Tensor
+
+from ..lower.lower import lower_plan, round_keeps
+from ..models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser
+from ..models.identity import SamplerIdentity, TokenScore, identify, rows_per_sample
+from ..plan.plan import Plan
+from ..plan.schedule import Schedule
+from ..reference import run_reference
+from ..sampler import SamplerTable, guide
+from .journal import Journal
+
+SEED = 1  # profiling uses 0 by default, evaluation its own range: planning sees neither
+
+
+class Trials:
+    """One batch of calibration samples; every schedule is measured on the same noise and conditions.
+
+    journal: every measurement is appended to this file, and taken from it if it is there: a search that was stopped
+    replays what it had done in no time and goes on.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, sampler: SamplerTable, identity: SamplerIdentity, guidance: float,
+        calibration: Callable[[range], LabelRows | TextRows], samples: int, token_score: TokenScore = "mean",
+        journal: Journal | None = None,
+    ) -> None:  # fmt: skip
+        self.denoiser, self.sampler, self.guidance = denoiser, sampler, guidance
+        self._identity, self._token_score, self._calibration = identity, token_score, calibration
+        self.rows, self.samples = rows_per_sample(guidance), samples
+        self.condition = calibration(range(samples))
+        self.noise = self._noise(INITIAL_STREAM)
+        self.step_noise = (
+            torch.stack([self._noise(1 + t) for t in range(sampler.steps)]) if sampler.stochastic else None
+        )
+        self.journal = Journal() if journal is None else journal
+        self._states: list[Tensor] = []
+
+    def smaller(self, samples: int) -> Trials:
+        """The same with the first samples alone."""
+        return Trials(
+            self.denoiser, self.sampler, self._identity, self.guidance, self._calibration,
+            min(samples, self.samples), self._token_score, self.journal,
+        )  # fmt: skip
+
+    def seconds_a_call(self) -> float:
+        """How long one model call takes for these samples."""
+        prepared = Prepared(self.denoiser, self.sampler.timesteps, self.condition)
+        started = time.perf_counter()
+        self.advance(prepared, 0, self.sampler.begin(self.noise))
+        return time.perf_counter() - started
+
+    def plan(self, schedule: Schedule, made_by: str = "") -> Plan:
+        """The schedule as a plan for this model and sampler."""
+        spec = self.denoiser.spec
+        return Plan(identify(spec), self._identity, self.guidance, schedule, self._token_score, made_by=made_by)
+
+    def rmse(self, schedule: Schedule) -> float:
+        """Root of the mean squared error of the final latents, over samples and elements."""
+        return float(np.sqrt(self.squared_errors(schedule).mean()))
+
+    def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
+        """Mean squared error of each sample's final latents: [B]."""
+        rounded = round_keeps(schedule, self.denoiser.spec)
+        key = hashlib.sha256(rounded.kept.tobytes() + rounded.stack.tobytes()).hexdigest()
+        known = self.journal.get(key)
+        if known is None:
+            table = lower_plan(self.plan(schedule), self.denoiser.spec)
+            condition = self.condition if isinstance(self.condition, TextRows) else self._labels(self.condition)
+            found = run_reference(self.denoiser, self.sampler, table, condition, self.noise, self.step_noise)
+            known = ((found - self.states[-1][0]) ** 2).mean(dim=(1, 2, 3)).double().tolist()
+            self.journal.add(key, known)
+        return np.array(known)
+
+    @property
+    def states(self) -> list[Tensor]:
+        """The sampler's state before each step and after the last, everything computed: S + 1 of [n, B, C, H, W]."""
+        if not self._states:
+            prepared = Prepared(self.denoiser, self.sampler.timesteps, self.condition)
+            self._states = [self.sampler.begin(self.noise)]
+            for step in range(self.sampler.steps):
+                self._states.append(self.advance(prepared, step, self._states[-1]))
+        return self._states
+
+    @torch.no_grad()
+    def advance(
+        self, prepared: Prepared, step: int, state: Tensor,
+        module_output: Callable[[int, str, Callable[[], Tensor]], Tensor] | None = None,
+        output: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The state after a step: everything computed, or with module outputs or the prediction supplied."""
+        if output is None:
+            latents = torch.cat([self.sampler.model_input(step, state)] * self.rows)
+            compute = module_output or self.computed(prepared)
+            output, _ = call_denoiser(self.denoiser, latents, prepared.conditioning(step), compute)
+        channels = self.denoiser.spec.latent_shape[0]
+        guided = guide(output, self.rows, self.guidance, self._identity.guided_channels or channels, channels)
+        noise = None if self.step_noise is None else self.step_noise[step]
+        return self.sampler.advance(step, state, guided, noise)
+
+    def computed(self, prepared: Prepared) -> Callable[[int, str, Callable[[], Tensor]], Tensor]:
+        """Module outputs by computing them."""
+
+        def compute(layer: int, name: str, inputs_of: Callable[[], Tensor]) -> Tensor:
+            made: Tensor = self.denoiser.module(layer, name)(inputs_of(), *prepared.context(layer, name))
+            return made
+
+        return compute
+
+    def _noise(self, stream: int) -> Tensor:
+        shape = self.denoiser.spec.latent_shape
+        rows = [normal(SEED, stream, sample, int(np.prod(shape))) for sample in range(self.samples)]
+        return torch.from_numpy(np.stack(rows)).reshape(self.samples, *shape)
+
+    def _labels(self, condition: LabelRows) -> Tensor:
+        return condition.labels[: self.samples]

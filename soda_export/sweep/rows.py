@@ -1,0 +1,109 @@
+"""What a sweep has finished, on disk: a row and its samples' errors at a time, so that a kill costs one unit at most.
+
+DIR/setting.json says what the rows are of, DIR/rows.jsonl has one row a line, DIR/errors one .npy a row (the mean
+squared error of each sample's latents) and DIR/plans the plan of each planner and target.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from ..files import write_whole
+from ..plan.plan import plan_text, read_plan
+from .unit import Finished, Key, SweepRow, Unit
+
+log = logging.getLogger(__name__)
+
+
+class RowFile:
+    """The rows of one folder. Made by one process at a time."""
+
+    def __init__(self, folder: Path, setting: dict[str, Any]) -> None:
+        """Open or make the folder. Raises UsageError where its rows are of another setting."""
+        self.folder, self._path = folder, folder / "rows.jsonl"
+        try:
+            for part in ("errors", "plans"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {folder}: cannot be made ({error.strerror})") from None
+        _check_setting(folder / "setting.json", setting)
+        self._rows: dict[Key, SweepRow] = {}
+        self._read()
+
+    @property
+    def rows(self) -> list[SweepRow]:
+        """Every row, by planner, target and seeds."""
+        return [self._rows[key] for key in sorted(self._rows)]
+
+    def has(self, unit: Unit) -> bool:
+        """Whether a unit's row is there, with its latency where that is wanted."""
+        row = self._rows.get(unit.key)
+        return row is not None and (not unit.bench or row.latency_s is not None or bool(row.error))
+
+    def add(self, finished: Finished) -> None:
+        """Append a row; its errors and its plan are on disk before it is."""
+        if finished.plan is not None:
+            content = io.BytesIO()
+            np.save(content, finished.errors)
+            write_whole(self._errors_path(finished.row.key), content.getvalue())
+            write_whole(self._plan_path(finished.row.key), plan_text(finished.plan))
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(finished.row) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._rows[finished.row.key] = finished.row
+
+    def with_plan(self, unit: Unit) -> Unit:
+        """The unit with the plan that is here from its planner's and target's other seeds, if any."""
+        path = self._plan_path(unit.key)
+        for row in self._rows.values():
+            if row.key[:2] == unit.key[:2] and not row.error and path.is_file():
+                return replace(unit, plan=read_plan(path), planning_seconds=row.planning_seconds)
+        return unit
+
+    def errors(self, row: SweepRow) -> NDArray[np.float64]:
+        """Mean squared error of each sample of a row that is no refusal, [n] in order of seeds."""
+        errors: NDArray[np.float64] = np.load(self._errors_path(row.key))
+        return errors
+
+    def _errors_path(self, key: Key) -> Path:
+        planner, target, seeds = key
+        return self.folder / "errors" / f"{planner}-{target:g}-{seeds.replace(':', '-')}.npy"
+
+    def _plan_path(self, key: Key) -> Path:
+        return self.folder / "plans" / f"{key[0]}-{key[1]:g}.plan.json"
+
+    def _read(self) -> None:
+        """Take what is whole; a line that a kill cut short is dropped, and its unit runs again."""
+        if not self._path.is_file():
+            return
+        content = self._path.read_bytes()
+        for line in content.splitlines():
+            try:
+                row = msgspec.json.decode(line, type=SweepRow)
+            except msgspec.DecodeError:
+                log.warning("sweep: %s has a half-written row, which is made again", self._path)
+                continue
+            if row.error or self._errors_path(row.key).is_file():
+                self._rows[row.key] = row
+        whole = b"".join(msgspec.json.encode(row) + b"\n" for row in self._rows.values())
+        if whole != content:
+            write_whole(self._path, whole)
+
+
+def _check_setting(path: Path, setting: dict[str, Any]) -> None:
+    wanted = msgspec.json.format(msgspec.json.encode(setting)) + b"\n"
+    if not path.is_file():
+        write_whole(path, wanted)
+    elif path.read_bytes() != wanted:
+        raise UsageError(f"--out {path.parent}: holds a sweep of another model, sampler or map; name another folder")

@@ -1,0 +1,135 @@
+"""Run a sweep's units in this process, in worker processes, or on Ray; each finished row is kept at once."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..errors import UsageError
+from .rows import RowFile
+from .unit import Finished, Setting, Unit, UnitRunner
+
+log = logging.getLogger(__name__)
+_LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where units run."""
+
+    workers: int = 1
+    """Units that run at a time; torch's threads are shared out between them."""
+    ray: str | None = None
+    """Run on Ray: address of a cluster whose machines have soda-export and the model, or `local`. [package: ray]"""
+
+
+def run_units(
+    setting: Setting, units: Sequence[Unit], rows: RowFile, options: WorkerOptions, progress: Callable[[int, int], None]
+) -> None:
+    """Run the units that have no row yet. progress(done, total) counts units. Raises SodaError."""
+    if options.workers < 1:
+        raise UsageError(f"--workers {options.workers}: at least 1 must work")
+    if any(unit.bench for unit in units) and (options.workers > 1 or options.ray is not None):
+        raise UsageError("--bench times engines, which other workers would slow down: leave out --workers and --ray")
+    todo = [unit for unit in units if not rows.has(unit)]
+    done = len(units) - len(todo)
+    if done:
+        log.info("sweep: %d of %d units are finished already", done, len(units))
+    progress(done, len(units))
+    if not todo:
+        return
+    if options.workers > 1 and options.ray in (None, _LOCAL):
+        _draw_references(setting, todo)
+    supply = (rows.with_plan(unit) for unit in todo)  # asked one by one: later ones find the plans of earlier ones
+    if options.ray is not None:
+        results = _on_ray(setting, supply, options)
+    elif options.workers > 1:
+        results = _in_processes(setting, supply, options.workers)
+    else:
+        results = map(UnitRunner(setting).run, supply)
+    for count, finished in enumerate(results, done + 1):
+        rows.add(finished)
+        row = finished.row
+        what = f"RMSE {row.rmse.mean:.4f}" if row.rmse is not None else f"refused: {row.error}"
+        log.info("sweep: %s at %g, seeds %s: %s", row.planner, row.target_flops_ratio, row.seeds, what)
+        progress(count, len(units))
+
+
+def _draw_references(setting: Setting, units: Sequence[Unit]) -> None:
+    """Draw unaccelerated samples once, on all cores, before the workers would each draw them."""
+    runner = UnitRunner(setting)
+    for seeds in dict.fromkeys(unit.seeds for unit in units):
+        runner.draw_reference(range(*seeds))
+
+
+def _in_processes(setting: Setting, supply: Iterator[Unit], workers: int) -> Iterator[Finished]:
+    spawn = multiprocessing.get_context("spawn")  # torch's thread pool does not survive a fork
+    with ProcessPoolExecutor(workers, spawn, initializer=_start, initargs=(setting, _threads_each(workers))) as pool:
+        waiting: set[Future[Finished]] = {pool.submit(_run, unit) for unit in islice(supply, workers)}
+        try:
+            while waiting:
+                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    yield future.result()  # the row is kept before the next unit is asked for
+                waiting |= {pool.submit(_run, unit) for unit in islice(supply, len(ready))}
+        except BrokenProcessPool:
+            raise UsageError(
+                f"--workers {workers}: a worker died, perhaps for lack of memory; try fewer. What is finished is kept"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_runner: UnitRunner | None = None  # of a worker process
+
+
+def _start(setting: Setting, threads: int) -> None:
+    global _runner
+    _runner = UnitRunner(setting, threads)
+
+
+def _run(unit: Unit) -> Finished:
+    assert _runner is not None
+    return _runner.run(unit)
+
+
+def _on_ray(setting: Setting, supply: Iterator[Unit], options: WorkerOptions) -> Iterator[Finished]:
+    """One actor a worker. Machines that do not share the stage store draw unaccelerated samples of their own."""
+    ray = _import_ray()
+    threads = _threads_each(options.workers) if options.ray == _LOCAL else 1
+    try:
+        ray.init(address=options.ray, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"--ray {options.ray}: {first_line}") from None
+    try:
+        shared, actor = ray.put(setting), ray.remote(num_cpus=threads)(UnitRunner)
+        pool = ray.util.ActorPool([actor.remote(shared, threads) for _ in range(options.workers)])
+        for unit in islice(supply, options.workers):
+            pool.submit(lambda worker, unit: worker.run.remote(unit), unit)
+        while pool.has_next():
+            yield pool.get_next_unordered()
+            for unit in islice(supply, 1):
+                pool.submit(lambda worker, unit: worker.run.remote(unit), unit)
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> Any:
+    try:
+        importlib.import_module("ray.util")
+        return importlib.import_module("ray")
+    except ImportError:
+        raise UsageError("--ray needs the package ray: pip install 'soda-export[ray]'") from None
+
+
+def _threads_each(workers: int) -> int:
+    return max(1, (os.cpu_count() or 1) // workers)

@@ -1,0 +1,77 @@
+"""From a sweep's rows to comparisons of one planner with each other one, on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..eval.metrics import Interval, geometric_mean_ratio, rmse, rmse_ratio
+from .rows import RowFile
+from .unit import SweepRow
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """RMSE of the main planner / RMSE of `other`: below 1 the main one is closer to the unaccelerated samples.
+
+    ratios: target FLOPs ratio -> that, where both have rows of the same seeds. geometric_mean: over those targets.
+    """
+
+    other: str
+    ratios: dict[float, Interval]
+    geometric_mean: Interval | None
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Comparisons of one planner, `planner`, with all others."""
+
+    planner: str
+    pairs: tuple[Pair, ...]
+
+
+class Point(msgspec.Struct, frozen=True):
+    """A planner's rows of all seeds at one target."""
+
+    planner: str
+    target_flops_ratio: float
+    flops_ratio: float
+    rmse: Interval
+    latency_s: float | None
+
+
+def summarise_pairs(rows: RowFile, planner: str) -> Summary:
+    """Compare `planner` with every other one by paired bootstrap over the samples that both drew."""
+    scored = [row for row in rows.rows if not row.error]
+    others = dict.fromkeys(row.planner for row in scored if row.planner != planner)
+    return Summary(planner, tuple(_pair(rows, scored, planner, other) for other in others))
+
+
+def pool_points(rows: RowFile) -> list[Point]:
+    """One point a planner and target: errors of all seeds together. Ordered by planner and FLOPs ratio."""
+    points = []
+    scored = [row for row in rows.rows if not row.error]
+    for planner, target in dict.fromkeys((row.planner, row.target_flops_ratio) for row in scored):
+        mine = [row for row in scored if (row.planner, row.target_flops_ratio) == (planner, target)]
+        latency = next((row.latency_s for row in mine if row.latency_s is not None), None)
+        assert mine[0].flops_ratio is not None
+        points.append(Point(planner, target, mine[0].flops_ratio, rmse(_errors(rows, mine)), latency))
+    return sorted(points, key=lambda point: (point.planner, point.flops_ratio))
+
+
+def _pair(rows: RowFile, scored: list[SweepRow], planner: str, other: str) -> Pair:
+    mine = {(row.target_flops_ratio, row.seeds): row for row in scored if row.planner == planner}
+    theirs = {(row.target_flops_ratio, row.seeds): row for row in scored if row.planner == other}
+    both = [key for key in mine if key in theirs]
+    errors = {}
+    for target in dict.fromkeys(target for target, _ in both):
+        keys = [key for key in both if key[0] == target]
+        errors[target] = _errors(rows, [mine[k] for k in keys]), _errors(rows, [theirs[k] for k in keys])
+    ratios = {target: rmse_ratio(*pair) for target, pair in errors.items()}
+    kept = {target: ratio for target, ratio in ratios.items() if ratio is not None}
+    return Pair(other, kept, geometric_mean_ratio([errors[target] for target in kept]))
+
+
+def _errors(rows: RowFile, chosen: Iterable[SweepRow]) -> NDArray[np.float64]:
+    return np.concatenate([rows.errors(row) for row in chosen])

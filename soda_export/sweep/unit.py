@@ -1,0 +1,165 @@
+"""A unit of a sweep: one planner, one target and one range of seeds in, one row of scores out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bench import BenchOptions, BenchResult, bench_bundle
+from ..errors import PlanError
+from ..eval.compare import compare_samples
+from ..eval.evaluate import PARTS
+from ..eval.judges import find_judge
+from ..eval.metrics import Interval
+from ..eval.sample import ModelSamples
+from ..lower.lower import lower_plan
+from ..models.load import ModelRequest, load_denoiser
+from ..options import ProfileOptions, SamplerOptions
+from ..pipeline import Workbench
+from ..plan.plan import Plan
+from ..plan.solve import PlanOptions
+from ..planning import make_plan_for
+from ..profile.sensitivity import SensitivityMap
+from ..stages import StageStore
+
+_ON_TARGET = 0.01
+_BACKEND = "ort"
+Key = tuple[str, float, str]
+"""(planner, target FLOPs ratio, seeds `A:B`)"""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What to do. seeds: first, and one past the last. bench: build the bundle and measure its latency, too.
+
+    plan: one that is there already, from other seeds, and took planning_seconds.
+    """
+
+    planner: str
+    flops_ratio: float
+    seeds: tuple[int, int]
+    bench: bool = False
+    plan: Plan | None = None
+    planning_seconds: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        """What tells its row from the others."""
+        return self.planner, self.flops_ratio, f"{self.seeds[0]}:{self.seeds[1]}"
+
+
+class SweepRow(msgspec.Struct, frozen=True):
+    """What came of it. Figures are None where the planner refused, and where the model has no such judge.
+
+    within_1_percent: whether flops_ratio is that close to the target. latency_s, speedup: of the bundle on ONNX
+    Runtime, from request to latents. error: the planner's refusal, "" for none.
+    """
+
+    planner: str
+    target_flops_ratio: float
+    seeds: str
+    planning_seconds: float = 0.0
+    flops_ratio: float | None = None
+    within_1_percent: bool | None = None
+    rmse: Interval | None = None
+    psnr: Interval | None = None
+    frechet_real: Interval | None = None
+    frechet_reference: Interval | None = None
+    accuracy: Interval | None = None
+    accuracy_reference: Interval | None = None
+    latency_s: float | None = None
+    speedup: float | None = None
+    error: str = ""
+
+    @property
+    def key(self) -> Key:
+        """The key of its unit."""
+        return self.planner, self.target_flops_ratio, self.seeds
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row, and what is not in it: the mean squared error of each sample's latents [n], and the plan. A refusal has
+    neither."""
+
+    row: SweepRow
+    errors: NDArray[np.float64]
+    plan: Plan | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all units share: plain data that any process or machine can start from.
+
+    calibration: whose texts `best` measures with.
+    """
+
+    model: ModelRequest
+    sampler: SamplerOptions
+    sensitivity: SensitivityMap
+    planning: PlanOptions
+    calibration: ProfileOptions
+    store: Path
+    batch: int
+    bench: BenchOptions
+
+
+class UnitRunner:
+    """Runs units one after another; the model is loaded once. threads: of torch, 0 leaves them as they are."""
+
+    def __init__(self, setting: Setting, threads: int = 0) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        loaded = load_denoiser(setting.model, PARTS)
+        self._setting = setting
+        self._bench = Workbench(loaded, setting.sampler, StageStore(setting.store), lambda *_: None)
+        self._samples = ModelSamples(self._bench)
+        self._judge = find_judge(loaded.denoiser.spec.name, loaded.denoiser.spec.latent_shape)
+
+    def draw_reference(self, seeds: range) -> None:
+        """Leave the unaccelerated samples of `seeds` in the stage store."""
+        self._samples.of_reference(seeds, self._setting.batch, lambda *_: None)
+
+    def run(self, unit: Unit) -> Finished:
+        """Plan, draw and score. A planner's refusal is a row, too."""
+        planner, ratio, text = unit.key
+        seeds, batch, started = range(*unit.seeds), self._setting.batch, time.perf_counter()
+        try:
+            plan = unit.plan or make_plan(self._bench, self._setting, planner, ratio)
+            table = lower_plan(plan, self._bench.loaded.denoiser.spec)
+        except PlanError as error:
+            refusal = SweepRow(planner, ratio, text, time.perf_counter() - started, error=" ".join(str(error).split()))
+            return Finished(refusal, np.empty(0), None)
+        reached = table.flops_ratio
+        seconds = unit.planning_seconds or time.perf_counter() - started
+        reference = self._samples.of_reference(seeds, batch, lambda *_: None)
+        compared = compare_samples(self._samples.of_table(table), reference, seeds, batch, judge=self._judge)
+        scores = compared.scores
+        row = SweepRow(
+            planner, ratio, text, seconds, reached, abs(reached / ratio - 1.0) <= _ON_TARGET, scores.rmse, scores.psnr,
+            scores.frechet_real, scores.frechet_reference, scores.accuracy, scores.accuracy_reference,
+        )  # fmt: skip
+        if unit.bench:
+            measured = self._measure(plan)
+            row = msgspec.structs.replace(row, latency_s=measured.latency_s, speedup=measured.speedup)
+        return Finished(row, compared.errors, plan)
+
+    def _measure(self, plan: Plan) -> BenchResult:
+        """Build the plan's bundle, measure it, and throw it away; its stages stay in the store."""
+        with TemporaryDirectory(dir=self._setting.store) as folder:
+            built = self._bench.build(plan, _BACKEND, Path(folder) / "bundle")
+            return bench_bundle(built.out, self._setting.bench, lambda done, total: None)
+
+
+def make_plan(bench: Workbench, setting: Setting, planner: str, flops_ratio: float) -> Plan:
+    """The plan of a planner by name. Raises PlanError where it cannot meet the target."""
+    options = replace(setting.planning, planner=planner, flops_ratio=flops_ratio)  # type: ignore[arg-type]
+    return make_plan_for(bench, setting.sensitivity, options, setting.calibration).plan

@@ -1,0 +1,164 @@
+"""Other tools' schedules: read strictly, written where they can say it, and refused with one line where not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soda_export.cli.export import export
+from soda_export.errors import PlanError
+from soda_export.models.identity import ModelIdentity, identify
+from soda_export.plan.interchange import TOOLS, Tool
+from soda_export.plan.plan import plan_text
+from soda_export.plan.planners import PLANNERS
+from soda_export.plan.problem import Problem, Target
+from soda_export.plan.schedule import Schedule
+from tests.plan.problems import DIGITS, DIT_XL, SHAPES
+from tests.tiny import make_plan
+
+SAMPLES = Path(__file__).parents[1] / "data/smoothcache"
+XL, MODEL, TEXT_MODEL = identify(DIT_XL), identify(DIGITS), identify(SHAPES)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SAMPLES.glob("*.json")))
+def test_a_released_schedule_survives_reading_and_writing(name: str) -> None:
+    content = (SAMPLES / name).read_bytes()
+    schedule = TOOLS["smoothcache"].read(content, XL, int(name[:2]))
+    assert json.loads(TOOLS["smoothcache"].write(schedule, XL)) == json.loads(content)
+
+
+def test_lists_say_which_module_computes_at_which_step() -> None:
+    content = b'{"attn": [1, 0, 1], "mlp-2": [1, 1, 0], "mlp": [1, 0, 0]}'
+    kept = TOOLS["smoothcache"].read(content, MODEL, 3).kept
+    assert (kept[:, :, 0] == np.array([64, 0, 64])[:, None]).all()
+    assert kept[:, 2, 1].tolist() == [64, 64, 0]  # a block's own list goes first
+    assert (np.delete(kept[:, :, 1], 2, axis=1) == np.array([64, 0, 0])[:, None]).all()
+
+
+def test_components_without_a_list_are_computed_at_every_step() -> None:
+    kept = TOOLS["smoothcache"].read(b'{"attn1": [1, 0]}', TEXT_MODEL, 2).kept
+    assert (kept[1, :, 0] == 0).all()
+    assert (kept[1, :, 1:] == 64).all()
+
+
+@st.composite
+def schedules(draw: st.DrawFn, model: ModelIdentity = TEXT_MODEL) -> Schedule:
+    shape = (draw(st.integers(1, 8)), model.num_layers, len(model.modules))
+    size = int(np.prod(shape))
+    ones = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size))).reshape(shape)
+    ones[0] = True
+    return Schedule.of(np.where(ones, model.num_tokens, 0).astype(np.int64))
+
+
+@settings(deadline=None, max_examples=30)
+@given(schedules())
+def test_what_computes_or_reuses_survives_a_smoothcache_file(schedule: Schedule) -> None:
+    content = TOOLS["smoothcache"].write(schedule, TEXT_MODEL)
+    assert (TOOLS["smoothcache"].read(content, TEXT_MODEL, schedule.steps).kept == schedule.kept).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"attn": [1, 0], "mlp": [1, 0, 0]}', "attn: has 2 steps, the sampler 3; pass --steps 2"),
+        (b'{"attn": [1, 0, 2]}', "attn: entry 2 is 2; only 0"),
+        (b'{"attn": [1, 0, true]}', "attn: entry 2 is True; only 0"),
+        (b'{"attn": [0, 1, 1]}', "attn: entry 0 is 0, but nothing is cached"),
+        (b'{"attn": "101"}', "attn: expected a list"),
+        (b'{"conv": [1, 0, 0]}', "'conv': not a component of the model; it has attn, attn1, mlp, ff"),
+        (b'{"cross_attn": [1, 0, 0]}', "'cross_attn': not a component"),
+        (b'{"attn-6": [1, 0, 0]}', "'attn-6': the model has blocks 0 .. 5"),
+        (b'{"attn-06": [1, 0, 0]}', "not a component"),
+        (b'{"mlp": [1, 0, 0], "ff": [1, 0, 0]}', "'ff' and 'mlp' are the same module"),
+        (b'{"attn": [1, 0, 0], "attn": [1, 1, 0]}', "twice"),
+        (b"{}", "expected a JSON object of lists"),
+        (b"[1, 0, 0]", "expected a JSON object of lists"),
+        (b"\xff", "not valid JSON"),
+    ],
+)
+def test_a_smoothcache_file_that_says_something_else_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        TOOLS["smoothcache"].read(content, MODEL, 3)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"1101\n", b"[1, 1, 0, 1]", b'"1101"', b'{"steps_computation_mask": [1, 1, 0, 1]}',
+        b'{"cache_config": {"num_inference_steps": 4, "steps_computation_mask": [1, 1, 0, 1]}}',
+    ],
+)  # fmt: skip
+def test_a_step_mask_is_read_in_every_form(content: bytes) -> None:
+    kept = TOOLS["cache-dit"].read(content, MODEL, 4).kept
+    assert kept.shape == (4, 6, 2)
+    assert (kept == np.array([64, 64, 0, 64])[:, None, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"110", "has 3 steps, the sampler 4; pass --steps 3"),
+        (b"0111", "entry 0 is 0"),
+        (b"[1, 1, 0, 3]", "entry 3 is 3"),
+        (b"mask", "expected digits like 1101"),
+        (b'{"steps_computation_mask": "fast"}', "'fast' is a policy"),
+        (b'{"cache_config": {}}', "steps_computation_mask is missing"),
+        (b'{"cache_config": 3}', "steps_computation_mask is missing"),
+    ],
+)
+def test_a_step_mask_that_says_something_else_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        TOOLS["cache-dit"].read(content, MODEL, 4)
+
+
+def test_a_step_mask_is_written_as_a_configuration() -> None:
+    schedule = Schedule.at_anchors(DIGITS, 6, (0, 1, 4))
+    content = TOOLS["cache-dit"].write(schedule, MODEL)
+    section = json.loads(content)["cache_config"]
+    assert section["steps_computation_mask"] == [1, 1, 0, 0, 1, 0]
+    assert section["num_inference_steps"] == 6
+    assert (TOOLS["cache-dit"].read(content, MODEL, 6).kept == schedule.kept).all()
+
+
+@pytest.mark.parametrize(
+    ("planner", "message"),
+    [
+        ("toca", r"step 1, layer 0, cross_attn: computes \d+ of 64 tokens; a [\w-]+ file can only say"),
+        ("duca", r"step 2: all blocks are skipped; a [\w-]+ file can only reuse modules"),
+        ("taylorseer", r"step 2, layer 0, attn: is forecast at order 1; a [\w-]+ file can only say"),
+    ],
+)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_a_format_cannot_say_is_refused(tool: Tool, planner: str, message: str) -> None:
+    schedule = PLANNERS[planner](Problem(SHAPES, "dpm-solver++", 20, 4.5), Target())
+    with pytest.raises(PlanError, match=message):
+        TOOLS[tool].write(schedule, TEXT_MODEL)
+
+
+def test_a_mask_cannot_say_that_only_some_modules_compute() -> None:
+    kept = np.full((3, 6, 2), 64)
+    kept[2, :, 0] = 0
+    with pytest.raises(PlanError, match="step 2: some modules compute and others reuse"):
+        TOOLS["cache-dit"].write(Schedule.of(kept), MODEL)
+
+
+def test_export_writes_the_file_and_names_the_plan_in_a_refusal(tmp_path: Path) -> None:
+    schedule = Schedule.at_anchors(DIGITS, 6, (0, 1, 4))
+    path = tmp_path / "a.plan.json"
+    path.write_bytes(plan_text(make_plan(DIGITS, schedule.kept)))
+    export(path, to="smoothcache")
+    written = json.loads((tmp_path / "a.plan.smoothcache.json").read_text())
+    assert written == {"attn": [1, 1, 0, 0, 1, 0], "mlp": [1, 1, 0, 0, 1, 0]}
+    kept = schedule.kept.copy()
+    kept[2] = 8
+    path.write_bytes(plan_text(make_plan(DIGITS, kept)))
+    with pytest.raises(PlanError, match=r"a\.plan\.json: step 2, layer 0, attn"):
+        export(path, to="cache-dit", out=tmp_path / "mask.json")
+    assert not (tmp_path / "mask.json").exists()

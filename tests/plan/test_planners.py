@@ -1,0 +1,146 @@
+"""Every planner: meets FLOPs ratios or says what it can reach, and never asks for what was not computed."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from soda_export.errors import PlanError
+from soda_export.lower.lower import lower_plan
+from soda_export.models.identity import SamplerIdentity, identify
+from soda_export.plan.plan import Plan
+from soda_export.plan.planners import DESCRIPTIONS, PLANNERS
+from soda_export.plan.planners.soda import plan_soda
+from soda_export.plan.problem import Problem, Target
+from soda_export.plan.schedule import Schedule
+from tests.plan.problems import DIGITS, PIXART_XL, SHAPES, check_history, problem, ratio_of
+
+PROBLEMS = (problem(DIGITS, "ddim", 50), problem(SHAPES, "dpm-solver++", 20, 4.5))
+RATIOS = (1.5, 1.9, 2.2, 2.5, 2.75)
+ONE_OF_BOTH = [name for name in PLANNERS if not name.startswith(("soda", "uas"))]
+BY_ANCHORS = [name for name in PLANNERS if name not in ("smoothcache", "toca", "duca")]
+
+each_planner = pytest.mark.parametrize("name", PLANNERS)
+each_problem = pytest.mark.parametrize("case", PROBLEMS, ids=lambda p: p.spec.name)
+
+
+@each_planner
+@each_problem
+def test_flops_ratios_are_met_within_one_percent(name: str, case: Problem) -> None:
+    for ratio in RATIOS:
+        schedule = PLANNERS[name](case, Target(flops_ratio=ratio))
+        assert ratio_of(schedule, case) == pytest.approx(ratio, rel=0.01)
+        check_history(schedule, case.spec.num_tokens)
+        pruned = schedule.kept[(schedule.kept > 0) & (schedule.kept < case.spec.num_tokens)]
+        assert (pruned % case.spec.keep_quantum == 0).all()
+
+
+@each_planner
+@each_problem
+def test_a_schedule_is_lowered_at_the_flops_it_promised(name: str, case: Problem) -> None:
+    schedule = PLANNERS[name](case, Target(flops_ratio=2.2))
+    sampler = SamplerIdentity(case.sampler, case.steps)
+    table = lower_plan(Plan(identify(case.spec), sampler, case.guidance, schedule), case.spec)
+    assert table.flops_ratio == pytest.approx(ratio_of(schedule, case))
+
+
+@each_planner
+def test_a_ratio_out_of_reach_is_refused_with_the_range(name: str) -> None:
+    for case in PROBLEMS:
+        with pytest.raises(PlanError, match=r"--flops-ratio 900: .* ratios of 1\.\d\d to \d+\.\d\d"):
+            PLANNERS[name](case, Target(flops_ratio=900))
+        with pytest.raises(PlanError, match="must be 1 or more"):
+            PLANNERS[name](case, Target(flops_ratio=0.9))
+
+
+@pytest.mark.parametrize("name", BY_ANCHORS)
+def test_the_budget_is_the_number_of_anchors(name: str) -> None:
+    case = PROBLEMS[0]
+    for budget in (9, 17, 18, 50):
+        schedule = PLANNERS[name](case, Target(budget))
+        assert len(schedule.anchors(64)) == budget
+        check_history(schedule, 64)
+    with pytest.raises(PlanError, match=r"--budget 51: .*\d+ (to|\.\.) 50 anchors"):
+        PLANNERS[name](case, Target(51))
+
+
+@pytest.mark.parametrize("name", ["toca", "duca"])
+def test_a_budget_that_the_rule_cannot_have_is_refused_with_its_neighbours(name: str) -> None:
+    for budget in (2, 14, 18, 25, 44):
+        assert len(PLANNERS[name](PROBLEMS[0], Target(budget)).anchors(64)) == budget
+    with pytest.raises(PlanError, match=r"--budget 24: .* 2 to 44 anchors, near this 23 or 25"):
+        PLANNERS[name](PROBLEMS[0], Target(24))
+
+
+@pytest.mark.parametrize("name", ONE_OF_BOTH)
+def test_a_budget_and_a_ratio_together_are_refused(name: str) -> None:
+    with pytest.raises(PlanError, match="not both"):
+        PLANNERS[name](PROBLEMS[0], Target(17, 2.2))
+
+
+@each_planner
+def test_without_a_target_only_published_settings_are_planned(name: str) -> None:
+    if name in ("toca", "duca", "fora", "taylorseer", "taylorseer1"):
+        check_history(PLANNERS[name](PROBLEMS[0], Target()), 64)
+    else:
+        with pytest.raises(PlanError, match="--budget"):
+            PLANNERS[name](PROBLEMS[0], Target())
+
+
+def test_planners_that_need_a_map_say_so() -> None:
+    bare = Problem(DIGITS, "ddim", 50, 1.5)
+    for name in ("soda", "soda-cem", "soda-literal", "dcs", "uas", "dp-forecast", "smoothcache"):
+        with pytest.raises(PlanError, match="soda-export profile"):
+            PLANNERS[name](bare, Target(17))
+    for name in ("uniform", "fora", "taylorseer", "taylorseer1", "toca", "duca"):
+        check_history(PLANNERS[name](bare, Target(18)), 64)
+
+
+def test_every_planner_is_described() -> None:
+    assert PLANNERS.keys() == DESCRIPTIONS.keys()
+    assert all("\n" not in line for line in DESCRIPTIONS.values())
+
+
+@pytest.mark.parametrize("name", ["soda", "soda-cem", "soda-literal", "uas"])
+def test_soda_takes_a_budget_and_a_ratio_together(name: str) -> None:
+    schedule = PLANNERS[name](PROBLEMS[0], Target(17, 2.3))
+    assert len(schedule.anchors(64)) == 17
+    assert ratio_of(schedule, PROBLEMS[0]) == pytest.approx(2.3, rel=0.01)
+    with pytest.raises(PlanError, match=r"17 anchors of 50 steps reach \d\.\d\d to \d\.\d\d"):
+        PLANNERS[name](PROBLEMS[0], Target(17, 5.0))
+
+
+def predicted_error(case: Problem, schedule: Schedule) -> float:
+    """Summed over the map, each step at the distance from its anchor."""
+    assert case.sensitivity is not None
+    total, anchors = 0.0, schedule.anchors(case.spec.num_tokens)
+    grid = np.arange(9) / 8
+    for t in sorted(set(range(case.steps)) - set(anchors)):
+        n = t - max(a for a in anchors if a < t)
+        for slot in np.ndindex(schedule.kept.shape[1:]):
+            reuse = case.sensitivity.reuse_error[(t, *slot, n - 1)]
+            curve = [0.0, *case.sensitivity.prune_error[(t, *slot, n - 1)], reuse]
+            total += float(np.interp(1 - schedule.kept[(t, *slot)] / case.spec.num_tokens, grid, curve))
+    return total
+
+
+def test_with_a_ratio_alone_no_other_budget_has_less_predicted_error() -> None:
+    case = PROBLEMS[1]
+    best = predicted_error(case, plan_soda(case, Target(flops_ratio=2.2), max_engines=1000))
+    others = []
+    for budget in range(2, 21):
+        try:
+            others.append(predicted_error(case, plan_soda(case, Target(budget, 2.2), max_engines=1000)))
+        except PlanError:
+            continue
+    assert len(others) > 3
+    assert best == pytest.approx(min(others))
+
+
+@each_planner
+def test_a_large_model_is_planned_in_seconds(name: str) -> None:
+    case, before = problem(PIXART_XL, "dpm-solver++", 50, 4.5), time.process_time()
+    PLANNERS[name](case, Target(flops_ratio=2.2))
+    assert time.process_time() - before < 5

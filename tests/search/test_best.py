@@ -1,0 +1,130 @@
+"""`best`: never worse than what it measured, within its budget, and able to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soda_export.models.identity import SamplerIdentity
+from soda_export.options import ProfileOptions
+from soda_export.plan.planners import PLANNERS
+from soda_export.plan.problem import Problem, Target
+from soda_export.plan.schedule import BLOCKS_RUN, Schedule
+from soda_export.profile.calibration import LabelCalibration
+from soda_export.search.best import search_best
+from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
+from soda_export.search.draft import Draft, Realizer
+from soda_export.search.journal import Journal
+from soda_export.search.refine import Search
+from soda_export.search.trial import Trials
+from tests.conftest import OpenBench
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def problem(open_bench: OpenBench) -> Problem:
+    bench = open_bench(steps=STEPS)
+    sensitivity = bench.profile(ProfileOptions(samples=4))
+    return Problem(bench.loaded.denoiser.spec, "ddim", STEPS, 1.5, sensitivity)
+
+
+def make_trials(open_bench: OpenBench, samples: int = 4, journal: Journal | None = None) -> Trials:
+    bench = open_bench(steps=STEPS)
+    calibration = LabelCalibration(bench.loaded.denoiser.spec, 2)
+    return Trials(
+        bench.loaded.denoiser, bench.sampler, SamplerIdentity("ddim", STEPS), 1.5, calibration, samples,
+        journal=journal,
+    )  # fmt: skip
+
+
+def test_computing_everything_has_no_error(open_bench: OpenBench, problem: Problem) -> None:
+    everything = Schedule.at_anchors(problem.spec, STEPS, tuple(range(STEPS)))
+    assert make_trials(open_bench).rmse(everything) < 1e-6
+
+
+def test_an_interval_costs_what_its_schedule_measures(open_bench: OpenBench, problem: Problem) -> None:
+    """Order 0 needs no history, so one interval left out is a schedule of its own."""
+    trials = make_trials(open_bench)
+    for way, column in ((Way(0, False), 0),):
+        assert MEASURED_WAYS[column] == way
+        schedule = Schedule.at_anchors(problem.spec, STEPS, tuple(t for t in range(STEPS) if t not in (5, 6)))
+        found = _Interval(trials, 4, 3).play()[column]
+        assert found == pytest.approx(float(trials.squared_errors(schedule).mean()), rel=1e-3)
+
+
+def test_costs_are_interpolated_through_what_was_measured(open_bench: OpenBench) -> None:
+    trials = make_trials(open_bench)
+    costs = measure_intervals(trials, 60.0, lambda *_: None)
+    assert costs.squares[3, 4] == pytest.approx(_Interval(trials, 3, 4).play(), rel=1e-6)
+    assert (costs.squares[:, 1] == 0).all()
+    assert np.isinf(costs.squares[STEPS - 2, 4]).all()
+
+
+def test_best_is_the_best_of_what_it_measured(open_bench: OpenBench, problem: Problem) -> None:
+    trials = make_trials(open_bench)
+    found = search_best(
+        problem, Target(flops_ratio=2.0), trials, seconds=8.0, max_engines=12, progress=lambda *_: None
+    )
+    assert found.portfolio
+    assert found.rmse <= min(found.portfolio.values())
+    assert found.rmse == pytest.approx(trials.rmse(found.schedule))
+    assert found.schedule.flops_ratio(problem.spec, problem.rows) >= 2.0 * 0.99
+    engines = {(k.tobytes(), int(s)) for k, s in zip(found.schedule.kept, found.schedule.stack, strict=True)}
+    assert len(engines) <= 12 or found.by in PLANNERS
+
+
+def test_a_stopped_search_takes_its_measurements_from_the_journal(
+    open_bench: OpenBench, problem: Problem, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    trials = make_trials(open_bench, journal=Journal(path))
+    schedule = PLANNERS["soda"](problem, Target(budget=5))
+    error = trials.rmse(schedule)
+    with path.open("a") as file:
+        file.write('{"key": "cut o')  # killed while writing
+    again = make_trials(open_bench, journal=Journal(path))
+    again.denoiser = None  # type: ignore[assignment]  # nothing may be played
+    assert again.journal.get("interval 1 2") is None
+    again.denoiser = trials.denoiser
+    assert again.rmse(schedule) == error
+    assert not again._states  # the unaccelerated run was not needed either
+
+
+def realizer(problem: Problem, ratio: float, max_engines: int = 12) -> Realizer:
+    assert problem.sensitivity is not None
+    return Realizer(problem.spec, problem.rows, STEPS, problem.full_flops / ratio, max_engines, problem.sensitivity)
+
+
+def test_a_draft_spends_its_budget_and_no_more(problem: Problem) -> None:
+    for ratio in (1.6, 2.0, 2.6):
+        anchors = tuple(range(0, STEPS, 4))
+        draft = Draft(anchors, (Way(2, False),) * len(anchors), (2, 6))
+        schedule = realizer(problem, ratio).realize(draft)
+        assert schedule is not None
+        assert schedule.flops(problem.spec, problem.rows) <= problem.full_flops / ratio
+        partial = (schedule.kept[[2, 6]] == problem.spec.num_tokens).any(axis=(1, 2))
+        assert partial[0]  # the first of the partial steps gets what is left
+
+
+def test_drafts_beyond_the_budget_or_the_engines_are_refused(problem: Problem) -> None:
+    many = Draft(tuple(range(STEPS)), (Way(0, False),) * STEPS)
+    assert realizer(problem, 2.0).realize(many) is None
+    few = Draft((0, 6), (Way(0, False), Way(1, False)))
+    assert realizer(problem, 2.0).realize(few) is not None
+    assert realizer(problem, 2.0, max_engines=2).realize(few) is None
+    stacked = realizer(problem, 2.0).realize(Draft((0, 6), (Way(0, True), Way(1, True))))
+    assert stacked is not None
+    assert stacked.stack.tolist() == [BLOCKS_RUN, *[0] * 5, BLOCKS_RUN, *[1] * 5]
+
+
+def test_refining_never_makes_it_worse(open_bench: OpenBench, problem: Problem) -> None:
+    trials, errors = make_trials(open_bench, samples=2), []
+    search = Search(realizer(problem, 2.0), trials.rmse, float("inf"), lambda error, _: errors.append(error))
+    start = Draft((0, 2, 4, 6, 8), (Way(0, False),) * 5, (10,))
+    before = search.try_draft(start, "start")
+    _, after = search.refine(start, "refined")
+    assert after <= before
+    assert errors == sorted(errors, reverse=True)

@@ -1,0 +1,255 @@
+"""`soda-export sweep`: rows that survive a kill, refusals, workers, paired comparisons, tables and plot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from soda_export.cli.sweep import sweep
+from soda_export.errors import PlanError, UsageError
+from soda_export.models.identity import ModelIdentity, SamplerIdentity
+from soda_export.models.load import ModelRequest
+from soda_export.options import ProfileOptions, SamplerRequest
+from soda_export.plan.plan import Plan
+from soda_export.plan.planners import PLANNERS
+from soda_export.plan.problem import Problem, Target
+from soda_export.plan.schedule import Schedule
+from soda_export.sweep.plot import plot_sweep
+from soda_export.sweep.rows import RowFile
+from soda_export.sweep.run import WorkerOptions
+from soda_export.sweep.summary import pool_points, summarise_pairs
+from soda_export.sweep.sweep import SweepOptions, make_units
+from soda_export.sweep.table import markdown
+from soda_export.sweep.unit import Finished, SweepRow, UnitRunner
+
+REACHABLE = "1.964"  # with whole modules of the toy model
+SCORE = {"mean": 0.02, "low": 0.01, "high": 0.03}
+
+
+def run(model: Path, out: Path, planners: str, ratios: str = "1.5,2", workers: int = 1, **more: object) -> None:
+    """The verb, on eight steps of the toy model."""
+    seeds = str(more.pop("seeds", "50:56"))
+    sweep(
+        model=ModelRequest(str(model)), sampler=SamplerRequest(steps=8), profiling=ProfileOptions(samples=2),
+        options=SweepOptions(planners, ratios, out, seeds, **more), workers=WorkerOptions(workers), json=True,
+    )  # fmt: skip
+
+
+def nearest(problem: Problem, target: Target) -> Schedule:
+    """The number of anchors whose FLOPs ratio is nearest, however far that is."""
+    made = [Schedule.at_anchors(problem.spec, problem.steps, tuple(range(0, 8, 1 + k))) for k in range(8)]
+    return min(made, key=lambda schedule: abs(schedule.flops_ratio(problem.spec, problem.rows) - target.flops_ratio))
+
+
+@pytest.fixture(autouse=True)
+def _nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PLANNERS, "nearest", nearest)
+
+
+def test_a_sweep_scores_every_planner_at_every_target(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(tiny_model, Path("out"), "nearest,soda", seeds="50:56,70:73")
+    printed = json.loads(capsys.readouterr().out)
+    written = json.loads(Path("out/sweep.json").read_bytes())
+    assert printed["rows"] == written["rows"]
+    assert len(written["rows"]) == 2 * 2 * 2
+    for row in written["rows"]:
+        assert row["within_1_percent"] == (abs(row["flops_ratio"] / row["target_flops_ratio"] - 1) <= 0.01)
+        assert row["rmse"]["low"] <= row["rmse"]["mean"] <= row["rmse"]["high"]
+        assert row["frechet_real"] is None
+    (pair,) = written["compared"]["pairs"]
+    assert (written["compared"]["planner"], pair["other"]) == ("nearest", "soda")
+    with Path("out/table.csv").open() as file:
+        assert [float(line["rmse"]) for line in csv.DictReader(file)] == [r["rmse"]["mean"] for r in written["rows"]]
+    assert "| target | planner |" in Path("out/sweep.md").read_text()
+    with Image.open("out/pareto.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_a_refusal_is_a_row_of_its_own(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(problem: Problem, target: Target) -> Schedule:
+        raise PlanError(f"--flops-ratio {target.flops_ratio:g}: this planner reaches 1.10 to 1.40")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PLANNERS, "timid", refuse)
+    run(tiny_model, Path("out"), "nearest,timid", "2")
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["planner"] for row in printed["rows"]] == ["nearest"]
+    (refused,) = printed["refused"]
+    assert refused["error"] == "--flops-ratio 2: this planner reaches 1.10 to 1.40"
+    assert refused["rmse"] is None
+    assert "## Refused" in Path("out/sweep.md").read_text()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from soda_export.plan.plan import Plan
+from soda_export.plan.planners import PLANNERS
+from tests.sweep.test_sweep import nearest, run
+
+def third_time_killed(problem, target, calls=[]):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return nearest(problem, target)
+PLANNERS["nearest"] = third_time_killed
+run(Path(sys.argv[1]), Path("out"), "nearest", "1.5,2,2.5,3")
+"""
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    killed = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{_KILLED}", str(tiny_model)],
+        cwd=tmp_path, capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -9, killed.stderr.decode()
+    rows = tmp_path / "out/rows.jsonl"
+    assert len(rows.read_bytes().splitlines()) == 2
+    before = rows.read_bytes()
+    rows.write_bytes(before + before[: len(before) // 3])  # as if it was killed while writing
+    monkeypatch.chdir(tmp_path)
+    ran, really = [], UnitRunner.run
+
+    def counted(self: UnitRunner, unit: object) -> Finished:
+        finished = really(self, unit)  # type: ignore[arg-type]
+        ran.append(finished.row.target_flops_ratio)
+        return finished
+
+    monkeypatch.setattr(UnitRunner, "run", counted)
+    run(tiny_model, Path("out"), "nearest", "1.5,2,2.5,3")
+    assert ran == [2.5, 3.0]
+    assert rows.read_bytes().startswith(before)
+    assert len(rows.read_bytes().splitlines()) == 4
+    assert len(list((tmp_path / "out/errors").glob("*.npy"))) == 4
+
+
+def test_two_workers_make_the_rows_that_one_makes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    figures = []
+    for workers in (1, 2):  # each with planners that a new process knows
+        run(tiny_model, Path(f"out{workers}"), "uniform,fora", REACHABLE, workers)
+        figures.append([row["rmse"]["mean"] for row in json.loads(capsys.readouterr().out)["rows"]])
+    assert figures[1] == pytest.approx(figures[0], rel=1e-3)
+
+
+def test_ray_makes_the_rows_that_one_worker_makes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    request, sampler, profiling = ModelRequest(str(tiny_model)), SamplerRequest(steps=8), ProfileOptions(samples=2)
+    figures = []
+    for ray in (None, "local"):
+        options = SweepOptions("uniform,fora", REACHABLE, Path(f"out-{ray}"), "50:56")
+        sweep(
+            model=request, sampler=sampler, profiling=profiling, options=options, json=True,
+            workers=WorkerOptions(2 if ray else 1, ray),
+        )  # fmt: skip
+        figures.append([row["rmse"]["mean"] for row in json.loads(capsys.readouterr().out)["rows"]])
+    assert figures[1] == pytest.approx(figures[0], rel=1e-3)
+
+
+def test_latency_is_measured_where_it_is_asked_for(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(tiny_model, Path("out"), "nearest", "2")
+    assert json.loads(capsys.readouterr().out)["rows"][0]["latency_s"] is None
+    run(tiny_model, Path("out"), "nearest", "2", bench=True)
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["latency_s"] > 0
+    assert row["speedup"] > 0
+    with pytest.raises(UsageError, match="--bench times engines"):
+        run(tiny_model, Path("out"), "nearest", "2", workers=2, bench=True)
+
+
+def test_rows_of_another_setting_are_refused(tmp_path: Path) -> None:
+    RowFile(tmp_path, {"model": "a"})
+    RowFile(tmp_path, {"model": "a"})
+    with pytest.raises(UsageError, match="another model, sampler or map"):
+        RowFile(tmp_path, {"model": "b"})
+
+
+def made_rows(folder: Path) -> RowFile:
+    """Three planners at three targets; `best` errs half as much as `good`, sample by sample, and a tenth of `bad`."""
+    model, sampler = ModelIdentity("m", "0", 1, ("ff",), 4), SamplerIdentity("ddim", 2)
+    plan = Plan(model, sampler, 1.5, Schedule.of(np.full((2, 1, 1), 4)))
+    rows, base = RowFile(folder, {}), np.random.default_rng(0).gamma(1.0, 1e-4, 64)
+    for planner, factor in (("best", 1.0), ("good", 4.0), ("bad", 100.0)):
+        for target in (1.5, 2.0, 3.0):
+            errors = base * factor * target**4
+            score = {name: float(np.sqrt(errors.mean()) * x) for name, x in zip(SCORE, (1, 0.9, 1.1), strict=True)}
+            row = {"planner": planner, "target_flops_ratio": target, "seeds": "0:64", "flops_ratio": target * 1.003,
+                   "within_1_percent": True, "rmse": score, "latency_s": 0.01 / target}  # fmt: skip
+            rows.add(Finished(msgspec.convert(row, SweepRow), errors, plan))
+    rows.add(Finished(SweepRow("bad", 9.0, "0:64", error="reaches | 1.1 to 4"), np.empty(0), None))
+    return rows
+
+
+def test_comparisons_are_paired(tmp_path: Path) -> None:
+    summary = summarise_pairs(made_rows(tmp_path), "best")
+    pairs = {pair.other: pair for pair in summary.pairs}
+    assert pairs.keys() == {"good", "bad"}
+    for ratio in (*pairs["good"].ratios.values(), pairs["good"].geometric_mean):
+        assert ratio is not None
+        assert (ratio.low, ratio.mean, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert pairs["bad"].geometric_mean is not None
+    assert pairs["bad"].geometric_mean.mean == pytest.approx(0.1)
+
+
+def test_seeds_are_pooled_in_points_and_the_plot_is_written(tmp_path: Path) -> None:
+    rows = made_rows(tmp_path)
+    points = pool_points(rows)
+    assert [point.planner for point in points] == ["bad"] * 3 + ["best"] * 3 + ["good"] * 3
+    assert points[0].rmse.low < points[0].rmse.mean < points[0].rmse.high
+    plot_sweep(rows, "best", tmp_path / "pareto.png")
+    with Image.open(tmp_path / "pareto.png") as picture:
+        assert picture.size[0] > picture.size[1]  # two panels
+
+
+def test_the_table_keeps_refusals_apart_and_is_markdown(tmp_path: Path) -> None:
+    rows = made_rows(tmp_path)
+    scored = [row for row in rows.rows if not row.error]
+    text = markdown(scored, [row for row in rows.rows if row.error], summarise_pairs(rows, "best"), "m")
+    tables = text.split("\n\n")
+    for table in (part for part in tables if part.startswith("|")):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert "| 9 | bad | reaches / 1.1 to 4 |" in text
+    assert "0.500 [0.500, 0.500]" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"planners": "uniform,nosuch"}, "--planners nosuch: no such planner"),
+        ({"planners": "uniform,"}, "--planners uniform,"),
+        ({"flops_ratios": "2,x"}, "--flops-ratios x"),
+        ({"flops_ratios": "0.5"}, r"--flops-ratios 0\.5"),
+        ({"flops_ratios": "nan"}, "--flops-ratios nan"),
+        ({"seeds": "5:1"}, "--seeds 5:1"),
+        ({"seeds": "5:10,8:12"}, "the ranges overlap"),
+        ({"against": "soda"}, "--against soda: is not among"),
+        ({"batch": 0}, "--batch 0"),
+        ({"seeds": "0:6"}, "0 is the profile's seed"),
+    ],
+)
+def test_options_that_mean_nothing_are_named(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    defaults = {"planners": "uniform", "flops_ratios": "2", "out": tmp_path}
+    with pytest.raises(UsageError, match=message):
+        make_units(SweepOptions(**{**defaults, **options}), 0)  # type: ignore[arg-type]
