@@ -14,7 +14,7 @@ from ..models.spec import TextCondition
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..pipeline import Workbench
 from ..plan.solve import PlanOptions
-from .planning import SHELF, given_map, given_plan, open_workbench, solve
+from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
 from .terminal import megabytes, print_json, print_table, progress_bar, start_logging
 
 
@@ -64,7 +64,7 @@ def build(
             chosen = bench.load_plan(plan)
         else:
             chosen = solve(bench, sensitivity, profiling, planning, bundle).plan
-        kind = f"b{len(chosen.anchors)}" if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
+        kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
         name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle)
     table = built.table

@@ -17,7 +17,7 @@ from ..plan.plan import plan_text
 from ..plan.prior import read_prior
 from ..plan.solve import PlanOptions, pruned_share
 from ..report.schedule import draw_schedule
-from .planning import given_map, open_workbench, solve
+from .planning import budget_name, given_map, open_workbench, solve
 from .terminal import print_json, print_table, progress_bar, start_logging
 
 
@@ -49,7 +49,7 @@ def plan(
     prior
         Bare prior file (reuse error by distance and step): plans the anchors alone, without any model.
     out
-        Plan file to write. [default: MODEL-bANCHORS.plan.json; nothing with --prior]
+        Plan file to write. [default: MODEL-bBUDGET.plan.json; nothing with --prior]
     json
         Print the result as JSON.
     """
@@ -67,7 +67,7 @@ def plan(
         bench = open_workbench(model, sampler, progress, sensitivity)
         solved = solve(bench, sensitivity, profiling, planning)
     table = lower_plan(solved.plan, bench.loaded.denoiser.spec)
-    path = out or Path(f"{bench.loaded.denoiser.spec.name}-b{len(solved.plan.anchors)}.plan.json")
+    path = out or Path(f"{bench.loaded.denoiser.spec.name}-{budget_name(planning)}.plan.json")
     write_whole(path, plan_text(solved.plan))
     result = {
         "plan": str(path), "anchors": solved.plan.anchors, "flops_ratio": table.flops_ratio,

@@ -41,6 +41,16 @@ def given_plan(path: Path | None) -> Plan | None:
     return None if path is None else read_plan(path)
 
 
+def budget_name(options: PlanOptions | None) -> str:
+    """What was asked for, as a part of a file name: b17, x2.5 (FLOPs ratio), s2 (speedup), 400ms."""
+    options = options or PlanOptions()
+    if options.budget:
+        return f"b{options.budget}"
+    if options.flops_ratio:
+        return f"x{options.flops_ratio:g}"
+    return f"s{options.speedup:g}" if options.speedup else f"{options.latency_ms:g}ms"
+
+
 def solve(
     bench: Workbench, sensitivity: SensitivityMap | None, profile: ProfileOptions, options: PlanOptions | None,
     bundle: BundleOptions = BundleOptions(),

@@ -92,6 +92,7 @@ def search_best(
             draft = list(drafts)[i]
             search.refine(draft, f"{drafts[draft]}, refined")
     assert search.best is not None
+    log.info("plan: measured %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))
     log.info(
         "plan: %s, RMSE %.4g on %d calibration samples; %d schedules and %d intervals measured",
         search.best_by, search.best_error, trials.samples, search.measured, costs.measured,
