@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from soda_export.plan.planners import DESCRIPTIONS, PLANNERS
 from soda_export.plan.planners.soda import plan_soda
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
+from soda_export.plan.solve import PlannerName
 from tests.plan.problems import DIGITS, PIXART_XL, SHAPES, check_history, problem, ratio_of
 
 PROBLEMS = (problem(DIGITS, "ddim", 50), problem(SHAPES, "dpm-solver++", 20, 4.5))
@@ -144,3 +146,7 @@ def test_a_large_model_is_planned_in_seconds(name: str) -> None:
     case, before = problem(PIXART_XL, "dpm-solver++", 50, 4.5), time.process_time()
     PLANNERS[name](case, Target(flops_ratio=2.2))
     assert time.process_time() - before < 5
+
+
+def test_the_command_line_offers_every_planner() -> None:
+    assert set(get_args(PlannerName)) == {"best", *PLANNERS}

@@ -1,0 +1,89 @@
+"""Budgets in time: what schedules are predicted to take, and plans that meet a speedup or a latency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soda_export import planning
+from soda_export.errors import PlanError, UsageError
+from soda_export.latency import StepLatency, probe_schedule, time_steps
+from soda_export.lower.lower import lower_plan
+from soda_export.options import BundleOptions, ProfileOptions
+from soda_export.plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
+from soda_export.plan.solve import PlanOptions
+from tests.conftest import OpenBench
+from tests.plan.test_solve import SPEC
+from tests.tiny import make_plan
+
+LATENCY = StepLatency(1, 0.010, 0.011, (0.001, 0.002, 0.003), (0.0005, 0.0006, 0.0007), 0.002)
+
+
+def test_steps_of_the_kinds_that_were_timed_cost_what_they_took() -> None:
+    schedule = Schedule.at_anchors(SPEC, 6, (0, 1, 2))
+    schedule.kept[4], schedule.kept[5] = -2, 0
+    schedule.stack[5] = 1
+    assert LATENCY.of(schedule, SPEC, 2) == pytest.approx(0.002 + 3 * 0.011 + 0.001 + 0.003 + 0.0006)
+    assert LATENCY.speedup(schedule, SPEC, 2) == pytest.approx((0.002 + 6 * 0.010) / LATENCY.of(schedule, SPEC, 2))
+
+
+def test_a_step_in_between_costs_in_proportion_to_its_flops() -> None:
+    schedule = Schedule.at_anchors(SPEC, 2, (0,))
+    schedule.kept[1, :2] = SPEC.num_tokens  # half of the layers
+    assert LATENCY.of(schedule, SPEC, 2) == pytest.approx(0.002 + 0.011 + 0.001 + 0.5 * 0.010, rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_the_probe_has_every_kind_of_step(steps: int) -> None:
+    schedule = probe_schedule(SPEC, steps)
+    lower_plan(make_plan(SPEC, schedule.kept, stack=schedule.stack), SPEC)
+    runs = schedule.stack == BLOCKS_RUN
+    for order in range(MAX_ORDER + 1):
+        assert (schedule.stack == order).any()
+        assert ((schedule.kept == -order).all(axis=(1, 2)) & runs).any()
+
+
+def test_too_few_steps_cannot_be_probed() -> None:
+    with pytest.raises(PlanError, match="at least 10 steps"):
+        probe_schedule(SPEC, 9)
+
+
+def test_every_kind_of_step_of_a_real_bundle_is_timed(open_bench: OpenBench, tmp_path: Path) -> None:
+    bench = open_bench(steps=12)
+    schedule = probe_schedule(bench.loaded.denoiser.spec, 12)
+    built = bench.build(bench.plan_of(schedule, "probe"), "ort", tmp_path / "bundle", BundleOptions())
+    latency = time_steps(built.out, schedule, 2)
+    for seconds in (latency.whole, latency.anchor, *latency.reused, *latency.stack, latency.rest):
+        assert 0.0 < seconds < 1.0
+
+
+@pytest.mark.parametrize("options", [{"speedup": 2.0}, {"latency_ms": 62.0}])
+def test_a_budget_in_time_is_met(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
+) -> None:
+    """122 ms of computing everything; both budgets ask for about half."""
+    bench = open_bench(steps=12)
+    monkeypatch.setattr(planning, "measure_latency", lambda *_: LATENCY)
+    sensitivity = bench.profile(ProfileOptions(samples=2))
+    solved = planning.make_plan_for(bench, sensitivity, PlanOptions(planner="soda", **options))  # type: ignore[arg-type]
+    found = LATENCY.speedup(solved.plan.schedule, bench.loaded.denoiser.spec, 2)
+    assert 0.99 * 122 / 62 <= found <= 2.3
+
+
+def test_what_cannot_be_reached_is_refused(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = open_bench(steps=12)
+    monkeypatch.setattr(planning, "measure_latency", lambda *_: LATENCY)
+    sensitivity = bench.profile(ProfileOptions(samples=2))
+    with pytest.raises(PlanError, match="--speedup 50"):
+        planning.make_plan_for(bench, sensitivity, PlanOptions(planner="soda", speedup=50.0))
+    with pytest.raises(PlanError, match="no plan is needed"):
+        planning.make_plan_for(bench, sensitivity, PlanOptions(planner="soda", latency_ms=200.0))
+    for options, message in [
+        ({"speedup": 2.0, "latency_ms": 5.0}, "give one of them"), ({}, "--budget is missing"),
+        ({"speedup": 2.0, "budget": 4}, "leave out --budget"), ({"speedup": np.nan}, "--speedup nan"),
+        ({"speedup": 0.5}, "--speedup 0.5"),
+    ]:  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            planning.check_budget(PlanOptions(**options), 12)  # type: ignore[arg-type]
