@@ -50,7 +50,8 @@ def main() -> None:
                 loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
                 bench.calibration(profile, bench.calibration_texts(profile)), args.samples,
             )  # fmt: skip
-            found = {name: rmse(bench, m, trials, args.flops_ratio) for name, m in (("native", native), ("ported", ported))}
+            maps = {"native": native, "ported": ported}
+            found = {name: rmse(bench, each, trials, args.flops_ratio) for name, each in maps.items()}
             results.append({
                 "steps": steps, "measured_at": args.measured, "flops_ratio": args.flops_ratio,
                 "rank_correlation_by_interval": [None if np.isnan(r) else round(float(r), 3) for r in agreement],

@@ -94,7 +94,7 @@ def _search(
         "model": spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, "texts": texts,
         "text_encoder": bench.components.text_hashes if texts else {}, "samples": samples, "token_score": score,
     }  # fmt: skip
-    trials = trials.smaller(samples)
+    trials = trials.with_samples(samples)
     trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")
     found = search_best(
         problem, target, trials, seconds=options.plan_seconds, max_engines=options.max_engines,

@@ -55,6 +55,11 @@ class Schedule:
         full = (self.kept == num_tokens).all(axis=(1, 2)) & (self.stack == BLOCKS_RUN)
         return tuple(int(t) for t in np.flatnonzero(full))
 
+    @property
+    def num_kinds(self) -> int:
+        """Number of different steps, each of which needs an engine."""
+        return len({kept.tobytes() + stack.tobytes() for kept, stack in zip(self.kept, self.stack, strict=True)})
+
     def flops(self, spec: DenoiserSpec, rows: int) -> int:
         """FLOPs of the whole run for one sample of `rows` rows."""
         cost: dict[bytes, int] = {}

@@ -118,11 +118,10 @@ def make_plan(sensitivity: SensitivityMap, schedule: Schedule, made_by: str) -> 
 
 def check_engines(schedule: Schedule, options: PlanOptions) -> None:
     """Refuse a schedule of more different steps than engines are allowed."""
-    different = {kept.tobytes() + stack.tobytes() for kept, stack in zip(schedule.kept, schedule.stack, strict=True)}
-    if len(different) > options.max_engines:
+    if schedule.num_kinds > options.max_engines:
         raise PlanError(
-            f"--planner {options.planner}: its schedule needs {len(different)} engines; give --max-engines "
-            f"{len(different)}, or use soda or best, which keep to a limit"
+            f"--planner {options.planner}: its schedule needs {schedule.num_kinds} engines; give --max-engines "
+            f"{schedule.num_kinds}, or use soda or best, which keep to a limit"
         )
 
 

@@ -50,7 +50,7 @@ class IntervalCosts:
 def measure_intervals(trials: Trials, seconds: float, progress: Callable[[int, int], None]) -> IntervalCosts:
     """Measure as fine a grid of anchors as fits into `seconds`, and interpolate."""
     steps = trials.sampler.steps
-    trials = trials.smaller(_SAMPLES)
+    trials = trials.with_samples(min(_SAMPLES, trials.samples))
     gaps = [g for g in GAPS if g < steps]
     points: dict[tuple[int, int], NDArray[np.float64]] = {}
     started = time.perf_counter()

@@ -60,8 +60,7 @@ class Realizer:
                 continue
             left -= self._fill(schedule, step, draft, left)
         schedule = limit_orders(schedule, self.spec.num_tokens)
-        engines = {(kept.tobytes(), int(stack)) for kept, stack in zip(schedule.kept, schedule.stack, strict=True)}
-        if len(engines) > self.max_engines or schedule.flops(self.spec, self.rows) > self.budget:
+        if schedule.num_kinds > self.max_engines or schedule.flops(self.spec, self.rows) > self.budget:
             return None
         return schedule
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,18 +13,25 @@ from .closed_loop import WAYS, Way
 from .draft import Draft, Realizer
 
 
+class Measured(NamedTuple):
+    """A schedule's error, and who made it."""
+
+    error: float
+    schedule: Schedule
+    by: str
+
+
 class Search:
-    """Measures drafts until a deadline, and remembers the best schedule of all."""
+    """Measures drafts until a deadline, and remembers the best schedules of all."""
 
     def __init__(
         self, realizer: Realizer, measure: Callable[[Schedule], float], deadline: float,
-        progress: Callable[[float, int], None], seed: int = 0,
+        progress: Callable[[], None], seed: int = 0,
     ) -> None:  # fmt: skip
         self.realizer, self._measure, self._deadline, self._progress = realizer, measure, deadline, progress
         self._random = np.random.default_rng(seed)
         self._seen: dict[Draft, float] = {}
-        self.best: Schedule | None = None
-        self.best_error, self.best_by, self.measured = np.inf, "", 0
+        self.measured: list[Measured] = []
 
     @property
     def over(self) -> bool:
@@ -31,13 +39,16 @@ class Search:
         return time.perf_counter() > self._deadline
 
     def try_schedule(self, schedule: Schedule, made_by: str) -> float:
-        """Measure a finished schedule; it becomes the best if it is."""
+        """Measure a finished schedule."""
         error = self._measure(schedule)
-        self.measured += 1
-        if error < self.best_error:
-            self.best, self.best_error, self.best_by = schedule, error, made_by
-        self._progress(self.best_error, self.measured)
+        self.measured.append(Measured(error, schedule, made_by))
+        self._progress()
         return error
+
+    def finalists(self, count: int) -> list[Measured]:
+        """The best different schedules, best first."""
+        unique = {(m.schedule.kept.tobytes(), m.schedule.stack.tobytes()): m for m in reversed(self.measured)}
+        return sorted(unique.values(), key=lambda m: m.error)[:count]
 
     def try_draft(self, draft: Draft, made_by: str) -> float:
         """Measure a draft; infinite where it cannot be realized."""

@@ -47,11 +47,11 @@ class Trials:
         self.journal = Journal() if journal is None else journal
         self._states: list[Tensor] = []
 
-    def smaller(self, samples: int) -> Trials:
-        """The same with the first samples alone."""
+    def with_samples(self, samples: int) -> Trials:
+        """The same with fewer samples, the first ones, or with more."""
         return Trials(
-            self.denoiser, self.sampler, self._identity, self.guidance, self._calibration,
-            min(samples, self.samples), self._token_score, self.journal,
+            self.denoiser, self.sampler, self._identity, self.guidance, self._calibration, samples,
+            self._token_score, self.journal,
         )  # fmt: skip
 
     def seconds_a_call(self) -> float:
@@ -70,10 +70,14 @@ class Trials:
         """Root of the mean squared error of the final latents, over samples and elements."""
         return float(np.sqrt(self.squared_errors(schedule).mean()))
 
+    def typical_error(self, schedule: Schedule) -> float:
+        """Mean over samples of each one's RMSE: rare samples that end elsewhere do not decide, as they do in rmse."""
+        return float(np.sqrt(self.squared_errors(schedule)).mean())
+
     def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
         """Mean squared error of each sample's final latents: [B]."""
         rounded = round_keeps(schedule, self.denoiser.spec)
-        key = hashlib.sha256(rounded.kept.tobytes() + rounded.stack.tobytes()).hexdigest()
+        key = f"{self.samples} {hashlib.sha256(rounded.kept.tobytes() + rounded.stack.tobytes()).hexdigest()}"
         known = self.journal.get(key)
         if known is None:
             table = lower_plan(self.plan(schedule), self.denoiser.spec)

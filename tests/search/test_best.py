@@ -68,12 +68,12 @@ def test_best_is_the_best_of_what_it_measured(open_bench: OpenBench, problem: Pr
     found = search_best(
         problem, Target(flops_ratio=2.0), trials, seconds=8.0, max_engines=12, progress=lambda *_: None
     )
-    assert found.portfolio
-    assert found.rmse <= min(found.portfolio.values())
-    assert found.rmse == pytest.approx(trials.rmse(found.schedule))
+    many = trials.with_samples(16)
+    leader = min(found.portfolio, key=lambda name: found.portfolio[name])
+    assert found.rmse <= many.rmse(PLANNERS[leader](problem, Target(flops_ratio=2.0)))
+    assert found.rmse == pytest.approx(many.rmse(found.schedule))
     assert found.schedule.flops_ratio(problem.spec, problem.rows) >= 2.0 * 0.99
-    engines = {(k.tobytes(), int(s)) for k, s in zip(found.schedule.kept, found.schedule.stack, strict=True)}
-    assert len(engines) <= 12 or found.by in PLANNERS
+    assert found.schedule.num_kinds <= 12
 
 
 def test_a_stopped_search_takes_its_measurements_from_the_journal(
@@ -121,10 +121,12 @@ def test_drafts_beyond_the_budget_or_the_engines_are_refused(problem: Problem) -
 
 
 def test_refining_never_makes_it_worse(open_bench: OpenBench, problem: Problem) -> None:
-    trials, errors = make_trials(open_bench, samples=2), []
-    search = Search(realizer(problem, 2.0), trials.rmse, float("inf"), lambda error, _: errors.append(error))
+    trials = make_trials(open_bench, samples=2)
+    search = Search(realizer(problem, 2.0), trials.rmse, float("inf"), lambda: None)
     start = Draft((0, 2, 4, 6, 8), (Way(0, False),) * 5, (10,))
     before = search.try_draft(start, "start")
     _, after = search.refine(start, "refined")
     assert after <= before
-    assert errors == sorted(errors, reverse=True)
+    assert search.finalists(1)[0].error == after
+    errors = [finalist.error for finalist in search.finalists(100)]
+    assert errors == sorted(errors)
