@@ -36,6 +36,7 @@ _PORTFOLIO_SHARE, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.2, 0.25, 0.
 _REFINED = 4  # drafts
 _SCOUTS, _LEADERS = 8, 4  # samples; planners
 _FINALISTS, _PLANNERS_IN_FINAL, _MORE_SAMPLES = 4, 2, 4
+_LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
 _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing is worth measuring
 
 
@@ -52,11 +53,14 @@ class Found:
 
 
 def affordable_samples(trials: Trials, seconds: float) -> int:
-    """How many samples can be measured on in that time, a power of two up to what was asked; 0 = not even one."""
-    one = trials.with_samples(1)
-    generation = one.seconds_a_call() * one.sampler.steps
-    most = int(seconds / (_LEAST_TRIALS * generation))
-    return min(trials.samples, 1 << (most.bit_length() - 1)) if most else 0
+    """How many samples can be measured on in that time: those asked for, else a power of two; 0 = not even one."""
+    calls = _LEAST_TRIALS * trials.sampler.steps
+    one = trials.with_samples(1).seconds_a_call()
+    together = trials.seconds_a_call() if one * trials.samples < _LONG_CALL else one * trials.samples
+    if calls * together <= seconds:
+        return trials.samples
+    most = int(seconds / (calls * together / trials.samples)) if calls * one <= seconds else 0
+    return 1 << (most.bit_length() - 1) if most else 0
 
 
 def search_best(
