@@ -18,6 +18,7 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 GOLDEN = Path(__file__).parents[1] / "golden" / "v2"
 GOLDEN_TEXT = GOLDEN.with_name("v2-text")
 GOLDEN_V1 = GOLDEN.with_name("v1")
+GOLDEN_V3, GOLDEN_V3_TEXT = GOLDEN.with_name("v3"), GOLDEN.with_name("v3-text")
 
 Json = dict[str, Any]
 

@@ -11,10 +11,18 @@ import pytest
 from soda_runtime import Session
 from soda_runtime.errors import BundleError
 
-from .bundles import GOLDEN, Json, copy_golden, edit_manifest, golden_request, golden_results, put, read_manifest
+from .bundles import (
+    GOLDEN_V3,
+    GOLDEN_V3_TEXT,
+    Json,
+    copy_golden,
+    edit_manifest,
+    golden_request,
+    golden_results,
+    put,
+    read_manifest,
+)
 
-GOLDEN_V3 = GOLDEN.with_name("v3")
-GOLDEN_V3_TEXT = GOLDEN.with_name("v3-text")
 Change = Callable[[Json], object]
 
 
