@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .errors import BundleError
-from .strict_json import StrictJsonError, decode, encode, parse_json
+from .strict_json import StrictJsonError, brief, decode, encode, parse_json
 
 FORMAT = "soda-bundle"
 VERSION = 3
@@ -192,7 +192,7 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             version = VERSION
         if version != VERSION or isinstance(version, (bool, float)):
             raise BundleError(
-                f"{where}: format version {version!r:.20}, this runtime reads 1 to {VERSION}; "
+                f"{where}: format version {brief(version):.20}, this runtime reads 1 to {VERSION}; "
                 "update soda-runtime or rebuild the bundle"
             )
         return decode(Manifest, value)

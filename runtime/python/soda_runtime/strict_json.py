@@ -69,7 +69,7 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
-            raise StrictJsonError(f"{where}: expected one of {', '.join(map(repr, arguments))}, found {value!r:.60}")
+            raise StrictJsonError(f"{where}: expected one of {', '.join(map(repr, arguments))}, found {brief(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
@@ -103,7 +103,7 @@ def _decode_union(classes: tuple[Any, ...], value: Any, where: str) -> Any:
     kinds = {get_args(get_type_hints(cls)["kind"])[0]: cls for cls in classes}
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise StrictJsonError(f"{where}.kind: expected one of {', '.join(map(repr, kinds))}, found {kind!r:.60}")
+        raise StrictJsonError(f"{where}.kind: expected one of {', '.join(map(repr, kinds))}, found {brief(kind)}")
     return _decode_dataclass(kinds[kind], value, where)
 
 
@@ -118,6 +118,11 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise StrictJsonError(f"{name} is not standard JSON")
+
+
+def brief(value: Any) -> str:
+    """A value for a message: arrays and objects, which may be nested deeper than repr can go, by type alone."""
+    return _name(value) if isinstance(value, (list, dict)) or value is None else f"{value!r:.60}"
 
 
 def _name(value: Any) -> str:
