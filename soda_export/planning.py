@@ -143,9 +143,11 @@ def _plan_for_speedup(
         try:
             solved = _plan(bench, sensitivity, replace(options, flops_ratio=ratio), calibration)
         except PlanError as error:
-            reached = "" if best is None else f"; a speedup of {_speedup(best, latency, spec, rows):.2f} was reached"
+            reached = ""
+            if best is not None:
+                reached = f"; a speedup of {latency.speedup(best.plan.schedule, spec, rows):.2f} was reached"
             raise PlanError(f"{given}: needs a FLOPs ratio of {ratio:.2f}{reached}; {error}") from None
-        reached_speedup = _speedup(solved, latency, spec, rows)
+        reached_speedup = latency.speedup(solved.plan.schedule, spec, rows)
         log.info("plan: FLOPs ratio %.3f, predicted speedup %.3f", flops_ratio(solved.plan, spec), reached_speedup)
         if reached_speedup >= wanted * (1 - _CLOSE):
             best = solved
@@ -160,7 +162,3 @@ def _plan_for_speedup(
     if best is None:
         raise PlanError(f"{given}: not reached; the closest plan has a speedup of {reached_speedup:.2f}")
     return best
-
-
-def _speedup(solved: SolvedPlan, latency: StepLatency, spec: object, rows: int) -> float:
-    return latency.speedup(solved.plan.schedule, spec, rows)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .lower.program import STACK, ProgramTable, Slot, StepProgram
-from .models.denoiser import Denoiser, Prepared, TextRows, call_denoiser, call_head, label_rows
+from .models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser, call_head, label_rows
 from .plan.schedule import BLOCKS_RUN
 from .sampler import SamplerTable, guide
 from .tokens import TokenScorer, gather_tokens, scatter_tokens, top_tokens
@@ -27,7 +27,7 @@ def run_reference(
     denoiser: Denoiser,
     sampler: SamplerTable,
     table: ProgramTable,
-    condition: Tensor | TextRows,
+    condition: Tensor | LabelRows | TextRows,
     initial_noise: Tensor,
     step_noise: Tensor | None = None,
     guidance: float | None = None,
@@ -35,8 +35,8 @@ def run_reference(
 ) -> Tensor:
     """Latents [B, C, H, W] after all steps.
 
-    condition: labels [B], or the text of all rows. initial_noise: [B, C, H, W]. step_noise: [S, B, C, H, W], needed
-    by stochastic samplers.
+    condition: labels [B], or the labels or the text of all rows. initial_noise: [B, C, H, W]. step_noise:
+    [S, B, C, H, W], needed by stochastic samplers.
     choose: replaces the selection of tokens, so that a comparison can settle near-ties the same way on both sides.
     """
     scale = table.guidance if guidance is None else guidance

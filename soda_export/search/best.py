@@ -34,7 +34,8 @@ from .trial import Trials
 log = logging.getLogger(__name__)
 _PORTFOLIO_SHARE, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.2, 0.25, 0.5, 0.7  # of the time
 _REFINED = 4  # drafts
-_SCOUTS, _LEADERS = 8, 4  # samples; planners
+_FEW_SAMPLES = 8  # to scout with, and for the interval costs
+_LEADERS = 4  # planners
 _FINALISTS, _PLANNERS_IN_FINAL, _MORE_SAMPLES = 4, 2, 4
 _LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
 _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing is worth measuring
@@ -85,11 +86,12 @@ def search_best(
     )
     schedules = _portfolio(problem, Target(flops_ratio=ratio), planners, max_engines) | {"soda": soda}
     search = Search(realizer, trials.typical_error, started + _SEARCH_UNTIL * seconds, clock)
-    errors = _scout(schedules, trials, started + _PORTFOLIO_SHARE * seconds, clock)
+    few = trials.with_samples(min(_FEW_SAMPLES, trials.samples))
+    errors = _scout(schedules, few, started + _PORTFOLIO_SHARE * seconds, clock)
     leaders = sorted(errors, key=lambda name: errors[name])[:_LEADERS]
     for name in leaders:
         search.try_schedule(schedules[name], name)
-    costs = measure_intervals(trials, _INTERVALS_SHARE * seconds, lambda *_: clock())
+    costs = measure_intervals(few, _INTERVALS_SHARE * seconds, lambda *_: clock())
     drafts = _solved_drafts(realizer, costs) | _drafts_of(schedules, problem.spec.num_tokens)
     ranked: list[tuple[float, int]] = []
     for i, (draft, name) in enumerate(drafts.items()):
@@ -109,10 +111,9 @@ def search_best(
 
 
 def _scout(
-    schedules: Mapping[str, Schedule], trials: Trials, deadline: float, clock: Callable[[], None]
+    schedules: Mapping[str, Schedule], few: Trials, deadline: float, clock: Callable[[], None]
 ) -> dict[str, float]:
     """Typical error of the planners' schedules, on few samples, as far as the time goes."""
-    few = trials.with_samples(min(_SCOUTS, trials.samples))
     errors: dict[str, float] = {}
     for name, schedule in schedules.items():
         if errors and time.perf_counter() > deadline:

@@ -23,7 +23,6 @@ from .trial import Trials
 
 MAX_GAP = 10
 GAPS = (2, 4, 7, 10)
-_SAMPLES = 8
 _LEAST_ANCHORS = 3
 
 
@@ -50,7 +49,6 @@ class IntervalCosts:
 def measure_intervals(trials: Trials, seconds: float, progress: Callable[[int, int], None]) -> IntervalCosts:
     """Measure as fine a grid of anchors as fits into `seconds`, and interpolate."""
     steps = trials.sampler.steps
-    trials = trials.with_samples(min(_SAMPLES, trials.samples))
     gaps = [g for g in GAPS if g < steps]
     points: dict[tuple[int, int], NDArray[np.float64]] = {}
     started = time.perf_counter()

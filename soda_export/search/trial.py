@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from soda_runtime.philox import INITIAL_STREAM, normal
+from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from torch import Tensor
 
 from ..lower.lower import lower_plan, round_keeps
@@ -61,10 +61,10 @@ class Trials:
         self.advance(prepared, 0, self.sampler.begin(self.noise))
         return time.perf_counter() - started
 
-    def plan(self, schedule: Schedule, made_by: str = "") -> Plan:
+    def plan(self, schedule: Schedule) -> Plan:
         """The schedule as a plan for this model and sampler."""
         spec = self.denoiser.spec
-        return Plan(identify(spec), self._identity, self.guidance, schedule, self._token_score, made_by=made_by)
+        return Plan(identify(spec), self._identity, self.guidance, schedule, self._token_score)
 
     def rmse(self, schedule: Schedule) -> float:
         """Root of the mean squared error of the final latents, over samples and elements."""
@@ -81,8 +81,7 @@ class Trials:
         known = self.journal.get(key)
         if known is None:
             table = lower_plan(self.plan(schedule), self.denoiser.spec)
-            condition = self.condition if isinstance(self.condition, TextRows) else self._labels(self.condition)
-            found = run_reference(self.denoiser, self.sampler, table, condition, self.noise, self.step_noise)
+            found = run_reference(self.denoiser, self.sampler, table, self.condition, self.noise, self.step_noise)
             known = ((found - self.states[-1][0]) ** 2).mean(dim=(1, 2, 3)).double().tolist()
             self.journal.add(key, known)
         return np.array(known)
@@ -123,9 +122,4 @@ class Trials:
         return compute
 
     def _noise(self, stream: int) -> Tensor:
-        shape = self.denoiser.spec.latent_shape
-        rows = [normal(SEED, stream, sample, int(np.prod(shape))) for sample in range(self.samples)]
-        return torch.from_numpy(np.stack(rows)).reshape(self.samples, *shape)
-
-    def _labels(self, condition: LabelRows) -> Tensor:
-        return condition.labels[: self.samples]
+        return torch.from_numpy(latent_noise(SEED, stream, self.samples, self.denoiser.spec.latent_shape))
