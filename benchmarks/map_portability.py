@@ -48,7 +48,7 @@ def main() -> None:
             agreement = half_agreement(*(np.nan_to_num(m.reuse_error.astype(np.float64)) for m in (native, ported)))
             trials = Trials(
                 loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
-                bench.calibration(profile, bench.calibration_texts(profile)), args.samples,
+                bench.calibration(profile, bench.calibration_texts(profile)), range(args.samples),
             )  # fmt: skip
             maps = {"native": native, "ported": ported}
             found = {name: rmse(bench, each, trials, args.flops_ratio) for name, each in maps.items()}

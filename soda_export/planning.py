@@ -82,7 +82,7 @@ def _search(
     texts = bench.calibration_texts(calibration)
     trials = Trials(
         bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
-        bench.calibration(calibration, texts), options.plan_samples, score,
+        bench.calibration(calibration, texts), range(options.plan_samples), score,
     )  # fmt: skip
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
     if samples < options.plan_samples and options.plan_seconds:
@@ -94,7 +94,7 @@ def _search(
         "model": spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, "texts": texts,
         "text_encoder": bench.components.text_hashes if texts else {}, "samples": samples, "token_score": score,
     }  # fmt: skip
-    trials = trials.with_samples(samples)
+    trials = trials.with_samples(range(samples))
     trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")
     found = search_best(
         problem, target, trials, seconds=options.plan_seconds, max_engines=options.max_engines,

@@ -33,7 +33,7 @@ class LabelCalibration:
     spec: DenoiserSpec
     rows: int
 
-    def __call__(self, batch: range) -> LabelRows:
+    def __call__(self, batch: Sequence[int]) -> LabelRows:
         assert isinstance(self.spec.condition, LabelCondition)
         labels = torch.tensor([i % self.spec.condition.num_classes for i in batch])
         return label_rows(labels, self.spec, self.rows)
@@ -46,7 +46,7 @@ class TextCalibration:
     texts: TextSamples
     rows: int
 
-    def __call__(self, batch: range) -> TextRows:
+    def __call__(self, batch: Sequence[int]) -> TextRows:
         texts = self.texts
         chosen = torch.tensor([i % len(texts.embeds) for i in batch])
         embeds, mask = texts.embeds[chosen], texts.mask[chosen]

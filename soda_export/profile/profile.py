@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from .sensitivity import FORMAT, MAX_INTERVAL, VERSION, MapInfo, Metric, Sensiti
 log = logging.getLogger(__name__)
 _BATCH = 8  # samples that run together
 Progress = Callable[[int, int], None]
-Calibration = Callable[[range], LabelRows | TextRows]
+Calibration = Callable[[Sequence[int]], LabelRows | TextRows]
 """What samples first .. last of the profile are conditioned on, row by row."""
 
 

@@ -1,14 +1,12 @@
 """`best`: a portfolio of every planner's schedules and our own, measured end to end, and the best of them refined.
 
-1. Every published planner plans for the same FLOPs; each schedule is measured on the calibration samples.
+1. A panel of calibration samples is drawn, half of them sensitive ones (panel.py). Every published planner plans for
+   the same FLOPs; each schedule is measured on it.
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
 3. Those drafts, and the published planners' anchors with every way, are refined by local search on the measured error.
 4. The best few of all, and the best of the planners, are measured again on several times as many samples. The least
    RMSE wins.
-
-RMSE is decided by rare samples that end elsewhere, which a handful of samples does not hold. So the search goes by the
-typical error, and the run-off, on more samples, by RMSE.
 """
 
 from __future__ import annotations
@@ -28,11 +26,12 @@ from ..plan.problem import Problem, Target
 from ..plan.schedule import Schedule
 from .closed_loop import MEASURED_WAYS, IntervalCosts, Way, measure_intervals
 from .draft import Draft, Realizer
+from .panel import Panel, draw_panel
 from .refine import Measured, Search
 from .trial import Trials
 
 log = logging.getLogger(__name__)
-_PORTFOLIO_SHARE, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.2, 0.25, 0.5, 0.7  # of the time
+_PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.3, 0.2, 0.5, 0.7  # of the time
 _REFINED = 4  # drafts
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
 _LEADERS = 4  # planners
@@ -43,8 +42,8 @@ _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing i
 
 @dataclass(frozen=True)
 class Found:
-    """What the search came to. rmse: on the samples of the run-off. by: which planner, and how it was refined.
-    portfolio: typical error of each planner's schedule, on a few samples."""
+    """What the search came to. rmse: over all samples, estimated from those of the run-off. by: which planner, and how
+    it was refined. portfolio: typical error of each planner's schedule, on a few samples."""
 
     schedule: Schedule
     rmse: float
@@ -56,11 +55,11 @@ class Found:
 def affordable_samples(trials: Trials, seconds: float) -> int:
     """How many samples can be measured on in that time: those asked for, else a power of two; 0 = not even one."""
     calls = _LEAST_TRIALS * trials.sampler.steps
-    one = trials.with_samples(1).seconds_a_call()
-    together = trials.seconds_a_call() if one * trials.samples < _LONG_CALL else one * trials.samples
+    one, count = trials.with_samples(range(1)).seconds_a_call(), len(trials.samples)
+    together = trials.seconds_a_call() if one * count < _LONG_CALL else one * count
     if calls * together <= seconds:
-        return trials.samples
-    most = int(seconds / (calls * together / trials.samples)) if calls * one <= seconds else 0
+        return count
+    most = int(seconds / (calls * together / count)) if calls * one <= seconds else 0
     return 1 << (most.bit_length() - 1) if most else 0
 
 
@@ -85,9 +84,13 @@ def search_best(
         problem.spec, problem.rows, problem.steps, problem.full_flops / ratio, max_engines, problem.sensitivity
     )
     schedules = _portfolio(problem, Target(flops_ratio=ratio), planners, max_engines) | {"soda": soda}
-    search = Search(realizer, trials.typical_error, started + _SEARCH_UNTIL * seconds, clock)
-    few = trials.with_samples(min(_FEW_SAMPLES, trials.samples))
-    errors = _scout(schedules, few, started + _PORTFOLIO_SHARE * seconds, clock)
+    samples = len(trials.samples)
+    panel = draw_panel(trials, _PANEL_SHARE * seconds, clock)
+    few = trials.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
+    search = Search(
+        realizer, trials.with_samples(panel.choose(samples)).typical_error, started + _SEARCH_UNTIL * seconds, clock
+    )
+    errors = _scout(schedules, few, started + _SCOUTED_UNTIL * seconds, clock)
     leaders = sorted(errors, key=lambda name: errors[name])[:_LEADERS]
     for name in leaders:
         search.try_schedule(schedules[name], name)
@@ -101,7 +104,7 @@ def search_best(
         if np.isfinite(error) and not search.over:
             draft = list(drafts)[i]
             search.refine(draft, f"{drafts[draft]}, refined")
-    winner = _run_off(search, leaders, trials, started + seconds, clock)
+    winner = _run_off(search, leaders, trials, panel, started + seconds, clock)
     log.info("plan: scouted %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))
     log.info(
         "plan: %s, RMSE %.4g; %d schedules and %d intervals measured",
@@ -124,16 +127,17 @@ def _scout(
 
 
 def _run_off(
-    search: Search, leaders: list[str], trials: Trials, deadline: float, clock: Callable[[], None]
+    search: Search, leaders: list[str], trials: Trials, panel: Panel, deadline: float, clock: Callable[[], None]
 ) -> Measured:
     """The finalist of least RMSE on more samples; those for whom there is no time are out."""
-    many = trials.with_samples(_MORE_SAMPLES * trials.samples)
+    count = _MORE_SAMPLES * len(trials.samples)
+    many, weights = trials.with_samples(panel.choose(count)), panel.weights(count)
     best: Measured | None = None
     planners = [m for m in search.measured if m.by in leaders[:_PLANNERS_IN_FINAL]]
     for finalist in [*search.finalists(_FINALISTS), *planners]:
         if best is not None and time.perf_counter() > deadline:
             break
-        judged = finalist._replace(error=many.rmse(finalist.schedule))
+        judged = finalist._replace(error=float(np.sqrt(weights @ many.squared_errors(finalist.schedule))))
         best = judged if best is None or judged.error < best.error else best
         clock()
     assert best is not None

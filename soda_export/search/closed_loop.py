@@ -63,7 +63,7 @@ def measure_intervals(trials: Trials, seconds: float, progress: Callable[[int, i
 
 
 def _measure(trials: Trials, anchor: int, gap: int) -> NDArray[np.float64]:
-    key = f"interval {anchor} {gap}"
+    key = trials.key_of(f"interval {anchor} {gap}".encode())
     known = trials.journal.get(key)
     if known is None:
         known = _Interval(trials, anchor, gap).play().tolist()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from soda_runtime.philox import INITIAL_STREAM, latent_noise
+from soda_runtime.philox import INITIAL_STREAM, normal
 from torch import Tensor
 
 from ..lower.lower import lower_plan, round_keeps
@@ -25,21 +26,22 @@ SEED = 1  # profiling uses 0 by default, evaluation its own range: planning sees
 
 
 class Trials:
-    """One batch of calibration samples; every schedule is measured on the same noise and conditions.
+    """A batch of calibration samples; every schedule is measured on the same noise and conditions.
 
+    samples: their numbers, each with noise and a condition of its own.
     journal: every measurement is appended to this file, and taken from it if it is there: a search that was stopped
     replays what it had done in no time and goes on.
     """
 
     def __init__(
         self, denoiser: Denoiser, sampler: SamplerTable, identity: SamplerIdentity, guidance: float,
-        calibration: Callable[[range], LabelRows | TextRows], samples: int, token_score: TokenScore = "mean",
-        journal: Journal | None = None,
+        calibration: Callable[[Sequence[int]], LabelRows | TextRows], samples: Sequence[int],
+        token_score: TokenScore = "mean", journal: Journal | None = None,
     ) -> None:  # fmt: skip
         self.denoiser, self.sampler, self.guidance = denoiser, sampler, guidance
         self._identity, self._token_score, self._calibration = identity, token_score, calibration
-        self.rows, self.samples = rows_per_sample(guidance), samples
-        self.condition = calibration(range(samples))
+        self.rows, self.samples = rows_per_sample(guidance), tuple(samples)
+        self.condition = calibration(self.samples)
         self.noise = self._noise(INITIAL_STREAM)
         self.step_noise = (
             torch.stack([self._noise(1 + t) for t in range(sampler.steps)]) if sampler.stochastic else None
@@ -47,19 +49,23 @@ class Trials:
         self.journal = Journal() if journal is None else journal
         self._states: list[Tensor] = []
 
-    def with_samples(self, samples: int) -> Trials:
-        """The same with fewer samples, the first ones, or with more."""
+    def with_samples(self, samples: Sequence[int]) -> Trials:
+        """The same with other samples."""
         return Trials(
             self.denoiser, self.sampler, self._identity, self.guidance, self._calibration, samples,
             self._token_score, self.journal,
         )  # fmt: skip
 
     def seconds_a_call(self) -> float:
-        """How long one model call takes for these samples."""
-        prepared = Prepared(self.denoiser, self.sampler.timesteps, self.condition)
-        started = time.perf_counter()
-        self.advance(prepared, 0, self.sampler.begin(self.noise))
-        return time.perf_counter() - started
+        """How long one model call takes for these samples: the shorter of two, since the first one warms up."""
+        prepared, state = Prepared(self.denoiser, self.sampler.timesteps, self.condition), self.sampler.begin(self.noise)
+
+        def call() -> float:
+            started = time.perf_counter()
+            self.advance(prepared, 0, state)
+            return time.perf_counter() - started
+
+        return min(call(), call())
 
     def plan(self, schedule: Schedule) -> Plan:
         """The schedule as a plan for this model and sampler."""
@@ -77,14 +83,21 @@ class Trials:
     def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
         """Mean squared error of each sample's final latents: [B]."""
         rounded = round_keeps(schedule, self.denoiser.spec)
-        key = f"{self.samples} {hashlib.sha256(rounded.kept.tobytes() + rounded.stack.tobytes()).hexdigest()}"
+        key = self.key_of(rounded.kept.tobytes() + rounded.stack.tobytes())
         known = self.journal.get(key)
         if known is None:
-            table = lower_plan(self.plan(schedule), self.denoiser.spec)
-            found = run_reference(self.denoiser, self.sampler, table, self.condition, self.noise, self.step_noise)
-            known = ((found - self.states[-1][0]) ** 2).mean(dim=(1, 2, 3)).double().tolist()
+            known = mean_squares(self.play(schedule) - self.states[-1][0])
             self.journal.add(key, known)
         return np.array(known)
+
+    def play(self, schedule: Schedule) -> Tensor:
+        """The final latents [B, C, H, W] of the schedule."""
+        table = lower_plan(self.plan(schedule), self.denoiser.spec)
+        return run_reference(self.denoiser, self.sampler, table, self.condition, self.noise, self.step_noise)
+
+    def key_of(self, what: bytes) -> str:
+        """What the journal knows a measurement of `what` on these samples by."""
+        return hashlib.sha256(repr(self.samples).encode() + what).hexdigest()
 
     @property
     def states(self) -> list[Tensor]:
@@ -122,4 +135,12 @@ class Trials:
         return compute
 
     def _noise(self, stream: int) -> Tensor:
-        return torch.from_numpy(latent_noise(SEED, stream, self.samples, self.denoiser.spec.latent_shape))
+        shape = self.denoiser.spec.latent_shape
+        noise = np.stack([normal(SEED, stream, sample, math.prod(shape)) for sample in self.samples])
+        return torch.from_numpy(noise.reshape(len(self.samples), *shape))
+
+
+def mean_squares(difference: Tensor) -> list[float]:
+    """Mean square of each sample's elements."""
+    squares: list[float] = (difference**2).mean(dim=(1, 2, 3)).double().tolist()
+    return squares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,14 +16,14 @@ class FakeTrials:
     class sampler:  # noqa: N801
         steps = 10
 
-    def __init__(self, samples: int, fixed: float, each: float) -> None:
+    def __init__(self, samples: Sequence[int], fixed: float, each: float) -> None:
         self.samples, self.fixed, self.each = samples, fixed, each
 
-    def with_samples(self, samples: int) -> FakeTrials:
+    def with_samples(self, samples: Sequence[int]) -> FakeTrials:
         return FakeTrials(samples, self.fixed, self.each)
 
     def seconds_a_call(self) -> float:
-        return self.fixed + self.each * self.samples
+        return self.fixed + self.each * len(self.samples)
 
 
 @pytest.mark.parametrize(
@@ -37,5 +38,5 @@ class FakeTrials:
     ],
 )
 def test_what_fits_is_measured(samples: int, fixed: float, each: float, seconds: float, expected: int) -> None:
-    trials: Any = FakeTrials(samples, fixed, each)
+    trials: Any = FakeTrials(range(samples), fixed, each)
     assert affordable_samples(trials, seconds) == expected

@@ -17,6 +17,7 @@ from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
 from soda_export.search.draft import Draft, Realizer
 from soda_export.search.journal import Journal
+from soda_export.search.panel import Panel, draw_panel
 from soda_export.search.refine import Search
 from soda_export.search.trial import Trials
 from tests.conftest import OpenBench
@@ -35,7 +36,7 @@ def make_trials(open_bench: OpenBench, samples: int = 4, journal: Journal | None
     bench = open_bench(steps=STEPS)
     calibration = LabelCalibration(bench.loaded.denoiser.spec, 2)
     return Trials(
-        bench.loaded.denoiser, bench.sampler, SamplerIdentity("ddim", STEPS), 1.5, calibration, samples,
+        bench.loaded.denoiser, bench.sampler, SamplerIdentity("ddim", STEPS), 1.5, calibration, range(samples),
         journal=journal,
     )  # fmt: skip
 
@@ -58,9 +59,31 @@ def test_an_interval_costs_what_its_schedule_measures(open_bench: OpenBench, pro
 def test_costs_are_interpolated_through_what_was_measured(open_bench: OpenBench) -> None:
     trials = make_trials(open_bench)
     costs = measure_intervals(trials, 60.0, lambda *_: None)
-    assert costs.squares[3, 4] == pytest.approx(_Interval(trials, 3, 4).play(), rel=1e-6)
+    assert costs.squares[3, 4] == pytest.approx(_Interval(trials, 3, 4).play(), rel=1e-3)
     assert (costs.squares[:, 1] == 0).all()
     assert np.isinf(costs.squares[STEPS - 2, 4]).all()
+
+
+def test_the_panel_seats_the_most_sensitive_samples(open_bench: OpenBench, problem: Problem) -> None:
+    trials = make_trials(open_bench)
+    panel = draw_panel(trials, 60.0, lambda: None)
+    pool = trials.with_samples(range(len(panel.ranked)))
+    pilots = [Schedule.at_anchors(problem.spec, STEPS, tuple(range(0, STEPS, 3)), order) for order in (0, 2)]
+    moved = ((pool.play(pilots[0]) - pool.play(pilots[1])) ** 2).mean(dim=(1, 2, 3)).numpy()
+    assert len(panel.ranked) >= 16
+    assert set(panel.ranked[:4]) == set(np.argsort(moved)[-4:].tolist())
+
+
+def test_a_panel_stands_for_its_pool() -> None:
+    panel = Panel((5, 2, 7, 0, 1, 3, 4, 6))
+    assert panel.choose(4) == (5, 2, 0, 1)
+    assert panel.weights(4).tolist() == pytest.approx([1 / 8, 1 / 8, 3 / 8, 3 / 8])
+    squares = np.array([9.0, 4.0, 1.0, 1.0])  # of the chosen; the other four are like the last two
+    assert panel.weights(4) @ squares == pytest.approx((9 + 4 + 6 * 1) / 8)
+    for count in (1, 3, 8, 20):
+        assert len(panel.choose(count)) == len(panel.weights(count)) == min(count, 8)
+        assert panel.weights(count).sum() == pytest.approx(1.0)
+    assert panel.choose(20) == panel.ranked
 
 
 def test_best_is_the_best_of_what_it_measured(open_bench: OpenBench, problem: Problem) -> None:
@@ -68,10 +91,15 @@ def test_best_is_the_best_of_what_it_measured(open_bench: OpenBench, problem: Pr
     found = search_best(
         problem, Target(flops_ratio=2.0), trials, seconds=8.0, max_engines=12, progress=lambda *_: None
     )
-    many = trials.with_samples(16)
+    panel = draw_panel(trials, 0.0, lambda: None)  # taken from the journal
+    many, weights = trials.with_samples(panel.choose(16)), panel.weights(16)
+
+    def rmse(schedule: Schedule) -> float:
+        return float(np.sqrt(weights @ many.squared_errors(schedule)))
+
     leader = min(found.portfolio, key=lambda name: found.portfolio[name])
-    assert found.rmse <= many.rmse(PLANNERS[leader](problem, Target(flops_ratio=2.0)))
-    assert found.rmse == pytest.approx(many.rmse(found.schedule))
+    assert found.rmse <= rmse(PLANNERS[leader](problem, Target(flops_ratio=2.0)))
+    assert found.rmse == pytest.approx(rmse(found.schedule))
     assert found.schedule.flops_ratio(problem.spec, problem.rows) >= 2.0 * 0.99
     assert found.schedule.num_kinds <= 12
 

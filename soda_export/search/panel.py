@@ -1,0 +1,64 @@
+"""Which calibration samples a search looks at: half of them those that any change of the schedule moves most.
+
+A few samples carry most of an RMSE, and they are the same for every planner's schedule (of 128 digits one, for all
+eleven): the sampler passes close to a fork there. A handful drawn at random rarely holds such a sample, so two quick
+schedules are played on many, and those on which they differ most are sure of a seat. Weights make up for that: a
+weighted mean over the panel estimates the mean over all samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..plan.schedule import Schedule
+from .trial import Trials, mean_squares
+
+_MOST_BATCHES = 16  # of as many samples as the search has
+_EVERY, _ORDERS = 3, (0, 2)  # the two schedules: every third step computed, the rest reused or forecast
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Sample numbers of a pool, most sensitive first."""
+
+    ranked: tuple[int, ...]
+
+    def choose(self, count: int) -> tuple[int, ...]:
+        """The most sensitive, and as many others in the order of their numbers; all where there are no more."""
+        sensitive = self.ranked[: count // 2]
+        others = sorted(set(self.ranked) - set(sensitive))
+        return (*sensitive, *others[: count - len(sensitive)])
+
+    def weights(self, count: int) -> NDArray[np.float64]:
+        """What share of the pool each of the chosen stands for; they add up to 1."""
+        chosen, pool = len(self.choose(count)), len(self.ranked)
+        sensitive = min(count // 2, pool)
+        each = (pool - sensitive) / max(1, chosen - sensitive)
+        weights: NDArray[np.float64] = np.where(np.arange(chosen) < sensitive, 1.0, each) / pool
+        return weights
+
+
+def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> Panel:
+    """Rank as many samples as `seconds` allow, and no fewer than those of `trials`.
+
+    Whatever the budget, the same two schedules judge: searches for several budgets share what is measured.
+    """
+    size, key = len(trials.samples), f"sensitivity of samples, {len(trials.samples)} at a time"
+    moved = trials.journal.get(key)
+    if moved is None:
+        moved, started = [], time.perf_counter()
+        spec, steps = trials.denoiser.spec, trials.sampler.steps
+        pilots = [Schedule.at_anchors(spec, steps, tuple(range(0, steps, _EVERY)), order) for order in _ORDERS]
+        for batch in range(_MOST_BATCHES):
+            if batch and (time.perf_counter() - started) * (batch + 1) / batch > seconds:
+                break
+            some = trials.with_samples(range(batch * size, (batch + 1) * size))
+            moved += mean_squares(some.play(pilots[0]) - some.play(pilots[1]))
+            progress()
+        trials.journal.add(key, moved)
+    return Panel(tuple(int(i) for i in np.argsort(moved)[::-1]))
