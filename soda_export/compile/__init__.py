@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import CompileError
 
-REGISTRY = {"ort": "soda_export.compile.ort"}
+REGISTRY = {"ort": "soda_export.compile.ort", "openvino": "soda_export.compile.openvino"}
 
 
 def check_backend(backend: str) -> None:

@@ -58,7 +58,8 @@ class Trials:
 
     def seconds_a_call(self) -> float:
         """How long one model call takes for these samples: the shorter of two, since the first one warms up."""
-        prepared, state = Prepared(self.denoiser, self.sampler.timesteps, self.condition), self.sampler.begin(self.noise)
+        prepared = Prepared(self.denoiser, self.sampler.timesteps, self.condition)
+        state = self.sampler.begin(self.noise)
 
         def call() -> float:
             started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Exported programs in ONNX Runtime against the eager reference, and the whole against diffusers' own loop."""
+"""Exported programs in both graph engines against the eager reference, and the whole against diffusers' own loop."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.export.selection import SelectionRecorder, play_reference
 from tests.tiny import CLASSES, LAYERS, TOKENS, make_plan
 
 TOLERANCE = 1e-3
+BACKENDS = ("ort", "openvino")  # their engines are the same graphs
 
 
 def random_kept(seed: int) -> np.ndarray:
@@ -63,9 +64,10 @@ def test_random_plans_equal_the_reference(open_bench: OpenBench, tmp_path: Path,
         labels = [(3 * i + seed) % CLASSES for i in range(batch)]
         noise = noise_for(batch, 10, bench.sampler.stochastic)
         expected = play_reference(bench, built.table, torch.tensor(labels), noise, recorder)
-        played = Session.open(built.out).generate(labels, noise=noise)
-        print(f"plan {seed} batch {batch}: difference {np.abs(played - expected).max():.1e}")
-        assert np.abs(played - expected).max() <= TOLERANCE
+        for backend in BACKENDS:
+            played = Session.open(built.out, backend=backend).generate(labels, noise=noise)
+            print(f"plan {seed} batch {batch} {backend}: difference {np.abs(played - expected).max():.1e}")
+            assert np.abs(played - expected).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

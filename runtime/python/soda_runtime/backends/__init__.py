@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from ..errors import EngineError
 from ..signature import Signature
 
-REGISTRY = {"ort": "soda_runtime.backends.ort", "null": "soda_runtime.backends.null"}
+REGISTRY = {
+    "ort": "soda_runtime.backends.ort",
+    "openvino": "soda_runtime.backends.openvino",
+    "null": "soda_runtime.backends.null",
+}
 
 
 class Memory(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
-from ..signature import Port, Signature
+from ..signature import Signature
 from . import Memory, View
 from .host import HostMemory
+from .ports import check_ports
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
@@ -84,8 +85,8 @@ class OrtBackend:
             session = self._ort.InferenceSession(str(path), sess_options=options, providers=[_PROVIDERS[self._device]])
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime {self._ort.__version__} cannot open it: {error}") from None
-        _check_ports(path, "input", {p.name: p for p in session.get_inputs()}, signature.inputs)
-        _check_ports(path, "output", {p.name: p for p in session.get_outputs()}, signature.outputs)
+        check_ports(path, "input", _ports(session.get_inputs()), signature.inputs)
+        check_ports(path, "output", _ports(session.get_outputs()), signature.outputs)
         return OrtEngine(session, self._device, path)
 
     def _options(self, once: bool) -> Any:
@@ -135,17 +136,5 @@ def _address(view: View) -> int:
     return int(memory.address) + view.offset
 
 
-def _check_ports(path: Path, kind: str, found: Mapping[str, Any], expected: Mapping[str, Port]) -> None:
-    if found.keys() != expected.keys():
-        odd = sorted(found.keys() ^ expected.keys())[0]
-        raise EngineError(f"{path}: {kind} {odd!r} is not in both the engine and the manifest; rebuild the bundle")
-    for name, port in expected.items():
-        shape = tuple(found[name].shape)
-        matches = len(shape) == len(port.shape) and all(
-            isinstance(wanted, str) or wanted == given for wanted, given in zip(port.shape, shape, strict=True)
-        )
-        if not matches or _DTYPES.get(found[name].type) != port.dtype:
-            raise EngineError(
-                f"{path}: {kind} {name!r} is {found[name].type} {list(shape)}, the manifest says {port.dtype} "
-                f"{list(port.shape)}; rebuild the bundle"
-            )
+def _ports(values: Sequence[Any]) -> dict[str, tuple[str, Sequence[int | str | None]]]:
+    return {value.name: (_DTYPES.get(value.type, value.type), value.shape) for value in values}

@@ -12,8 +12,15 @@ from soda_runtime.backends import View
 from .bundles import Json, edit_manifest, fix_hashes, safetensors_bytes, split_safetensors
 
 
-def _play(folder: Path, label: int = 3) -> None:
-    Bundle.open(folder, threads=1).session().generate(label)
+@pytest.fixture(params=["ort", "openvino"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Libraries whose engines are the exported graphs: the same bundle opens with each."""
+    pytest.importorskip({"ort": "onnxruntime"}.get(request.param, request.param))
+    return str(request.param)
+
+
+def _play(folder: Path, backend: str, label: int = 3) -> None:
+    Bundle.open(folder, backend=backend, threads=1).session().generate(label)
 
 
 def _exchange(first: str, second: str) -> Callable[[Path], None]:
@@ -86,28 +93,28 @@ DAMAGE: dict[str, tuple[str, str, Callable[[Path], object]]] = {
 
 @pytest.mark.parametrize(("name", "message", "damage"), DAMAGE.values(), ids=DAMAGE.keys())
 def test_an_engine_that_is_not_the_manifests_is_refused(
-    folder: Path, name: str, message: str, damage: Callable[[Path], object]
+    folder: Path, backend: str, name: str, message: str, damage: Callable[[Path], object]
 ) -> None:
     damage(folder)
     fix_hashes(folder)
     with pytest.raises(EngineError) as caught:
-        _play(folder)
+        _play(folder, backend)
     assert str(caught.value).startswith(f"{folder / name}: ")
     assert message in str(caught.value)
 
 
-def test_weights_that_an_engine_points_beyond_are_refused(folder: Path) -> None:
+def test_weights_that_an_engine_points_beyond_are_refused(folder: Path, backend: str) -> None:
     path = folder / "weights.safetensors"
     path.write_bytes((2).to_bytes(8, "little") + b"{}")
     fix_hashes(folder)
     with pytest.raises(EngineError, match=str(folder)):
-        _play(folder)
+        _play(folder, backend)
 
 
 def test_a_failing_step_names_itself_and_its_engine(folder: Path) -> None:
     edit_manifest(folder, lambda manifest: manifest["model"]["condition"].update(num_classes=1000))
     with pytest.raises(EngineError, match=r"prepare of steps 0\.\.7: .*conditioning.onnx: ONNX Runtime failed"):
-        _play(folder, label=500)
+        _play(folder, "ort", label=500)
 
 
 TEXT_DAMAGE: dict[str, tuple[str, str, Callable[[Path], object]]] = {
@@ -137,12 +144,12 @@ TEXT_DAMAGE: dict[str, tuple[str, str, Callable[[Path], object]]] = {
 
 @pytest.mark.parametrize(("name", "message", "damage"), TEXT_DAMAGE.values(), ids=TEXT_DAMAGE.keys())
 def test_an_engine_that_is_not_the_manifests_is_refused_in_a_bundle_of_prompts(
-    text_folder: Path, name: str, message: str, damage: Callable[[Path], object]
+    text_folder: Path, backend: str, name: str, message: str, damage: Callable[[Path], object]
 ) -> None:
     pytest.importorskip("tokenizers")
     damage(text_folder)
     fix_hashes(text_folder)
-    session = Bundle.open(text_folder, threads=1).session()
+    session = Bundle.open(text_folder, backend=backend, threads=1).session()
     with pytest.raises(EngineError) as caught:  # noqa: PT012
         session.generate(prompt="a red circle")
         session.images()
@@ -150,8 +157,8 @@ def test_an_engine_that_is_not_the_manifests_is_refused_in_a_bundle_of_prompts(
     assert message in str(caught.value)
 
 
-def test_a_name_that_an_engine_does_not_have_is_an_engine_error(folder: Path) -> None:
-    bundle = Bundle.open(folder, threads=1)
+def test_a_name_that_an_engine_does_not_have_is_an_engine_error(folder: Path, backend: str) -> None:
+    bundle = Bundle.open(folder, backend=backend, threads=1)
     view = View(bundle.backend.allocate(4), 0, "float32", (1,))
     with pytest.raises(EngineError, match="step 0"):
         bundle.engine(5).bind("step 0", {"surplus": view}, {})

@@ -1,0 +1,137 @@
+"""OpenVINO on the CPU. Programs are compiled for the shapes they are bound with, which its kernels are faster at."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ..errors import EngineError
+from ..signature import Signature
+from . import Memory, View
+from .host import HostMemory
+from .ports import check_ports
+
+_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64"}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class OpenVinoEngine:
+    """One graph, and what was compiled from it: kept as long as some session is bound to it."""
+
+    def __init__(self, openvino: Any, core: Any, path: Path, model: Any, options: Mapping[str, Any]) -> None:
+        self._openvino, self._core, self._path, self._model = openvino, core, path, model
+        self._options = options
+        self._compiled: WeakValueDictionary[_Shapes, _Compiled] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def bind(
+        self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]
+    ) -> Callable[[], None]:
+        compiled = self._compile(label, tuple((name, view.shape) for name, view in inputs.items()))
+        try:
+            request = compiled.model.create_infer_request()
+            for name, view in (*inputs.items(), *outputs.items()):
+                request.set_tensor(name, self._tensor(view))
+        except RuntimeError as error:
+            raise EngineError(f"{label}: {self._path}: OpenVINO refuses a buffer: {_last_line(error)}") from None
+        infer, path = request.infer, self._path
+        memories = tuple(view.memory for view in (*inputs.values(), *outputs.values()))
+
+        def call(_keep_alive: tuple[Any, ...] = (compiled, *memories)) -> None:
+            try:
+                infer(share_outputs=True)
+            except RuntimeError as error:
+                raise EngineError(f"{label}: {path}: OpenVINO failed: {_last_line(error)}") from None
+
+        return call
+
+    def _compile(self, label: str, shapes: _Shapes) -> _Compiled:
+        with self._lock:
+            compiled = self._compiled.get(shapes)
+            if compiled is None:
+                try:
+                    model = self._model.clone()
+                    model.reshape({name: list(shape) for name, shape in shapes})
+                    compiled = _Compiled(self._core.compile_model(model, "CPU", dict(self._options)))
+                except RuntimeError as error:
+                    reason = f"OpenVINO cannot compile it: {_last_line(error)}"
+                    raise EngineError(f"{label}: {self._path}: {reason}") from None
+                self._compiled[shapes] = compiled
+            return compiled
+
+    def _tensor(self, view: View) -> Any:
+        memory: Any = view.memory
+        kind = getattr(self._openvino.Type, _NAMES[view.dtype])
+        shape = self._openvino.Shape(list(view.shape))
+        return self._openvino.Tensor(memory.bytes[view.offset :], shape, kind)
+
+
+class _Compiled:
+    """A compiled model that can be weakly referenced."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+
+class OpenVinoBackend:
+    """Opens graphs; weights are mapped once, and packed anew by every program that is compiled."""
+
+    def __init__(self, openvino: Any, threads: int) -> None:
+        self._openvino, self._core = openvino, openvino.Core()
+        self._capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+
+    def allocate(self, nbytes: int) -> Memory:
+        return HostMemory(nbytes)
+
+    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> OpenVinoEngine:
+        version = self._openvino.__version__.partition("-")[0]
+        try:
+            model = self._core.read_model(path)
+        except RuntimeError as error:
+            raise EngineError(f"{path}: OpenVINO {version} cannot open it: {_last_line(error)}") from None
+        check_ports(path, "input", _ports(model.inputs), signature.inputs)
+        check_ports(path, "output", _ports(model.outputs), signature.outputs)
+        options = {**self._options, "INFERENCE_PRECISION_HINT": self._precision(model)}
+        return OpenVinoEngine(self._openvino, self._core, path, model, options)
+
+    def _precision(self, model: Any) -> str:
+        """What to compute in: the graph's own type, where the processor has it. Left alone, the plugin would compute
+        float32 graphs in bfloat16."""
+        types = {node.get_element_type().to_string() for node in model.get_ops() if node.get_type_name() == "Constant"}
+        for kind, capability in (("bf16", "BF16"), ("f16", "FP16")):
+            if kind in types and capability in self._capabilities:
+                return kind
+        return "f32"
+
+
+def open_backend(device: str, threads: int) -> OpenVinoBackend:
+    """OpenVINO on `device`, which is cpu."""
+    if device != "cpu":
+        raise EngineError(f"device {device!r}: this runtime runs OpenVINO on cpu alone")
+    try:
+        import openvino
+    except ImportError:
+        raise EngineError("openvino is not installed; run `pip install soda-runtime[openvino]`") from None
+    return OpenVinoBackend(openvino, threads)
+
+
+def _ports(ports: Sequence[Any]) -> dict[str, tuple[str, Sequence[int | str | None]]]:
+    found: dict[str, tuple[str, Sequence[int | str | None]]] = {}
+    for port in ports:
+        kind = port.get_element_type().to_string()
+        shape = [axis.get_length() if axis.is_static else None for axis in port.get_partial_shape()]
+        found[port.get_any_name()] = (_TYPES.get(kind, kind), shape)
+    return found
+
+
+def _last_line(error: RuntimeError) -> str:
+    """OpenVINO's messages begin with its source files; the reason is at the end."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"
