@@ -26,21 +26,29 @@ if TYPE_CHECKING:
 class Bundle:
     """An opened bundle: thread-safe, shared by any number of sessions."""
 
-    def __init__(self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int, weights: str = ""
+    ) -> None:
         self.folder, self.manifest = folder, manifest
         with refusing_unreadable(folder):
             self.tables = _read_tables(folder, manifest)
-        self.backend = open_backend(backend, device, threads)
+        self.backend = open_backend(backend, device, threads, weights)
         self._engines: dict[str, Engine] = {}
         self._tokenizer: PromptTokenizer | None = None
         self._lock = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0) -> Bundle:
-        """Check and open the bundle folder `path`.
+    def open(
+        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0,
+        weights: str = "",
+    ) -> Bundle:  # fmt: skip
+        """Check and open the bundle folder `path`. Engines are opened when a session first needs them.
 
         backend: default the one it was built for; `null` checks dispatch without computing. device: cpu or cuda.
-        threads: of the engine library, 0 lets it choose. Raises BundleError or EngineError.
+        threads: of the engine library, 0 lets it choose. weights: `prepacked`, a copy an engine in the order that its
+        kernels like, or `shared`, one for all engines, slower; default what is faster. Raises BundleError or
+        EngineError.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -48,7 +56,7 @@ class Bundle:
         with refusing_unreadable(folder):
             manifest = open_manifest(folder)
             check_files(folder, manifest)
-        return cls(folder, manifest, backend or manifest.backend, device, threads)
+        return cls(folder, manifest, backend or manifest.backend, device, threads, weights)
 
     def session(self) -> Session:
         """A new session: its own cache arena and sampler state, for one thread at a time."""
@@ -86,6 +94,8 @@ class Bundle:
 
     def _open(self, file: str, signature: Signature, once: bool = False) -> Engine:
         with self._lock:
+            opening = self._opening.setdefault(file, threading.Lock())
+        with opening:
             if file not in self._engines:
                 self._engines[file] = self.backend.open_engine(self.folder / file, signature, once)
             return self._engines[file]

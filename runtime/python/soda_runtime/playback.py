@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Memory, View
+from .loading import Call, StepCalls
 from .manifest import PreparedTensor, PrepareProgram
 from .signature import (
     BATCH_AXIS,
@@ -36,7 +37,6 @@ from .signature import (
 if TYPE_CHECKING:
     from .bundle import Bundle
 
-_Call = Callable[[], None]
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
 
 
@@ -50,9 +50,9 @@ class Playback:
         self.window = self._window_steps()
         allocate = bundle.backend.allocate
         state_bytes = 4 * manifest.sampler.state_size * batch * math.prod(manifest.model.latent_shape)
-        # engines are opened, and so checked against the manifest, before the manifest's sizes are allocated
+        # the first engine is opened, and so checked against the manifest, before the manifest's sizes are allocated
         programs = [step.program if accelerated else manifest.baseline_program for step in manifest.steps]
-        engines = {program: bundle.engine(program) for program in sorted(set(programs))}
+        bundle.engine(programs[0])
         for each in manifest.prepare:
             if each.outputs != (EMBEDS,):
                 bundle.open_once(each.file, bundle.prepare_signature(each))
@@ -64,8 +64,9 @@ class Playback:
         self._tables = {name: _upload(allocate, table) for name, table in bundle.tables.items()}
         self._tensors = {tensor.name: self._allocate_tensor(tensor) for tensor in manifest.tensors}
         self.encode_text, self.prepare_request, self.prepares = self._bind_prepares()
-        self.steps = [self._bind_step(i, program, engines[program]) for i, program in enumerate(programs)]
-        self._finish: dict[int, tuple[_Call, Memory]] = {}
+        self._loading = StepCalls(programs, lambda step: self._bind_step(step, programs[step]))
+        self.steps = self._loading.calls
+        self._finish: dict[int, tuple[Call, Memory]] = {}
 
     @property
     def initial_state(self) -> Memory:
@@ -75,6 +76,14 @@ class Playback:
     def state_after(self, steps_done: int) -> Memory:
         """Where the state is after that many steps."""
         return self._states[steps_done % 2]
+
+    def wait(self) -> None:
+        """Until every step's engine is open and bound. Raises EngineError."""
+        self._loading.wait()
+
+    def abandon(self) -> None:
+        """Stop opening engines: this playback is not needed any more."""
+        self._loading.abandon()
 
     def memories(self) -> list[Memory]:
         """Every block of memory that could carry a value from one request to the next."""
@@ -115,11 +124,11 @@ class Playback:
         per_step = sum(self._bytes(tensor_port(tensor)) for tensor in manifest.tensors if tensor.per_step)
         return max(1, min(manifest.sampler.steps, MAX_WINDOW_BYTES // max(1, per_step)))
 
-    def _bind_prepares(self) -> tuple[list[_Call], list[_Call], list[list[_Call]]]:
+    def _bind_prepares(self) -> tuple[list[Call], list[Call], list[list[Call]]]:
         """The text encoder's call, if there is one; the other calls of a request; the calls of each window of steps."""
-        encode: list[_Call] = []
-        once: list[_Call] = []
-        windows: list[list[_Call]] = [[] for _ in range(0, self._bundle.manifest.sampler.steps, self.window)]
+        encode: list[Call] = []
+        once: list[Call] = []
+        windows: list[list[Call]] = [[] for _ in range(0, self._bundle.manifest.sampler.steps, self.window)]
         for program in self._bundle.manifest.prepare:
             if program.tables:
                 for number, calls in enumerate(windows):
@@ -130,9 +139,9 @@ class Playback:
                 once.append(self._bind_prepare(program, 0))
         return encode, once, windows
 
-    def _bind_later(self, program: PrepareProgram) -> _Call:
+    def _bind_later(self, program: PrepareProgram) -> Call:
         """Open and bind a program at its first call: requests that give embeddings need no text encoder in memory."""
-        bound: list[_Call] = []
+        bound: list[Call] = []
 
         def call() -> None:
             if not bound:
@@ -141,7 +150,7 @@ class Playback:
 
         return call
 
-    def _bind_prepare(self, program: PrepareProgram, first: int) -> _Call:
+    def _bind_prepare(self, program: PrepareProgram, first: int) -> Call:
         """Bind a prepare program, for the window of steps that begins at `first` where it has tables."""
         bundle, manifest = self._bundle, self._bundle.manifest
         signature = bundle.prepare_signature(program)
@@ -156,7 +165,7 @@ class Playback:
         steps = f" of steps {first}..{first + axes[WINDOW_AXIS] - 1}" if program.tables else ""
         return bundle.open_once(program.file, signature).bind(f"prepare{steps}", inputs, outputs)
 
-    def _bind_step(self, index: int, program: int, engine: Any) -> _Call:
+    def _bind_step(self, index: int, program: int) -> Call:
         manifest = self._bundle.manifest
         signature = step_signature(manifest, program)
         places: dict[str, tuple[Memory, int]] = {
@@ -181,7 +190,7 @@ class Playback:
             memory, offset = places[name]
             return View(memory, offset, port.dtype, port.at(self._axes))
 
-        return engine.bind(  # type: ignore[no-any-return]
+        return self._bundle.engine(program).bind(
             f"step {index}",
             {name: view(name, port) for name, port in signature.inputs.items()},
             {name: view(name, port) for name, port in signature.outputs.items()},

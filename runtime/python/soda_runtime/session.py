@@ -33,11 +33,14 @@ class Session:
         self._noise: Noise | int = 0
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0) -> Session:
+    def open(
+        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0,
+        weights: str = "",
+    ) -> Session:  # fmt: skip
         """Short for `Bundle.open(...).session()`."""
         from .bundle import Bundle
 
-        return Bundle.open(path, backend=backend, device=device, threads=threads).session()
+        return Bundle.open(path, backend=backend, device=device, threads=threads, weights=weights).session()
 
     def generate(
         self,
@@ -90,6 +93,8 @@ class Session:
         if noise is not None:
             noise = judge_noise(noise, manifest, size)
         if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
+            if self._playback is not None:
+                self._playback.abandon()
             self._playback = None  # free the old buffers before new ones are allocated
             self._playback = Playback(self.bundle, size, accelerated)
         playback = self._playback

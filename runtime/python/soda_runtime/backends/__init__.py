@@ -70,10 +70,16 @@ class Backend(Protocol):
         """
 
 
-def open_backend(name: str, device: str, threads: int) -> Backend:
-    """Import and start the backend `name`; `threads` 0 lets the library choose."""
+WEIGHTS = ("", "prepacked", "shared")
+"""How engines hold weights: the backend's faster way, a copy an engine in its kernels' order, or one for all."""
+
+
+def open_backend(name: str, device: str, threads: int, weights: str = "") -> Backend:
+    """Import and start the backend `name`; `threads` 0 lets the library choose. weights: one of WEIGHTS."""
+    if weights not in WEIGHTS:
+        raise EngineError(f"weights {weights!r}: must be {' or '.join(filter(None, WEIGHTS))}")
     if name not in REGISTRY:
         raise EngineError(f"backend {name!r} is unknown to this runtime; it has {', '.join(sorted(REGISTRY))}")
     module = importlib.import_module(REGISTRY[name])
-    backend: Backend = module.open_backend(device, threads)
+    backend: Backend = module.open_backend(device, threads, weights)
     return backend

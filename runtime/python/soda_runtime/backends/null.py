@@ -97,8 +97,8 @@ class NullEngine:
         return call
 
 
-def open_backend(device: str, threads: int) -> NullBackend:
-    """The checking backend; both arguments are accepted and unused."""
+def open_backend(device: str, threads: int, weights: str) -> NullBackend:
+    """The checking backend; the arguments are accepted and unused."""
     return NullBackend()
 
 

@@ -111,8 +111,10 @@ class OpenVinoBackend:
         return "f32"
 
 
-def open_backend(device: str, threads: int) -> OpenVinoBackend:
-    """OpenVINO on `device`, which is cpu."""
+def open_backend(device: str, threads: int, weights: str) -> OpenVinoBackend:
+    """OpenVINO on `device`, which is cpu. It packs weights anew for every program, so they cannot be shared."""
+    if weights == "shared":
+        raise EngineError("weights 'shared': OpenVINO packs them for every program; leave it out, or use ONNX Runtime")
     if device != "cpu":
         raise EngineError(f"device {device!r}: this runtime runs OpenVINO on cpu alone")
     try:

@@ -73,8 +73,8 @@ class OrtEngine:
 class OrtBackend:
     """Opens sessions that share nothing but the weights file's pages."""
 
-    def __init__(self, ort: Any, device: str, threads: int) -> None:
-        self._ort, self._device, self._threads = ort, device, threads
+    def __init__(self, ort: Any, device: str, threads: int, share_weights: bool) -> None:
+        self._ort, self._device, self._threads, self._share_weights = ort, device, threads, share_weights
 
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes) if self._device == "cpu" else CudaMemory(self._ort, nbytes)
@@ -95,13 +95,13 @@ class OrtBackend:
         options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
         # each session has its own threads; those of the last step must not spin on the cores of the next one
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if once:  # a second, repacked copy of a text encoder's weights would not pay
+        if once or self._share_weights:  # a repacked copy of a text encoder's weights would not pay
             options.add_session_config_entry("session.disable_prepacking", "1")
         return options
 
 
-def open_backend(device: str, threads: int) -> OrtBackend:
-    """ONNX Runtime on `device`: cpu or cuda."""
+def open_backend(device: str, threads: int, weights: str) -> OrtBackend:
+    """ONNX Runtime on `device`: cpu or cuda. weights: shared maps the weights file once for all engines."""
     if device not in _PROVIDERS:
         raise EngineError(f"device {device!r}: ONNX Runtime runs on {' or '.join(_PROVIDERS)}")
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
@@ -116,7 +116,7 @@ def open_backend(device: str, threads: int) -> OrtBackend:
         raise EngineError("onnxruntime is not installed; run `pip install soda-runtime[ort]`") from None
     if _PROVIDERS[device] not in ort.get_available_providers():
         raise EngineError(f"this ONNX Runtime has no {_PROVIDERS[device]}; run `pip install soda-runtime[ort-gpu]`")
-    return OrtBackend(ort, device, threads)
+    return OrtBackend(ort, device, threads, weights == "shared")
 
 
 def _is_installed(name: str) -> bool:

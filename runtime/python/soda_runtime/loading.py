@@ -1,0 +1,56 @@
+"""Open and bind the steps of a playback in the background, in the order of their first use.
+
+A bundle may have a dozen engines of gigabytes each. The first step waits for its own alone; the others are opened by a
+few threads while it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+Call = Callable[[], None]
+_MOST_THREADS = 4
+
+
+class StepCalls:
+    """The calls of all steps: `calls[i]()` runs step i, and waits for its engine where it is not open yet."""
+
+    def __init__(self, programs: Sequence[int], bind: Callable[[int], Call]) -> None:
+        """programs: what each step runs; steps with the same are bound together. bind(step) opens and binds.
+
+        The first step is bound at once. What goes wrong with another one is raised where its step is called.
+        """
+        self._bind, self._bound = bind, dict[int, Future[None]]()
+        self.calls = [self._waiting(step, program) for step, program in enumerate(programs)]
+        self.calls[0] = bind(0)
+        kinds = dict.fromkeys(programs)
+        pool = ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1, len(kinds))), "soda-open")
+        for kind in kinds:
+            steps = [step for step, program in enumerate(programs) if program == kind and step]
+            self._bound[kind] = pool.submit(self._bind_steps, {step: self.calls[step] for step in steps})
+        pool.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Until every step is bound. Raises EngineError."""
+        for future in self._bound.values():
+            future.result()
+
+    def abandon(self) -> None:
+        """Do not open what is not being opened yet."""
+        for future in self._bound.values():
+            future.cancel()
+
+    def _waiting(self, step: int, program: int) -> Call:
+        def call() -> None:
+            self._bound[program].result()
+            self.calls[step]()
+
+        return call
+
+    def _bind_steps(self, waiting: dict[int, Call]) -> None:
+        for step, placeholder in waiting.items():
+            call = self._bind(step)
+            if self.calls[step] is placeholder:
+                self.calls[step] = call
