@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from ..bench import BenchOptions, bench_bundle
-from .terminal import megabytes, print_json, print_table, progress_bar
+from ..bench.ops import OpTime, profile_ops
+from ..bench.report import (
+    OP_COLUMNS,
+    PROGRAM_COLUMNS,
+    markdown,
+    op_rows,
+    plot_steps,
+    program_rows,
+    rows_of,
+)
+from ..errors import UsageError
+from .terminal import print_columns, print_json, print_table, progress_bar
 
 
 def bench(
@@ -16,9 +28,14 @@ def bench(
     /,
     *,
     options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions(),
+    ops: bool = False,
+    plot: Path | None = None,
+    md: Path | None = None,
     json: bool = False,
 ) -> None:
     """Measure latency, memory and error of a bundle against computing everything on the same backend.
+
+    Both are played in turn. Opening and memory are measured in fresh processes.
 
     Examples:
 
@@ -26,29 +43,38 @@ def bench(
 
         soda-export bench engines/digits-b17-ort --batch 1 --rounds 15 --json
 
+        soda-export bench engines/digits-b17-ort --ops --plot steps.png --md bench.md
+
     Parameters
     ----------
     bundle
         Bundle folder.
+    ops
+        Also show where each program's time goes, by kind of operator (ort and openvino, on cpu).
+    plot
+        Draw the latency of every step into this .png or .svg file.
+    md
+        Write everything as a Markdown page into this file.
     json
         Print the result as JSON.
     """
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot {plot}: must end in .png or .svg")
+    for path in (plot, md):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: folder {path.parent} does not exist")
     with progress_bar() as progress:
         result = bench_bundle(Path(bundle), options, lambda done, total: progress("bench", done, total))
+        times: dict[str, tuple[OpTime, ...]] = profile_ops(Path(bundle), options) if ops else {}
+    if plot is not None:
+        plot_steps(result, plot)
+    if md is not None:
+        md.write_text(markdown(result, times))
     if json:
-        print_json(result)
+        print_json({**msgspec.structs.asdict(result), **({"ops": times} if ops else {})})
         return
-    memory = result.memory_bytes
-    print_table(
-        f"{bundle}: {result.backend}, batch {result.batch}, median of {result.rounds}",
-        [
-            ("latency", f"{1e3 * result.latency_s:.1f} ms, all-compute {1e3 * result.baseline_latency_s:.1f} ms"),
-            ("speedup", f"{result.speedup:.2f}x"),
-            ("FLOPs ratio", f"{result.flops_ratio:.2f}x"),
-            ("realization", f"{result.realization:.3f} (speedup / FLOPs ratio)"),
-            ("dispatch", f"{result.dispatch_us_per_step:.1f} us a step in Python"),
-            ("error", f"RMSE {result.error.rmse:.4f} ({100 * result.error.relative:.2f} %) against all-compute"),
-            ("weights", f"{megabytes(memory.weights_once)} once, {megabytes(memory.weights_resident)} resident"),
-            ("arena / activations", f"{megabytes(memory.arena)} / {megabytes(memory.activations)}"),
-        ],
-    )
+    title = f"{bundle}: {result.backend}, {result.precision}, batch {result.batch}, medians of {result.rounds}"
+    print_table(title, rows_of(result))
+    print_columns("step programs", PROGRAM_COLUMNS, program_rows(result))
+    for name, program in times.items():
+        print_columns(name, OP_COLUMNS, op_rows(program))

@@ -58,7 +58,7 @@ def test_the_whole_loop_from_the_command_line(soda, tiny_model: Path, tmp_path: 
         "latency_s", "baseline_latency_s", "speedup", "flops_ratio", "realization", "dispatch_us_per_step",
     } <= measured.keys()  # fmt: skip
     assert measured["error"]["rmse"] > 0
-    assert measured["memory_bytes"].keys() == {"weights_once", "weights_resident", "arena", "activations"}
+    assert {"weights_once", "weights_resident", "arena", "activations"} <= measured["memory_bytes"].keys()
     assert soda("verify", built["bundle"])[0] == 0
     for target in (built["bundle"], "plan.json", "tiny.map.safetensors", f"{built['bundle']}/programs.json"):
         code, out, err = soda("inspect", target)

@@ -82,7 +82,6 @@ class OpenVinoBackend:
 
     def __init__(self, openvino: Any, threads: int) -> None:
         self._openvino, self._core = openvino, openvino.Core()
-        self._capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
@@ -98,17 +97,8 @@ class OpenVinoBackend:
             raise EngineError(f"{path}: OpenVINO {version} cannot open it: {_last_line(error)}") from None
         check_ports(path, "input", _ports(model.inputs), signature.inputs)
         check_ports(path, "output", _ports(model.outputs), signature.outputs)
-        options = {**self._options, "INFERENCE_PRECISION_HINT": self._precision(model)}
+        options = {**self._options, "INFERENCE_PRECISION_HINT": compute_precision(self._core, model)}
         return OpenVinoEngine(self._openvino, self._core, path, model, options)
-
-    def _precision(self, model: Any) -> str:
-        """What to compute in: the graph's own type, where the processor has it. Left alone, the plugin would compute
-        float32 graphs in bfloat16."""
-        types = {node.get_element_type().to_string() for node in model.get_ops() if node.get_type_name() == "Constant"}
-        for kind, capability in (("bf16", "BF16"), ("f16", "FP16")):
-            if kind in types and capability in self._capabilities:
-                return kind
-        return "f32"
 
 
 def open_backend(device: str, threads: int, weights: str) -> OpenVinoBackend:
@@ -122,6 +112,17 @@ def open_backend(device: str, threads: int, weights: str) -> OpenVinoBackend:
     except ImportError:
         raise EngineError("openvino is not installed; run `pip install soda-runtime[openvino]`") from None
     return OpenVinoBackend(openvino, threads)
+
+
+def compute_precision(core: Any, model: Any) -> str:
+    """What to compute in: the graph's own type, where the processor has it. Left alone, the plugin would compute
+    float32 graphs in bfloat16."""
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    types = {node.get_element_type().to_string() for node in model.get_ops() if node.get_type_name() == "Constant"}
+    for kind, capability in (("bf16", "BF16"), ("f16", "FP16")):
+        if kind in types and capability in capabilities:
+            return kind
+    return "f32"
 
 
 def _ports(ports: Sequence[Any]) -> dict[str, tuple[str, Sequence[int | str | None]]]:

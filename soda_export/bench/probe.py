@@ -1,0 +1,98 @@
+"""What opening and playing a bundle costs a fresh process: memory and time. Run as `python -m soda_export.bench.probe`.
+
+Prints JSON. Host memory alone; zeroes where the system has no /proc.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from soda_runtime import Bundle
+from soda_runtime.backends import open_backend
+from soda_runtime.request import example_request
+
+from ..errors import EngineError
+from .result import BenchOptions, Memory, Opening
+
+
+def measure_opening(path: Path, options: BenchOptions) -> tuple[Opening, Memory]:
+    """Play the bundle in two fresh processes, accelerated and not. Raises EngineError."""
+    fast, whole = (_spawn(path, options, accelerated) for accelerated in (True, False))
+    opening = Opening(fast["first_step"], fast["first_latents"], whole["first_step"], whole["first_latents"])
+    return opening, Memory(**fast["memory"])
+
+
+def _spawn(path: Path, options: BenchOptions, accelerated: bool) -> dict[str, Any]:
+    given = [path, options.batch, options.device, options.threads, options.weights, int(accelerated)]
+    command = [sys.executable, "-m", "soda_export.bench.probe", *map(str, given)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EngineError(f"{path}: the measurement of opening it failed: {last_line}")
+    measured: dict[str, Any] = json.loads(result.stdout)
+    return measured
+
+
+def probe(path: str, batch: int, device: str, threads: int, weights: str, accelerated: bool) -> dict[str, Any]:
+    """Seconds to the first step and to the first latents; see Memory for the rest."""
+    first = Bundle.open(path, backend="null").manifest  # imports and hashes are not what is measured
+    open_backend(first.backend, device, threads, weights)
+    before = _status("VmRSS"), _status("RssAnon")
+    started = time.perf_counter()
+    bundle = Bundle.open(path, device=device, threads=threads, weights=weights)
+    manifest, session, request = bundle.manifest, bundle.session(), example_request(bundle, batch)
+    session.start(**request, accelerated=accelerated)
+    session.step(0)
+    first_step = time.perf_counter() - started
+    session.playback.wait()
+    opened_anonymous, opened = _status("RssAnon"), _status("VmRSS")
+    for step in range(1, manifest.sampler.steps):
+        session.step(step)
+    session.latents()
+    first_latents = time.perf_counter() - started
+    buffers = sum(memory.nbytes for memory in session.playback.memories())
+    private = max(0, opened_anonymous - before[1] - buffers)
+    mapped, peak = _mapped_bytes(bundle), _status("VmHWM")
+    memory = Memory(
+        sum(manifest.files[name].bytes for name in manifest.weights), private, mapped, private + mapped,
+        manifest.arena.bytes * batch, max(0, peak - opened), max(0, peak - before[0]),
+    )  # fmt: skip
+    return {
+        "first_step": first_step, "first_latents": first_latents,
+        "memory": {name: getattr(memory, name) for name in memory.__struct_fields__},
+    }  # fmt: skip
+
+
+def _status(field: str) -> int:
+    """A figure of this process in bytes."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _mapped_bytes(bundle: Bundle) -> int:
+    """Resident bytes of the weights files, pages that several mappings share counted once for each page."""
+    maps = Path("/proc/self/smaps")
+    if not maps.exists():
+        return 0
+    resident: dict[str, int] = {}
+    name = ""
+    for line in maps.read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            name = Path(words[-1]).name if len(words) > 5 else ""
+        elif words[0] == "Rss:" and name in bundle.manifest.weights:
+            resident[name] = resident.get(name, 0) + int(words[1]) * 1024
+    return sum(min(nbytes, bundle.manifest.files[name].bytes) for name, nbytes in resident.items())
+
+
+if __name__ == "__main__":
+    place, batch, device, threads, weights, accelerated = sys.argv[1:]
+    print(json.dumps(probe(place, int(batch), device, int(threads), weights, bool(int(accelerated)))))

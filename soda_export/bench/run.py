@@ -1,0 +1,76 @@
+"""Measure a bundle: accelerated against all-compute on the same backend, interleaved, from request to latents."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from soda_runtime import Bundle
+from soda_runtime.manifest import Manifest
+from soda_runtime.request import example_request
+
+from ..errors import UsageError
+from .probe import measure_opening
+from .result import BenchOptions, BenchResult, Error, ProgramTiming, Timing
+from .timing import Generations, measure_dispatch, speedup_interval, timing
+
+
+def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int], None]) -> BenchResult:
+    """Measure the bundle at `path`. Raises BundleError or EngineError."""
+    if options.batch < 1 or options.rounds < 1:
+        raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
+    bundle = Bundle.open(path, device=options.device, threads=options.threads, weights=options.weights)
+    manifest = bundle.manifest
+    request = example_request(bundle, options.batch)
+    accelerated = bundle.session()
+    accelerated.start(**request, seed=options.seed)  # what cannot be run is refused here, in its own words
+    opening, memory = measure_opening(path, options)
+    fast, whole = Generations(accelerated, request, True), Generations(bundle.session(), request, False)
+    for i in range(options.rounds + 1):
+        for kind, each in enumerate((fast, whole)):
+            each.run(options.seed + i)
+            progress(2 * i + kind + 1, 2 * (options.rounds + 1))
+    dispatch = measure_dispatch(accelerated, request, options.seed)
+    for each in (fast, whole):  # the first round warmed up
+        each.forget_first()
+    latency, base = timing(fast.whole), timing(whole.whole)
+    speedup = base.median / latency.median
+    base_step = timing([seconds for run in whole.steps for seconds in run])
+    return BenchResult(
+        bundle=str(path), backend=manifest.backend, precision=manifest.precision, weights=options.weights,
+        batch=options.batch, rounds=options.rounds, latency_s=latency.median, baseline_latency_s=base.median,
+        speedup=speedup, flops_ratio=manifest.flops_ratio, realization=speedup / manifest.flops_ratio,
+        latency=latency, baseline_latency=base, speedup_interval=speedup_interval(whole.whole, fast.whole),
+        outside_steps_s=statistics.median(fast.before), dispatch_us_per_step=dispatch,
+        steps_s=tuple(np.median(fast.steps, axis=0).tolist()), baseline_step=base_step,
+        programs=_programs(manifest, fast, base_step), opening=opening, error=_error(fast, whole),
+        memory_bytes=memory, energy_j=_energy(fast, whole),
+    )  # fmt: skip
+
+
+def _programs(manifest: Manifest, fast: Generations, base: Timing) -> tuple[ProgramTiming, ...]:
+    """Each program's latency over all steps that run it, in the order of first use."""
+    ran = [step.program for step in manifest.steps]
+    full = manifest.programs[manifest.baseline_program].flops
+    programs = []
+    for program, count in Counter(ran).items():
+        found = timing([run[i] for run in fast.steps for i in range(len(ran)) if ran[i] == program])
+        used = manifest.programs[program]
+        programs.append(ProgramTiming(used.file, count, found, found.median / base.median, used.flops / full))
+    return tuple(programs)
+
+
+def _error(fast: Generations, whole: Generations) -> Error:
+    reference = np.stack(whole.latents).astype(np.float64)
+    difference = np.stack(fast.latents) - reference
+    rmse = float(np.sqrt(np.mean(difference**2)))
+    return Error(rmse, rmse / float(np.sqrt(np.mean(reference**2))), float(np.abs(difference).max()))
+
+
+def _energy(fast: Generations, whole: Generations) -> tuple[float, float] | None:
+    """Median joules of a generation of each kind."""
+    kinds = [[joules for joules in each.joules if joules is not None] for each in (fast, whole)]
+    return (statistics.median(kinds[0]), statistics.median(kinds[1])) if all(kinds) else None

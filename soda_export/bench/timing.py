@@ -1,0 +1,104 @@
+"""Time accelerated and all-compute generations in turn, step by step."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from soda_runtime import Session
+
+from .energy import EnergyMeter
+from .result import Timing
+
+_RESAMPLES = 1000
+
+
+class Generations:
+    """What repeated generations of one kind took: seconds of the whole [rounds], before the first step [rounds] and of
+    each step [rounds, S]; the latents [rounds, B, C, H, W]; joules [rounds] where they can be read."""
+
+    def __init__(self, session: Session, request: dict[str, Any], accelerated: bool) -> None:
+        self._session, self._request, self._accelerated = session, request, accelerated
+        self._meter = EnergyMeter()
+        self.whole: list[float] = []
+        self.before: list[float] = []
+        self.steps: list[list[float]] = []
+        self.latents: list[NDArray[np.float32]] = []
+        self.joules: list[float | None] = []
+
+    def run(self, seed: int) -> None:
+        """One more."""
+        session, clock, counters = self._session, time.perf_counter, self._meter.read()
+        started = clock()
+        session.start(**self._request, seed=seed, accelerated=self._accelerated)
+        times = [clock()]
+        for step in range(session.bundle.manifest.sampler.steps):
+            session.step(step)
+            times.append(clock())
+        latents = session.latents()
+        self.whole.append(clock() - started)
+        self.before.append(times[0] - started)
+        self.steps.append(np.diff(times).tolist())
+        self.latents.append(latents)
+        self.joules.append(self._meter.joules(counters, self._meter.read()))
+
+    def forget_first(self) -> None:
+        """Drop the first one."""
+        for values in (self.whole, self.before, self.steps, self.latents, self.joules):
+            del values[0]  # type: ignore[attr-defined]
+
+
+def timing(seconds: Sequence[float]) -> Timing:
+    """Median with its interval."""
+    return Timing(statistics.median(seconds), *_interval(np.median(_resamples(np.array([seconds]))[0], axis=-1)))
+
+
+def speedup_interval(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float]:
+    """Interval of the ratio of medians; what ran in the same round is resampled together."""
+    a, b = np.median(_resamples(np.array([slow, fast])), axis=-1)
+    return _interval(a / b)
+
+
+def _resamples(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[k, n] -> [k, resamples, n]: columns drawn with replacement."""
+    drawn = np.random.default_rng(0).integers(0, values.shape[1], (_RESAMPLES, values.shape[1]))
+    chosen: NDArray[np.float64] = values[:, drawn]
+    return chosen
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def measure_dispatch(session: Session, request: dict[str, Any], seed: int) -> float:
+    """Median microseconds that a step spends in our Python, outside the engine's call."""
+    session.start(**request, seed=seed)
+    playback = session.playback
+    spent = 0.0
+
+    def timed(call: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal spent
+            started = time.perf_counter()
+            call()
+            spent += time.perf_counter() - started
+
+        return run
+
+    originals = playback.prepares, playback.steps
+    playback.prepares = [[timed(call) for call in calls] for calls in playback.prepares]
+    playback.steps = [timed(call) for call in playback.steps]
+    try:
+        overhead = []
+        for i in range(len(playback.steps)):
+            spent, started = 0.0, time.perf_counter()
+            session.step(i)
+            overhead.append(time.perf_counter() - started - spent)
+    finally:
+        playback.prepares, playback.steps = originals
+    return 1e6 * statistics.median(overhead)
