@@ -96,7 +96,7 @@ class BundleOptions:
     """What to make."""
 
     backend: str = "ort"
-    """Engine library."""
+    """Engine library, or auto: the fastest one on this machine's CPU, measured; `soda-export doctor` lists them."""
     precision: Precision = "fp32"
     """Of weights, activations and cache; norms, softmax and the sampler stay in fp32."""
     without: tuple[Literal["text-encoder", "decoder"], ...] = ()

@@ -18,6 +18,7 @@ _VERBS = {
     "profile": "Measure a model's sensitivity map.",
     "plan": "Choose anchors and what every module does in between.",
     "verify": "Check every byte of a bundle.",
+    "doctor": "Say which backends, devices and optional packages this machine has.",
     "convert": "Write a model's pickled weights as .safetensors.",
     "eval": "Score samples against the unaccelerated model.",
     "sweep": "Compare planners at several FLOPs ratios.",

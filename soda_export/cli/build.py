@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..compile import check_backend
+from ..compile import AUTO, check_backend
 from ..errors import UsageError
+from ..fastest import choose_backend
 from ..models.load import DEFAULT_PARTS, ModelRequest
 from ..models.spec import TextCondition
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
@@ -16,6 +19,8 @@ from ..pipeline import Workbench
 from ..plan.solve import PlanOptions
 from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
 from .terminal import megabytes, print_json, print_table, progress_bar, start_logging
+
+log = logging.getLogger("soda_export.build")
 
 
 def build(
@@ -60,6 +65,10 @@ def build(
         sensitivity, finished = given_map(map), given_plan(plan)
         parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, "text_encoder")
         bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
+        if bundle.backend == AUTO:
+            choice = choose_backend(bench, bundle)
+            log.info("backend: %s (%s)", choice.backend, choice.why)
+            bundle = replace(bundle, backend=choice.backend)
         if plan is not None:
             chosen = bench.load_plan(plan)
         else:
@@ -70,7 +79,8 @@ def build(
     table = built.table
     result = {
         "bundle": str(built.out), "anchors": chosen.anchors, "flops_ratio": table.flops_ratio,
-        "engines": table.num_engines, "arena_bytes": table.arena.bytes, "reused_stages": built.reused,
+        "backend": bundle.backend, "engines": table.num_engines, "arena_bytes": table.arena.bytes,
+        "reused_stages": built.reused,
     }  # fmt: skip
     if json:
         print_json(result)
@@ -80,7 +90,7 @@ def build(
         [
             ("anchors", f"{len(chosen.anchors)} of {table.sampler.steps} steps"),
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
-            ("engines", str(table.num_engines)),
+            ("engines", f"{table.num_engines} for {bundle.backend}"),
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
             ("try it", f"soda-export run {built.out} {_example(bench)}"),
         ],

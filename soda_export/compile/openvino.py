@@ -16,12 +16,18 @@ from typing import Any
 from ..errors import CompileError
 
 log = logging.getLogger(__name__)
+INSTALL = "pip install soda-runtime[openvino]"
 
 
 def library_version() -> str:
     """Version of the installed OpenVINO. Raises CompileError."""
     version: str = _openvino().__version__
     return version.partition("-")[0]
+
+
+def devices() -> list[str]:
+    """The runtime plays OpenVINO engines on the CPU."""
+    return ["cpu"]
 
 
 def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:
@@ -47,5 +53,5 @@ def _openvino() -> Any:
     try:
         import openvino
     except ImportError:
-        raise CompileError("openvino is not installed; run `pip install soda-runtime[openvino]`") from None
+        raise CompileError(f"openvino is not installed; run `{INSTALL}`") from None
     return openvino

@@ -15,11 +15,18 @@ from typing import Any
 from ..errors import CompileError
 
 log = logging.getLogger(__name__)
+INSTALL = "pip install soda-runtime[ort]"
+_DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 
 
 def library_version() -> str:
     """Version of the installed ONNX Runtime. Raises CompileError."""
     return str(_onnxruntime().__version__)
+
+
+def devices() -> list[str]:
+    """By the providers that this build of ONNX Runtime has."""
+    return sorted(_DEVICES[name] for name in _onnxruntime().get_available_providers() if name in _DEVICES)
 
 
 def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:
@@ -60,5 +67,5 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise CompileError("onnxruntime is not installed; run `pip install soda-runtime[ort]`") from None
+        raise CompileError(f"onnxruntime is not installed; run `{INSTALL}`") from None
     return onnxruntime

@@ -13,6 +13,7 @@ from tests.plan.test_anchors import PRIOR
 
 VERBS = (
     "build", "inspect", "run", "bench", "profile", "plan", "verify", "convert", "import", "export", "eval", "sweep",
+    "doctor",
 )  # fmt: skip
 
 

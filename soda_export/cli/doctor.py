@@ -1,0 +1,46 @@
+"""soda-export doctor"""
+
+from __future__ import annotations
+
+from ..doctor import examine
+from .terminal import print_columns, print_json, print_table
+
+
+def doctor(*, json: bool = False) -> None:
+    """Say which backends, devices and optional packages this machine has, and how to install what is missing.
+
+    Examples:
+
+        soda-export doctor
+
+        soda-export doctor --json
+
+    Parameters
+    ----------
+    json
+        Print as JSON.
+    """
+    found = examine()
+    if json:
+        print_json(found)
+        return
+    machine = found.machine
+    print_table(
+        f"soda-export {found.soda_export}, Python {found.python}",
+        [
+            ("processor", f"{machine.processor}, {machine.cores} cores, {machine.memory_bytes / 1e9:.0f} GB"),
+            ("instructions", " ".join(machine.features) or "none of those that engines make use of"),
+            ("GPUs", ", ".join(machine.gpus) or "none that the NVIDIA driver knows of"),
+        ],
+    )
+    print_columns(
+        "backends", ("backend", "version", "runs on", "to install"),
+        [
+            (b.name, b.version or "missing", ", ".join(b.devices), "" if b.version else b.install)
+            for b in found.backends
+        ],
+    )
+    print_columns(
+        "optional packages", ("package", "version", "for", "to install"),
+        [(p.name, p.version or "missing", p.purpose, "" if p.version else p.install) for p in found.packages],
+    )
