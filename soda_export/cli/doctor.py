@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from ..compile import library_version
 from ..doctor import examine
 from .terminal import print_columns, print_json, print_table
 
 
-def doctor(*, json: bool = False) -> None:
+def doctor(*, require: str = "", json: bool = False) -> None:
     """Say which backends, devices and optional packages this machine has, and how to install what is missing.
 
     Examples:
 
         soda-export doctor
 
-        soda-export doctor --json
+        soda-export doctor --require openvino
 
     Parameters
     ----------
+    require
+        Backend that must be there: where it is not, one line and exit code 2.
     json
         Print as JSON.
     """
+    if require:
+        library_version(require)
     found = examine()
     if json:
         print_json(found)

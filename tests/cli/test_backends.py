@@ -10,6 +10,7 @@ from soda_export.compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend
 from soda_export.errors import CompileError
 from soda_export.fastest import candidates_for, choose_backend
 from soda_export.options import BundleOptions
+from tests.cli.conftest import Soda
 from tests.conftest import OpenBench
 
 
@@ -43,16 +44,19 @@ def test_auto_without_an_able_backend_says_what_to_install() -> None:
         candidates_for("bf16", found)
 
 
-def test_a_missing_library_is_reported_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_its_command(monkeypatch: pytest.MonkeyPatch, soda: Soda) -> None:
     def missing() -> str:
         raise CompileError("openvino is not installed")
 
     monkeypatch.setattr("soda_export.compile.openvino.library_version", missing)
     found = backend_status("openvino")
     assert (found.version, found.devices, found.install) == ("", (), "pip install soda-runtime[openvino]")
+    assert soda("doctor", "--require", "openvino") == (2, "", "soda-export: openvino is not installed\n")
+    assert soda("doctor", "--require", "ort")[0] == 0
+    assert "trtt: not known" in soda("doctor", "--require", "trtt")[2]
 
 
-def test_doctor_lists_every_backend(soda) -> None:  # type: ignore[no-untyped-def]
+def test_doctor_lists_every_backend(soda: Soda) -> None:
     code, out, _ = soda("doctor", "--json")
     assert code == 0
     found = json.loads(out)
