@@ -23,7 +23,7 @@ from .export.text_encoder import (
     export_tokenizer,
 )
 from .models.load import LoadedModel
-from .models.precision import Precision
+from .models.precision import Compute
 from .models.spec import TextCondition
 from .models.t5 import parse_t5_config
 from .pack import Components
@@ -40,7 +40,7 @@ class ComponentMaker:
     def __init__(self, loaded: LoadedModel, store: StageStore, progress: Progress) -> None:
         self._loaded, self._store, self._progress = loaded, store, progress
 
-    def make(self, backend: str, precision: Precision, without: tuple[str, ...]) -> Components:
+    def make(self, backend: str, precision: Compute, without: tuple[str, ...]) -> Components:
         """Everything that the model has and the user wants. Raises ModelError, ExportError, CompileError."""
         made = Components()
         if self.has_text_encoder and "text-encoder" not in without:
@@ -80,7 +80,7 @@ class ComponentMaker:
         assert isinstance(condition, TextCondition)
         return condition.max_tokens
 
-    def _text_encoder(self, precision: Precision) -> Path:
+    def _text_encoder(self, precision: Compute) -> Path:
         source, tokenizer = self._loaded.component_folder("text_encoder"), self._loaded.component_folder("tokenizer")
         if source is None:
             raise ModelError("the model has no text encoder; build with --without text-encoder and give embeddings")

@@ -65,7 +65,7 @@ def candidates_for(precision: Precision, found: Mapping[str, BackendStatus]) -> 
     return able
 
 
-_UNABLE = {("ort", "bf16")}  # ONNX Runtime's CPU provider has no bfloat16 products
+_UNABLE = {("ort", "bf16"), ("ort", "int8-weights")}  # ONNX Runtime's CPU provider has no bfloat16 products
 
 
 def step_seconds(path: Path, backend: str) -> float:

@@ -98,7 +98,8 @@ class BundleOptions:
     backend: str = "ort"
     """Engine library, or auto: the fastest one on this machine's CPU, measured; `soda-export doctor` lists them."""
     precision: Precision = "fp32"
-    """Of weights, activations and cache; norms, softmax and the sampler stay in fp32."""
+    """Of weights, activations and cache; norms, softmax and the sampler stay in fp32. int8-weights: the layers'
+    matrices in int8, the rest in bf16 (openvino)."""
     without: tuple[Literal["text-encoder", "decoder"], ...] = ()
     """Leave a part of the pipeline out: the bundle then takes embeddings, or gives latents."""
     out: Path | None = None

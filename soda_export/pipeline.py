@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from soda_runtime.checks import sha256_of
 
-from .compile import compile_engines, library_version
+from .compile import check_precision, compile_engines, library_version
 from .components import ComponentMaker
 from .errors import PlanError, UsageError
 from .export.export import export_programs
@@ -21,7 +21,7 @@ from .lower.lower import lower_plan
 from .lower.program import ProgramTable, read_table, table_text
 from .models.identity import SamplerIdentity, identify, rows_per_sample
 from .models.load import LoadedModel, ModelRequest, load_denoiser
-from .models.precision import Precision
+from .models.precision import COMPUTE, Compute
 from .models.spec import DenoiserSpec, TextCondition
 from .options import BundleOptions, ProfileOptions, SamplerOptions
 from .pack import pack_bundle
@@ -177,11 +177,12 @@ class Workbench:
     def build(self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions()) -> Built:
         """Lower, export, compile and pack a plan that fits this model."""
         denoiser, text, precision = self.loaded.denoiser, plan_text(plan), options.precision
-        spec = denoiser.spec
+        check_precision(backend, precision)
+        spec, compute = denoiser.spec, COMPUTE[precision]
         common = {"model": spec, "scheduler": self.loaded.scheduler_config, "precision": precision}
         lowered = self.store.produce(
             "programs", {**common, "plan": text.decode()},
-            lambda folder: _write_programs(folder, plan, text, spec, precision),
+            lambda folder: _write_programs(folder, plan, text, spec, compute),
         )  # fmt: skip
         table = read_table((lowered / "programs.json").read_bytes(), str(lowered / "programs.json"))
         # what follows depends on the decisions, not on who made them
@@ -197,7 +198,7 @@ class Workbench:
             f"engines-{backend}", {**common, "library": library_version(backend)},
             lambda folder: compile_engines(backend, exported, index.graphs, folder),
         )  # fmt: skip
-        components = self.components.make(backend, precision, options.without)
+        components = self.components.make(backend, compute, options.without)
         extra = [lowered / "plan.json", lowered / "programs.json"]
         pack_bundle(
             spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
@@ -206,7 +207,7 @@ class Workbench:
         return Built(out, plan, table, tuple(self.store.reused))
 
 
-def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Precision) -> None:
+def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Compute) -> None:
     table = lower_plan(plan, spec, precision)
     (folder / "plan.json").write_bytes(text)
     (folder / "programs.json").write_bytes(table_text(table))

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import LabelCondition
+from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
 from ..lower.program import ProgramTable, read_table
@@ -81,6 +82,8 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         plan = read_plan(plan_file)
         print("\n".join(draw_schedule(plan.schedule, plan.model.num_tokens, plan.model.modules)))
     full = manifest.programs[manifest.baseline_program].flops
+    kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
+    quantized = ", matrices in int8" if "I8" in kinds else ""
     engines = [
         (
             f"engine {manifest.programs[i].file}",
@@ -102,7 +105,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("cache arena", f"{megabytes(manifest.arena.bytes)} a sample (lower bound "
                             f"{megabytes(manifest.arena.lower_bound_bytes)}, naive "
                             f"{megabytes(manifest.arena.naive_bytes)})"),
-            ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {manifest.precision}"),
+            ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {manifest.precision}{quantized}"),
         ],
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from ..errors import CompileError
+from ..models.precision import Precision
 
 REGISTRY = {"ort": "soda_export.compile.ort", "openvino": "soda_export.compile.openvino"}
 GRAPH_BACKENDS = ("ort", "openvino")
@@ -39,6 +40,12 @@ def check_backend(backend: str) -> None:
     """Refuse a backend that does not exist, before any work is done. Raises CompileError."""
     if backend not in (*REGISTRY, AUTO):
         raise CompileError(f"--backend {backend}: not known; available: {', '.join((*REGISTRY, AUTO))}")
+
+
+def check_precision(backend: str, precision: Precision) -> None:
+    """Refuse what a backend cannot run well. Raises CompileError."""
+    if precision == "int8-weights" and backend != "openvino":
+        raise CompileError(f"--precision {precision}: {backend} would unpack it at every step; add --backend openvino")
 
 
 def library_version(backend: str) -> str:

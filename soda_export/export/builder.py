@@ -26,6 +26,7 @@ class GraphBuilder:
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._weight_values: dict[str, ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> ir.Value:
@@ -42,10 +43,15 @@ class GraphBuilder:
         self._outputs.append(value)
 
     def weight(self, name: str) -> ir.Value:
-        """The initializer of a tensor of the weights file."""
-        if name not in self._initializers:
-            self._initializers[name] = self._weights.initializer(name)
-        return self._initializers[name]
+        """The initializer of a tensor of the weights file; of a quantized one, its value."""
+        if name not in self._weight_values:
+            value = self._initializers[name] = self._weights.initializer(name)
+            scale = self._weights.scale_of(name)
+            if scale:
+                self._initializers[scale] = self._weights.initializer(scale)
+                value = self.node("DequantizeLinear", [value, self._initializers[scale]], prefix=name, axis=1)
+            self._weight_values[name] = value
+        return self._weight_values[name]
 
     def constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
         """A small constant, stored in the graph once however often it is used."""

@@ -15,7 +15,7 @@ from soda_runtime.signature import COEFFICIENTS
 from ..lower.program import ProgramTable
 from ..models.blocks import TORCH_DTYPES
 from ..models.denoiser import Denoiser
-from ..models.precision import Precision
+from ..models.precision import COMPUTE, Precision
 from ..sampler import SamplerTable
 from .assemble import ProgramAssembler
 from .fragments import trace_fragments
@@ -38,11 +38,12 @@ def export_programs(
     """
     started = time.perf_counter()
     total = 3 + len(table.programs)
-    write_weights(denoiser, folder, TORCH_DTYPES[precision])
+    compute = COMPUTE[precision]
+    write_weights(denoiser, folder, TORCH_DTYPES[compute], int8=precision == "int8-weights")
     progress(1, total)
-    fragments = trace_fragments(denoiser, sampler, table, precision)
+    fragments = trace_fragments(denoiser, sampler, table, compute)
     progress(2, total)
-    assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder), precision)
+    assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder), compute)
     prepare = assembler.write_prepare(folder)
     names = tuple(program_name(i) for i in range(len(table.programs)))
     progress(3, total)
@@ -54,7 +55,7 @@ def export_programs(
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}
     save_file(contiguous, folder / TABLES_NAME)
     index = ExportIndex(
-        precision, tuple(assembler.tensors.values()), prepare, names, tuple(map(assembler.taken, table.programs)),
+        compute, tuple(assembler.tensors.values()), prepare, names, tuple(map(assembler.taken, table.programs)),
         WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
         sampler.initial_scale, sampler.timesteps,
     )  # fmt: skip

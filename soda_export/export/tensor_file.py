@@ -17,7 +17,8 @@ from ..errors import InternalError, ModelError
 from ..files import replacing
 
 _ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+          torch.int8: "I8"}  # fmt: skip
 
 
 @dataclass(frozen=True)

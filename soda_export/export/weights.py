@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from soda_runtime.tensors import TensorEntry, read_header
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InternalError
 from ..models.denoiser import Denoiser
@@ -16,8 +16,10 @@ from .trace import named_weights
 
 WEIGHTS_NAME = "weights.safetensors"
 _DTYPES = {
-    "F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16, "I64": ir.DataType.INT64
+    "F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16, "I64": ir.DataType.INT64,
+    "I8": ir.DataType.INT8,
 }  # fmt: skip
+_SCALE, _INT8_MAX = ".scale", 127
 
 
 def layer_prefix(layer: int, module: str) -> str:
@@ -37,12 +39,40 @@ def owned_modules(denoiser: Denoiser) -> dict[str, nn.Module]:
     return owners
 
 
-def write_weights(denoiser: Denoiser, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write all weights of a denoiser to WEIGHTS_NAME in `folder`, floating ones as `dtype`, one at a time."""
+def write_weights(
+    denoiser: Denoiser, folder: Path, dtype: torch.dtype = torch.float32, int8: bool = False
+) -> None:
+    """Write all weights of a denoiser to WEIGHTS_NAME in `folder`, floating ones as `dtype`, one at a time.
+
+    int8: the matrices of the layers are quantized (`quantized_sources`).
+    """
     sources = [
         source for prefix, owner in owned_modules(denoiser).items() for source in module_sources(owner, prefix, dtype)
     ]
+    if int8:
+        parts = [quantized_sources(source) if _is_matrix(source) else (source,) for source in sources]
+        sources = [source for part in parts for source in part]
     write_tensors(folder / WEIGHTS_NAME, sources)
+
+
+def _is_matrix(source: TensorSource) -> bool:
+    return source.name.startswith("layers.") and len(source.shape) == 2
+
+
+def quantized_sources(source: TensorSource) -> tuple[TensorSource, TensorSource]:
+    """A matrix [in, out] as int8, and `<name>.scale` [out]: symmetric, each output channel by its largest value."""
+
+    def scale() -> Tensor:
+        largest = source.make().float().abs().amax(dim=0)
+        return torch.where(largest > 0, largest / _INT8_MAX, 1.0).to(source.dtype)
+
+    def values() -> Tensor:
+        return (source.make().float() / scale().float()).round().clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8)
+
+    return (
+        TensorSource(source.name, torch.int8, source.shape, values),
+        TensorSource(source.name + _SCALE, source.dtype, source.shape[1:], scale),
+    )
 
 
 def module_sources(module: nn.Module, prefix: str, dtype: torch.dtype) -> list[TensorSource]:
@@ -61,6 +91,10 @@ class WeightsFile:
     def __init__(self, folder: Path, name: str = WEIGHTS_NAME) -> None:
         self._folder, self._name = folder, name
         self._entries: dict[str, TensorEntry] = read_header(folder / name)
+
+    def scale_of(self, name: str) -> str:
+        """The name of a quantized tensor's scale, "" for a tensor that is not quantized."""
+        return name + _SCALE if self._entries[name].dtype == "I8" else ""
 
     def initializer(self, name: str) -> ir.Value:
         """A new graph initializer for tensor `name`."""

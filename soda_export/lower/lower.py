@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.flops import full_step_flops, step_flops
-from ..models.precision import VALUE_BYTES, Precision
+from ..models.precision import VALUE_BYTES, Compute
 from ..models.spec import DenoiserSpec
 from ..plan.plan import Plan, hash_of, plan_text
 from ..plan.schedule import BLOCKS_RUN, Schedule
@@ -17,7 +17,7 @@ from .program import FORMAT, STACK, VERSION, ProgramTable, Slot, StepProgram
 from .verify import verify_table
 
 
-def lower_plan(plan: Plan, spec: DenoiserSpec, precision: Precision = "fp32") -> ProgramTable:
+def lower_plan(plan: Plan, spec: DenoiserSpec, precision: Compute = "fp32") -> ProgramTable:
     """Lower a plan that fits `spec` (plan.check_fits). Raises PlanError where it reads what was never computed.
 
     Kept counts are rounded up to the model's quantum. Writes that nobody reads are dropped; steps that then do the

@@ -20,12 +20,15 @@ from soda_runtime.request import example_request
 from soda_runtime.tensors import read_header, read_tensors
 from torch import Tensor
 
+from soda_export.errors import CompileError
 from soda_export.export.export import export_programs
+from soda_export.export.tensor_file import TensorSource
+from soda_export.export.weights import quantized_sources
 from soda_export.lower.lower import lower_plan
 from soda_export.lower.program import ProgramTable
 from soda_export.models.denoiser import TextRows, label_rows
 from soda_export.models.load import load_denoiser
-from soda_export.models.precision import Precision
+from soda_export.models.precision import COMPUTE, Precision
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.pipeline import Workbench
 from soda_export.plan.plan import Plan
@@ -33,9 +36,9 @@ from soda_export.stages import StageStore
 from tests.export.selection import SelectionRecorder, follow_engine
 from tests.tiny import make_plan, mixed_kept
 
-FP16_BOUND, BF16_BOUND = 2e-3, 0.03
+FP16_BOUND, BF16_BOUND, INT8_BOUND = 2e-3, 0.03, 0.04
 """Largest difference from fp32, relative to the largest value of the same tensor; measured
-3e-4 and 1e-2."""
+3e-4, 1e-2 and 1e-2."""
 BATCH = 2
 _TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16",
           onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.INT64: "int64"}  # fmt: skip
@@ -85,7 +88,7 @@ def half(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(case: Case, precision: Precision, folder: Path) -> Path:
     """Graphs and weights alone."""
     folder.mkdir()
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, precision)
+    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, COMPUTE[precision])
     export_programs(case.bench.loaded.denoiser, case.bench.sampler, table, precision, folder, lambda *_: None)
     return folder
 
@@ -93,7 +96,7 @@ def export(case: Case, precision: Precision, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def exports(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("exports")
-    return {p: export(case, p, root / p) for p in ("fp32", "bf16")}  # type: ignore[arg-type]
+    return {p: export(case, p, root / p) for p in ("fp32", "bf16", "int8-weights")}  # type: ignore[arg-type]
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -216,12 +219,15 @@ def test_a_bf16_bundle_is_built_with_a_warning_and_refused_on_the_cpu_in_one_lin
     assert "\n" not in str(refused.value).strip()
 
 
-def test_bf16_programs_equal_the_fp32_ones_in_openvino(case: Case, exports: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", BF16_BOUND), ("int8-weights", INT8_BOUND)])
+def test_bf16_programs_equal_the_fp32_ones_in_openvino(
+    case: Case, exports: dict[str, Path], precision: str, bound: float
+) -> None:
     """Every program by itself, on inputs that bf16 holds exactly."""
     openvino = pytest.importorskip("openvino")
     core, worst = openvino.Core(), 0.0
     tables = read_tables(exports["fp32"])
-    for graph in sorted(exports["bf16"].glob("*.onnx")):
+    for graph in sorted(exports[precision].glob("*.onnx")):
         given = inputs_for(graph, tables)
         session = ort.InferenceSession(str(exports["fp32"] / graph.name), providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_outputs()]
@@ -232,9 +238,42 @@ def test_bf16_programs_equal_the_fp32_ones_in_openvino(case: Case, exports: dict
         for name, values in expected.items():
             error = relative(found[name], values)
             worst = max(worst, error)
-            assert error <= BF16_BOUND, f"{graph.name}: {name}: {error:.1e}"
-    print(f"bf16 {case.bench.loaded.denoiser.spec.family}: {worst:.1e}")
+            assert error <= bound, f"{graph.name}: {name}: {error:.1e}"
+    print(f"{precision} {case.bench.loaded.denoiser.spec.family}: {worst:.1e}")
     assert worst > 1e-4
+
+
+def test_int8_matrices_are_a_byte_a_weight(case: Case, exports: dict[str, Path]) -> None:
+    full = read_header(exports["fp32"] / "weights.safetensors")
+    found = read_header(exports["int8-weights"] / "weights.safetensors")
+    for name, entry in full.items():
+        is_matrix = name.startswith("layers.") and len(entry.shape) == 2
+        assert found[name].dtype == ("I8" if is_matrix else "BF16")
+        assert ((name + ".scale") in found) == is_matrix
+        if is_matrix:
+            assert found[name + ".scale"].shape == entry.shape[1:]
+
+
+def test_quantization_is_within_half_a_step() -> None:
+    matrix = torch.randn(30, 7, generator=torch.Generator().manual_seed(1)) * torch.arange(7)
+    values, scale = quantized_sources(TensorSource("m", torch.float32, (30, 7), lambda: matrix))
+    error = (values.make().float() * scale.make() - matrix).abs()
+    assert (error <= 0.5001 * matrix.abs().amax(dim=0) / 127).all()
+    assert values.make().abs().amax(dim=0).tolist() == [0, *[127] * 6]
+
+
+def test_an_int8_bundle_plays_near_the_fp32_one(case: Case, tmp_path: Path) -> None:
+    """All steps computed, so that no token is chosen."""
+    pytest.importorskip("openvino")
+    built = case.bench.build(case.plan, "openvino", tmp_path / "int8", BundleOptions(precision="int8-weights"))
+    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, "bf16")
+    expected = follow_engine(case.bench, replace_steps(table), case.condition, case.noise, {})
+    found = Session.open(built.out).generate(**case.request, noise=case.noise, accelerated=False)
+    error = relative(found, expected)
+    print(f"int8-weights {case.bench.loaded.denoiser.spec.family}, all computed: {error:.1e}")
+    assert 1e-4 < error <= INT8_BOUND
+    with pytest.raises(CompileError, match="--precision int8-weights: ort"):
+        case.bench.build(case.plan, "ort", tmp_path / "ort", BundleOptions(precision="int8-weights"))
 
 
 def read_tables(folder: Path) -> dict[str, np.ndarray]:
