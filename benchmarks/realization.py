@@ -1,10 +1,12 @@
-"""Does the FLOPs ratio become the latency ratio? A DiT of XL width, random weights, on ONNX Runtime CPU.
+"""Does the FLOPs ratio become the latency ratio? A DiT of XL width, random weights, on the CPU.
 
-    python benchmarks/realization.py --out docs/results/realization-ort-cpu.json
+    python benchmarks/realization.py --backend openvino --precision bf16 --out docs/results/realization-openvino.json
 
-Width 1152, 8 layers, 256 tokens, guidance on. Half of the steps are anchors; half of the others prune (attention
-reused, feed-forward keeps `--keep` of its tokens), the rest reuse everything. Time is from request to latents, prepare
-included; FLOPs are those of the steps done, in the papers' convention.
+Width 1152, 256 tokens, guidance on. The plan: half of the steps are anchors; half of the others prune (attention
+reused, feed-forward keeps `--keep` of its tokens), the rest reuse everything. Or that of `--plan FILE`, made for any
+model at any number of steps, its layers and steps stretched over this one's. Time is from request to latents, prepare
+included; FLOPs are those of the steps done, in the papers' convention. `gemm_ceiling`: an all-compute step's time over
+that of its FLOPs at the rate of torch's own products at these shapes.
 """
 
 from __future__ import annotations
@@ -12,20 +14,25 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 
 from soda_export.bench import BenchOptions, bench_bundle
+from soda_export.compile import library_version
+from soda_export.doctor import describe_machine
+from soda_export.models.flops import full_step_flops
 from soda_export.models.identity import SamplerIdentity, identify
-from soda_export.options import SamplerOptions
+from soda_export.models.spec import DenoiserSpec
+from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.pipeline import Workbench
-from soda_export.plan.plan import Plan
-from soda_export.plan.schedule import Schedule
+from soda_export.plan.plan import Plan, read_plan
+from soda_export.plan.schedule import BLOCKS_RUN, Schedule
 from soda_export.stages import StageStore
 
 
@@ -41,12 +48,49 @@ def save_random_dit(folder: Path, layers: int) -> None:
     (folder / "vae").mkdir()  # its output is latents
 
 
-def half_anchors(steps: int, layers: int, tokens: int, keep: int) -> np.ndarray:
+def half_anchors(steps: int, layers: int, tokens: int, keep: int) -> Schedule:
     """Anchors at even steps; at odd ones alternately pruned and reused."""
     kept = np.zeros((steps, layers, 2), np.int64)
     kept[0::2] = tokens
     kept[1::4, :, 1] = keep
-    return kept
+    return Schedule.of(kept)
+
+
+def stretched(plan: Plan, spec: DenoiserSpec, steps: int) -> Schedule:
+    """The plan's decisions on another model: nearest step and layer, modules by name, tokens in proportion."""
+    source = plan.schedule
+    old_steps, old_layers, _ = source.kept.shape
+    at = np.arange(steps) * old_steps // steps
+    layers = np.arange(spec.num_layers) * old_layers // spec.num_layers
+    modules = [plan.model.modules.index(name) for name in spec.modules]
+    kept = source.kept[np.ix_(at, layers, modules)]
+    pruned = np.maximum(16, kept * spec.num_tokens // plan.model.num_tokens // 16 * 16)
+    kept = np.where(kept > 0, pruned, kept)
+    stack, computed, runs = source.stack[at].copy(), np.zeros(kept.shape[1:], np.int64), 0
+    for t in range(steps):  # a forecast needs as much history as its order says
+        kept[t] = np.where(kept[t] <= 0, np.maximum(kept[t], 1 - computed), kept[t])
+        stack[t] = min(stack[t], runs - 1)
+        if stack[t] == BLOCKS_RUN:
+            computed += kept[t] == spec.num_tokens
+            runs += 1
+    return Schedule(kept, stack)
+
+
+def gemm_rate(rows: int, width: int, precision: str) -> float:
+    """FLOP a second of torch's products at a block's four shapes, weighted by their FLOPs."""
+    import torch
+
+    dtype, spent, done = (torch.float32 if precision == "fp32" else torch.bfloat16), 0.0, 0
+    for inner, outer in ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)):
+        x, weight = torch.randn(rows, inner, dtype=dtype), torch.randn(outer, inner, dtype=dtype)
+        times = []
+        for _ in range(12):
+            started = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            times.append(time.perf_counter() - started)
+        spent += statistics.median(times[2:])
+        done += 2 * rows * inner * outer
+    return done / spent
 
 
 def main() -> None:
@@ -54,6 +98,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--keep", type=int, default=64, help="tokens of 256 that pruned modules keep (default 64)")
+    parser.add_argument("--plan", type=Path, help="take the decisions of this plan instead")
+    parser.add_argument("--backend", default="ort")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--weights", default="", help="prepacked or shared")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
@@ -63,19 +111,25 @@ def main() -> None:
         save_random_dit(model, args.layers)
         options = SamplerOptions("ddim", args.steps, 0.0, 1.5)
         bench = Workbench(str(model), options, StageStore(Path(scratch) / "work"), lambda *_: None)
-        spec = bench.loaded.denoiser.spec
-        kept = half_anchors(args.steps, args.layers, spec.num_tokens, args.keep)
-        plan = Plan(identify(spec), SamplerIdentity("ddim", args.steps), 1.5, Schedule.of(kept))
-        out = bench.build(plan, "ort", Path(scratch) / "bundle").out
+        spec, rows = bench.loaded.denoiser.spec, bench.rows
+        schedule = (
+            stretched(read_plan(args.plan), spec, args.steps) if args.plan
+            else half_anchors(args.steps, args.layers, spec.num_tokens, args.keep)
+        )  # fmt: skip
+        plan = Plan(identify(spec), SamplerIdentity("ddim", args.steps), 1.5, schedule)
+        out = bench.build(plan, args.backend, Path(scratch) / "bundle", BundleOptions(precision=args.precision)).out
         del bench
         result = bench_bundle(
-            out, BenchOptions(batch=args.batch, rounds=args.rounds),
+            out, BenchOptions(batch=args.batch, rounds=args.rounds, weights=args.weights),
             lambda done, total: print(f"{done}/{total}", end="\r", file=sys.stderr),
         )  # fmt: skip
+    rate = gemm_rate(args.batch * rows * spec.num_tokens, spec.width, args.precision)
     record = {
-        "settings": {name: value for name, value in vars(args).items() if name != "out"},
-        "machine": {"processor": _processor(), "system": platform.system(), "python": platform.python_version(),
-                    "onnxruntime": onnxruntime.__version__},
+        "settings": {n: str(v) if isinstance(v, Path) else v for n, v in vars(args).items() if n != "out"},
+        "machine": msgspec.to_builtins(describe_machine()),
+        "versions": {"python": platform.python_version(), args.backend: library_version(args.backend)},
+        "gemm_flop_per_s": rate,
+        "gemm_ceiling": result.baseline_step.median / (args.batch * full_step_flops(spec, rows) / rate),
         "result": {**msgspec.to_builtins(result), "bundle": "random weights"},
     }  # fmt: skip
     text = json.dumps(record, indent=1)
@@ -83,13 +137,6 @@ def main() -> None:
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
 if __name__ == "__main__":
