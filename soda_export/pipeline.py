@@ -12,8 +12,10 @@ import msgspec
 import numpy as np
 from soda_runtime.checks import sha256_of
 
-from .compile import compile_engines, library_version
+from .compile import AHEAD_OF_TIME
+from .compile.options import EngineOptions
 from .components import ComponentMaker
+from .engines import make_engines, write_engine_index
 from .errors import PlanError, UsageError
 from .export.export import export_programs
 from .export.index import read_index
@@ -174,7 +176,10 @@ class Workbench:
         check_fits(plan, self.loaded.denoiser.spec, self.identity, self.options.guidance)
         return plan
 
-    def build(self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions()) -> Built:
+    def build(
+        self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions(),
+        engine_options: EngineOptions = EngineOptions(),
+    ) -> Built:  # fmt: skip
         """Lower, export, compile and pack a plan that fits this model."""
         denoiser, text, precision = self.loaded.denoiser, plan_text(plan), options.precision
         spec = denoiser.spec
@@ -193,17 +198,27 @@ class Workbench:
             ),
         )  # fmt: skip
         index = read_index(exported)
-        engines = self.store.produce(
-            f"engines-{backend}", {**common, "library": library_version(backend)},
-            lambda folder: compile_engines(backend, exported, index.graphs, folder),
-        )  # fmt: skip
-        components = self.components.make(backend, precision, options.without)
+        engines = make_engines(self.store, backend, exported, index.graphs, engine_options, common)
+        components = self.components.make(backend, precision, options.without, engine_options)
         extra = [lowered / "plan.json", lowered / "programs.json"]
+        if backend in AHEAD_OF_TIME:
+            extra += self._describe_engines(
+                [engines / name for name in index.graphs] + list(components.engines), precision
+            )
         pack_bundle(
             spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
             partial(self.progress, "pack"),
         )  # fmt: skip
         return Built(out, plan, table, tuple(self.store.reused))
+
+    def _describe_engines(self, engines: list[Path], precision: Precision) -> tuple[Path, ...]:
+        """engines.json, and what the engines are made of."""
+        inputs = {"engines": [str(engine) for engine in engines], "model": self.loaded.denoiser.spec.name}
+        folder = self.store.produce(
+            "engine-index", {**inputs, "precision": precision},
+            lambda folder: write_engine_index(engines, self.loaded.denoiser.spec.name, precision, folder),
+        )  # fmt: skip
+        return tuple(sorted(folder.iterdir()))
 
 
 def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Precision) -> None:
