@@ -65,7 +65,7 @@ class BenchOptions:
     """Timed generations of each kind, in turn, after one warm-up."""
     seed: int = 0
     """Seed of the noise."""
-    device: str = "cpu"
+    device: str = "auto"
     """cpu or cuda."""
     threads: int = 0
     """Threads of the engine library; 0 lets it choose."""

@@ -202,23 +202,23 @@ class Workbench:
         components = self.components.make(backend, precision, options.without, engine_options)
         extra = [lowered / "plan.json", lowered / "programs.json"]
         if backend in AHEAD_OF_TIME:
-            extra += self._describe_engines(
-                [engines / name for name in index.graphs] + list(components.engines), precision
-            )
+            made = [*(engines / name for name in index.graphs), *components.engines]
+            extra += self._describe_engines(made, (index.weights, *components.weights), precision)
         pack_bundle(
             spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
             partial(self.progress, "pack"),
         )  # fmt: skip
         return Built(out, plan, table, tuple(self.store.reused))
 
-    def _describe_engines(self, engines: list[Path], precision: Precision) -> tuple[Path, ...]:
+    def _describe_engines(self, engines: list[Path], weights: tuple[str, ...], precision: Precision) -> list[Path]:
         """engines.json, and what the engines are made of."""
-        inputs = {"engines": [str(engine) for engine in engines], "model": self.loaded.denoiser.spec.name}
+        model = self.loaded.denoiser.spec.name
+        inputs = {"engines": [str(engine) for engine in engines], "weights": weights, "model": model}
         folder = self.store.produce(
             "engine-index", {**inputs, "precision": precision},
-            lambda folder: write_engine_index(engines, self.loaded.denoiser.spec.name, precision, folder),
+            lambda folder: write_engine_index(engines, weights, model, precision, folder),
         )  # fmt: skip
-        return tuple(sorted(folder.iterdir()))
+        return sorted(folder.iterdir())
 
 
 def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Precision) -> None:

@@ -14,6 +14,7 @@ from .strict_json import StrictJsonError, decode, encode, parse_json
 
 INDEX_NAME, FORMAT, VERSION = "engines.json", "soda-engines", 1
 _MAX_BYTES = 16 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,99}")
 
 
@@ -28,7 +29,8 @@ class EngineEntry:
 
 @dataclass(frozen=True)
 class EngineIndex:
-    """engines.json, whole. model and precision: as a build command names them."""
+    """engines.json, whole. weights_files: where the weights are that engines do not have themselves. model and
+    precision: as a build command names them."""
 
     format: str
     version: int
@@ -36,16 +38,17 @@ class EngineIndex:
     library_version: str
     targets: tuple[str, ...]
     weights: Literal["baked", "stripped", "inputs"]
+    weights_files: tuple[str, ...]
     max_batch: int
     model: str
     precision: Literal["fp32", "fp16", "bf16"]
     engines: dict[str, EngineEntry]
 
-    def rebuild(self, folder: Path, *options: str) -> str:
-        """The command that builds this bundle again; options: what to change."""
+    def rebuild(self, folder: Path, *options: str, library: str = "") -> str:
+        """The command that builds this bundle again; options, library: what to change."""
         model = self.model if _WORD.fullmatch(self.model) else "MODEL"
         words = ["soda-export build", f"--model {model}", f"--plan {folder / 'plan.json'}"]
-        words += [f"--precision {self.precision}", f"--backend {self.library}", *options, f"--out {folder}"]
+        words += [f"--precision {self.precision}", f"--backend {library or self.library}", *options, f"--out {folder}"]
         return " ".join(words)
 
 
@@ -63,8 +66,9 @@ def read_index(folder: Path) -> EngineIndex:
         raise EngineError(f"{path}: cannot be read ({error.strerror}); rebuild the bundle") from None
     except StrictJsonError as error:
         raise EngineError(f"{path}: {error}; rebuild the bundle") from None
-    if not all(_WORD.fullmatch(word) for word in (index.library, index.library_version, *index.targets)):
-        raise EngineError(f"{path}: its library or targets are no names; rebuild the bundle")
+    words = (index.library, index.library_version, *index.targets, *index.weights_files)
+    if not all(_NAME.fullmatch(word) and ".." not in word for word in words):
+        raise EngineError(f"{path}: its library, targets or weights files are no names; rebuild the bundle")
     return index
 
 

@@ -30,7 +30,10 @@ class Cuda:
     def __init__(self, device: int = 0, stream: int = 0) -> None:
         self._api, self.device = _binding(), device
         self.lock = threading.RLock()  # held while work is put into the stream, so that a capture takes only its own
-        self.call("cudaSetDevice", device)
+        self.is_capturing = self.is_closed = False
+        self.to_free: list[int] = []
+        self._threads = threading.local()
+        self.use_device()
         self._own = stream == 0
         self.stream = int(self.call("cudaStreamCreateWithFlags", 1)) if self._own else stream  # 1: non-blocking
         self._staging = Staging(self)
@@ -42,7 +45,9 @@ class Cuda:
 
     def use_device(self) -> None:
         """Make the device current in this thread; every thread has its own."""
-        self.call("cudaSetDevice", self.device)
+        if not hasattr(self._threads, "is_set"):
+            self.call("cudaSetDevice", self.device)
+            self._threads.is_set = True
 
     @property
     def target(self) -> str:
@@ -104,15 +109,20 @@ class Cuda:
         """Record what `work` puts into the stream, without running it. Raises EngineError where CUDA refuses."""
         with self.lock:
             mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-            self.call("cudaStreamBeginCapture", self.stream, mode)
+            self.is_capturing, finished = True, False
             try:
+                self.call("cudaStreamBeginCapture", self.stream, mode)
                 work()
-            except BaseException:
-                graph = self._api.cudaStreamEndCapture(self.stream)[1]  # whatever it says, capturing is over
-                if graph:
-                    self._api.cudaGraphDestroy(graph)
-                raise
-            graph = self.call("cudaStreamEndCapture", self.stream)
+                finished = True
+            finally:
+                try:
+                    status, graph = self._api.cudaStreamEndCapture(self.stream)  # whatever it says, it is over
+                    if not finished and graph:
+                        self._api.cudaGraphDestroy(graph)
+                finally:
+                    self.is_capturing = False
+                    self._free_put_off()
+            check(self._api, "cudaStreamEndCapture", status)
             try:
                 return Graph(self, self.call("cudaGraphInstantiate", graph, 0))
             finally:
@@ -120,7 +130,13 @@ class Cuda:
 
     def close(self) -> None:
         """Wait for the stream, and destroy it where it is ours. Blocks that are still alive stay so."""
-        self._end()
+        with self.lock:
+            self.is_closed = True
+            self._end()
+
+    def _free_put_off(self) -> None:
+        while self.to_free:
+            free_after_work(self, self.to_free.pop())
 
     def _wait(self, waiting: int, awaited: int) -> None:
         event = self.call("cudaEventCreateWithFlags", 2)  # 2: no timing
@@ -220,20 +236,23 @@ class SharedBlock:
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self._memory: DeviceMemory | None = None
-        self._users: list[Callable[[int, int], bool]] = []
+        self._users: list[weakref.WeakMethod[Callable[[int, int], None]]] = []
         self.moves = 0
 
-    def join(self, nbytes: int, tell: Callable[[int, int], bool]) -> None:
-        """Reserve `nbytes`. tell(address, nbytes) is called now and after each move; False: the user is gone."""
+    def join(self, nbytes: int, tell: Callable[[int, int], None]) -> None:
+        """Reserve `nbytes`. tell, a method of the user, is called with (address, nbytes) now and after each move."""
         with self._cuda.lock:
             if self._memory is None or nbytes > self._memory.nbytes:
                 self.free()
                 self._memory = self._cuda.allocate(max(256, nbytes))
                 self.moves += 1
-                address, size = self._memory.address, self._memory.nbytes
-                self._users = [user for user in self._users if user(address, size)]
+                self._users = [user for user in self._users if user() is not None]
+                for user in self._users:
+                    told = user()
+                    if told is not None:
+                        told(self._memory.address, self._memory.nbytes)
             tell(self._memory.address, self._memory.nbytes)
-            self._users.append(tell)
+            self._users.append(weakref.WeakMethod(tell))
 
     @property
     def nbytes(self) -> int:
@@ -249,10 +268,13 @@ class SharedBlock:
 
 def free_after_work(cuda: Cuda, address: int) -> None:
     """Wait for the stream, in which the block may still be used, and free it."""
-    with cuda.lock, _ignoring_the_end():
-        cuda.use_device()
-        cuda.synchronize()
-        cuda.call("cudaFree", address)
+    with cuda.lock:
+        if cuda.is_capturing:  # waiting would end the capture; this happens where Python frees what it finds unused
+            cuda.to_free.append(address)
+            return
+        with _ignoring_the_end():
+            cuda.use_device()
+        _end_after_work(cuda, lambda: cuda.call("cudaFree", address))
 
 
 def device_target(device: int = 0) -> str:
@@ -267,11 +289,16 @@ def device_target(device: int = 0) -> str:
 def checked_call(api: Any, name: str, *args: Any) -> Any:
     """Call a function of cuda-python, which returns (status, result). Raises EngineError."""
     status, *results = getattr(api, name)(*args)
+    check(api, name, status)
+    return results[0] if results else None
+
+
+def check(api: Any, name: str, status: Any) -> None:
+    """Raises EngineError where a call did not succeed."""
     if int(status) != 0:
         reason = api.cudaGetErrorString(status)[1]
         text = reason.decode() if isinstance(reason, bytes) else str(reason)
         raise EngineError(f"CUDA: {name} failed: {text}")
-    return results[0] if results else None
 
 
 def view_host(address: int, nbytes: int) -> NDArray[np.uint8]:
@@ -287,18 +314,36 @@ def _binding() -> Any:
 
 
 def _end(api: Any, stream: int, own: bool, pinned: list[int]) -> None:
-    with _ignoring_the_end():
-        checked_call(api, "cudaStreamSynchronize", stream)
+    def free() -> None:
         while pinned:
             checked_call(api, "cudaFreeHost", pinned.pop())
         if own:
             checked_call(api, "cudaStreamDestroy", stream)
 
+    _wait_and_free(lambda: checked_call(api, "cudaStreamSynchronize", stream), free)
+
+
+def _end_after_work(cuda: Cuda, free: Callable[[], object]) -> None:
+    _wait_and_free(cuda.synchronize if not cuda.is_closed else lambda: None, free)
+
+
+def _wait_and_free(wait: Callable[[], object], free: Callable[[], object]) -> None:
+    """Nothing is freed under work that may use it, and everything is, also where Ctrl-C comes meanwhile."""
+    try:
+        with _ignoring_the_end():
+            wait()
+    except KeyboardInterrupt:
+        with _ignoring_the_end():
+            wait()
+        raise
+    finally:
+        with _ignoring_the_end():
+            free()
+
 
 def _destroy_graph(cuda: Cuda, handle: Any) -> None:
-    with cuda.lock, _ignoring_the_end():
-        cuda.synchronize()
-        cuda.call("cudaGraphExecDestroy", handle)
+    with cuda.lock:
+        _end_after_work(cuda, lambda: cuda.call("cudaGraphExecDestroy", handle))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..signature import Port, Signature
-from . import Memory, View
+from . import DeviceOptions, Memory, View
 from .host import HostMemory
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -99,7 +99,7 @@ class OrtBackend:
         return options
 
 
-def open_backend(device: str, threads: int) -> OrtBackend:
+def open_backend(device: str, threads: int, options: DeviceOptions = DeviceOptions()) -> OrtBackend:
     """ONNX Runtime on `device`: cpu or cuda."""
     if device not in _PROVIDERS:
         raise EngineError(f"device {device!r}: ONNX Runtime runs on {' or '.join(_PROVIDERS)}")
