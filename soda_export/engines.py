@@ -77,17 +77,14 @@ def card_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.json")
 
 
-def write_engine_index(
-    engines: Iterable[Path], weights: Sequence[str], model: str, precision: str, out: Path
-) -> None:
-    """engines.json and, for people, what every engine is made of. weights: the bundle's weights files."""
+def write_engine_index(engines: Iterable[Path], model: str, precision: str, out: Path) -> None:
+    """engines.json and, for people, what every engine is made of."""
     cards: dict[str, BuiltCard] = {engine.name: read_card(card_path(engine)) for engine in engines}
     first = next(iter(cards.values()))
     index = EngineIndex(
-        FORMAT, VERSION, first.library, first.library_version, first.targets, first.weights, tuple(weights),
-        first.max_batch, model,
+        FORMAT, VERSION, first.library, first.library_version, first.targets, first.weights, first.max_batch, model,
         precision,  # type: ignore[arg-type]
-        {name: EngineEntry(card.content, card.activation_bytes) for name, card in cards.items()},
+        {name: EngineEntry(card.content, card.weights_file, card.activation_bytes) for name, card in cards.items()},
     )  # fmt: skip
     (out / INDEX_NAME).write_text(index_text(index))
     (out / LAYERS_NAME).write_text(layers_text(cards))

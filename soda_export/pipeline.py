@@ -203,20 +203,20 @@ class Workbench:
         extra = [lowered / "plan.json", lowered / "programs.json"]
         if backend in AHEAD_OF_TIME:
             made = [*(engines / name for name in index.graphs), *components.engines]
-            extra += self._describe_engines(made, (index.weights, *components.weights), precision)
+            extra += self._describe_engines(made, precision)
         pack_bundle(
             spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
             partial(self.progress, "pack"),
         )  # fmt: skip
         return Built(out, plan, table, tuple(self.store.reused))
 
-    def _describe_engines(self, engines: list[Path], weights: tuple[str, ...], precision: Precision) -> list[Path]:
+    def _describe_engines(self, engines: list[Path], precision: Precision) -> list[Path]:
         """engines.json, and what the engines are made of."""
         model = self.loaded.denoiser.spec.name
-        inputs = {"engines": [str(engine) for engine in engines], "weights": weights, "model": model}
+        inputs = {"engines": [str(engine) for engine in engines], "model": model}
         folder = self.store.produce(
             "engine-index", {**inputs, "precision": precision},
-            lambda folder: write_engine_index(engines, weights, model, precision, folder),
+            lambda folder: write_engine_index(engines, model, precision, folder),
         )  # fmt: skip
         return sorted(folder.iterdir())
 

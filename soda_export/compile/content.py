@@ -26,6 +26,13 @@ def graph_content(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_file(path: Path) -> str:
+    """Name of the weights file that a graph points to, "" where it has all its weights itself."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    places = (entry for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location")
+    return next((str(entry.value) for entry in places), "")
+
+
 @lru_cache(maxsize=8192)
 def _hash_range(file: Path, modified_ns: int, begin: int, length: int) -> str:
     """SHA-256 of bytes begin .. begin + length - 1; programs share most weights, so each is read once."""

@@ -25,10 +25,9 @@ def make_nvidia_bundle(
     for path in sorted(folder.glob("*.onnx")):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         path.write_bytes(make_plan(golden / path.name, content, list(targets)))
-        entries[path.name] = EngineEntry(content, 0)
-    weights = tuple(json.loads((folder / "manifest.json").read_text())["weights"])
+        entries[path.name] = EngineEntry(content, "weights.safetensors", 0)
     index = EngineIndex(
-        FORMAT, VERSION, backend, library_version, targets, "baked", weights, 4, "golden", "fp32", entries
+        FORMAT, VERSION, backend, library_version, targets, "baked", 4, "golden", "fp32", entries
     )
     (folder / INDEX_NAME).write_text(index_text(index))
 

@@ -125,7 +125,7 @@ def test_an_engine_with_other_slots_is_refused_by_its_ports(folder: Path, monkey
         ({"engines": {}}, "engines.json does not list this engine"),
         ({"weights": "elsewhere"}, "rebuild the bundle"),
         ({"library_version": "1 ; rm"}, "are no names"),
-        ({"weights_files": ["../weights.safetensors"]}, "are no names"),
+        ({"engines": {"a": {"content": "", "weights_file": "../a", "activation_bytes": 0}}}, "are no names"),
         ({"surplus": 1}, "rebuild the bundle"),
     ],
 )

@@ -21,16 +21,17 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,99}")
 @dataclass(frozen=True)
 class EngineEntry:
     """One engine. content: hex SHA-256 of the program that it was built from; it was built under the name
-    `soda-program-<content>`. activation_bytes: scratch memory that it needs at the greatest batch, 0: not known."""
+    `soda-program-<content>`. weights_file: where the weights are that the engine may not have itself, "": none.
+    activation_bytes: scratch memory that it needs at the greatest batch, 0: not known."""
 
     content: str
+    weights_file: str
     activation_bytes: int
 
 
 @dataclass(frozen=True)
 class EngineIndex:
-    """engines.json, whole. weights_files: where the weights are that engines do not have themselves. model and
-    precision: as a build command names them."""
+    """engines.json, whole. model and precision: as a build command names them."""
 
     format: str
     version: int
@@ -38,7 +39,6 @@ class EngineIndex:
     library_version: str
     targets: tuple[str, ...]
     weights: Literal["baked", "stripped", "inputs"]
-    weights_files: tuple[str, ...]
     max_batch: int
     model: str
     precision: Literal["fp32", "fp16", "bf16"]
@@ -66,7 +66,8 @@ def read_index(folder: Path) -> EngineIndex:
         raise EngineError(f"{path}: cannot be read ({error.strerror}); rebuild the bundle") from None
     except StrictJsonError as error:
         raise EngineError(f"{path}: {error}; rebuild the bundle") from None
-    words = (index.library, index.library_version, *index.targets, *index.weights_files)
+    files = {entry.weights_file for entry in index.engines.values()} - {""}
+    words = (index.library, index.library_version, *index.targets, *files)
     if not all(_NAME.fullmatch(word) and ".." not in word for word in words):
         raise EngineError(f"{path}: its library, targets or weights files are no names; rebuild the bundle")
     return index

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import DeviceOptions
+from .device_inputs import DeviceInputs, take_device_inputs
+from .dlpack import DeviceTensor
 from .errors import RequestError
 from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
@@ -32,6 +34,7 @@ class Session:
         self._next_step = 0
         self._started = False
         self._noise: Noise | int = 0
+        self._on_device = DeviceInputs()
 
     @classmethod
     def open(
@@ -98,7 +101,8 @@ class Session:
         accelerated: bool = True,
     ) -> None:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
-        manifest = self.bundle.manifest
+        manifest, backend = self.bundle.manifest, self.bundle.backend
+        embeds, noise, on_device = take_device_inputs(backend, embeds, noise, manifest.sampler.initial_scale)
         condition = judge_condition(self.bundle, labels, prompt, negative_prompt, embeds, batch)
         size, shape = condition.samples, manifest.model.latent_shape
         scale = judge_guidance(guidance, manifest)
@@ -117,6 +121,9 @@ class Session:
         for name, values in condition.inputs.items():
             playback.request[name].write(values)
         playback.guidance.write(np.array([scale], np.float32))
+        if on_device != DeviceInputs():
+            on_device.write(playback, backend.cuda, size)  # type: ignore[attr-defined]
+        self._on_device = on_device  # alive until the copies are done
         for call in (*(() if EMBEDS in condition.inputs else playback.encode_text), *playback.prepare_request):
             call()
         self._noise = seed if noise is None else noise
@@ -154,6 +161,17 @@ class Session:
             manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape
         )[0]
         return latents.copy()
+
+    def latents_on_device(self) -> DeviceTensor:
+        """The latents [B, C, H, W] where they are, for another library's from_dlpack; the next request changes them.
+
+        Raises RequestError where they are in host memory.
+        """
+        playback, cuda = self.playback, getattr(self.bundle.backend, "cuda", None)
+        if cuda is None:
+            raise RequestError("this session's latents are in host memory; ask for latents()")
+        shape = (playback.batch, *self.bundle.manifest.model.latent_shape)
+        return DeviceTensor(playback.state_after(self._next_step), cuda, shape)
 
     def images(self) -> NDArray[np.float32]:
         """The latents after the steps run so far as images [B, H, W, channels] in 0..1.

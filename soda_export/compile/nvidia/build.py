@@ -13,7 +13,7 @@ import onnx
 
 from ...errors import CompileError
 from ...files import write_whole
-from ..content import graph_content
+from ..content import graph_content, weights_file
 from ..options import EngineOptions
 from .card import CARD_NAME, ENGINE_NAME, BuiltCard
 from .library import Library
@@ -50,7 +50,8 @@ def build_engine(
     seconds = time.perf_counter() - started
     card = BuiltCard(
         library=library.backend, library_version=str(trt.__version__), targets=resolve_targets(options),
-        weights=options.engine_weights, max_batch=options.max_batch, content=content, bytes=content_bytes.nbytes,
+        weights=options.engine_weights, weights_file=weights_file(graph), max_batch=options.max_batch,
+        content=content, bytes=content_bytes.nbytes,
         activation_bytes=heard.activation_bytes, weights_bytes=heard.weights_bytes,
         attention=fused_attention(heard.regions), regions=tuple(heard.regions), build_seconds=round(seconds, 3),
         ports={name: (dtype, *shape) for name, (dtype, shape) in (heard.inputs | heard.outputs).items()},

@@ -14,12 +14,13 @@ ENGINE_NAME, CARD_NAME = "engine.plan", "engine.json"
 
 class BuiltCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One engine. content: hash of the graph and the weights that it uses. ports: name -> dtype and sizes, -1 for a
-    symbolic axis. attention: regions that are attention kernels."""
+    symbolic axis. weights_file: that the graph points to, "": none. attention: regions that are attention kernels."""
 
     library: str
     library_version: str
     targets: tuple[str, ...]
     weights: Literal["baked", "stripped", "inputs"]
+    weights_file: str
     max_batch: int
     content: str
     bytes: int

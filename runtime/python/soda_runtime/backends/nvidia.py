@@ -62,7 +62,7 @@ class NvidiaBackend:
         self._runtime = self.trt.Runtime(self._logger)
         self._index: EngineIndex | None = None
         self.activations, self.scratch = SharedBlock(self.cuda), SharedBlock(self.cuda)
-        self._weights: DeviceWeights | None = None
+        self.weights = DeviceWeights(self.cuda)
 
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
@@ -90,18 +90,11 @@ class NvidiaBackend:
         """The calls as one, which is a CUDA graph where the options and the driver allow it."""
         return Loop(self.cuda, calls, self._options.cuda_graph, lambda: self.activations.moves + self.scratch.moves)
 
-    def weights(self, path: Path, index: EngineIndex) -> DeviceWeights:
-        """The bundle's weights on the device, one copy for all engines."""
-        if self._weights is None:
-            self._weights = DeviceWeights(self.cuda, path.parent, index.weights_files)
-        return self._weights
-
     def close(self) -> None:
         """Wait for the device and free what all sessions share."""
         for block in (self.activations, self.scratch):
             block.free()
-        if self._weights is not None:
-            self._weights.free()
+        self.weights.free()
         self.cuda.close()
 
     def _check_validity(self, path: Path, content: Any, index: EngineIndex) -> None:
@@ -135,8 +128,8 @@ class NvidiaEngine:
         self._shared = found[0] - signature.inputs.keys() if index.weights == "inputs" else set()
         self._check_ports("input", found[0] - self._shared, signature.inputs)
         self._check_ports("output", found[1], signature.outputs)
-        held = backend.weights(path, index) if self._shared else None
-        self._addresses = {name: held.address(name, path) for name in self._shared} if held else {}
+        file = path.parent / index.engines[path.name].weights_file
+        self._addresses = {name: backend.weights.address(name, file, path) for name in self._shared}
 
     def bind(
         self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..engine_index import EngineIndex
 from ..errors import EngineError
-from ..tensors import TensorEntry, read_header
+from ..tensors import read_header
 from .cuda import Cuda, DeviceMemory
 
 _ALIGNMENT = 256
@@ -19,22 +19,20 @@ _TRT_DTYPES = {"F32": ("FLOAT", 4), "F16": ("HALF", 2), "BF16": ("BF16", 2), "I6
 
 
 class DeviceWeights:
-    """The tensors of weights files on the device, a file when the first of its tensors is asked for."""
+    """The tensors of weights files on the device; a file is copied when an engine asks for the first of its tensors."""
 
-    def __init__(self, cuda: Cuda, folder: Path, files: Sequence[str]) -> None:
+    def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self._headers = {folder / name: read_header(folder / name) for name in files}
         self._loaded: dict[Path, tuple[DeviceMemory, dict[str, int]]] = {}
 
-    def address(self, name: str, engine: Path) -> int:
-        """Where tensor `name` lies on the device. Raises EngineError."""
-        for path, header in self._headers.items():
-            if name in header:
-                if path not in self._loaded:
-                    self._loaded[path] = self._load(path, header)
-                memory, places = self._loaded[path]
-                return memory.address + places[name]
-        raise EngineError(f"{engine}: takes {name!r}, which is in no weights file; rebuild the bundle")
+    def address(self, name: str, file: Path, engine: Path) -> int:
+        """Where tensor `name` of a file lies on the device. Raises EngineError."""
+        if file not in self._loaded:
+            self._loaded[file] = self._load(file)
+        memory, places = self._loaded[file]
+        if name not in places:
+            raise EngineError(f"{engine}: takes {name!r}, which {file.name} does not have; rebuild the bundle")
+        return memory.address + places[name]
 
     @property
     def nbytes(self) -> int:
@@ -46,8 +44,10 @@ class DeviceWeights:
         while self._loaded:
             self._loaded.popitem()[1][0].free()
 
-    def _load(self, path: Path, header: dict[str, TensorEntry]) -> tuple[DeviceMemory, dict[str, int]]:
-        places, end = {}, 0
+    def _load(self, path: Path) -> tuple[DeviceMemory, dict[str, int]]:
+        if not path.is_file():
+            raise EngineError(f"{path}: no such weights file; copy the bundle again or rebuild it")
+        header, places, end = read_header(path), {}, 0
         for name, entry in header.items():
             places[name] = end
             end += -(-(entry.end - entry.begin) // _ALIGNMENT) * _ALIGNMENT
@@ -62,7 +62,7 @@ def refit(trt: Any, logger: Any, engine: Any, path: Path, index: EngineIndex) ->
     refitter = trt.Refitter(engine, logger)
     held = []  # until the library has copied them
     wanted = set(refitter.get_all_weights())
-    for name, dtype, values in _tensors(path.parent, index.weights_files):
+    for name, dtype, values in _tensors(path.parent / index.engines[path.name].weights_file):
         if name in wanted:
             held.append(values)
             kind, width = _TRT_DTYPES[dtype]
@@ -70,13 +70,12 @@ def refit(trt: Any, logger: Any, engine: Any, path: Path, index: EngineIndex) ->
             refitter.set_named_weights(name, weights)
     missing = refitter.get_missing_weights()
     if missing or not refitter.refit_cuda_engine():
-        what = f"weight {sorted(missing)[0]!r} is in no weights file" if missing else "the library cannot refit it"
+        what = f"weight {sorted(missing)[0]!r} is not in the weights file" if missing else "the library cannot refit it"
         raise EngineError(f"{path}: {what}; run `{index.rebuild(path.parent)}`")
 
 
-def _tensors(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
-    for file in files:
-        content = np.memmap(folder / file, np.uint8, "r")
-        for name, entry in read_header(folder / file).items():
-            yield name, entry.dtype, content[entry.begin : entry.end]
+def _tensors(path: Path) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
+    content = np.memmap(path, np.uint8, "r")
+    for name, entry in read_header(path).items():
+        yield name, entry.dtype, content[entry.begin : entry.end]
 
