@@ -135,10 +135,11 @@ class FakeEngine:
         ranges = []
         for name in self.inputs:
             dtype = np.dtype(_NUMPY[self.dtypes[name]])
-            size = int(np.prod(shapes[name])) * dtype.itemsize
+            shape = shapes.get(name, self.dims[name])  # a weight has no symbolic axis, and no shape is set
+            size = int(np.prod(shape)) * dtype.itemsize
             cuda.check_written(f"{self.path.name}: {name}", addresses[name], size)
             block, part = cuda.find(addresses[name], size)
-            feeds[name] = block.bytes[part].copy().view(dtype).reshape(shapes[name])
+            feeds[name] = block.bytes[part].copy().view(dtype).reshape(shape)
             ranges.append((addresses[name], addresses[name] + size))
         names = [name for name in self.dims if name not in self.inputs]
         for name, value in zip(names, self.session.run(names, feeds), strict=True):

@@ -98,15 +98,15 @@ def _complement(
     """TopK indices [B, keep] of scores [B, tokens] by the others, nodes and constants.
 
     The others are the smallest of the reversed row: of equal scores TopK then finds the higher index first. Each token
-    that stays goes to its rank among those that stay, the others to one more place, which is cut off.
+    that stays goes to its rank among those that stay, the others behind them, where they are cut off.
     """
     scores, indices, name = node.input[0], node.output[1], f"{node.name}.complement"
     arrays = {
         "backwards": np.arange(tokens - 1, -1, -1, dtype=np.int64), "others": np.array([tokens - keep], np.int64),
         "last": np.array(tokens - 1, np.int64), "numbers": np.arange(tokens, dtype=np.int64)[None],
         "zero": np.array(0, np.int64), "one": np.array(1, np.int64), "axis": np.array(1, np.int64),
-        "rubbish": np.array(keep, np.int64), "begin": np.array([0], np.int64), "end": np.array([keep], np.int64),
-        "axes": np.array([1], np.int64), "places": np.array([keep + 1], np.int64),
+        "keep": np.array(keep, np.int64), "begin": np.array([0], np.int64), "end": np.array([keep], np.int64),
+        "axes": np.array([1], np.int64),
     }  # fmt: skip
     constants = {key: numpy_helper.from_array(array, f"{name}.{key}") for key, array in arrays.items()}
     made: list[onnx.NodeProto] = []
@@ -129,13 +129,11 @@ def _complement(
     add("CumSum", ["stays", "axis"], "count")
     add("Sub", ["count", "one"], "rank")
     add("Equal", ["stays", "one"], "is_kept")
-    add("Where", ["is_kept", "rank", "rubbish"], "place")  # [B, N]
+    add("Sub", ["numbers", "count"], "others_before")
+    add("Add", ["others_before", "keep"], "behind")
+    add("Where", ["is_kept", "rank", "behind"], "place")  # [B, N]: each place once
     add("Expand", ["numbers", "shape"], "tokens")
-    add("Shape", [scores], "batch")
-    made[-1].attribute.extend([helper.make_attribute("start", 0), helper.make_attribute("end", 1)])
-    add("Concat", ["batch", "places"], "row", axis=0)
-    add("Expand", ["zero", "row"], "empty")  # [B, k + 1]
-    add("ScatterElements", ["empty", "place", "tokens"], "filled", axis=1)
+    add("ScatterElements", ["tokens", "place", "tokens"], "filled", axis=1)
     add("Slice", ["filled", "begin", "end", "axes"], "cut")
     made[-1].output[0] = indices
     return made, list(constants.values())
