@@ -131,9 +131,9 @@ def measure_pixart(folder: Path, layers: int, max_engines: int) -> dict[str, Any
         make = "import sys; sys.path.insert(0, sys.argv[1]); import trt_rtx_builds as b; b.write_pixart(*sys.argv[2:])"
         run([sys.executable, "-c", make, str(Path(__file__).parent), str(folder), str(layers)], folder)
         model = ["--model", "pixart-few", "--random-weights", "0"]
-    write_it = "import sys; sys.path.insert(0, sys.argv[1]); from trt_rtx_builds import *; write_pixart_map(*sys.argv[2:])"
+    make = "import sys; sys.path.insert(0, sys.argv[1]); import trt_rtx_builds as b; b.write_pixart_map(*sys.argv[2:])"
     arguments = [str(Path(__file__).parent), model[1], str(folder / "map.safetensors")]
-    run([sys.executable, "-c", write_it, *arguments], folder)
+    run([sys.executable, "-c", make, *arguments], folder)
     planning = ["--map", "map.safetensors", "--budget", str(BUDGETS["pixart"]), "--planner", "soda"]
     more = ["--max-engines", str(max_engines)] if max_engines else []
     options = (*planning, *more, "--without", "text-encoder", "--precision", "fp16", *target_options(("sm89",)))

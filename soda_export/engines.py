@@ -48,8 +48,9 @@ def make_engines(
             known = len(store.reused)
             made = store.produce(f"engine-{backend}", key, partial(_build, backend, graph, options))
             built += len(store.reused) == known
-            _link(made / ENGINE_NAME, folder / name)
-            _link(made / CARD_NAME, card_path(folder / name))
+            link_file(made / ENGINE_NAME, folder / name)
+            link_file(made / CARD_NAME, card_path(folder / name))
+            link_file(graph, graph_path(folder, name, backend))
         cards = [read_card(card_path(folder / name)) for name in names]
         log.info("compile: %d of %d engines built, the others taken from before; %s", built, len(names), cost(cards))
 
@@ -75,6 +76,11 @@ def cost(cards: Sequence[BuiltCard]) -> str:
 def card_path(engine: Path) -> Path:
     """Where the card of an engine that make_engines left lies."""
     return engine.with_name(f"{engine.name}.json")
+
+
+def graph_path(folder: Path, file: str, backend: str) -> Path:
+    """Where a bundle keeps the graph of a program: the program itself, or beside the engine that was built from it."""
+    return folder / (f"graph-{file}" if backend in AHEAD_OF_TIME else file)
 
 
 def write_engine_index(engines: Iterable[Path], model: str, precision: str, out: Path) -> None:
@@ -115,7 +121,7 @@ def _window_steps(graph: Path) -> int:
     return read_header(graph.parent / "tables.safetensors")[COEFFICIENTS].shape[0]
 
 
-def _link(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
     """The same file under another name, or a copy where the file system has no links."""
     try:
         os.link(source, target)

@@ -15,7 +15,7 @@ from soda_runtime.checks import sha256_of
 from .compile import AHEAD_OF_TIME
 from .compile.options import EngineOptions
 from .components import ComponentMaker
-from .engines import make_engines, write_engine_index
+from .engines import graph_path, make_engines, write_engine_index
 from .errors import PlanError, UsageError
 from .export.export import export_programs
 from .export.index import read_index
@@ -204,6 +204,7 @@ class Workbench:
         if backend in AHEAD_OF_TIME:
             made = [*(engines / name for name in index.graphs), *components.engines]
             extra += self._describe_engines(made, precision)
+            extra += [graph_path(engine.parent, engine.name, backend) for engine in made]
         pack_bundle(
             spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
             partial(self.progress, "pack"),
