@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -130,8 +131,6 @@ def test_engines_without_weights_take_them_as_inputs(bench: Workbench, built: Bu
 
 
 def test_what_an_engine_is_made_of_is_in_the_bundle(built: Built) -> None:
-    import json
-
     layers = json.loads((built.out / LAYERS_NAME).read_text())
     full = layers["step-00.onnx"]
     assert full["bytes"] == (built.out / "step-00.onnx").stat().st_size
@@ -208,3 +207,18 @@ def test_optimization_level_and_workspace_reach_the_builder(bench: Workbench, tm
     options = EngineOptions(target=("sm89",), optimization_level=1, workspace=1.0)
     kept = np.full((8, 3, 2), 16)
     bench.build(make_plan(bench.loaded.denoiser.spec, kept), "trt_rtx", tmp_path / "out", engine_options=options)
+
+
+def test_attention_is_fused_in_half_precision(tmp_path: Path) -> None:
+    """Heads of 64 in fp16, as big models have them: one kernel a layer, and none of the N x N scores stored."""
+    from soda_export.options import SamplerOptions
+    from soda_export.stages import StageStore
+    from tests.tiny import save_tiny_model
+
+    folder = save_tiny_model(tmp_path / "wide", num_layers=2, attention_head_dim=64, sample_size=16)
+    bench = Workbench(str(folder), SamplerOptions("ddim", 8, 0.0, 1.5), StageStore(tmp_path / "store"), lambda *_: None)
+    spec = bench.loaded.denoiser.spec
+    plan = make_plan(spec, np.full((8, 2, 2), spec.num_tokens))
+    built = bench.build(plan, "trt_rtx", tmp_path / "out", BundleOptions(precision="fp16"), SM89)
+    layers = json.loads((built.out / LAYERS_NAME).read_text())
+    assert layers["step-00.onnx"]["fused_attention"] == 2
