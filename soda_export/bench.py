@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from soda_runtime import Bundle, Session
+from soda_runtime import Bundle, DeviceOptions, Session
 from soda_runtime.request import example_request
 
 from .errors import EngineError, UsageError
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Bytes. weights_once: the weights file. weights_resident: what opening all engines added to the process.
+    """Bytes. weights_once: the weights file. weights_resident: what opening all engines added to the process,
+    or to the device where they run on one.
     arena: the cache buffer. activations: peak of a generation beyond everything allocated before it."""
 
     weights_once: int
@@ -66,7 +67,9 @@ class BenchOptions:
     seed: int = 0
     """Seed of the noise."""
     device: str = "auto"
-    """cpu or cuda."""
+    """cpu, cuda or cuda:N; auto is the backend's own."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """On CUDA: whether the loop is recorded and launched as one."""
     threads: int = 0
     """Threads of the engine library; 0 lets it choose."""
 
@@ -75,7 +78,8 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     """Measure the bundle at `path`. Raises BundleError or EngineError."""
     if options.batch < 1 or options.rounds < 1:
         raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
-    bundle = Bundle.open(path, device=options.device, threads=options.threads)
+    on_device = DeviceOptions(cuda_graph=options.cuda_graph)
+    bundle = Bundle.open(path, device=options.device, threads=options.threads, options=on_device)
     manifest = bundle.manifest
     request = example_request(bundle, options.batch)
     accelerated, baseline = bundle.session(), bundle.session()

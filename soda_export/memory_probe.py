@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from soda_runtime import Bundle
+from soda_runtime import Bundle, Session
 from soda_runtime.request import example_request
 
 
@@ -25,6 +26,8 @@ def probe(path: str, batch: int, device: str, threads: int) -> dict[str, int]:
     before = _status_bytes("VmRSS") if has_proc else 0
     bundle = Bundle.open(path, device=device, threads=threads)
     session, request = bundle.session(), example_request(bundle, batch)
+    if hasattr(bundle.backend, "cuda"):
+        return _probe_device(bundle, session, request, batch)
     session.start(**request)
     opened = _status_bytes("VmRSS") if has_proc else 0
     session.generate(**request)
@@ -38,6 +41,29 @@ def probe(path: str, batch: int, device: str, threads: int) -> dict[str, int]:
         "arena": arena,
         "activations": max(0, peak - opened - buffers),
     }
+
+
+def _probe_device(bundle: Bundle, session: Session, request: dict[str, Any], batch: int) -> dict[str, int]:
+    """The same of device memory, as the driver counts it."""
+    cuda: Any = bundle.backend.cuda  # type: ignore[attr-defined]
+
+    def free_bytes() -> int:
+        return int(cuda.call("cudaMemGetInfo"))
+
+    before = free_bytes()
+    session.start(**request)
+    opened = before - free_bytes()
+    session.run_steps()
+    session.latents()
+    buffers = sum(memory.nbytes for memory in session.playback.memories())
+    shared = getattr(bundle.backend, "activations", None)
+    activations = shared.nbytes if shared is not None else max(0, before - free_bytes() - opened)
+    weights = opened - buffers - (activations if shared is not None else 0)
+    manifest = bundle.manifest
+    return {
+        "weights_once": sum(manifest.files[name].bytes for name in manifest.weights),
+        "weights_resident": max(0, weights), "arena": manifest.arena.bytes * batch, "activations": activations,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -132,6 +132,9 @@ class FakeCuda(ModuleType):
         del self.device[address]
         return self._note("cudaFree")
 
+    def cudaMemGetInfo(self) -> tuple[int, int, int]:  # noqa: N802
+        return OK, self.device_bytes - sum(block.bytes.size for block in self.device.values()), self.device_bytes
+
     def cudaHostAlloc(self, nbytes: int, flags: int) -> tuple[int, int]:  # noqa: N802
         self._note("cudaHostAlloc")
         block = Block(nbytes)

@@ -1,5 +1,5 @@
 """engines.json: what the compiled engines of a bundle were built with, so that another machine knows before it opens
-one. It goes with the backends whose engines belong to a library's version and a GPU (BUNDLE.md, section 13)."""
+one. It goes with the backends whose engines belong to a library's version and a GPU (BUNDLE.md, section 14)."""
 
 from __future__ import annotations
 
