@@ -1,10 +1,11 @@
 # make demo: build the built-in model's bundle and play it.   make test: everything CI checks.
+# make test-gpu: what only a GPU can show, with the reason where something is skipped.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-gpu lint clean
 
 setup: $(STAMP)
 
@@ -19,6 +20,9 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest tests/gpu -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,7 +11,8 @@ from typing import Any
 from soda_runtime.manifest import FinishProgram, PrepareProgram
 from soda_runtime.signature import ATTENTION_MASK, EMBEDS, INPUT_IDS
 
-from .compile import compile_engines, library_version
+from .compile.options import EngineOptions
+from .engines import make_engines
 from .errors import ModelError
 from .export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder
 from .export.encode import encode_texts
@@ -40,20 +41,23 @@ class ComponentMaker:
     def __init__(self, loaded: LoadedModel, store: StageStore, progress: Progress) -> None:
         self._loaded, self._store, self._progress = loaded, store, progress
 
-    def make(self, backend: str, precision: Compute, without: tuple[str, ...]) -> Components:
+    def make(
+        self, backend: str, precision: Compute, without: tuple[str, ...], options: EngineOptions = EngineOptions()
+    ) -> Components:
         """Everything that the model has and the user wants. Raises ModelError, ExportError, CompileError."""
         made = Components()
         if self.has_text_encoder and "text-encoder" not in without:
             folder = self._text_encoder(precision)
-            engine = self._compile(backend, folder, TEXT_ENCODER_NAME)
+            engine = self._compile(backend, folder, TEXT_ENCODER_NAME, options)
             program = PrepareProgram(TEXT_ENCODER_NAME, (INPUT_IDS, ATTENTION_MASK), (), (EMBEDS,))
             files: tuple[Path, ...] = (engine, folder / TEXT_WEIGHTS_NAME, folder / TOKENIZER_NAME)
-            made = Components((program,), (), (TEXT_WEIGHTS_NAME,), TOKENIZER_NAME, files)
+            made = Components((program,), (), (TEXT_WEIGHTS_NAME,), TOKENIZER_NAME, files, (engine,))
         if self._loaded.component_config("vae") is not None and "decoder" not in without:
             folder, shape = self._decoder()
-            files = (*made.files, self._compile(backend, folder, DECODER_NAME), folder / DECODER_WEIGHTS_NAME)
-            weights = (*made.weights, DECODER_WEIGHTS_NAME)
-            made = Components(made.prepare, (FinishProgram(DECODER_NAME, shape),), weights, made.tokenizer, files)
+            engine = self._compile(backend, folder, DECODER_NAME, options)
+            files = (*made.files, engine, folder / DECODER_WEIGHTS_NAME)
+            weights, finish = (*made.weights, DECODER_WEIGHTS_NAME), (FinishProgram(DECODER_NAME, shape),)
+            made = Components(made.prepare, finish, weights, made.tokenizer, files, (*made.engines, engine))
         return made
 
     @property
@@ -115,13 +119,9 @@ class ComponentMaker:
         scale = 2 ** (len(config["block_out_channels"]) - 1)
         return made, (int(config.get("out_channels", 3)), latent_shape[1] * scale, latent_shape[2] * scale)
 
-    def _compile(self, backend: str, folder: Path, name: str) -> Path:
+    def _compile(self, backend: str, folder: Path, name: str, options: EngineOptions) -> Path:
         """The engine of one graph; its weights stay where they are."""
-        inputs = {"graph": folder.name, "library": library_version(backend)}
-        made = self._store.produce(
-            f"engine-{backend}", inputs, lambda out: compile_engines(backend, folder, (name,), out)
-        )
-        return made / name
+        return make_engines(self._store, backend, folder, (name,), options, {"graph": folder.name}) / name
 
 
 def _hash_files(*folders: Path) -> dict[str, str]:

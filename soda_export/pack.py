@@ -44,13 +44,14 @@ _BUNDLE_SUFFIXES = (".json", ".onnx", ".safetensors")
 
 @dataclass(frozen=True)
 class Components:
-    """What goes into a bundle beside the steps. files: to be copied; weights and tokenizer: names among them."""
+    """What goes into a bundle beside the steps. files: to be copied; weights, tokenizer and engines: among them."""
 
     prepare: tuple[PrepareProgram, ...] = ()
     finish: tuple[FinishProgram, ...] = ()
     weights: tuple[str, ...] = ()
     tokenizer: str = ""
     files: tuple[Path, ...] = ()
+    engines: tuple[Path, ...] = ()
 
 
 def pack_bundle(

@@ -12,8 +12,10 @@ import msgspec
 import numpy as np
 from soda_runtime.checks import sha256_of
 
-from .compile import check_precision, compile_engines, library_version
+from .compile import AHEAD_OF_TIME, check_precision
+from .compile.options import EngineOptions
 from .components import ComponentMaker
+from .engines import graph_path, make_engines, write_engine_index
 from .errors import PlanError, UsageError
 from .export.export import export_programs
 from .export.index import read_index
@@ -174,7 +176,10 @@ class Workbench:
         check_fits(plan, self.loaded.denoiser.spec, self.identity, self.options.guidance)
         return plan
 
-    def build(self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions()) -> Built:
+    def build(
+        self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions(),
+        engine_options: EngineOptions = EngineOptions(),
+    ) -> Built:  # fmt: skip
         """Lower, export, compile and pack a plan that fits this model."""
         denoiser, text, precision = self.loaded.denoiser, plan_text(plan), options.precision
         check_precision(backend, precision)
@@ -194,17 +199,28 @@ class Workbench:
             ),
         )  # fmt: skip
         index = read_index(exported)
-        engines = self.store.produce(
-            f"engines-{backend}", {**common, "library": library_version(backend)},
-            lambda folder: compile_engines(backend, exported, index.graphs, folder),
-        )  # fmt: skip
-        components = self.components.make(backend, compute, options.without)
+        engines = make_engines(self.store, backend, exported, index.graphs, engine_options, common)
+        components = self.components.make(backend, compute, options.without, engine_options)
         extra = [lowered / "plan.json", lowered / "programs.json"]
+        if backend in AHEAD_OF_TIME:
+            made = [*(engines / name for name in index.graphs), *components.engines]
+            extra += self._describe_engines(made, compute)
+            extra += [graph_path(engine.parent, engine.name, backend) for engine in made]
         pack_bundle(
             spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
             partial(self.progress, "pack"),
         )  # fmt: skip
         return Built(out, plan, table, tuple(self.store.reused))
+
+    def _describe_engines(self, engines: list[Path], precision: Compute) -> list[Path]:
+        """engines.json, and what the engines are made of."""
+        model = self.loaded.denoiser.spec.name
+        inputs = {"engines": [str(engine) for engine in engines], "model": model}
+        folder = self.store.produce(
+            "engine-index", {**inputs, "precision": precision},
+            lambda folder: write_engine_index(engines, model, precision, folder),
+        )  # fmt: skip
+        return sorted(folder.iterdir())
 
 
 def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Compute) -> None:

@@ -1,6 +1,6 @@
 """What opening and playing a bundle costs a fresh process: memory and time. Run as `python -m soda_export.bench.probe`.
 
-Prints JSON. Host memory alone; zeroes where the system has no /proc.
+Prints JSON. Memory is the device's where the engines run on one, else the host's; zeroes where the system has no /proc.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from soda_runtime import Bundle
 from soda_runtime.backends import open_backend
 from soda_runtime.request import example_request
@@ -45,27 +46,37 @@ def probe(path: str, batch: int, device: str, threads: int, weights: str, accele
     before = _status("VmRSS"), _status("RssAnon")
     started = time.perf_counter()
     bundle = Bundle.open(path, device=device, threads=threads, weights=weights)
-    manifest, session, request = bundle.manifest, bundle.session(), example_request(bundle, batch)
+    session, request = bundle.session(), example_request(bundle, batch)
+    free = _free_device_bytes(bundle)
     session.start(**request, accelerated=accelerated)
     session.step(0)
     first_step = time.perf_counter() - started
     session.playback.wait()
-    opened_anonymous, opened = _status("RssAnon"), _status("VmRSS")
-    for step in range(1, manifest.sampler.steps):
-        session.step(step)
+    opened_anonymous, opened, opened_free = _status("RssAnon"), _status("VmRSS"), _free_device_bytes(bundle)
+    session.run_steps()
     session.latents()
     first_latents = time.perf_counter() - started
     buffers = sum(memory.nbytes for memory in session.playback.memories())
-    private = max(0, opened_anonymous - before[1] - buffers)
-    mapped, peak = _mapped_bytes(bundle), _status("VmHWM")
+    if hasattr(bundle.backend, "cuda"):
+        shared = getattr(bundle.backend, "activations", None)
+        activations = shared.nbytes if shared is not None else max(0, opened_free - _free_device_bytes(bundle))
+        private = max(0, free - opened_free - buffers - (activations if shared is not None else 0))
+        mapped, peak = 0, free - _free_device_bytes(bundle)
+    else:
+        private, mapped = max(0, opened_anonymous - before[1] - buffers), _mapped_bytes(bundle)
+        activations, peak = max(0, _status("VmHWM") - opened), max(0, _status("VmHWM") - before[0])
+    manifest = bundle.manifest
     memory = Memory(
         sum(manifest.files[name].bytes for name in manifest.weights), private, mapped, private + mapped,
-        manifest.arena.bytes * batch, max(0, peak - opened), max(0, peak - before[0]),
+        manifest.arena.bytes * batch, activations, peak,
     )  # fmt: skip
-    return {
-        "first_step": first_step, "first_latents": first_latents,
-        "memory": {name: getattr(memory, name) for name in memory.__struct_fields__},
-    }  # fmt: skip
+    return {"first_step": first_step, "first_latents": first_latents, "memory": msgspec.structs.asdict(memory)}
+
+
+def _free_device_bytes(bundle: Bundle) -> int:
+    """As the driver counts them; 0 where the engines run on the host."""
+    cuda: Any = getattr(bundle.backend, "cuda", None)
+    return 0 if cuda is None else int(cuda.call("cudaMemGetInfo"))
 
 
 def _status(field: str) -> int:

@@ -18,8 +18,10 @@ class BenchOptions:
     """Timed generations of each kind, in turn, after one warm-up."""
     seed: int = 0
     """Seed of the noise."""
-    device: str = "cpu"
-    """cpu or cuda."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; auto is the backend's own."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """On CUDA: whether the loop is recorded and launched as one."""
     threads: int = 0
     """Threads of the engine library; 0 lets it choose."""
     weights: Literal["", "prepacked", "shared"] = ""
@@ -55,7 +57,9 @@ class Opening(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Bytes of the process. weights_once: the weights files. weights_private: what opening all engines allocated;
+    """Bytes of the process, or of the device where the engines run on one.
+
+    weights_once: the weights files. weights_private: what opening all engines allocated;
     weights_mapped: resident pages of the weights files after a generation; weights_resident: both. arena: the cache
     buffer. activations: peak of a generation beyond everything allocated before it. peak: all that the bundle added."""
 

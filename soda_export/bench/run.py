@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from soda_runtime import Bundle
+from soda_runtime import Bundle, DeviceOptions
 from soda_runtime.manifest import Manifest
 from soda_runtime.request import example_request
 
@@ -22,7 +22,10 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     """Measure the bundle at `path`. Raises BundleError or EngineError."""
     if options.batch < 1 or options.rounds < 1:
         raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
-    bundle = Bundle.open(path, device=options.device, threads=options.threads, weights=options.weights)
+    bundle = Bundle.open(
+        path, device=options.device, threads=options.threads, weights=options.weights,
+        options=DeviceOptions(cuda_graph=options.cuda_graph),
+    )  # fmt: skip
     manifest = bundle.manifest
     request = example_request(bundle, options.batch)
     accelerated = bundle.session()

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..compile import AUTO, check_backend
+from ..compile.options import EngineOptions
 from ..errors import UsageError
 from ..fastest import choose_backend
 from ..models.load import DEFAULT_PARTS, ModelRequest
@@ -32,6 +33,7 @@ def build(
     profiling: Annotated[ProfileOptions, Parameter(name="*", group="Profiling")] = ProfileOptions(),
     planning: Annotated[PlanOptions | None, Parameter(name="*", group="Planning")] = None,
     bundle: Annotated[BundleOptions, Parameter(name="*", group="Bundle")] = BundleOptions(),
+    engines: Annotated[EngineOptions, Parameter(name="*", group="Engines")] = EngineOptions(),
     json: bool = False,
 ) -> None:
     """Build a bundle: profile, plan, lower, export, compile, pack.
@@ -60,7 +62,7 @@ def build(
     start_logging()
     if plan is not None and (map is not None or planning is not None):
         raise UsageError("--plan is a finished plan: leave out --map, --budget and the other planning options")
-    check_backend(bundle.backend)
+    check_backend(bundle.backend, engines)
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
         parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, "text_encoder")
@@ -75,7 +77,7 @@ def build(
             chosen = solve(bench, sensitivity, profiling, planning, bundle).plan
         kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
         name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
-        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle)
+        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines)
     table = built.table
     result = {
         "bundle": str(built.out), "anchors": chosen.anchors, "flops_ratio": table.flops_ratio,

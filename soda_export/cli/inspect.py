@@ -16,10 +16,11 @@ from ..models.published import published_models, read_published
 from ..plan.plan import Plan, read_plan
 from ..profile.sensitivity import SensitivityMap, read_map
 from ..report.schedule import draw_schedule
+from .engines import inspect_engines
 from .terminal import megabytes, print_json, print_table
 
 
-def inspect(path: str, /, *, json: bool = False) -> None:
+def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
     """Show what a bundle, a stage's file (map, plan, program table) or a model is.
 
     Examples:
@@ -32,15 +33,21 @@ def inspect(path: str, /, *, json: bool = False) -> None:
 
         soda-export inspect pixart
 
+        soda-export inspect engines/digits-b17-trt_rtx --engines
+
     Parameters
     ----------
     path
         Bundle folder, .map.safetensors, plan.json, programs.json, or a model.
+    engines
+        Of a bundle: what every engine is made of, layer by layer with --json.
     json
         Print the result as JSON.
     """
     target = Path(path)
-    if target.is_dir() and (target / "manifest.json").exists():
+    if engines:
+        inspect_engines(target, json)
+    elif target.is_dir() and (target / "manifest.json").exists():
         _inspect_bundle(target, json)
     elif target.is_file() and target.suffix == ".safetensors":
         _inspect_map(target, read_map(target), json)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from soda_runtime import Embeds, Session
+from soda_runtime import DeviceOptions, Embeds, Session
 from soda_runtime.errors import BundleError
 from soda_runtime.tensors import read_tensors
 
@@ -34,7 +34,8 @@ def run(
     guidance: float | None = None,
     baseline: bool = False,
     out: str = "out.png",
-    device: str = "cpu",
+    device: str = "auto",
+    cuda_graph: Literal["auto", "on", "off"] = "auto",
     json: bool = False,
 ) -> None:
     """Generate with a bundle and write a picture (.png) or the latents (.npy).
@@ -71,7 +72,10 @@ def run(
     out
         File to write: .png for images, or .npy for latents [B, C, H, W].
     device
-        cpu or cuda.
+        cpu, cuda or cuda:N; auto is the backend's own.
+    cuda_graph
+        On CUDA, record the loop and launch it as one: auto from the second request of a batch size on, on before the
+        first.
     json
         Print the result as JSON.
     """
@@ -82,7 +86,7 @@ def run(
         raise UsageError(f"--out {out}: is a folder")
     if not path.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {path.parent} does not exist")
-    session = Session.open(bundle, device=device)
+    session = Session.open(bundle, device=device, options=DeviceOptions(cuda_graph=cuda_graph))
     manifest = session.bundle.manifest
     if path.suffix == ".png" and manifest.model.output != "pixels" and not manifest.finish:
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")

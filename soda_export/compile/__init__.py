@@ -1,12 +1,16 @@
 """Turn ONNX graphs into engines, one file per library with the same stem as in soda_runtime.backends.
 
 A backend module has
-- `compile_engines(export: Path, names: Sequence[str], out: Path)`: for every graph NAME in folder `export` it leaves an
-  engine NAME in folder `out`, or raises CompileError. Engines that keep their weights outside find them in the bundle
-  under the name that the graph gives;
 - `library_version() -> str`, or CompileError where the library is missing;
 - `devices() -> list[str]`: where its engines run on this machine;
-- `INSTALL`: the command that installs the library.
+- `INSTALL`: the command that installs the library;
+- `compile_engines(export: Path, names: Sequence[str], out: Path)`: for every graph NAME in folder `export` it leaves an
+  engine NAME in folder `out`, or raises CompileError. Engines that keep their weights outside find them in the bundle
+  under the name that the graph gives.
+
+Where building takes long, the module has `check_options(options)` and `compile_engine(graph: Path, out: Path, options)`
+instead of the last, and is in AHEAD_OF_TIME: its engines are kept by the content of their graph
+(soda_export/engines.py).
 """
 
 from __future__ import annotations
@@ -20,8 +24,15 @@ import msgspec
 
 from ..errors import CompileError
 from ..models.precision import Precision
+from .options import EngineOptions
 
-REGISTRY = {"ort": "soda_export.compile.ort", "openvino": "soda_export.compile.openvino"}
+REGISTRY = {
+    "ort": "soda_export.compile.ort",
+    "openvino": "soda_export.compile.openvino",
+    "trt": "soda_export.compile.trt",
+    "trt_rtx": "soda_export.compile.trt_rtx",
+}
+AHEAD_OF_TIME = frozenset({"trt", "trt_rtx"})
 GRAPH_BACKENDS = ("ort", "openvino")
 """Backends whose engines are the graphs themselves: a bundle of one opens with the other."""
 AUTO = "auto"
@@ -36,10 +47,14 @@ class BackendStatus(msgspec.Struct, frozen=True):
     install: str
 
 
-def check_backend(backend: str) -> None:
-    """Refuse a backend that does not exist, before any work is done. Raises CompileError."""
-    if backend not in (*REGISTRY, AUTO):
-        raise CompileError(f"--backend {backend}: not known; available: {', '.join((*REGISTRY, AUTO))}")
+def check_backend(backend: str, options: EngineOptions = EngineOptions()) -> None:
+    """Refuse a backend that does not exist, or options it does not have, before any work. Raises CompileError."""
+    if backend in AHEAD_OF_TIME:
+        _module(backend).check_options(options)
+    elif options != EngineOptions():
+        raise CompileError(f"--backend {backend}: builds no engines of its own; leave the Engines options out")
+    elif backend != AUTO:
+        _module(backend)
 
 
 def check_precision(backend: str, precision: Precision) -> None:
@@ -55,8 +70,16 @@ def library_version(backend: str) -> str:
 
 
 def compile_engines(backend: str, export: Path, names: Sequence[str], out: Path) -> None:
-    """Compile the named graphs for a backend. Raises CompileError."""
+    """Compile the named graphs for a backend that is not in AHEAD_OF_TIME. Raises CompileError."""
     _module(backend).compile_engines(export, names, out)
+
+
+def compile_engine(backend: str, graph: Path, out: Path, options: EngineOptions) -> None:
+    """Build one graph's engine for a backend in AHEAD_OF_TIME: ENGINE_NAME and CARD_NAME in folder `out`.
+
+    Raises CompileError.
+    """
+    _module(backend).compile_engine(graph, out, options)
 
 
 def backend_status(backend: str) -> BackendStatus:
@@ -70,5 +93,6 @@ def backend_status(backend: str) -> BackendStatus:
 
 
 def _module(backend: str) -> Any:
-    check_backend(backend)
+    if backend not in REGISTRY:
+        raise CompileError(f"--backend {backend}: not known; available: {', '.join((*REGISTRY, AUTO))}")
     return importlib.import_module(REGISTRY[backend])

@@ -353,5 +353,5 @@ def test_a_bundle_opens_with_either_kind_of_path() -> None:
     "options", [{"backend": "tpu"}, {"device": "tpu"}, {"backend": "ort", "device": ""}], ids=str
 )
 def test_an_unknown_backend_or_device_is_refused(options: dict[str, str]) -> None:
-    with pytest.raises(SodaError, match=r"backend 'tpu' is unknown|device .* ONNX Runtime runs on cpu or cuda"):
+    with pytest.raises(SodaError, match=r"backend 'tpu' is unknown|device .* ONNX Runtime runs on cpu, cuda, tensorrt"):
         Bundle.open(GOLDEN, **options)  # type: ignore[arg-type]

@@ -1,9 +1,12 @@
 """soda_runtime: play bundles made by soda-export. Needs numpy and one engine library, nothing else."""
 
+from .backends import DeviceOptions
 from .bundle import Bundle
 from .errors import BundleError, EngineError, RequestError, SodaError
 from .request import Embeds, Noise
 from .session import Session
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "BundleError", "Embeds", "EngineError", "Noise", "RequestError", "Session", "SodaError"]
+__all__ = [
+    "Bundle", "BundleError", "DeviceOptions", "Embeds", "EngineError", "Noise", "RequestError", "Session", "SodaError",
+]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Engine, open_backend
+from .backends import DeviceBackend, DeviceOptions, Engine, open_backend
 from .checks import check_files, open_manifest, refusing_unreadable
 from .errors import BundleError, RequestError
 from .manifest import LabelCondition, Manifest, PrepareProgram
@@ -27,12 +27,13 @@ class Bundle:
     """An opened bundle: thread-safe, shared by any number of sessions."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int, weights: str = ""
-    ) -> None:
+        self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int, weights: str = "",
+        options: DeviceOptions = DeviceOptions(),
+    ) -> None:  # fmt: skip
         self.folder, self.manifest = folder, manifest
         with refusing_unreadable(folder):
             self.tables = _read_tables(folder, manifest)
-        self.backend = open_backend(backend, device, threads, weights)
+        self.backend = open_backend(backend, device, threads, weights, options)
         self._engines: dict[str, Engine] = {}
         self._tokenizer: PromptTokenizer | None = None
         self._lock = threading.Lock()
@@ -40,15 +41,15 @@ class Bundle:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0,
-        weights: str = "",
+        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "auto", threads: int = 0,
+        weights: str = "", options: DeviceOptions = DeviceOptions(),
     ) -> Bundle:  # fmt: skip
         """Check and open the bundle folder `path`. Engines are opened when a session first needs them.
 
-        backend: default the one it was built for; `null` checks dispatch without computing. device: cpu or cuda.
-        threads: of the engine library, 0 lets it choose. weights: `prepacked`, a copy an engine in the order that its
-        kernels like, or `shared`, one for all engines, slower; default what is faster. Raises BundleError or
-        EngineError.
+        backend: default the one it was built for; `null` checks dispatch without computing. device: cpu, cuda or
+        cuda:N; auto is the backend's own. threads: of the engine library, 0 lets it choose. weights: `prepacked`, a
+        copy an engine in the order that its kernels like, or `shared`, one for all engines, slower on the CPU; default
+        what is faster. options: for CUDA. Raises BundleError or EngineError.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -56,7 +57,20 @@ class Bundle:
         with refusing_unreadable(folder):
             manifest = open_manifest(folder)
             check_files(folder, manifest)
-        return cls(folder, manifest, backend or manifest.backend, device, threads, weights)
+        return cls(folder, manifest, backend or manifest.backend, device, threads, weights, options)
+
+    def close(self) -> None:
+        """Let go of all engines, and free what they hold on a device; sessions must not be used any more."""
+        with self._lock:
+            self._engines.clear()
+            if isinstance(self.backend, DeviceBackend):
+                self.backend.close()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def session(self) -> Session:
         """A new session: its own cache arena and sampler state, for one thread at a time."""

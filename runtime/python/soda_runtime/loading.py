@@ -17,12 +17,16 @@ _MOST_THREADS = 4
 class StepCalls:
     """The calls of all steps: `calls[i]()` runs step i, and waits for its engine where it is not open yet."""
 
-    def __init__(self, programs: Sequence[int], bind: Callable[[int], Call]) -> None:
+    def __init__(self, programs: Sequence[int], bind: Callable[[int], Call], at_once: bool) -> None:
         """programs: what each step runs; steps with the same are bound together. bind(step) opens and binds.
 
-        The first step is bound at once. What goes wrong with another one is raised where its step is called.
+        The first step is bound at once, or where `at_once` says so all of them. What goes wrong with another one is
+        raised where its step is called.
         """
         self._bind, self._bound = bind, dict[int, Future[None]]()
+        if at_once:
+            self.calls = [bind(step) for step in range(len(programs))]
+            return
         self.calls = [self._waiting(step, program) for step, program in enumerate(programs)]
         self.calls[0] = bind(0)
         kinds = dict.fromkeys(programs)

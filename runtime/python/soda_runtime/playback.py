@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Memory, View
+from .backends import DeviceBackend, Memory, View
 from .loading import Call, StepCalls
 from .manifest import PreparedTensor, PrepareProgram
 from .signature import (
@@ -44,11 +44,20 @@ class Playback:
     """The buffers and bound calls of one (bundle, batch, accelerated or baseline). Used by one thread at a time."""
 
     def __init__(self, bundle: Bundle, batch: int, accelerated: bool) -> None:
-        self.batch, self.accelerated = batch, accelerated
-        self._bundle, manifest = bundle, bundle.manifest
+        self.batch, self.accelerated, self._bundle = batch, accelerated, bundle
+        self._memories: list[Memory] = []
+        self._loading: StepCalls | None = None
+        try:
+            self._bind()
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self) -> None:
+        batch, accelerated, bundle, manifest = self.batch, self.accelerated, self._bundle, self._bundle.manifest
         self._axes = {BATCH_AXIS: batch, ROWS_AXIS: batch * manifest.rows_per_sample}
         self.window = self._window_steps()
-        allocate = bundle.backend.allocate
+        allocate = self._allocate_bytes
         state_bytes = 4 * manifest.sampler.state_size * batch * math.prod(manifest.model.latent_shape)
         # the first engine is opened, and so checked against the manifest, before the manifest's sizes are allocated
         programs = [step.program if accelerated else manifest.baseline_program for step in manifest.steps]
@@ -59,14 +68,18 @@ class Playback:
         self.arena = allocate(max(1, manifest.arena.bytes * batch if accelerated else 0))
         self._states = (allocate(state_bytes), allocate(state_bytes))
         self.guidance = allocate(4)
-        self.noise = allocate(state_bytes // manifest.sampler.state_size)
+        noise_bytes = state_bytes // manifest.sampler.state_size
+        self.noise_steps = self._noise_steps(noise_bytes)
+        self.noise = allocate(noise_bytes * self.noise_steps)
         self.request = {name: self._allocate(port) for name, port in request_ports(manifest).items()}
-        self._tables = {name: _upload(allocate, table) for name, table in bundle.tables.items()}
+        self._tables = {name: _upload(allocate, self._padded(name, table)) for name, table in bundle.tables.items()}
         self._tensors = {tensor.name: self._allocate_tensor(tensor) for tensor in manifest.tensors}
         self.encode_text, self.prepare_request, self.prepares = self._bind_prepares()
-        self._loading = StepCalls(programs, lambda step: self._bind_step(step, programs[step]))
+        at_once = isinstance(bundle.backend, DeviceBackend)  # its loop is made of bound steps
+        self._loading = StepCalls(programs, lambda step: self._bind_step(step, programs[step]), at_once)
         self.steps = self._loading.calls
         self._finish: dict[int, tuple[Call, Memory]] = {}
+        self.loop = self._make_loop()
 
     @property
     def initial_state(self) -> Memory:
@@ -79,11 +92,19 @@ class Playback:
 
     def wait(self) -> None:
         """Until every step's engine is open and bound. Raises EngineError."""
-        self._loading.wait()
+        if self._loading is not None:
+            self._loading.wait()
 
-    def abandon(self) -> None:
-        """Stop opening engines: this playback is not needed any more."""
-        self._loading.abandon()
+    def close(self) -> None:
+        """Let go of every bound call and buffer: freed now where the backend can, else with the last reference."""
+        if self._loading is not None:
+            self._loading.abandon()
+        self.encode_text, self.prepare_request, self.prepares, self.steps = [], [], [], []
+        self._finish, self.loop = {}, None
+        while self._memories:
+            free = getattr(self._memories.pop(), "free", None)
+            if free is not None:
+                free()
 
     def memories(self) -> list[Memory]:
         """Every block of memory that could carry a value from one request to the next."""
@@ -111,18 +132,49 @@ class Playback:
         return image
 
     def _allocate(self, port: Port) -> Memory:
-        return self._bundle.backend.allocate(self._bytes(port))
+        return self._allocate_bytes(self._bytes(port))
+
+    def _allocate_bytes(self, nbytes: int) -> Memory:
+        memory = self._bundle.backend.allocate(nbytes)
+        self._memories.append(memory)
+        return memory
 
     def _bytes(self, port: Port) -> int:
         return ITEM_BYTES[port.dtype] * math.prod(port.at(self._axes))
 
     def _allocate_tensor(self, tensor: PreparedTensor) -> Memory:
-        return self._bundle.backend.allocate(self._bytes(tensor_port(tensor)) * (self.window if tensor.per_step else 1))
+        return self._allocate_bytes(self._bytes(tensor_port(tensor)) * (self.window if tensor.per_step else 1))
 
     def _window_steps(self) -> int:
         manifest = self._bundle.manifest
         per_step = sum(self._bytes(tensor_port(tensor)) for tensor in manifest.tensors if tensor.per_step)
         return max(1, min(manifest.sampler.steps, MAX_WINDOW_BYTES // max(1, per_step)))
+
+    def _noise_steps(self, bytes_a_step: int) -> int:
+        """Steps whose noise is in memory at once: as many as the device takes ahead, on the host one."""
+        backend, sampler = self._bundle.backend, self._bundle.manifest.sampler
+        ahead = backend.noise_bytes if isinstance(backend, DeviceBackend) and sampler.stochastic else 0
+        return max(1, min(sampler.steps, ahead // bytes_a_step))
+
+    def _padded(self, name: str, table: NDArray[Any]) -> NDArray[Any]:
+        """A table whose rows are taken one by one, each at an address that the device's engines take."""
+        backend = self._bundle.backend
+        if name != COEFFICIENTS or not isinstance(backend, DeviceBackend):
+            return table
+        room = -table.shape[1] * table.itemsize % backend.row_bytes // table.itemsize
+        return np.pad(table, ((0, 0), (0, room)))
+
+    def _make_loop(self) -> Call | None:
+        """All steps and what prepares them as one call, where the backend has that and all noise is there ahead."""
+        backend, sampler = self._bundle.backend, self._bundle.manifest.sampler
+        if not isinstance(backend, DeviceBackend) or (sampler.stochastic and self.noise_steps < sampler.steps):
+            return None
+        calls: list[Call] = []
+        for index, step in enumerate(self.steps):
+            if index % self.window == 0:
+                calls += self.prepares[index // self.window]
+            calls.append(step)
+        return backend.loop(calls)
 
     def _bind_prepares(self) -> tuple[list[Call], list[Call], list[list[Call]]]:
         """The text encoder's call, if there is one; the other calls of a request; the calls of each window of steps."""
@@ -172,7 +224,7 @@ class Playback:
             STATE: (self._states[index % 2], 0),
             STATE_OUT: (self._states[(index + 1) % 2], 0),
             GUIDANCE: (self.guidance, 0),
-            NOISE: (self.noise, 0),
+            NOISE: (self.noise, index % self.noise_steps * (self.noise.nbytes // self.noise_steps)),
         }
         if self.accelerated:
             step, used = manifest.steps[index], manifest.programs[program]
@@ -180,7 +232,9 @@ class Playback:
                 places[cache_in(slot)] = (self.arena, offset * self.batch)
             for slot, offset in zip(used.writes, step.write_offsets, strict=True):
                 places[cache_out(slot)] = (self.arena, offset * self.batch)
-        rows = {COEFFICIENTS: (self._tables[COEFFICIENTS], index)}
+        row_bytes = self._tables[COEFFICIENTS].nbytes // manifest.sampler.steps
+        places[COEFFICIENTS] = (self._tables[COEFFICIENTS], index * row_bytes)
+        rows: dict[str, tuple[Memory, int]] = {}
         for tensor in manifest.tensors:
             rows[tensor.name] = (self._tensors[tensor.name], index % self.window if tensor.per_step else 0)
 

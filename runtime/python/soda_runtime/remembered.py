@@ -13,9 +13,14 @@ from pathlib import Path
 from .manifest import FileEntry
 
 
-def _memory_file() -> Path:
+def cache_folder() -> Path:
+    """The user's folder for what can be made again."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "soda_runtime" / "verified.json"
+    return (Path(base) if base else Path.home() / ".cache") / "soda_runtime"
+
+
+def _memory_file() -> Path:
+    return cache_folder() / "verified.json"
 
 
 def _stamp(path: Path) -> list[int]:

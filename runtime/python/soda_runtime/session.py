@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends import DeviceOptions
+from .device_inputs import DeviceInputs, take_device_inputs
+from .dlpack import DeviceTensor
 from .errors import RequestError
 from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
@@ -31,16 +34,33 @@ class Session:
         self._next_step = 0
         self._started = False
         self._noise: Noise | int = 0
+        self._on_device = DeviceInputs()
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "cpu", threads: int = 0,
-        weights: str = "",
+        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "auto", threads: int = 0,
+        weights: str = "", options: DeviceOptions = DeviceOptions(),
     ) -> Session:  # fmt: skip
         """Short for `Bundle.open(...).session()`."""
         from .bundle import Bundle
 
-        return Bundle.open(path, backend=backend, device=device, threads=threads, weights=weights).session()
+        bundle = Bundle.open(
+            path, backend=backend, device=device, threads=threads, weights=weights, options=options
+        )
+        return bundle.session()
+
+    def close(self) -> None:
+        """Free this session's buffers; the next request allocates them anew."""
+        playback, self._playback = self._playback, None
+        self.reset()
+        if playback is not None:
+            playback.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def generate(
         self,
@@ -67,8 +87,7 @@ class Session:
             labels, prompt=prompt, negative_prompt=negative_prompt, embeds=embeds, seed=seed, batch=batch, noise=noise,
             guidance=guidance, accelerated=accelerated,
         )  # fmt: skip
-        for i in range(self.bundle.manifest.sampler.steps):
-            self.step(i)
+        self.run_steps()
         return self.latents()
 
     def start(
@@ -85,7 +104,8 @@ class Session:
         accelerated: bool = True,
     ) -> None:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
-        manifest = self.bundle.manifest
+        manifest, backend = self.bundle.manifest, self.bundle.backend
+        embeds, noise, on_device = take_device_inputs(backend, embeds, noise, manifest.sampler.initial_scale)
         condition = judge_condition(self.bundle, labels, prompt, negative_prompt, embeds, batch)
         size, shape = condition.samples, manifest.model.latent_shape
         scale = judge_guidance(guidance, manifest)
@@ -93,9 +113,7 @@ class Session:
         if noise is not None:
             noise = judge_noise(noise, manifest, size)
         if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
-            if self._playback is not None:
-                self._playback.abandon()
-            self._playback = None  # free the old buffers before new ones are allocated
+            self.close()  # free the old buffers before new ones are allocated
             self._playback = Playback(self.bundle, size, accelerated)
         playback = self._playback
         self._started = False  # until everything below is done: a program may fail
@@ -106,10 +124,24 @@ class Session:
         for name, values in condition.inputs.items():
             playback.request[name].write(values)
         playback.guidance.write(np.array([scale], np.float32))
+        if on_device != DeviceInputs():
+            on_device.write(playback, backend.cuda, size)  # type: ignore[attr-defined]
+        self._on_device = on_device  # alive until the copies are done
         for call in (*(() if EMBEDS in condition.inputs else playback.encode_text), *playback.prepare_request):
             call()
         self._noise = seed if noise is None else noise
         self._next_step, self._started = 0, True
+
+    def run_steps(self) -> None:
+        """Run all steps of a request that has just been started; on a device as one call, without waiting."""
+        playback = self.playback
+        if playback.loop is None or self._next_step:
+            for i in range(self._next_step, len(playback.steps)):
+                self.step(i)
+            return
+        self._write_noise(0)
+        playback.loop()
+        self._next_step = len(playback.steps)
 
     def step(self, index: int) -> None:
         """Run step `index`; steps run in order, each once."""
@@ -119,8 +151,8 @@ class Session:
         if index % playback.window == 0:
             for call in playback.prepares[index // playback.window]:
                 call()
-        if self.bundle.manifest.sampler.stochastic:
-            playback.noise.write(self._step_noise(index, playback.batch))
+        if index % playback.noise_steps == 0:
+            self._write_noise(index)
         playback.steps[index]()
         self._next_step = index + 1
 
@@ -132,6 +164,17 @@ class Session:
             manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape
         )[0]
         return latents.copy()
+
+    def latents_on_device(self) -> DeviceTensor:
+        """The latents [B, C, H, W] where they are, for another library's from_dlpack; the next request changes them.
+
+        Raises RequestError where they are in host memory.
+        """
+        playback, cuda = self.playback, getattr(self.bundle.backend, "cuda", None)
+        if cuda is None:
+            raise RequestError("this session's latents are in host memory; ask for latents()")
+        shape = (playback.batch, *self.bundle.manifest.model.latent_shape)
+        return DeviceTensor(playback.state_after(self._next_step), cuda, shape)
 
     def images(self) -> NDArray[np.float32]:
         """The latents after the steps run so far as images [B, H, W, channels] in 0..1.
@@ -157,6 +200,17 @@ class Session:
     def reset(self) -> None:
         """Forget the request in progress; buffers stay allocated."""
         self._started, self._next_step = False, 0
+
+    def _write_noise(self, first: int) -> None:
+        """Put the noise of the steps from `first` on where they read it, as many as there is room for."""
+        playback, manifest = self.playback, self.bundle.manifest
+        if not manifest.sampler.stochastic:
+            return
+        shape = (playback.noise_steps, playback.batch, *manifest.model.latent_shape)
+        noise = np.zeros(shape, np.float32)
+        for row, index in enumerate(range(first, min(first + playback.noise_steps, len(playback.steps)))):
+            noise[row] = self._step_noise(index, playback.batch)
+        playback.noise.write(noise)
 
     def _step_noise(self, index: int, batch: int) -> NDArray[np.float32]:
         if isinstance(self._noise, Noise):

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -19,8 +19,14 @@ from ..signature import Signature
 REGISTRY = {
     "ort": "soda_runtime.backends.ort",
     "openvino": "soda_runtime.backends.openvino",
+    "trt": "soda_runtime.backends.trt",
+    "trt_rtx": "soda_runtime.backends.trt_rtx",
     "null": "soda_runtime.backends.null",
 }
+WEIGHTS = ("", "prepacked", "shared")
+"""How engines hold weights: the backend's faster way, a copy an engine in its kernels' order, or one for all."""
+_ON_CUDA = {"ort", "trt", "trt_rtx"}
+_DEFAULT_DEVICES = {"trt": "cuda", "trt_rtx": "cuda"}
 
 
 class Memory(Protocol):
@@ -33,6 +39,15 @@ class Memory(Protocol):
 
     def read(self) -> NDArray[Any]:
         """Copy the block to the host, as uint8 [nbytes]."""
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """How to run on CUDA. cuda_graph: whether the whole loop is recorded and launched as one: auto and on do so where
+    CUDA lets them, on before the first request. stream: a cudaStream_t of the caller's to work in, 0 makes one."""
+
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    stream: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,16 +85,38 @@ class Backend(Protocol):
         """
 
 
-WEIGHTS = ("", "prepacked", "shared")
-"""How engines hold weights: the backend's faster way, a copy an engine in its kernels' order, or one for all."""
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """What a backend has beside where the loop stays on its device: nothing is waited for between steps.
+
+    noise_bytes: how much of the steps' noise is put there ahead. row_bytes: what the addresses of a table's rows must
+    be multiples of, or engines copy them at each step.
+    """
+
+    noise_bytes: int
+    row_bytes: int
+
+    def loop(self, calls: list[Callable[[], None]]) -> Callable[[], None]:
+        """All calls of a request as one, perhaps recorded; what they take is in place before it is called."""
+
+    def close(self) -> None:
+        """Wait for the device and free what all sessions share."""
 
 
-def open_backend(name: str, device: str, threads: int, weights: str = "") -> Backend:
-    """Import and start the backend `name`; `threads` 0 lets the library choose. weights: one of WEIGHTS."""
+def open_backend(
+    name: str, device: str, threads: int, weights: str = "", options: DeviceOptions = DeviceOptions()
+) -> Backend:
+    """Import and start the backend `name`.
+
+    device auto: its own. threads 0: the library chooses. weights: one of WEIGHTS.
+    """
     if weights not in WEIGHTS:
         raise EngineError(f"weights {weights!r}: must be {' or '.join(filter(None, WEIGHTS))}")
     if name not in REGISTRY:
         raise EngineError(f"backend {name!r} is unknown to this runtime; it has {', '.join(sorted(REGISTRY))}")
     module = importlib.import_module(REGISTRY[name])
-    backend: Backend = module.open_backend(device, threads, weights)
+    device = _DEFAULT_DEVICES.get(name, "cpu") if device == "auto" else device
+    if options != DeviceOptions() and (name not in _ON_CUDA or device == "cpu"):
+        raise EngineError(f"cuda_graph and stream are for CUDA; backend {name!r} on {device} has neither")
+    backend: Backend = module.open_backend(device, threads, weights, options)
     return backend

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InternalError
 from ..signature import ITEM_BYTES, STATE, STATE_OUT, Signature
-from . import View
+from . import DeviceOptions, View
 from .host import HostMemory
 
 _ALIGNMENT_BYTES = 256  # of slots in the arena
@@ -97,7 +97,7 @@ class NullEngine:
         return call
 
 
-def open_backend(device: str, threads: int, weights: str) -> NullBackend:
+def open_backend(device: str, threads: int, weights: str, options: DeviceOptions) -> NullBackend:
     """The checking backend; the arguments are accepted and unused."""
     return NullBackend()
 

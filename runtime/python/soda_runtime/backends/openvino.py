@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from ..errors import EngineError
 from ..signature import Signature
-from . import Memory, View
+from . import DeviceOptions, Memory, View
 from .host import HostMemory
 from .ports import check_ports
 
@@ -101,7 +101,7 @@ class OpenVinoBackend:
         return OpenVinoEngine(self._openvino, self._core, path, model, options)
 
 
-def open_backend(device: str, threads: int, weights: str) -> OpenVinoBackend:
+def open_backend(device: str, threads: int, weights: str, options: DeviceOptions) -> OpenVinoBackend:
     """OpenVINO on `device`, which is cpu. It packs weights anew for every program, so they cannot be shared."""
     if weights == "shared":
         raise EngineError("weights 'shared': OpenVINO packs them for every program; leave it out, or use ONNX Runtime")

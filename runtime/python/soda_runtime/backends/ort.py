@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or with its CUDA provider. Every address is bound once through IOBinding."""
+"""ONNX Runtime on the CPU; on a GPU ort_cuda.py. Every address is bound once through IOBinding."""
 
 from __future__ import annotations
 
@@ -8,56 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..signature import Signature
-from . import Memory, View
+from . import Backend, DeviceOptions, Memory, View
 from .host import HostMemory
 from .ports import check_ports
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"
+}  # fmt: skip
 _DTYPES = {
     "tensor(float)": "float32", "tensor(int64)": "int64", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"
 }  # fmt: skip
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: numpy has no such type
 
 
-class CudaMemory:
-    """A zeroed block in device memory, owned by an OrtValue."""
-
-    def __init__(self, ort: Any, nbytes: int) -> None:
-        self.nbytes = nbytes
-        self._value = ort.OrtValue.ortvalue_from_numpy(np.zeros(nbytes, np.uint8), "cuda", 0)
-        self.address = int(self._value.data_ptr())
-
-    def write(self, array: NDArray[Any]) -> None:
-        """Copy a host array of exactly nbytes to the device."""
-        self._value.update_inplace(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-    def read(self) -> NDArray[Any]:
-        """Copy the block to the host, uint8 [nbytes]."""
-        result: NDArray[Any] = self._value.numpy()
-        return result
-
-
 class OrtEngine:
     """One ONNX Runtime session."""
 
-    def __init__(self, session: Any, device: str, path: Path) -> None:
-        self._session, self._device, self._path = session, device, path
+    def __init__(self, session: Any, device: str, path: Path, ordinal: int = 0) -> None:
+        self._session, self._path = session, path
+        self._device = (device, ordinal)
+
+    def make_binding(self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]) -> Any:
+        """An IOBinding of the session with all addresses set."""
+        binding = self._session.io_binding()
+        try:
+            for name, view in inputs.items():
+                binding.bind_input(name, *self._device, _element_type(view.dtype), view.shape, _address(view))
+            for name, view in outputs.items():
+                binding.bind_output(name, *self._device, _element_type(view.dtype), view.shape, _address(view))
+        except Exception as error:
+            raise EngineError(f"{label}: {self._path}: ONNX Runtime refuses a buffer: {error}") from None
+        return binding
 
     def bind(
         self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]
     ) -> Callable[[], None]:
-        binding = self._session.io_binding()
-        try:
-            for name, view in inputs.items():
-                binding.bind_input(name, self._device, 0, _element_type(view.dtype), view.shape, _address(view))
-            for name, view in outputs.items():
-                binding.bind_output(name, self._device, 0, _element_type(view.dtype), view.shape, _address(view))
-        except Exception as error:
-            raise EngineError(f"{label}: {self._path}: ONNX Runtime refuses a buffer: {error}") from None
+        binding = self.make_binding(label, inputs, outputs)
         run, path = self._session.run_with_iobinding, self._path
         memories = tuple(view.memory for view in (*inputs.values(), *outputs.values()))
 
@@ -73,21 +62,21 @@ class OrtEngine:
 class OrtBackend:
     """Opens sessions that share nothing but the weights file's pages."""
 
-    def __init__(self, ort: Any, device: str, threads: int, share_weights: bool) -> None:
-        self._ort, self._device, self._threads, self._share_weights = ort, device, threads, share_weights
+    def __init__(self, ort: Any, threads: int, share_weights: bool) -> None:
+        self._ort, self._threads, self._share_weights = ort, threads, share_weights
 
     def allocate(self, nbytes: int) -> Memory:
-        return HostMemory(nbytes) if self._device == "cpu" else CudaMemory(self._ort, nbytes)
+        return HostMemory(nbytes)
 
     def open_engine(self, path: Path, signature: Signature, once: bool = False) -> OrtEngine:
         options = self._options(once)
         try:
-            session = self._ort.InferenceSession(str(path), sess_options=options, providers=[_PROVIDERS[self._device]])
+            session = self._ort.InferenceSession(str(path), sess_options=options, providers=[_PROVIDERS["cpu"]])
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime {self._ort.__version__} cannot open it: {error}") from None
-        check_ports(path, "input", _ports(session.get_inputs()), signature.inputs)
-        check_ports(path, "output", _ports(session.get_outputs()), signature.outputs)
-        return OrtEngine(session, self._device, path)
+        check_ports(path, "input", ports_of(session.get_inputs()), signature.inputs)
+        check_ports(path, "output", ports_of(session.get_outputs()), signature.outputs)
+        return OrtEngine(session, "cpu", path)
 
     def _options(self, once: bool) -> Any:
         options = self._ort.SessionOptions()
@@ -100,10 +89,14 @@ class OrtBackend:
         return options
 
 
-def open_backend(device: str, threads: int, weights: str) -> OrtBackend:
-    """ONNX Runtime on `device`: cpu or cuda. weights: shared maps the weights file once for all engines."""
-    if device not in _PROVIDERS:
-        raise EngineError(f"device {device!r}: ONNX Runtime runs on {' or '.join(_PROVIDERS)}")
+def open_backend(device: str, threads: int, weights: str, options: DeviceOptions) -> Backend:
+    """ONNX Runtime on `device`: cpu, or cuda or tensorrt (its provider of that name), which may end in :N.
+
+    weights: on the CPU, `shared` maps the weights file once for all engines; on CUDA they always share one copy.
+    """
+    kind, _, ordinal = device.partition(":")
+    if kind not in _PROVIDERS or not (ordinal or "0").isdecimal() or (kind == "cpu" and ordinal):
+        raise EngineError(f"device {device!r}: ONNX Runtime runs on {', '.join(_PROVIDERS)}")
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) == 2:
         raise EngineError(
@@ -114,9 +107,13 @@ def open_backend(device: str, threads: int, weights: str) -> OrtBackend:
         import onnxruntime as ort
     except ImportError:
         raise EngineError("onnxruntime is not installed; run `pip install soda-runtime[ort]`") from None
-    if _PROVIDERS[device] not in ort.get_available_providers():
-        raise EngineError(f"this ONNX Runtime has no {_PROVIDERS[device]}; run `pip install soda-runtime[ort-gpu]`")
-    return OrtBackend(ort, device, threads, weights == "shared")
+    if _PROVIDERS[kind] not in ort.get_available_providers():
+        raise EngineError(f"this ONNX Runtime has no {_PROVIDERS[kind]}; run `pip install soda-runtime[ort-gpu]`")
+    if kind == "cpu":
+        return OrtBackend(ort, threads, weights == "shared")
+    from .ort_cuda import OrtCudaBackend
+
+    return OrtCudaBackend(ort, _PROVIDERS[kind], int(ordinal or 0), options)
 
 
 def _is_installed(name: str) -> bool:
@@ -136,5 +133,6 @@ def _address(view: View) -> int:
     return int(memory.address) + view.offset
 
 
-def _ports(values: Sequence[Any]) -> dict[str, tuple[str, Sequence[int | str | None]]]:
+def ports_of(values: Sequence[Any]) -> dict[str, tuple[str, Sequence[int | str | None]]]:
+    """A session's inputs or outputs, as `check_ports` takes them."""
     return {value.name: (_DTYPES.get(value.type, value.type), value.shape) for value in values}

@@ -1,0 +1,102 @@
+"""`verify --programs` agrees with a sound bundle, and names the layer where another begins to differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from soda_runtime.bundle import Bundle
+from soda_runtime.signature import step_signature
+
+from soda_export.cli.engines import inspect_engines
+from soda_export.cli.verify import verify
+from soda_export.errors import UsageError
+from soda_export.layerwise import compare_programs, compare_values, example_inputs, run_engine, run_reference_model
+from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
+
+
+@pytest.mark.parametrize("folder", [GOLDEN_V3, GOLDEN_V3_TEXT])
+def test_every_program_of_the_golden_bundles_computes_what_onnx_defines(folder: Path) -> None:
+    manifest = Bundle.open(folder, backend="null").manifest
+    compared = compare_programs(folder, lambda *_: None)
+    assert len(compared) == len(manifest.prepare) + len(manifest.programs) + len(manifest.finish)
+    assert all(each.first_bad == "" and each.worst < 1e-5 for each in compared)
+    assert sum(each.compared for each in compared) > 500
+    assert not list(folder.glob(".*"))
+
+
+def _values() -> tuple[onnx.ModelProto, dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """A step's values as they should be, and with one weight of its second layer wrong; the node that has it."""
+    bundle = Bundle.open(GOLDEN_V3, threads=1)
+    model = onnx.load(str(GOLDEN_V3 / "step-00.onnx"))
+    feeds = example_inputs(bundle, step_signature(bundle.manifest, 0), 0)
+    expected = run_reference_model(model, feeds)
+    weight = next(t for t in model.graph.initializer if t.name.startswith("layers.1.ff.") and len(t.dims) == 2)
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    target = next(t for t in wrong.graph.initializer if t.name == weight.name)
+    target.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.1), weight.name))
+    node = next(node.name for node in model.graph.node if weight.name in node.input)
+    return model, expected, run_reference_model(wrong, feeds), node
+
+
+def test_the_first_layer_that_is_off_is_named() -> None:
+    model, expected, found, node = _values()
+    result = compare_values("step-00.onnx", model, expected, found, 1e-3)
+    assert result.first_bad.split()[0] == node
+    assert result.worst > 1e-2
+
+
+@pytest.mark.parametrize("damage", ["nan", "shape", "inf"])
+def test_values_that_are_not_finite_or_of_another_shape_are_off(damage: str) -> None:
+    model, expected, _, _ = _values()
+    node = model.graph.node[40]
+    found = dict(expected)
+    value = expected[node.output[0]].copy()
+    if damage == "shape":
+        value = value[..., None]
+    else:
+        value.reshape(-1)[0] = np.nan if damage == "nan" else np.inf
+    found[node.output[0]] = value
+    assert compare_values("x", model, expected, found, 1e-3).first_bad.split()[0] == node.name
+
+
+def test_other_tokens_of_equal_scores_end_the_comparison_and_are_not_an_error() -> None:
+    scores = np.array([[0.5, 0.5, 0.1, 0.9]], np.float32)
+    node = onnx.helper.make_node("TopK", ["scores", "k"], ["values", "indices"], "select")
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+    expected = {"scores": scores, "values": np.array([[0.9, 0.5]], np.float32), "indices": np.array([[3, 0]])}
+    tied = {**expected, "indices": np.array([[3, 1]])}
+    assert compare_values("x", model, expected, tied, 1e-3).stopped == "select"
+    wrong = {**expected, "indices": np.array([[3, 2]])}
+    assert compare_values("x", model, expected, wrong, 1e-3).first_bad.startswith("select")
+
+
+def test_the_runtime_gives_what_the_comparison_gave() -> None:
+    bundle = Bundle.open(GOLDEN_V3, threads=1)
+    signature = step_signature(bundle.manifest, 0)
+    feeds = example_inputs(bundle, signature, 0)
+    expected = run_reference_model(onnx.load(str(GOLDEN_V3 / "step-00.onnx")), feeds)
+    found = run_engine(bundle, bundle.engine(0), signature, feeds)
+    assert found.keys() == signature.outputs.keys()
+    assert all(np.allclose(found[name], expected[name], atol=1e-5) for name in found)
+
+
+def test_the_verb_prints_every_program(capsys: pytest.CaptureFixture[str]) -> None:
+    verify(str(GOLDEN_V3), programs=True, json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ok"]
+    assert len(printed["programs"]) == 9
+    verify(str(GOLDEN_V3), programs=True)
+    assert "values, the worst off by" in capsys.readouterr().out
+
+
+def test_engines_that_are_graphs_show_their_operators(capsys: pytest.CaptureFixture[str]) -> None:
+    inspect_engines(GOLDEN_V3, json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["step-00.onnx"]["operators"]["MatMul"] == 13
+    with pytest.raises(UsageError, match="--engines is for a bundle folder"):
+        inspect_engines(GOLDEN_V3 / "nothing", json=True)
