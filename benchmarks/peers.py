@@ -38,6 +38,7 @@ log = logging.getLogger("peers")
 TARGETS = (("ort", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 LIBRARIES = ("torch", "diffusers", "cache-dit", "onnxruntime", "openvino", "soda-export")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+SMOOTHCACHE = "smoothcache"
 SHAPE_SOURCE = "shapes"
 """Whose plans, settings and errors `dit-xl` takes over."""
 
@@ -48,20 +49,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", default="shapes,dit-xl", help="comma-separated (default shapes,dit-xl)")
     parser.add_argument("--only", default="", help="comma-separated beginnings of system names; default all")
     parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--xl-precisions", default="bf16", help="of peers on dit-xl (default bf16, the faster one)")
     parser.add_argument("--layers", type=int, default=8, help="of dit-xl (default 8; the published model has 28)")
     parser.add_argument("--steps", type=int, default=0, help="default the model's own; dit-xl 20")
-    parser.add_argument("--samples", type=int, default=8, help="of a trained model, held out (default 8)")
+    parser.add_argument("--samples", type=int, default=4, help="of a trained model, held out (default 4)")
     parser.add_argument("--batch", type=int, default=1, help="samples in one request (default 1)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="most timed rounds (default 5)")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of measuring, for each model (default 9)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of measuring a trained model (default 8)")
+    parser.add_argument("--xl-minutes", type=float, default=10.0, help="of measuring dit-xl (default 10)")
     parser.add_argument("--limit-seconds", type=float, default=300.0, help="for one system to open, or for one round")
     parser.add_argument("--free-gb", type=float, default=5.0, help="memory left free when a system opens (default 5)")
     parser.add_argument("--ratios", default="1.5,2,2.5", help="FLOPs ratios of our plans")
     parser.add_argument("--planner", default="best")
-    parser.add_argument("--plan-seconds", type=float, default=45.0, help="of planner best, for each ratio (default 45)")
+    parser.add_argument("--plan-seconds", type=float, default=30.0, help="of planner best, for each ratio (default 30)")
     parser.add_argument("--profile-samples", type=int, default=32)
-    parser.add_argument("--no-memory", action="store_true", help="leave out the pass that measures peak memory")
+    parser.add_argument("--memory", default=XL, help="models whose peak memory is measured in a pass of its own")
     parser.add_argument("--work", type=Path, default=Path("engines/.work/peers"), help="bundles, plans and logs")
     parser.add_argument("--out", type=Path, help="default benchmarks/results/peers-MODELS.json")
     return parser.parse_args()
@@ -93,14 +96,16 @@ class _Run:
 
     def model(self, name: str) -> None:
         """Plan, build and measure one model."""
-        args = self._args
+        args, top = self._args, max(self._ratios)
         asked = Requests(1 if name == XL else args.samples, args.batch, args.threads, args.steps)
         bench, case = open_model(name, args.layers, asked, self._work)
         log.info("%s: %d requests of %d, %d steps", case.model, case.requests, args.batch, case.sampler.steps)
         if name == XL:
             source, _ = open_model(SHAPE_SOURCE, 0, Requests(1, 1, args.threads, args.steps), self._work)
-            plans = [p for p in self._plans(source) if p.wanted.ratio == max(self._ratios) or p.plan is None]
-            plans = carry_over(plans, source.loaded.denoiser.spec, bench)
+            plans = carry_over(
+                [p for p in self._plans(source) if p.wanted.ratio == top or p.wanted.planner == SMOOTHCACHE],
+                source.loaded.denoiser.spec, bench,
+            )  # fmt: skip
         else:
             plans = self._plans(bench)
         place = self._work / case.model
@@ -108,16 +113,18 @@ class _Run:
         spec = bench.loaded.denoiser.spec
         ratios = {p.wanted.label: ratio_of(p, spec) for p in plans if p.plan is not None}
         files = {p.wanted.label: (save_plan(p, place), ratios[p.wanted.label]) for p in plans if p.plan is not None}
-        ours = [p for p in plans if p.wanted.planner != "smoothcache"]
+        ours = [p for p in plans if p.wanted.planner != SMOOTHCACHE]
         targets = [(backend, precision) for backend, precision in TARGETS
-                   if precision in self._precisions and self._wants(bundle_system(backend))]  # fmt: skip
+                   if precision in args.precisions.split(",") and self._wants(bundle_system(backend))]  # fmt: skip
         bundles = build_bundles(bench, ours, targets, place)
         del bench
-        systems = self._systems(files, bundles, ratios)
+        precisions = args.xl_precisions if name == XL else args.precisions
+        systems = self._systems(files, bundles, ratios, precisions.split(","))
         judged: dict[str, float] | None = None
         if name == XL and self._seen_on_source:
             systems, judged = settings_like(self._seen_on_source, systems)
-        budget = Budget(args.rounds, args.minutes, args.limit_seconds, 1e9 * args.free_gb, not args.no_memory)
+        minutes, memory = args.xl_minutes if name == XL else args.minutes, name in args.memory.split(",")
+        budget = Budget(args.rounds, minutes, args.limit_seconds, 1e9 * args.free_gb, memory)
         before = list(self._rows)
 
         def keep(seen: Sequence[Seen]) -> None:
@@ -134,25 +141,23 @@ class _Run:
     def _ratios(self) -> list[float]:
         return [float(text) for text in self._args.ratios.split(",")]
 
-    @property
-    def _precisions(self) -> list[str]:
-        return list(self._args.precisions.split(","))
-
     def _plans(self, bench: Any) -> list[NamedPlan]:
         args, top = self._args, max(self._ratios)
         wanted = [Wanted(args.planner, ratio) for ratio in self._ratios]
         wanted += [Wanted("soda", top)] if args.planner != "soda" else []
-        wanted += [Wanted("smoothcache", ratio) for ratio in self._ratios]
+        wanted += [Wanted(SMOOTHCACHE, ratio) for ratio in self._ratios]
         return make_plans(bench, wanted, args.plan_seconds, ProfileOptions(samples=args.profile_samples))
 
-    def _systems(self, files: dict[str, Any], bundles: dict[Any, Any], ratios: dict[str, float]) -> list[System]:
+    def _systems(
+        self, files: dict[str, Any], bundles: dict[Any, Any], ratios: dict[str, float], precisions: list[str]
+    ) -> list[System]:
         """In the order of a round: what matters most first, in case that time runs out."""
-        skipping = [label for label in files if label.startswith("smoothcache")]
+        skipping = [label for label in files if label.startswith(SMOOTHCACHE)]
         found = bundle_systems(bundles, ratios)
-        for precision in dict.fromkeys(("fp32", *self._precisions)):
+        for precision in dict.fromkeys(("fp32", *precisions)):
             mine = [*plan_systems(precision, files, skipping), *torch_systems(precision)]
-            needed = [s for s in mine if precision in self._precisions or s.system == EAGER]
-            found += needed
+            found += [s for s in mine if precision in precisions or s.system == EAGER]
+        found.sort(key=lambda system: "max_autotune" in system.options)
         return [s for s in found if self._wants(s.system) or (s.system, s.precision) == (EAGER, "fp32")]
 
     def _wants(self, system: str) -> bool:

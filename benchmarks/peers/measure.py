@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Budget:
-    """rounds: most rounds. minutes: after which no round begins; the first one, in which systems are opened, ends
-    there, too. limit_s: longest that a system may take to open or to play one round. memory: measure it."""
+    """rounds: most rounds. minutes: no round begins that would end later; the first one, in which systems are opened,
+    may take half as long again. limit_s: longest that a system may take to open or to play one round."""
 
     rounds: int
     minutes: float
@@ -59,16 +59,17 @@ def measure(
     seen.sort(key=lambda one: (one.system.system, one.system.precision) != (EAGER, "fp32"))
     reference: NDArray[np.float32] | None = None
     with Hosts(place, case.threads, budget.limit_s, budget.free_bytes) as hosts:
+        last = 0.0  # seconds that playing took in the last round, opening left out
         for number in range(budget.rounds):
             began = time.monotonic()
             spent = began - started
-            if number and spent + _longest_round(spent, number) > 60 * budget.minutes:
+            if number and spent + last > 60 * budget.minutes:
                 log.info("%s: %d rounds took %.0f s of %.0f", case.model, number, spent, 60 * budget.minutes)
                 break
             for one in seen if number % 2 == 0 else reversed(seen):
                 if one.reason:
                     continue
-                if not number and time.monotonic() - started > 60 * budget.minutes:
+                if not number and time.monotonic() - started > 90 * budget.minutes:
                     one.reason = f"not reached within {budget.minutes:g} minutes"
                     continue
                 found = _play(hosts, one, None if number else place / "latents.npy")
@@ -79,17 +80,13 @@ def measure(
                 if reference is None:
                     for other in seen:
                         other.reason = other.reason or f"nothing to judge by: {one.system.key}: {one.reason}"
+            last = sum(sum(one.seconds) for one in seen) / (number + 1)
             log.info("%s: round %d of %d, %.0f s", case.model, number + 1, budget.rounds, time.monotonic() - began)
         if budget.memory:
             hosts.stop_all()
             _measure_memory(hosts, seen)
             keep(seen)
     return seen
-
-
-def _longest_round(spent: float, number: int) -> float:
-    """A guess at the next round: no longer than those so far in the mean, the first of which opened everything."""
-    return 0.6 * spent / number
 
 
 def _play(hosts: Hosts, one: Seen, save: Path | None) -> NDArray[np.float32] | None:
@@ -115,13 +112,13 @@ def _error(latents: NDArray[np.float32], reference: NDArray[np.float32]) -> tupl
 
 
 def _measure_memory(hosts: Hosts, seen: Sequence[Seen]) -> None:
-    """Settings of one peer remember the same tensors, so the first stands for all; each bundle has its own engines."""
+    """Settings of one system keep the same tensors, so the first stands for all; each bundle has its own engines."""
     known: dict[tuple[str, str], int] = {}
     for one in seen:
         key = (one.system.system, one.system.precision)
         if one.reason:
             continue
-        if key not in known or one.system.kind in ("bundles", "compiled", "reference_peer"):
+        if key not in known or one.system.kind == "bundles":
             try:
                 known[key] = hosts.memory(one.system)
             except PeerError as error:

@@ -30,9 +30,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "--precisions": "fp32",
         "--steps": 8, "--samples": 4, "--batch": 2, "--rounds": 2, "--ratios": 2, "--planner": "soda",
         "--profile-samples": 2, "--threads": 1, "--work": place / "work", "--out": out,
-        "--no-memory": "",
     }  # fmt: skip
-    words = [str(word) for pair in arguments.items() for word in pair if word != ""]
+    words = [str(word) for pair in arguments.items() for word in pair]
     command = [sys.executable, str(_ROOT / "benchmarks/peers.py"), *words]
     paths = [str(_ROOT), str(_ROOT / "runtime/python"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
