@@ -6,16 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 from diffusers import hooks
 from diffusers.hooks.first_block_cache import FBCHeadBlockHook
 from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
 from diffusers.hooks.mag_cache import MagCacheBlockHook
+from numpy.typing import NDArray
 from soda_runtime.philox import latent_noise
 from torch import nn
 
 from .case import Case
-from .compiled import compile_blocks
 from .eager import DiffusersPlayer, count_flops, load_model
 from .player import PeerError
 from .systems import System
@@ -24,7 +25,7 @@ _CALIBRATION_SEED = 1  # not one of the requests'
 
 
 class CachePlayer(DiffusersPlayer):
-    """A model with hooks that remember; forgotten before every request."""
+    """A model with hooks that remember, forgotten before every request; its blocks may be compiled."""
 
     def __init__(self, case: Case, system: System, shared: dict[str, Any]) -> None:
         super().__init__(case, load_model(case, system.precision, shared), system.precision)
@@ -33,10 +34,20 @@ class CachePlayer(DiffusersPlayer):
         self.mask: list[bool] | None = options.pop("computed", None)
         self._system, self._compiled = system, options.pop("compiled", False)
         if self._compiled:
-            compile_blocks(self.model)
+            from .compiled import compile_blocks
+
+            compile_blocks(case, self.model, system.precision, shared)
         apply = _APPLY[options.pop("config")]
         apply(self, {name: _tupled(value) for name, value in options.items()})
         self.begin = self._reset
+
+    def play(self, request: int, steps: int = 0) -> NDArray[np.float32]:
+        if not self._compiled:
+            return super().play(request, steps)
+        from .compiled import freezing
+
+        with freezing():
+            return super().play(request, steps)
 
     def warm(self) -> None:
         if not self._compiled:

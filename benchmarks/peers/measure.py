@@ -84,8 +84,7 @@ def measure(
             log.info("%s: round %d of %d, %.0f s", case.model, number + 1, budget.rounds, time.monotonic() - began)
         if budget.memory:
             hosts.stop_all()
-            _measure_memory(hosts, seen)
-            keep(seen)
+            _measure_memory(hosts, seen, keep)
     return seen
 
 
@@ -111,7 +110,7 @@ def _error(latents: NDArray[np.float32], reference: NDArray[np.float32]) -> tupl
     return rmse, rmse / float(np.sqrt(np.mean(reference.astype(np.float64) ** 2)))
 
 
-def _measure_memory(hosts: Hosts, seen: Sequence[Seen]) -> None:
+def _measure_memory(hosts: Hosts, seen: list[Seen], keep: Callable[[list[Seen]], None]) -> None:
     """Settings of one system keep the same tensors, so the first stands for all; each bundle has its own engines."""
     known: dict[tuple[str, str], int] = {}
     for one in seen:
@@ -125,3 +124,4 @@ def _measure_memory(hosts: Hosts, seen: Sequence[Seen]) -> None:
                 log.info("memory of %s: %s", one.system.key, error)
                 continue
         one.peak_bytes = known[key]
+        keep(seen)

@@ -72,8 +72,8 @@ _CACHE_DIT: list[tuple[str, dict[str, Any]]] = [
      {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.16, "max_warmup_steps": 4, "taylorseer_order": 1}),
 ]  # fmt: skip
 _COMPILE: list[tuple[str, dict[str, Any]]] = [
-    ("freezing", {"freezing": True}),
-    ("freezing, max-autotune", {"freezing": True, "max_autotune": True}),
+    ("freezing", {}),
+    ("freezing, max-autotune", {"max_autotune": True}),
 ]  # fmt: skip
 
 
