@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +73,3 @@ def _random_xl(layers: int, work: Path) -> Path:
         (folder / "vae").mkdir(exist_ok=True)  # its output is latents
         DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
     return folder
-
-
-def with_requests(case: Case, count: int) -> Case:
-    """The case with its first `count` requests alone."""
-    return replace(case, noise=case.noise[:count], condition={k: v[:count] for k, v in case.condition.items()})
