@@ -8,6 +8,7 @@ import pytest
 from soda_runtime.bundle import Bundle
 
 from soda_export.bench.probe import probe
+from soda_export.bench.result import BenchOptions
 from tests.runtime.bundles import GOLDEN_V3
 from tests.runtime.fake_cuda import FakeCuda, install_cuda
 from tests.runtime.fake_tensorrt import FakeTensorRT, install_tensorrt
@@ -17,7 +18,7 @@ from tests.runtime.nvidia_bundles import make_nvidia_bundle
 def test_a_bundle_on_a_device_is_measured_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_tensorrt(monkeypatch, FakeTensorRT(install_cuda(monkeypatch, FakeCuda()), "tensorrt_rtx"))
     folder = make_nvidia_bundle(tmp_path / "bundle", GOLDEN_V3)
-    found = probe(str(folder), 2, "auto", 0, "", True)["memory"]
+    found = probe(str(folder), BenchOptions(batch=2), True)["memory"]
     manifest = Bundle.open(GOLDEN_V3, backend="null").manifest
     assert found["arena"] == 2 * manifest.arena.bytes
     assert found["activations"] >= 256

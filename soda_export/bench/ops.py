@@ -39,10 +39,10 @@ class OpTime(msgspec.Struct, frozen=True):
 def profile_ops(path: Path, options: BenchOptions) -> dict[str, tuple[OpTime, ...]]:
     """Every step program's operators, slowest first. Raises UsageError for a backend without such a profiler."""
     manifest = Bundle.open(path, backend="null").manifest
-    if manifest.backend not in _PROFILERS or options.device not in ("auto", "cpu"):
-        known = " and ".join(_PROFILERS)
-        raise UsageError(f"--ops: there is a profiler for {known} on cpu; this is {manifest.backend}")
-    profile, found = _PROFILERS[manifest.backend], {}
+    backend = options.backend or manifest.backend
+    if backend not in _PROFILERS or options.device not in ("auto", "cpu"):
+        raise UsageError(f"--ops: there is a profiler for {' and '.join(_PROFILERS)} on cpu; this is {backend}")
+    profile, found = _PROFILERS[backend], {}
     axes = {BATCH_AXIS: options.batch, ROWS_AXIS: options.batch * manifest.rows_per_sample}
     for number, program in enumerate(manifest.programs):
         signature = step_signature(manifest, number)

@@ -29,8 +29,8 @@ def measure_opening(path: Path, options: BenchOptions) -> tuple[Opening, Memory]
 
 
 def _spawn(path: Path, options: BenchOptions, accelerated: bool) -> dict[str, Any]:
-    given = [path, options.batch, options.device, options.threads, options.weights, int(accelerated)]
-    command = [sys.executable, "-m", "soda_export.bench.probe", *map(str, given)]
+    given = json.dumps([str(path), msgspec.to_builtins(options), accelerated])
+    command = [sys.executable, "-m", "soda_export.bench.probe", given]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
@@ -39,14 +39,16 @@ def _spawn(path: Path, options: BenchOptions, accelerated: bool) -> dict[str, An
     return measured
 
 
-def probe(path: str, batch: int, device: str, threads: int, weights: str, accelerated: bool) -> dict[str, Any]:
+def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]:
     """Seconds to the first step and to the first latents; see Memory for the rest."""
     first = Bundle.open(path, backend="null").manifest  # imports and hashes are not what is measured
-    open_backend(first.backend, device, threads, weights)
+    open_backend(options.backend or first.backend, options.device, options.threads, options.weights)
     before = _status("VmRSS"), _status("RssAnon")
     started = time.perf_counter()
-    bundle = Bundle.open(path, device=device, threads=threads, weights=weights)
-    session, request = bundle.session(), example_request(bundle, batch)
+    bundle = Bundle.open(
+        path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights
+    )
+    session, request = bundle.session(), example_request(bundle, options.batch)
     free = _free_device_bytes(bundle)
     session.start(**request, accelerated=accelerated)
     session.step(0)
@@ -68,7 +70,7 @@ def probe(path: str, batch: int, device: str, threads: int, weights: str, accele
     manifest = bundle.manifest
     memory = Memory(
         sum(manifest.files[name].bytes for name in manifest.weights), private, mapped, private + mapped,
-        manifest.arena.bytes * batch, activations, peak,
+        manifest.arena.bytes * options.batch, activations, peak,
     )  # fmt: skip
     return {"first_step": first_step, "first_latents": first_latents, "memory": msgspec.structs.asdict(memory)}
 
@@ -105,5 +107,5 @@ def _mapped_bytes(bundle: Bundle) -> int:
 
 
 if __name__ == "__main__":
-    place, batch, device, threads, weights, accelerated = sys.argv[1:]
-    print(json.dumps(probe(place, int(batch), device, int(threads), weights, bool(int(accelerated)))))
+    place, given, accelerated = json.loads(sys.argv[1])
+    print(json.dumps(probe(place, BenchOptions(**given), accelerated)))

@@ -18,6 +18,8 @@ class BenchOptions:
     """Timed generations of each kind, in turn, after one warm-up."""
     seed: int = 0
     """Seed of the noise."""
+    backend: str = ""
+    """Open an ort bundle with openvino, or the other way round. [default: the one it was built for]"""
     device: str = "auto"
     """cpu, cuda or cuda:N; auto is the backend's own."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"

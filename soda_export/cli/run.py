@@ -34,6 +34,8 @@ def run(
     guidance: float | None = None,
     baseline: bool = False,
     out: str = "out.png",
+    backend: str = "",
+    weights: Literal["", "prepacked", "shared"] = "",
     device: str = "auto",
     cuda_graph: Literal["auto", "on", "off"] = "auto",
     json: bool = False,
@@ -71,6 +73,10 @@ def run(
         Compute everything at every step, for comparison.
     out
         File to write: .png for images, or .npy for latents [B, C, H, W].
+    backend
+        Open an ort bundle with openvino, or the other way round. [default: the one it was built for]
+    weights
+        prepacked: a copy an engine, or shared: one for all engines, slower on the CPU. [default: what is faster]
     device
         cpu, cuda or cuda:N; auto is the backend's own.
     cuda_graph
@@ -86,7 +92,9 @@ def run(
         raise UsageError(f"--out {out}: is a folder")
     if not path.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {path.parent} does not exist")
-    session = Session.open(bundle, device=device, options=DeviceOptions(cuda_graph=cuda_graph))
+    session = Session.open(
+        bundle, backend=backend, device=device, weights=weights, options=DeviceOptions(cuda_graph=cuda_graph)
+    )
     manifest = session.bundle.manifest
     if path.suffix == ".png" and manifest.model.output != "pixels" and not manifest.finish:
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
