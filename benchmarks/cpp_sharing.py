@@ -132,7 +132,8 @@ def main() -> None:
         copy = (bundle / "weights.safetensors").stat().st_size
         record: dict[str, Any] = {"weights_bytes": copy, "programs": PROGRAMS}
         for runtime in ("cpp", "python"):
-            command = [sys.executable, __file__, "--bundle", str(bundle), "--memory", runtime, "--threads", str(args.threads)]
+            options = ["--bundle", str(bundle), "--memory", runtime, "--threads", str(args.threads)]
+            command = [sys.executable, __file__, *options]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             weights, everything = (found[f"{when}_anonymous"] + found["played_pages"] for when in ("opened", "played"))
             record[runtime] = {**found, "weights_copies": weights / copy, "everything_copies": everything / copy}

@@ -31,7 +31,7 @@ void demand(Function function, Arguments... arguments) {
 
 template <class To>
 void copy_shape(const Sizes& shape, To& to) {
-    if (shape.size() > SODA_MAX_AXES) throw InternalError(say("a tensor ", quoted(to.name), " of ", shape.size(), " axes"));
+    if (shape.size() > SODA_MAX_AXES) throw InternalError(say("a tensor ", shown(to.name), " of ", shape.size(), " axes"));
     to.rank = int32_t(shape.size());
     for (size_t i = 0; i < SODA_MAX_AXES; ++i) to.dims[i] = i < shape.size() ? std::max<int64_t>(shape[i], -1) : 0;
 }
@@ -142,7 +142,7 @@ std::unique_ptr<Engine> Backend::open_engine(const std::string& path, const Sign
 
 std::unique_ptr<Backend> open_backend(const BackendOptions& options) {
     if (!is_plain(options.name))
-        throw EngineError(say("backend ", quoted(options.name), " is unknown to this runtime"), SODA_ENGINE_MISSING);
+        throw EngineError(say("backend ", shown(options.name), " is unknown to this runtime"), SODA_ENGINE_MISSING);
     const std::string path = say(backends_folder(options.folder), "/libsoda_runtime_", options.name, ".so");
     if (::access(path.c_str(), F_OK) != 0)
         throw EngineError(say("backend '", options.name, "': ", path, " is not there; build it, or name its folder in ",

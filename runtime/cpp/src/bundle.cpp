@@ -23,11 +23,11 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
     for (const auto& program : manifest.prepare) expected.insert(program.tables.begin(), program.tables.end());
     auto tables = read_tables(path);
     for (const auto& name : expected)
-        if (tables.count(name) == 0) throw refuse(say("table ", quoted(name), " is missing"));
+        if (tables.count(name) == 0) throw refuse(say("table ", shown(name), " is missing"));
     for (const auto& [name, table] : tables) {
-        if (expected.count(name) == 0) throw refuse(say("table ", quoted(name), " is not in the manifest"));
+        if (expected.count(name) == 0) throw refuse(say("table ", shown(name), " is not in the manifest"));
         if (table.shape.size() < 2 || table.shape[0] != manifest.sampler.steps)
-            throw refuse(say("table ", quoted(name), " does not have ", manifest.sampler.steps, " rows"));
+            throw refuse(say("table ", shown(name), " does not have ", manifest.sampler.steps, " rows"));
     }
     if (tables["coefficients"].shape != Sizes{manifest.sampler.steps, scalar_count(manifest)})
         throw refuse(say("coefficients do not have ", scalar_count(manifest), " columns"));

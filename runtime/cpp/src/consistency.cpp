@@ -115,13 +115,13 @@ std::string file_problem(const Manifest& m) {
     Names all = used;
     for (const auto& [name, entry] : m.files) all.push_back(name);
     for (const auto& name : all)
-        if (!is_plain_file(name)) return say("file name ", quoted(name), " is not a plain name inside the bundle");
+        if (!is_plain_file(name)) return say("file name ", shown(name), " is not a plain name inside the bundle");
     for (const auto& name : used)
-        if (m.files.count(name) == 0) return say("file ", quoted(name), " is used but not listed under `files`");
+        if (m.files.count(name) == 0) return say("file ", shown(name), " is used but not listed under `files`");
     if (has_duplicates(used)) return "a file has two uses";
     for (const auto& [name, entry] : m.files)
         if (entry.bytes < 0 || entry.sha256.size() != 64 || !matches(entry.sha256, "0-9a-f", "0-9a-f", 64))
-            return say("files[", quoted(name), "] has a malformed size or hash");
+            return say("files[", shown(name), "] has a malformed size or hash");
     return m.backend == "null" ? "backend 'null' computes nothing and is no backend of a bundle" : "";
 }
 
@@ -130,13 +130,13 @@ std::string order_problem(const PrepareProgram& program, const std::map<std::str
                           const Words& given, const Words& made) {
     for (const auto& name : program.inputs)
         if (given.count(name) == 0 && (made.count(name) == 0 || (per_step.count(name) && per_step.at(name))))
-            return say("takes ", quoted(name), ", which nothing before it gives");
+            return say("takes ", shown(name), ", which nothing before it gives");
     if (has_duplicates(program.inputs) || program.outputs.empty()) return "has an input twice, or no output";
     for (const auto& name : program.outputs) {
         const bool encodes_text = name == "embeds" && given.count("embeds") && program.tables.empty();
         const auto tensor = per_step.find(name);
         if (!encodes_text && (tensor == per_step.end() || tensor->second == program.tables.empty()))
-            return say("makes ", quoted(name), ", which is no tensor of its kind");
+            return say("makes ", shown(name), ", which is no tensor of its kind");
         if (made.count(name)) return "makes a tensor that was made before";
     }
     return has_duplicates(program.outputs) ? "makes a tensor twice" : "";
@@ -174,7 +174,7 @@ std::string prepare_problem(const Manifest& m) {
     for (const auto& program : m.prepare) names.insert(names.end(), program.tables.begin(), program.tables.end());
     for (const auto& name : names)
         if (!matches(name, "a-z", "a-z0-9_", 64) || reserved_names.count(name))
-            return say("prepare: ", quoted(name), " is not a free, plain name of a tensor");
+            return say("prepare: ", shown(name), " is not a free, plain name of a tensor");
     if (has_duplicates(names)) return "prepare: a tensor name stands twice";
     Words given, made;
     for (const auto& [name, port] : request_ports(m)) given.insert(name);
@@ -184,7 +184,7 @@ std::string prepare_problem(const Manifest& m) {
         made.insert(m.prepare[i].outputs.begin(), m.prepare[i].outputs.end());
     }
     for (const auto& [name, each] : per_step)
-        if (made.count(name) == 0) return say("no prepare program makes ", quoted(name));
+        if (made.count(name) == 0) return say("no prepare program makes ", shown(name));
     return encoder_problem(m);
 }
 

@@ -47,7 +47,7 @@ std::string say(const Parts&... parts) {
 }
 
 // Foreign text for a message: in quotes, cut after `limit` characters, whatever does not print escaped.
-inline std::string quoted(std::string_view text, size_t limit = 80) {
+inline std::string shown(std::string_view text, size_t limit = 80) {
     static const char* digits = "0123456789abcdef";
     std::string result = "'";
     for (unsigned char c : text.substr(0, limit)) {

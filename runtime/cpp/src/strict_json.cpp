@@ -31,7 +31,7 @@ public:
     bool end_array() override { return close(); }
 
     bool key(string_t& name) override {
-        if (stack_.back()->contains(name)) throw StrictJsonError(say("key ", quoted(name, 60), " appears twice in one object"));
+        if (stack_.back()->contains(name)) throw StrictJsonError(say("key ", shown(name, 60), " appears twice in one object"));
         key_ = std::move(name);
         return true;
     }
@@ -96,7 +96,7 @@ const Field& Field::object(std::initializer_list<const char*> keys) const {
     if (!value_.is_object()) expected("an object");
     const std::set<std::string_view> known(keys.begin(), keys.end());
     for (const auto& item : value_.items())
-        if (known.count(item.key()) == 0) throw StrictJsonError(say(where_, ": unknown key ", quoted(item.key())));
+        if (known.count(item.key()) == 0) throw StrictJsonError(say(where_, ": unknown key ", shown(item.key())));
     for (const char* key : keys)
         if (!value_.contains(key)) throw StrictJsonError(say(where_, ": missing key '", key, "'"));
     return *this;
@@ -158,7 +158,7 @@ std::vector<std::pair<std::string, Field>> Field::entries() const {
     if (!value_.is_object()) expected("an object");
     std::vector<std::pair<std::string, Field>> fields;
     for (const auto& item : value_.items())
-        fields.emplace_back(item.key(), Field(item.value(), say(where_, "[", quoted(item.key(), 60), "]")));
+        fields.emplace_back(item.key(), Field(item.value(), say(where_, "[", shown(item.key(), 60), "]")));
     return fields;
 }
 
@@ -184,7 +184,7 @@ void Field::expected(const char* what) const {
 }
 
 std::string brief(const Json& value) {
-    if (value.is_string()) return quoted(value.get_ref<const std::string&>(), 60);
+    if (value.is_string()) return shown(value.get_ref<const std::string&>(), 60);
     return value.is_structured() || value.is_null() ? type_of(value) : value.dump().substr(0, 60);
 }
 

@@ -37,7 +37,7 @@ bool read_naturals(const Json& value, Sizes& numbers) {
 }
 
 TensorEntry read_entry(const std::string& path, const std::string& name, const Json& entry, int64_t data_start) {
-    const auto wrong = [&](const char* what) { return damaged(path, say("tensor ", quoted(name), " has ", what)); };
+    const auto wrong = [&](const char* what) { return damaged(path, say("tensor ", shown(name), " has ", what)); };
     if (!entry.is_object() || entry.size() != 3 || !entry.contains("dtype") || !entry.contains("shape") ||
         !entry.contains("data_offsets"))
         throw wrong("a malformed entry");
@@ -87,7 +87,7 @@ TensorEntries parse_header(const std::string& path, std::string_view beginning, 
     int64_t expected = 8 + length;
     for (const auto* item : in_order) {
         if (item->second.begin != expected)
-            throw damaged(path, say("tensor ", quoted(item->first), " overlaps another or leaves a hole"));
+            throw damaged(path, say("tensor ", shown(item->first), " overlaps another or leaves a hole"));
         expected = item->second.end;
     }
     if (expected != file_bytes)
@@ -106,7 +106,7 @@ std::map<std::string, Table> read_tables(const std::string& path) {
     std::map<std::string, Table> tables;
     for (const auto& [name, entry] : parse_header(path, content, int64_t(content.size()))) {
         if (entry.dtype != "F32")
-            throw damaged(path, say("tensor ", quoted(name), " has type ", entry.dtype, ", tables are F32"));
+            throw damaged(path, say("tensor ", shown(name), " has type ", entry.dtype, ", tables are F32"));
         Table& table = tables[name];
         table.shape = entry.shape;
         table.values.resize(size_t(entry.end - entry.begin) / 4);

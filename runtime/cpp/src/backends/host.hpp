@@ -74,7 +74,7 @@ void check_ports(const char* path, const char* kind, const Found& found, const S
         bool known = false;
         for (int32_t i = 0; i < count; ++i) known = known || name == expected[i].name;
         if (!known)
-            throw EngineError(say(path, ": ", kind, " ", quoted(name), " is not in the manifest; rebuild the bundle"));
+            throw EngineError(say(path, ": ", kind, " ", shown(name), " is not in the manifest; rebuild the bundle"));
     }
 }
 

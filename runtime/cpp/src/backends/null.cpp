@@ -123,7 +123,7 @@ private:
         const int number = std::stoi(label_.substr(5));
         const std::string& writer = memory_of(state).last_writer;
         if (number > 0 && writer != say("step ", number - 1))
-            throw InternalError(say(label_, ": the state was written by ", quoted(writer), ", not by step ", number - 1));
+            throw InternalError(say(label_, ": the state was written by ", shown(writer), ", not by step ", number - 1));
     }
 
     std::string label_;

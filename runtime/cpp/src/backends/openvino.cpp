@@ -165,7 +165,7 @@ public:
 
     explicit OpenvinoBackend(const SodaBackendOptions& options) {
         if (std::string(options.device) != "cpu")
-            throw EngineError(say("device ", quoted(options.device), ": this runtime uses OpenVINO on 'cpu'"));
+            throw EngineError(say("device ", shown(options.device), ": this runtime uses OpenVINO on 'cpu'"));
         library_ = std::make_shared<OpenvinoLibrary>();
         library_->properties = properties_of(options);
     }

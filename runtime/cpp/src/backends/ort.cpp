@@ -186,7 +186,7 @@ public:
 
     explicit OrtBackend(const SodaBackendOptions& options) {
         if (std::string(options.device) != "cpu")
-            throw EngineError(say("device ", quoted(options.device), ": this build runs ONNX Runtime on 'cpu'"));
+            throw EngineError(say("device ", shown(options.device), ": this build runs ONNX Runtime on 'cpu'"));
         library_ = std::make_shared<OrtLibrary>(options);
     }
     std::unique_ptr<Memory> allocate(int64_t bytes) const { return std::make_unique<Memory>(bytes); }
