@@ -8,7 +8,7 @@
  * may be called from others while the session is open. All functions take null handles: they fail with
  * SODA_REQUEST_ARGUMENT, or do nothing (close, cancel).
  *
- * Structs that begin with `size` may grow at their end. Fill them with SODA_INIT(type), or zeros and sizeof. */
+ * Structs that begin with `size` may grow at their end. Fill them with SODA_INIT(type) in C, or zeros and sizeof. */
 #ifndef SODA_RUNTIME_H
 #define SODA_RUNTIME_H
 
@@ -168,9 +168,9 @@ SODA_API void soda_cancel(soda_session *session);
  * 1 + step. */
 SODA_API soda_status soda_noise(uint64_t seed, uint32_t stream, uint32_t row, float *values, size_t count);
 
-#define SODA_INIT(type) {sizeof(type)}
-
 #ifdef __cplusplus
 }
+#else
+#define SODA_INIT(type) {.size = sizeof(type)}
 #endif
 #endif

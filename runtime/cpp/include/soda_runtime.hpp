@@ -140,11 +140,13 @@ public:
     }
     void step(int32_t index) { check(soda_step(handle_.get(), index)); }
     std::vector<float> latents() {
-        return read<float>(info_.latent_shape, [this](float* to, size_t n) { return soda_latents(handle_.get(), to, n); });
+        return read<float>(info_.latent_shape,
+                           [this](float* to, size_t n) { return soda_latents(handle_.get(), to, n); });
     }
     // Images [samples, height, width, channels] in 0 .. 1, or as bytes 0 .. 255.
     std::vector<float> images() {
-        return read<float>(info_.image_shape, [this](float* to, size_t n) { return soda_images(handle_.get(), to, n); });
+        return read<float>(info_.image_shape,
+                           [this](float* to, size_t n) { return soda_images(handle_.get(), to, n); });
     }
     std::vector<uint8_t> images_rgb() {
         return read<uint8_t>(info_.image_shape,

@@ -14,10 +14,14 @@ namespace {
 
 void raise(int32_t status, const SodaMessage& message) {
     switch (SODA_FAMILY(status)) {
-        case SODA_OK: return;
-        case SODA_BUNDLE_ERROR: throw BundleError(message.text, status);
-        case SODA_ENGINE_ERROR: throw EngineError(message.text, status);
-        default: throw InternalError(message.text);
+        case SODA_OK:
+            return;
+        case SODA_BUNDLE_ERROR:
+            throw BundleError(message.text, status);
+        case SODA_ENGINE_ERROR:
+            throw EngineError(message.text, status);
+        default:
+            throw InternalError(message.text);
     }
 }
 
@@ -31,7 +35,8 @@ void demand(Function function, Arguments... arguments) {
 
 template <class To>
 void copy_shape(const Sizes& shape, To& to) {
-    if (shape.size() > SODA_MAX_AXES) throw InternalError(say("a tensor ", shown(to.name), " of ", shape.size(), " axes"));
+    if (shape.size() > SODA_MAX_AXES)
+        throw InternalError(say("a tensor ", shown(to.name), " of ", shape.size(), " axes"));
     to.rank = int32_t(shape.size());
     for (size_t i = 0; i < SODA_MAX_AXES; ++i) to.dims[i] = i < shape.size() ? std::max<int64_t>(shape[i], -1) : 0;
 }
@@ -113,7 +118,8 @@ Engine::~Engine() {
 Call Engine::bind(const std::string& label, const Views& inputs, const Views& outputs) const {
     const auto from = views_of(inputs), to = views_of(outputs);
     void* call = nullptr;
-    demand(table_.bind, handle_, label.c_str(), from.data(), int32_t(from.size()), to.data(), int32_t(to.size()), &call);
+    demand(table_.bind, handle_, label.c_str(), from.data(), int32_t(from.size()), to.data(), int32_t(to.size()),
+           &call);
     return Call(table_, call);
 }
 
@@ -133,8 +139,8 @@ std::unique_ptr<Memory> Backend::allocate(int64_t bytes) const {
 
 std::unique_ptr<Engine> Backend::open_engine(const std::string& path, const Signature& signature, bool once) const {
     const auto inputs = ports_of(signature.inputs), outputs = ports_of(signature.outputs);
-    const SodaProgram program{path.c_str(),          inputs.data(), outputs.data(), int32_t(inputs.size()),
-                              int32_t(outputs.size()), once};
+    const SodaProgram program{path.c_str(),           inputs.data(),           outputs.data(),
+                              int32_t(inputs.size()), int32_t(outputs.size()), once};
     void* engine = nullptr;
     demand(table_.open_engine, handle_, &program, &engine);
     return std::make_unique<Engine>(table_, engine);

@@ -18,7 +18,9 @@ Manifest check_folder(const std::string& folder) {
 
 std::map<std::string, Table> read_and_check_tables(const std::string& folder, const Manifest& manifest) {
     const std::string path = folder + "/" + manifest.tables;
-    const auto refuse = [&](const std::string& what) { return BundleError(say(path, ": ", what, "; rebuild the bundle")); };
+    const auto refuse = [&](const std::string& what) {
+        return BundleError(say(path, ": ", what, "; rebuild the bundle"));
+    };
     std::set<std::string> expected = {"coefficients"};
     for (const auto& program : manifest.prepare) expected.insert(program.tables.begin(), program.tables.end());
     auto tables = read_tables(path);
@@ -44,11 +46,15 @@ BackendOptions with_defaults(BackendOptions options, const Manifest& manifest) {
 }  // namespace
 
 Bundle::Bundle(const std::string& folder, BackendOptions options)
-    : folder_(folder), manifest_(check_folder(folder)), tables_(read_and_check_tables(folder, manifest_)),
+    : folder_(folder),
+      manifest_(check_folder(folder)),
+      tables_(read_and_check_tables(folder, manifest_)),
       backend_(open_backend(with_defaults(std::move(options), manifest_))) {}
 
 Bundle::Bundle(const std::string& folder, Manifest manifest, std::unique_ptr<Backend> backend)
-    : folder_(folder), manifest_(std::move(manifest)), tables_(read_and_check_tables(folder, manifest_)),
+    : folder_(folder),
+      manifest_(std::move(manifest)),
+      tables_(read_and_check_tables(folder, manifest_)),
       backend_(std::move(backend)) {}
 
 const Engine& Bundle::step_engine(size_t program) {

@@ -183,8 +183,12 @@ soda_status soda_bundle_open(const char* folder, const soda_open_options* option
         demand(bundle, "bundle");
         const soda_open_options given = options ? read_struct(options, "options") : soda_open_options{};
         if (given.threads < 0) refuse(say("options.threads is ", given.threads));
-        const BackendOptions wanted{text_of(given.backend),         text_of(given.device), text_of(given.backends_folder),
-                                    text_of(given.engine_library), "",                    given.threads};
+        const BackendOptions wanted{text_of(given.backend),
+                                    text_of(given.device),
+                                    text_of(given.backends_folder),
+                                    text_of(given.engine_library),
+                                    "",
+                                    given.threads};
         *bundle = new soda_bundle{std::make_shared<Bundle>(folder, wanted)};
     });
 }

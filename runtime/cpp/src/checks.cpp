@@ -22,8 +22,7 @@ void require_at_most(const std::string& path, const FileEntry& entry, int64_t li
 
 void check_hash(const std::string& path, const FileEntry& entry) {
     if (sha256_of(path) != entry.sha256)
-        throw BundleError(
-            say(path, ": its SHA-256 is not the manifest's, the file was changed or damaged; ", rebuild));
+        throw BundleError(say(path, ": its SHA-256 is not the manifest's, the file was changed or damaged; ", rebuild));
 }
 
 }  // namespace
@@ -50,7 +49,8 @@ void check_files(const std::string& folder, const Manifest& manifest) {
         const int64_t bytes = stamp_of(path).bytes;
         if (bytes != entry.bytes)
             throw BundleError(say(path, ": ", bytes, " bytes, the manifest says ", entry.bytes, "; ", rebuild));
-        const bool weights = std::find(manifest.weights.begin(), manifest.weights.end(), name) != manifest.weights.end();
+        const bool weights =
+            std::find(manifest.weights.begin(), manifest.weights.end(), name) != manifest.weights.end();
         if (entry.bytes <= small_file_bytes && !weights) {
             check_hash(path, entry);
         } else if (!is_remembered(path, entry)) {

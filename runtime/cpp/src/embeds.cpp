@@ -67,8 +67,8 @@ Embeds read_embeds(const std::string& path, const TextCondition& text) {
         Embeds embeds;
         embeds.prompts = read_pair(content, entries, path, "", text, embeds.values, embeds.mask);
         if (entries.count("negative_prompt_embeds"))
-            embeds.negatives = read_pair(content, entries, path, "negative_", text, embeds.negative_values,
-                                         embeds.negative_mask);
+            embeds.negatives =
+                read_pair(content, entries, path, "negative_", text, embeds.negative_values, embeds.negative_mask);
         return embeds;
     } catch (const BundleError& error) {  // the file is the request's, not the bundle's
         throw RequestError(error.what());

@@ -23,8 +23,8 @@ void decode_condition(const Field& field, Model& model) {
 }
 
 Model decode_model(const Field& field) {
-    field.object({"name", "family", "hash", "latent_shape", "num_layers", "modules", "num_tokens", "width",
-                  "condition", "output"});
+    field.object({"name", "family", "hash", "latent_shape", "num_layers", "modules", "num_tokens", "width", "condition",
+                  "output"});
     Model model;
     model.name = field["name"].string();
     model.family = field["family"].string();
@@ -73,9 +73,9 @@ FinishProgram decode_finish(const Field& field) {
 }
 
 Manifest decode_manifest(const Field& root) {
-    root.object({"format", "version", "builder", "backend", "precision", "model", "sampler", "rows_per_sample",
-                 "guidance", "flops_ratio", "forecasts", "tensors", "prepare", "programs", "baseline_program", "steps",
-                 "finish", "arena", "weights", "tables", "files"});
+    root.object({"format",           "version",  "builder",     "backend",   "precision", "model",   "sampler",
+                 "rows_per_sample",  "guidance", "flops_ratio", "forecasts", "tensors",   "prepare", "programs",
+                 "baseline_program", "steps",    "finish",      "arena",     "weights",   "tables",  "files"});
     Manifest manifest;
     manifest.builder = root["builder"].string();
     manifest.backend = root["backend"].string();

@@ -13,8 +13,11 @@ constexpr int64_t max_window_bytes = 64 << 20;  // tensors of single steps are m
 }  // namespace
 
 Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::function<void()>& poll)
-    : batch(samples), accelerated(fast), bundle_(bundle),
-      axes_{samples, samples * bundle.manifest().rows_per_sample, 1}, window_(window_steps()) {
+    : batch(samples),
+      accelerated(fast),
+      bundle_(bundle),
+      axes_{samples, samples * bundle.manifest().rows_per_sample, 1},
+      window_(window_steps()) {
     const Manifest& m = bundle.manifest();
     std::vector<size_t> programs;
     for (const Step& step : m.steps) programs.push_back(size_t(accelerated ? step.program : m.baseline_program));
@@ -72,9 +75,9 @@ std::vector<float> Playback::image(int64_t steps_done) {
     if (!call) {
         const Engine& engine = bundle_.engine(program.file, signature);
         if (!image_) image_ = allocate(port);
-        call.emplace(engine.bind(
-            "finish", {{"latents", view_of(state_after(steps_done), signature.inputs.at("latents"), axes_)}},
-            {{"image", view_of(*image_, port, axes_)}}));
+        call.emplace(engine.bind("finish",
+                                 {{"latents", view_of(state_after(steps_done), signature.inputs.at("latents"), axes_)}},
+                                 {{"image", view_of(*image_, port, axes_)}}));
     }
     (*call)();
     std::vector<float> values(size_t(port.bytes(axes_)) / 4);
@@ -148,7 +151,8 @@ Call Playback::bind_step(int64_t index, size_t program) {
         }
         return views;
     };
-    return bundle_.step_engine(program).bind(say("step ", index), views_of(signature.inputs), views_of(signature.outputs));
+    return bundle_.step_engine(program).bind(say("step ", index), views_of(signature.inputs),
+                                             views_of(signature.outputs));
 }
 
 }  // namespace soda

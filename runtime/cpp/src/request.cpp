@@ -27,7 +27,8 @@ int64_t count_samples(int64_t given, int64_t wanted, const char* what) {
     if (given > max_samples) throw RequestError(say(given, " ", what, " are more than ", max_samples));
     const int64_t samples = given == 1 ? std::max<int64_t>(1, wanted) : given;
     if (given < 1 || (wanted && wanted != samples))
-        throw RequestError(say("samples=", wanted, " and ", given, " ", what, " do not agree; give one, or one per sample"));
+        throw RequestError(
+            say("samples=", wanted, " and ", given, " ", what, " do not agree; give one, or one per sample"));
     return samples;
 }
 

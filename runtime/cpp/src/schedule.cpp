@@ -116,7 +116,8 @@ std::string program_problem(const Manifest& m) {
     for (size_t i = 0; i < m.programs.size(); ++i) {
         const Program& program = m.programs[i];
         for (const auto& name : program.reads)
-            if (parse_slot(m, name).age < 0) return say("programs[", i, "] names a cache slot that the model does not have");
+            if (parse_slot(m, name).age < 0)
+                return say("programs[", i, "] names a cache slot that the model does not have");
         for (const auto& name : program.writes)
             if (parse_slot(m, name).age != 0)
                 return say("programs[", i, "] writes what is not the latest value of a slot that the model has");

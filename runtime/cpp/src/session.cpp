@@ -127,7 +127,8 @@ std::vector<float> Session::images() {
     for (size_t sample = 0; sample < size_t(player.batch); ++sample)
         for (size_t channel = 0; channel < channels; ++channel)
             for (size_t pixel = 0; pixel < pixels; ++pixel)
-                images[(sample * pixels + pixel) * channels + channel] = planes[(sample * channels + channel) * pixels + pixel];
+                images[(sample * pixels + pixel) * channels + channel] =
+                    planes[(sample * channels + channel) * pixels + pixel];
     return images;
 }
 

@@ -10,7 +10,7 @@ namespace soda {
 enum class Dtype : int32_t { float32 = 0, float16 = 1, bfloat16 = 2, int64 = 3 };  // numbers as in the C header
 
 int64_t item_bytes(Dtype dtype);
-Dtype dtype_of(const std::string& name);             // "float32" ..
+Dtype dtype_of(const std::string& name);                 // "float32" ..
 Dtype dtype_of_precision(const std::string& precision);  // "fp32" .. -> type of the cache slots
 
 // Symbolic axes of a shape; every other entry is a number.
@@ -24,8 +24,8 @@ struct Port {
     Dtype dtype;
     Sizes shape;
 
-    Sizes at(const Axes& axes) const;         // symbolic axes filled in
-    int64_t bytes(const Axes& axes) const;    // EngineError where they do not fit 64 bits
+    Sizes at(const Axes& axes) const;       // symbolic axes filled in
+    int64_t bytes(const Axes& axes) const;  // EngineError where they do not fit 64 bits
 };
 
 using Ports = std::map<std::string, Port>;

@@ -31,14 +31,16 @@ public:
     bool end_array() override { return close(); }
 
     bool key(string_t& name) override {
-        if (stack_.back()->contains(name)) throw StrictJsonError(say("key ", shown(name, 60), " appears twice in one object"));
+        if (stack_.back()->contains(name))
+            throw StrictJsonError(say("key ", shown(name, 60), " appears twice in one object"));
         key_ = std::move(name);
         return true;
     }
 
     bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
         const bool number = std::string_view(error.what()).find("out_of_range") != std::string_view::npos;
-        throw StrictJsonError(say("not valid JSON (", number ? "a number out of range" : "malformed", " at byte ", position, ")"));
+        throw StrictJsonError(
+            say("not valid JSON (", number ? "a number out of range" : "malformed", " at byte ", position, ")"));
     }
 
 private:

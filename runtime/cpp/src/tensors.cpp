@@ -90,8 +90,7 @@ TensorEntries parse_header(const std::string& path, std::string_view beginning, 
             throw damaged(path, say("tensor ", shown(item->first), " overlaps another or leaves a hole"));
         expected = item->second.end;
     }
-    if (expected != file_bytes)
-        throw damaged(path, say(expected, " bytes are described, the file has ", file_bytes));
+    if (expected != file_bytes) throw damaged(path, say(expected, " bytes are described, the file has ", file_bytes));
     return entries;
 }
 

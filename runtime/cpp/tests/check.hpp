@@ -10,19 +10,20 @@
 #include <utility>
 #include <vector>
 
-#define CHECK(condition) \
-    do { \
-        if (!(condition)) throw std::runtime_error(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition); \
+#define CHECK(condition)                                                                                      \
+    do {                                                                                                      \
+        if (!(condition))                                                                                     \
+            throw std::runtime_error(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition); \
     } while (false)
 
-#define CHECK_THROWS(Type, expression) \
-    do { \
-        bool thrown = false; \
-        try { \
-            (void)(expression); \
-        } catch (const Type&) { \
-            thrown = true; \
-        } \
+#define CHECK_THROWS(Type, expression)                                                                               \
+    do {                                                                                                             \
+        bool thrown = false;                                                                                         \
+        try {                                                                                                        \
+            (void)(expression);                                                                                      \
+        } catch (const Type&) {                                                                                      \
+            thrown = true;                                                                                           \
+        }                                                                                                            \
         if (!thrown) throw std::runtime_error(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": no " #Type); \
     } while (false)
 

@@ -28,7 +28,10 @@ void normals_are_the_bits_of_the_format() {
     const Vector vectors[] = {
         {0, 0, 0, {0x3f7dbb33, 0xbf6cb6b0, 0xbf1e1b9f, 0xbef6d1b2, 0xbe1d5357, 0x3e392a6d, 0x3f54ec98, 0x3e4a2da3}},
         {1234, 1, 1, {0xbff332d7, 0xbea190ea, 0xbf0fd3c8, 0xbf4feab8, 0x3f123ba3, 0xbdd004aa, 0xbfaaa4af, 0x3f8860fe}},
-        {~uint64_t(0), 7, 3, {0xbf37c2eb, 0xbe4a09aa, 0x3f4609f1, 0xbdda6058, 0x3f217fbd, 0xbf5d2837, 0x3e92a341, 0x3de05b94}},
+        {~uint64_t(0),
+         7,
+         3,
+         {0xbf37c2eb, 0xbe4a09aa, 0x3f4609f1, 0xbdda6058, 0x3f217fbd, 0xbf5d2837, 0x3e92a341, 0x3de05b94}},
     };
     for (const Vector& vector : vectors)
         for (size_t count : {size_t(8), size_t(7), size_t(3), size_t(1), size_t(0)}) {
@@ -52,21 +55,23 @@ void sha256_gives_the_published_hashes() {
     const std::string two = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
     CHECK(hash(two, 56) == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
     for (size_t piece : {1, 63, 64, 65, 1000})
-        CHECK(hash(std::string(1000000, 'a'), piece) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+        CHECK(hash(std::string(1000000, 'a'), piece) ==
+              "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
 void json_that_is_not_strict_is_refused() {
-    for (const char* text : {"", "{", "[1,]", "nul", "NaN", "[Infinity]", "{\"a\":1,\"a\":2}", "{\"a\":1,\"\\u0061\":2}",
-                             "[{\"b\":{\"c\":1,\"c\":1}}]", "1e999", "\xef\xbb\xbf{}", "\"\xff\"", "{} {}", "// c\n1", "01",
-                             "\"\t\"", "-", "'a'"})
+    for (const char* text : {"", "{", "[1,]", "nul", "NaN", "[Infinity]", "{\"a\":1,\"a\":2}",
+                             "{\"a\":1,\"\\u0061\":2}", "[{\"b\":{\"c\":1,\"c\":1}}]", "1e999", "\xef\xbb\xbf{}",
+                             "\"\xff\"", "{} {}", "// c\n1", "01", "\"\t\"", "-", "'a'"})
         CHECK_THROWS(StrictJsonError, parse_json(text));
     CHECK_THROWS(StrictJsonError, parse_json(std::string(100000, '[')));
     CHECK(parse_json(" {\"a\": [1, -2, 3.5, true, null, \"\\u00e4\"], \"b\": {}} ").size() == 2);
 }
 
 void fields_have_the_types_that_are_asked_for() {
-    const Json value = parse_json("{\"i\": 8, \"f\": 8.0, \"b\": true, \"s\": \"x\", \"big\": 18446744073709551615,"
-                                  "\"wide\": 100000000000000000000, \"a\": [1]}");
+    const Json value = parse_json(
+        "{\"i\": 8, \"f\": 8.0, \"b\": true, \"s\": \"x\", \"big\": 18446744073709551615,"
+        "\"wide\": 100000000000000000000, \"a\": [1]}");
     const Field root(value);
     CHECK(root["i"].integer() == 8 && root["i"].number() == 8.0 && root["wide"].number() == 1e20);
     for (const char* key : {"f", "b", "s", "big", "wide", "a"}) CHECK_THROWS(StrictJsonError, root[key].integer());
@@ -99,12 +104,12 @@ void headers_that_lie_are_refused() {
     CHECK(parse(one("F32", "[]", "[0,4]"), 4).at("w").shape.empty());
     CHECK(parse(one("F32", "[0,281474976710655,9]", "[0,0]"), 0).size() == 1);
     CHECK(parse("{\"__metadata__\":{\"a\":\"b\"}}   ", 0).empty());
-    for (const auto& header : {
-             one("F32", "[2,3]", "[0,20]"), one("F32", "[2,3]", "[4,28]"), one("F99", "[2,3]", "[0,24]"),
-             one("F32", "[-2,-3]", "[0,24]"), one("F32", "[2.0,3]", "[0,24]"), one("F32", "[2,3]", "[0,24,24]"),
-             one("F32", "[281474976710656]", "[0,24]"), one("F32", "[6,1,1,1,1,1,1,1,1]", "[0,24]"),
-             one("F32", "[281474976710655,281474976710655]", "[0,24]"), one("F32", "[true,6]", "[0,24]"),
-             std::string("[]"), std::string("{\"w\":1}"), std::string("{")})
+    for (const auto& header :
+         {one("F32", "[2,3]", "[0,20]"), one("F32", "[2,3]", "[4,28]"), one("F99", "[2,3]", "[0,24]"),
+          one("F32", "[-2,-3]", "[0,24]"), one("F32", "[2.0,3]", "[0,24]"), one("F32", "[2,3]", "[0,24,24]"),
+          one("F32", "[281474976710656]", "[0,24]"), one("F32", "[6,1,1,1,1,1,1,1,1]", "[0,24]"),
+          one("F32", "[281474976710655,281474976710655]", "[0,24]"), one("F32", "[true,6]", "[0,24]"),
+          std::string("[]"), std::string("{\"w\":1}"), std::string("{")})
         CHECK_THROWS(BundleError, parse(header, 24));
     CHECK_THROWS(BundleError, parse_header("file", "short", 5));
     CHECK_THROWS(BundleError, parse_header("file", std::string(8, '\xff'), 8));

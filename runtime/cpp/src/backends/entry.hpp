@@ -1,9 +1,9 @@
 // Turns C++ classes into a backend's table of functions: exceptions become a status and a line of text.
 //
 // A backend is a class with `explicit B(const SodaBackendOptions&)` and
-//     std::unique_ptr<B::Memory> allocate(int64_t bytes)       Memory: write(offset, from, bytes), read(offset, to, bytes)
-//     std::unique_ptr<B::Engine> open_engine(const SodaProgram&)
-//     std::unique_ptr<B::Call> B::Engine::bind(label, inputs, outputs)      Call: run()
+//     std::unique_ptr<B::Memory> allocate(int64_t bytes)       Memory: write(offset, from, bytes), read(offset, to,
+//     bytes) std::unique_ptr<B::Engine> open_engine(const SodaProgram&) std::unique_ptr<B::Call> B::Engine::bind(label,
+//     inputs, outputs)      Call: run()
 #pragma once
 
 #include <cstdio>
@@ -70,9 +70,10 @@ const SodaBackendTable* backend_table() {
         [](void* engine, const char* label, const SodaView* inputs, int32_t num_inputs, const SodaView* outputs,
            int32_t num_outputs, void** call, SodaMessage* message) {
             return guarded(message, [&] {
-                *call = static_cast<E*>(engine)
-                            ->bind(label, ViewList(inputs, inputs + num_inputs), ViewList(outputs, outputs + num_outputs))
-                            .release();
+                *call =
+                    static_cast<E*>(engine)
+                        ->bind(label, ViewList(inputs, inputs + num_inputs), ViewList(outputs, outputs + num_outputs))
+                        .release();
             });
         },
         [](void* call, SodaMessage* message) { return guarded(message, [&] { static_cast<C*>(call)->run(); }); },
@@ -83,7 +84,7 @@ const SodaBackendTable* backend_table() {
 
 }  // namespace soda
 
-#define SODA_BACKEND(type)                                                                                \
-    extern "C" __attribute__((visibility("default"))) const SodaBackendTable* soda_backend_table() {    \
-        return soda::backend_table<type>();                                                               \
+#define SODA_BACKEND(type)                                                                           \
+    extern "C" __attribute__((visibility("default"))) const SodaBackendTable* soda_backend_table() { \
+        return soda::backend_table<type>();                                                          \
     }

@@ -31,8 +31,8 @@ Stamp stamp_of(const std::string& label, const std::string& slot) {
 // Memory that knows what was written into it last: one session, so one thread, uses it.
 struct NullMemory : HostMemory {
     using HostMemory::HostMemory;
-    std::string last_writer;                                   // of a state
-    std::map<std::string, std::vector<std::string>> writers;   // of each slot's values, newest first
+    std::string last_writer;                                  // of a state
+    std::map<std::string, std::vector<std::string>> writers;  // of each slot's values, newest first
 };
 
 NullMemory& memory_of(const SodaView& view) {
@@ -111,7 +111,8 @@ private:
     void check_stamp(const SodaView& view, const std::string& name) const {
         const auto [slot, age] = value_of(name);
         const auto& writers = memory_of(view).writers[slot];
-        if (age >= writers.size()) throw InternalError(say(label_, ": reads slot ", name, ", which nothing has written"));
+        if (age >= writers.size())
+            throw InternalError(say(label_, ": reads slot ", name, ", which nothing has written"));
         const Stamp stamp = stamp_of(writers[age], slot);
         bool holds = true;
         each_place(view, [&](char* place, size_t bytes) { holds = holds && !std::memcmp(place, stamp.data(), bytes); });
@@ -123,7 +124,8 @@ private:
         const int number = std::stoi(label_.substr(5));
         const std::string& writer = memory_of(state).last_writer;
         if (number > 0 && writer != say("step ", number - 1))
-            throw InternalError(say(label_, ": the state was written by ", shown(writer), ", not by step ", number - 1));
+            throw InternalError(
+                say(label_, ": the state was written by ", shown(writer), ", not by step ", number - 1));
     }
 
     std::string label_;

@@ -9,14 +9,15 @@ namespace {
 
 // Field numbers of onnx.proto.
 constexpr uint64_t model_graph = 7, graph_initializer = 5;
-constexpr uint64_t tensor_dims = 1, tensor_data_type = 2, tensor_name = 8, tensor_external_data = 13, tensor_location = 14;
+constexpr uint64_t tensor_dims = 1, tensor_data_type = 2, tensor_name = 8, tensor_external_data = 13,
+                   tensor_location = 14;
 constexpr uint64_t entry_key = 1, entry_value = 2;
 constexpr uint64_t location_external = 1;
 
 struct FieldValue {
-    uint64_t number;          // of the field
-    uint64_t varint = 0;      // of a field of wire type 0
-    std::string_view bytes;   // of a field of wire type 2
+    uint64_t number;         // of the field
+    uint64_t varint = 0;     // of a field of wire type 0
+    std::string_view bytes;  // of a field of wire type 2
     bool is_bytes = false;
 };
 
@@ -36,8 +37,10 @@ public:
                 field.varint = *value;
                 return field;
             }
-            case 1: return skip(8) ? std::optional(field) : std::nullopt;
-            case 5: return skip(4) ? std::optional(field) : std::nullopt;
+            case 1:
+                return skip(8) ? std::optional(field) : std::nullopt;
+            case 5:
+                return skip(4) ? std::optional(field) : std::nullopt;
             case 2: {
                 const auto length = varint();
                 if (!length || *length > rest_.size()) return {};
@@ -46,7 +49,8 @@ public:
                 skip(size_t(*length));
                 return field;
             }
-            default: return {};
+            default:
+                return {};
         }
     }
 

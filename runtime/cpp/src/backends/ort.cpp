@@ -23,8 +23,11 @@ struct OrtLibrary {
     int32_t threads;
 
     explicit OrtLibrary(const SodaBackendOptions& options)
-        : ort(load_ort(options.engine_library)), environment(nullptr, ort.ReleaseEnv),
-          memory(nullptr, ort.ReleaseMemoryInfo), weights(ort), threads(options.threads) {
+        : ort(load_ort(options.engine_library)),
+          environment(nullptr, ort.ReleaseEnv),
+          memory(nullptr, ort.ReleaseMemoryInfo),
+          weights(ort),
+          threads(options.threads) {
         OrtEnv* env = nullptr;
         check_ort(ort, ort.CreateEnv(ORT_LOGGING_LEVEL_ERROR, "soda_runtime", &env), "ONNX Runtime");
         environment.reset(env);
@@ -41,7 +44,8 @@ private:
         OrtMemoryInfo* info = nullptr;
         check_ort(ort, ort.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info), "ONNX Runtime");
         const OrtHandle<OrtMemoryInfo> held(info, ort.ReleaseMemoryInfo);
-        if (OrtStatus* status = ort.CreateAndRegisterAllocator(environment.get(), info, nullptr)) ort.ReleaseStatus(status);
+        if (OrtStatus* status = ort.CreateAndRegisterAllocator(environment.get(), info, nullptr))
+            ort.ReleaseStatus(status);
     }
 };
 
@@ -49,7 +53,9 @@ private:
 class OrtCall {
 public:
     OrtCall(std::shared_ptr<OrtLibrary> library, std::shared_ptr<OrtSession> session, std::string where)
-        : library_(std::move(library)), session_(std::move(session)), where_(std::move(where)),
+        : library_(std::move(library)),
+          session_(std::move(session)),
+          where_(std::move(where)),
           binding_(nullptr, library_->ort.ReleaseIoBinding) {
         OrtIoBinding* binding = nullptr;
         check_ort(library_->ort, library_->ort.CreateIoBinding(session_.get(), &binding), where_);
@@ -103,7 +109,8 @@ public:
 private:
     FoundPort read(size_t index) const {
         OrtTypeInfo* type = nullptr;
-        check_ort(ort_, (inputs_ ? ort_.SessionGetInputTypeInfo : ort_.SessionGetOutputTypeInfo)(session_, index, &type),
+        check_ort(ort_,
+                  (inputs_ ? ort_.SessionGetInputTypeInfo : ort_.SessionGetOutputTypeInfo)(session_, index, &type),
                   path_);
         const OrtHandle<OrtTypeInfo> held(type, ort_.ReleaseTypeInfo);
         const OrtTensorTypeAndShapeInfo* tensor = nullptr;
@@ -137,14 +144,17 @@ public:
         const OrtHandle<OrtSessionOptions> options = make_options(program.once);
         library_->weights.add_to(options.get(), path_);
         OrtSession* session = nullptr;
-        check_ort(ort,
-                  ort.CreateSessionWithPrepackedWeightsContainer(library_->environment.get(), program.path, options.get(),
-                                                                 library_->weights.container(), &session),
-                  path_ + ": ONNX Runtime cannot open it");
-        session_ = std::shared_ptr<OrtSession>(session, [library = library_](OrtSession* s) { library->ort.ReleaseSession(s); });
+        check_ort(
+            ort,
+            ort.CreateSessionWithPrepackedWeightsContainer(library_->environment.get(), program.path, options.get(),
+                                                           library_->weights.container(), &session),
+            path_ + ": ONNX Runtime cannot open it");
+        session_ = std::shared_ptr<OrtSession>(session,
+                                               [library = library_](OrtSession* s) { library->ort.ReleaseSession(s); });
         library_->weights.drop_pages();
         ::malloc_trim(0);  // what repacking took and gave back
-        check_ports(program.path, "input", PortReader(ort, session, path_, true).ports, program.inputs, program.num_inputs);
+        check_ports(program.path, "input", PortReader(ort, session, path_, true).ports, program.inputs,
+                    program.num_inputs);
         check_ports(program.path, "output", PortReader(ort, session, path_, false).ports, program.outputs,
                     program.num_outputs);
     }

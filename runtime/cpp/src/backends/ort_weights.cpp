@@ -9,14 +9,19 @@ namespace {
 int64_t element_bytes(int32_t data_type) {
     switch (data_type) {
         case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return 4;
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
+            return 4;
         case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16: return 2;
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+            return 2;
         case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: return 8;
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE:
+            return 8;
         case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return 1;
-        default: return 0;
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
+            return 1;
+        default:
+            return 0;
     }
 }
 
