@@ -1,6 +1,6 @@
 """kill -9 a build at random moments, build again, and check that nothing was ever half-written.
 
-python benchmarks/kill_builds.py --rounds 20
+    python benchmarks/kill_builds.py --rounds 20
 """
 
 from __future__ import annotations
