@@ -7,6 +7,7 @@
 #ifndef SODA_RUNTIME_HPP
 #define SODA_RUNTIME_HPP
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -55,6 +56,7 @@ public:
         return set(negative_mask_, std::move(mask));
     }
     Request& embeds_file(std::string path) { return set(file_, std::move(path)); }
+    // For all samples; with an embeds_file their number must be stated.
     Request& noise(std::vector<float> initial, std::vector<float> steps = {}) {
         set(noise_, std::move(initial));
         return set(noise_steps_, std::move(steps));
@@ -69,8 +71,25 @@ public:
     // Called after every step with steps done and their number; true cancels. It must not throw.
     Request& progress(std::function<bool(int, int)> callback) { return set(progress_, std::move(callback)); }
 
-    // The C struct, valid while this request lives and does not change. tokens: max_tokens of the bundle.
-    soda_request c_request(int32_t tokens) const {
+    // The C struct, valid while this request lives and does not change. Arrays must fit the bundle and one another.
+    soda_request c_request(const soda_info& info) const {
+        const size_t tokens = static_cast<size_t>(info.max_tokens), width = static_cast<size_t>(info.embed_width);
+        // a bundle of labels has no tokens, and says itself what it thinks of prompts
+        const size_t prompts = mask_.size() / std::max<size_t>(tokens, 1);
+        const size_t negatives = negative_mask_.size() / std::max<size_t>(tokens, 1);
+        demand(!tokens || mask_.size() == prompts * tokens, "token_mask");
+        demand(!tokens || negative_mask_.size() == negatives * tokens, "negative_token_mask");
+        demand(!tokens || embeds_.empty() || embeds_.size() == mask_.size() * width, "embeds");
+        demand(!tokens || negative_embeds_.empty() || negative_embeds_.size() == negative_mask_.size() * width,
+               "negative_embeds");
+        demand(ids_.empty() || ids_.size() == mask_.size(), "token_ids");
+        demand(negative_ids_.empty() || negative_ids_.size() == negative_mask_.size(), "negative_token_ids");
+        const size_t given = std::max({labels_.size(), prompts, static_cast<size_t>(std::max(samples_, 1))});
+        const size_t latents =
+            given * static_cast<size_t>(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
+        demand(noise_.empty() || (noise_.size() == latents && (file_.empty() || samples_ > 0)), "noise");
+        demand(noise_steps_.empty() || noise_steps_.size() == latents * static_cast<size_t>(info.steps),
+               "noise of steps");
         soda_request request{};
         request.size = sizeof request;
         request.samples = samples_;
@@ -80,8 +99,8 @@ public:
         request.has_guidance = guided_;
         request.num_labels = static_cast<int32_t>(labels_.size());
         request.labels = data(labels_);
-        request.num_prompts = tokens ? static_cast<int32_t>(mask_.size() / static_cast<size_t>(tokens)) : 0;
-        request.num_negatives = tokens ? static_cast<int32_t>(negative_mask_.size() / static_cast<size_t>(tokens)) : 0;
+        request.num_prompts = static_cast<int32_t>(prompts);
+        request.num_negatives = static_cast<int32_t>(negatives);
         request.embeds = data(embeds_);
         request.negative_embeds = data(negative_embeds_);
         request.token_ids = data(ids_);
@@ -105,6 +124,9 @@ private:
     Request& set(T& field, Value&& value) {
         field = std::forward<Value>(value);
         return *this;
+    }
+    static void demand(bool fits, const char* name) {
+        if (!fits) throw RuntimeError(SODA_REQUEST_ARGUMENT, (std::string(name) + " is of another size").c_str());
     }
     template <class T>
     static const T* data(const std::vector<T>& values) {
@@ -135,7 +157,7 @@ public:
     // The request is kept here until the next one.
     void start(const Request& request) {
         request_ = request;
-        const soda_request given = request_.c_request(info_.max_tokens);
+        const soda_request given = request_.c_request(info_);
         check(soda_start(handle_.get(), &given));
     }
     void step(int32_t index) { check(soda_step(handle_.get(), index)); }

@@ -74,7 +74,7 @@ void structs_of_other_sizes_are_read_or_refused() {
         int64_t more;
     } newer{};
     const soda::Request owner = request();
-    newer.request = owner.c_request(0);
+    newer.request = owner.c_request(bundle.info());
     newer.request.size = sizeof newer;
     soda::Session session = bundle.session();
     CHECK(soda_start(session.handle(), &newer.request) == SODA_OK);
@@ -113,6 +113,25 @@ void a_batch_that_no_memory_holds_leaves_the_session_usable() {
     CHECK(status_of([&] { session.start(soda::Request(text).samples(65537)); }) == SODA_REQUEST_ERROR);
     CHECK(session.generate(text) == expected);
     CHECK(session.images().size() == 16 * 16 * 3);
+}
+
+void arrays_of_other_sizes_are_refused() {
+    soda::Session text = soda::Bundle(golden + "/v2-text", chosen()).session();
+    const std::vector<int64_t> mask(8, 1);
+    const std::vector<float> embeds(8 * 16, 0.5f), longer(8 * 16 + 1, 0.5f);
+    const auto refused = [&](const soda::Request& wrong) {
+        try {
+            text.start(wrong);
+        } catch (const soda::RuntimeError& error) {
+            return error.status() == SODA_REQUEST_ARGUMENT;
+        }
+        return false;
+    };
+    CHECK(refused(soda::Request().embeds(longer, mask).negative_embeds(embeds, mask)));
+    CHECK(refused(soda::Request().embeds(embeds, mask).negative_embeds(longer, mask)));
+    CHECK(refused(soda::Request().embeds(embeds, {1, 1}).negative_embeds(embeds, mask)));
+    CHECK(refused(soda::Request().token_ids({1}, mask).negative_token_ids(mask, mask)));
+    CHECK(refused(soda::Request().embeds(embeds, mask).negative_embeds(embeds, mask).noise(embeds)));
 }
 
 void a_request_is_its_steps_and_the_next_one_starts_anew() {
@@ -222,6 +241,7 @@ int main(int argc, char** argv) {
         {"errors have their families", errors_have_their_families},
         {"a batch that no memory holds leaves the session usable",
          a_batch_that_no_memory_holds_leaves_the_session_usable},
+        {"arrays of other sizes are refused", arrays_of_other_sizes_are_refused},
         {"a request is its steps, and the next one starts anew", a_request_is_its_steps_and_the_next_one_starts_anew},
         {"progress counts steps and cancels", progress_counts_steps_and_cancels},
         {"another thread cancels within a step", another_thread_cancels_within_a_step},
