@@ -35,7 +35,7 @@ class OpenOptions(ctypes.Structure):
 
     _fields_ = (
         ("size", c_size_t), ("backend", c_char_p), ("device", c_char_p), ("backends_folder", c_char_p),
-        ("engine_library", c_char_p), ("threads", c_int32),
+        ("engine_library", c_char_p), ("threads", c_int32), ("cuda_stream", c_void_p),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ soda_wants(wanted ort)
 if(wanted)
   find_package(OnnxRuntimeHeaders QUIET)
   if(ONNXRUNTIME_INCLUDE_DIR)
-    soda_add_backend(ort src/backends/ort.cpp src/backends/ort_library.cpp src/backends/ort_weights.cpp
+    soda_add_backend(ort src/backends/ort.cpp src/backends/cuda.cpp src/backends/ort_device.cpp src/backends/ort_library.cpp src/backends/ort_weights.cpp
                      src/backends/onnx_initializers.cpp src/files.cpp src/sha256.cpp)
     target_include_directories(soda_runtime_ort SYSTEM PRIVATE ${ONNXRUNTIME_INCLUDE_DIR})
     target_compile_definitions(soda_runtime_ort PRIVATE SODA_ONNXRUNTIME_LIBRARY="${ONNXRUNTIME_LIBRARY}")

@@ -59,11 +59,13 @@ SODA_API const char *soda_last_error(void);
 typedef struct soda_open_options {
     size_t size;
     const char *backend;         /* "ort", "openvino", "trt", "null"; NULL or "": the one the bundle was built for */
-    const char *device;          /* NULL or "": "cpu" */
+    const char *device;          /* "cpu", "cuda", "cuda:1"; NULL or "": "cpu" */
     const char *backends_folder; /* where libsoda_runtime_<backend>.so is; NULL or "": $SODA_RUNTIME_BACKENDS, else
                                     beside this library */
     const char *engine_library;  /* path of the engine library itself; NULL or "": as it was built, else as installed */
     int32_t threads;             /* of the engine library; 0 lets it choose */
+    void *cuda_stream;           /* where work is put on a CUDA device; NULL: a stream of the bundle's own. The caller
+                                    keeps it until the last handle is closed */
 } soda_open_options;
 
 /* Check and open the bundle folder. options may be NULL. *bundle is NULL where it fails. */

@@ -200,6 +200,7 @@ private:
 struct OpenOptions {
     std::string backend, device, backends_folder, engine_library;
     int32_t threads = 0;
+    void* cuda_stream = nullptr;
 };
 
 // An opened bundle, for any number of threads.
@@ -215,6 +216,7 @@ public:
         given.backends_folder = options.backends_folder.c_str();
         given.engine_library = options.engine_library.c_str();
         given.threads = options.threads;
+        given.cuda_stream = options.cuda_stream;
         soda_bundle* handle = nullptr;
         check(soda_bundle_open(folder.c_str(), &given, &handle));
         handle_.reset(handle);

@@ -125,7 +125,7 @@ Call Engine::bind(const std::string& label, const Views& inputs, const Views& ou
 
 Backend::Backend(const SodaBackendTable& table, const BackendOptions& options) : table_(table), name_(options.name) {
     const SodaBackendOptions given{options.device.c_str(), options.engine_library.c_str(), options.precision.c_str(),
-                                   options.threads};
+                                   options.threads, options.stream};
     demand(table.open, &given, &handle_);
 }
 

@@ -71,6 +71,7 @@ private:
 struct BackendOptions {
     std::string name, device, folder, engine_library, precision;
     int threads = 0;
+    void* stream = nullptr;
 };
 
 class Backend {

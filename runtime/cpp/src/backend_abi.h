@@ -21,6 +21,7 @@ typedef struct SodaBackendOptions {
     const char *engine_library; /* path of the engine library, or "" */
     const char *precision;      /* of the bundle: "fp32", "fp16", "bf16" */
     int32_t threads;            /* 0: the library chooses */
+    void *stream;               /* a CUDA stream of the caller's, or null */
 } SodaBackendOptions;
 
 /* An input or output of a program as the manifest states it; dims -1: any size. dtype as in soda_runtime.h. */

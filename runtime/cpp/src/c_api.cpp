@@ -188,7 +188,8 @@ soda_status soda_bundle_open(const char* folder, const soda_open_options* option
                                     text_of(given.backends_folder),
                                     text_of(given.engine_library),
                                     "",
-                                    given.threads};
+                                    given.threads,
+                                    given.cuda_stream};
         *bundle = new soda_bundle{std::make_shared<Bundle>(folder, wanted)};
     });
 }

@@ -1,40 +1,32 @@
-// ONNX Runtime on the CPU. Every address is bound once through an IoBinding; weights are shared by all sessions.
+// ONNX Runtime on the CPU or a CUDA device. Every address is bound once through an IoBinding; weights are shared by all
+// sessions.
 #include <malloc.h>
 
-#include <map>
-
-#include "host.hpp"
-#include "ort_library.hpp"
+#include "ort_device.hpp"
+#include "ort_ports.hpp"
 #include "ort_weights.hpp"
 
 namespace soda {
 namespace {
 
-constexpr ONNXTensorElementDataType element_types[] = {
-    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
-    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64};  // by soda dtype
-
 // What sessions, engines and calls share; they keep it alive.
 struct OrtLibrary {
     const OrtApi& ort;
     OrtHandle<OrtEnv> environment;
-    OrtHandle<OrtMemoryInfo> memory;
+    OrtDevice device;
     SharedWeights weights;
     int32_t threads;
 
     explicit OrtLibrary(const SodaBackendOptions& options)
         : ort(load_ort(options.engine_library)),
           environment(nullptr, ort.ReleaseEnv),
-          memory(nullptr, ort.ReleaseMemoryInfo),
-          weights(ort),
+          device(ort, options),
+          weights(ort, device),
           threads(options.threads) {
         OrtEnv* env = nullptr;
         check_ort(ort, ort.CreateEnv(ORT_LOGGING_LEVEL_ERROR, "soda_runtime", &env), "ONNX Runtime");
         environment.reset(env);
-        OrtMemoryInfo* info = nullptr;
-        check_ort(ort, ort.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &info), "ONNX Runtime");
-        memory.reset(info);
-        share_arena();
+        if (!device.cuda()) share_arena();
     }
 
 private:
@@ -66,15 +58,18 @@ public:
         const OrtApi& ort = library_->ort;
         OrtValue* value = nullptr;
         check_ort(ort,
-                  ort.CreateTensorWithDataAsOrtValue(library_->memory.get(), place_of(view), size_t(view_bytes(view)),
-                                                     view.dims, size_t(view.rank), element_types[view.dtype], &value),
+                  ort.CreateTensorWithDataAsOrtValue(
+                      library_->device.memory(), static_cast<OrtMemory*>(view.memory)->place(view),
+                      size_t(view_bytes(view)), view.dims, size_t(view.rank), element_types[view.dtype], &value),
                   where_);
         const OrtHandle<OrtValue> held(value, ort.ReleaseValue);  // the binding keeps its own reference
         check_ort(ort, (input ? ort.BindInput : ort.BindOutput)(binding_.get(), view.name, value), where_);
     }
 
     void run() {
-        OrtStatus* status = library_->ort.RunWithBinding(session_.get(), nullptr, binding_.get());
+        if (library_->device.cuda()) library_->device.cuda()->use_device();
+        OrtStatus* status =
+            library_->ort.RunWithBinding(session_.get(), library_->device.run_options(), binding_.get());
         if (status) check_ort(library_->ort, status, where_ + ": ONNX Runtime failed");
     }
 
@@ -83,57 +78,6 @@ private:
     std::shared_ptr<OrtSession> session_;
     std::string where_;
     OrtHandle<OrtIoBinding> binding_;
-};
-
-// Names, types and shapes of a session's inputs or outputs.
-class PortReader {
-public:
-    PortReader(const OrtApi& ort, OrtSession* session, const std::string& path, bool inputs)
-        : ort_(ort), session_(session), path_(path), inputs_(inputs) {
-        OrtAllocator* allocator = nullptr;
-        check_ort(ort, ort.GetAllocatorWithDefaultOptions(&allocator), path);
-        size_t count = 0;
-        check_ort(ort, (inputs ? ort.SessionGetInputCount : ort.SessionGetOutputCount)(session, &count), path);
-        for (size_t i = 0; i < count; ++i) {
-            char* name = nullptr;
-            check_ort(ort, (inputs ? ort.SessionGetInputName : ort.SessionGetOutputName)(session, i, allocator, &name),
-                      path);
-            const std::string copy = name;
-            check_ort(ort, ort.AllocatorFree(allocator, name), path);
-            ports[copy] = read(i);
-        }
-    }
-
-    std::map<std::string, FoundPort> ports;
-
-private:
-    FoundPort read(size_t index) const {
-        OrtTypeInfo* type = nullptr;
-        check_ort(ort_,
-                  (inputs_ ? ort_.SessionGetInputTypeInfo : ort_.SessionGetOutputTypeInfo)(session_, index, &type),
-                  path_);
-        const OrtHandle<OrtTypeInfo> held(type, ort_.ReleaseTypeInfo);
-        const OrtTensorTypeAndShapeInfo* tensor = nullptr;
-        check_ort(ort_, ort_.CastTypeInfoToTensorInfo(type, &tensor), path_);
-        if (!tensor) return {-1, {}, "no tensor"};
-        ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-        size_t rank = 0;
-        check_ort(ort_, ort_.GetTensorElementType(tensor, &element), path_);
-        check_ort(ort_, ort_.GetDimensionsCount(tensor, &rank), path_);
-        FoundPort port{-1, std::vector<int64_t>(rank), ""};
-        check_ort(ort_, ort_.GetDimensions(tensor, port.dims.data(), rank), path_);
-        for (int32_t dtype = 0; dtype < 4; ++dtype)
-            if (element_types[dtype] == element) port.dtype = dtype;
-        port.text = say("of ONNX type ", int(element), " [");
-        for (size_t i = 0; i < rank; ++i) port.text += say(i ? ", " : "", port.dims[i]);
-        port.text += "]";
-        return port;
-    }
-
-    const OrtApi& ort_;
-    OrtSession* session_;
-    const std::string& path_;
-    bool inputs_;
 };
 
 class OrtEngine {
@@ -178,8 +122,9 @@ private:
         check_ort(ort, ort.SetInterOpNumThreads(made, 1), path_);
         // each session has its own threads; those of the last step must not spin on the cores of the next one
         set("session.force_spinning_stop");
-        set("session.use_env_allocators");
+        if (!library_->device.cuda()) set("session.use_env_allocators");
         if (once) set("session.disable_prepacking");  // a repacked copy of a text encoder's weights would not pay
+        library_->device.add_provider(made, path_);
         return options;
     }
 
@@ -190,16 +135,12 @@ private:
 
 class OrtBackend {
 public:
-    using Memory = HostMemory;
+    using Memory = OrtMemory;
     using Engine = OrtEngine;
     using Call = OrtCall;
 
-    explicit OrtBackend(const SodaBackendOptions& options) {
-        if (std::string(options.device) != "cpu")
-            throw EngineError(say("device ", shown(options.device), ": this build runs ONNX Runtime on 'cpu'"));
-        library_ = std::make_shared<OrtLibrary>(options);
-    }
-    std::unique_ptr<Memory> allocate(int64_t bytes) const { return std::make_unique<Memory>(bytes); }
+    explicit OrtBackend(const SodaBackendOptions& options) : library_(std::make_shared<OrtLibrary>(options)) {}
+    std::unique_ptr<Memory> allocate(int64_t bytes) const { return library_->device.allocate(bytes); }
     std::unique_ptr<Engine> open_engine(const SodaProgram& program) const {
         return std::make_unique<Engine>(library_, program);
     }
