@@ -45,7 +45,8 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     return BenchResult(
         bundle=str(path), backend=options.backend or manifest.backend, precision=manifest.precision,
         weights=options.weights, batch=options.batch, rounds=options.rounds, latency_s=latency.median,
-        baseline_latency_s=base.median, speedup=speedup, flops_ratio=manifest.flops_ratio, realization=speedup / manifest.flops_ratio,
+        baseline_latency_s=base.median, speedup=speedup, flops_ratio=manifest.flops_ratio,
+        realization=speedup / manifest.flops_ratio,
         latency=latency, baseline_latency=base, speedup_interval=speedup_interval(whole.whole, fast.whole),
         outside_steps_s=statistics.median(fast.before), dispatch_us_per_step=dispatch,
         steps_s=tuple(np.median(fast.steps, axis=0).tolist()), baseline_step=base_step,

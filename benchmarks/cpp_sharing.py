@@ -1,0 +1,146 @@
+"""One copy of the weights for twelve programs: memory and speed of the C++ runtime against the Python runtime.
+
+    python benchmarks/cpp_sharing.py            # after `make cpp`
+
+A DiT of XL width with random weights and twelve step programs. Resident weights (`weights_copies`, in copies of the
+weights file) are the anonymous memory that opening all programs adds to a process, and the pages of the weights file
+that are resident after a generation. `everything_copies` counts activations, arena and tables, too. The Python runtime
+repacks the weights for each program; both use the same ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+PROGRAMS, LABEL = 12, 3
+
+
+def build(scratch: Path, layers: int) -> Path:
+    """A bundle whose steps run one full program and eleven that reuse attention and renew different numbers of tokens
+    in the feed-forward modules, as the planners' steps do."""
+    from benchmarks.realization import save_random_dit
+    from soda_export.models.identity import SamplerIdentity, identify
+    from soda_export.options import SamplerOptions
+    from soda_export.pipeline import Workbench
+    from soda_export.plan.plan import Plan
+    from soda_export.plan.schedule import Schedule
+    from soda_export.stages import StageStore
+
+    save_random_dit(scratch / "model", layers)
+    options = SamplerOptions("ddim", PROGRAMS, 0.0, 1.5)
+    bench = Workbench(str(scratch / "model"), options, StageStore(scratch / "work"), lambda *_: None)
+    spec = bench.loaded.denoiser.spec
+    kept = np.full((PROGRAMS, layers, 2), spec.num_tokens, np.int64)
+    for step in range(1, PROGRAMS):
+        kept[step, :, 0], kept[step, :, 1] = 0, 16 * step
+    plan = Plan(identify(spec), SamplerIdentity("ddim", PROGRAMS), 1.5, Schedule.of(kept))
+    return bench.build(plan, "ort", scratch / "bundle").out
+
+
+def resident(weights: str) -> tuple[int, int]:
+    """Anonymous bytes of this process, and resident bytes of the file `weights`."""
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    match = re.search(r"Anonymous:\s+(\d+) kB", rollup)
+    assert match
+    pages, counting = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            counting = line.endswith(weights)
+        elif counting and line.startswith("Rss:"):
+            pages += int(line.split()[1]) << 10
+    return int(match[1]) << 10, pages
+
+
+def sessions(bundle: Path, runtime: str, threads: int) -> Any:
+    """A session, its library loaded, nothing of the bundle's programs open."""
+    if runtime == "python":
+        from soda_runtime import Session
+
+        return Session.open(bundle, threads=threads)
+    from tests.cpp.library import load
+
+    return load().open(bundle, threads=threads).session()
+
+
+def measure_memory(bundle: Path, runtime: str, threads: int) -> None:
+    """Print what opening every program, and a whole generation, added to this process."""
+    session = sessions(bundle, runtime, threads)
+    before, _ = resident("weights.safetensors")
+    begin = time.perf_counter()
+    if runtime == "python":
+        session.start(LABEL, seed=0)
+    else:
+        session.start(labels=[LABEL], seed=0)
+    seconds = time.perf_counter() - begin
+    opened = resident("weights.safetensors")
+    for i in range(PROGRAMS):
+        session.step(i)
+    played = resident("weights.safetensors")
+    print(json.dumps({
+        "open_seconds": seconds,
+        "opened_anonymous": opened[0] - before, "opened_pages": opened[1],
+        "played_anonymous": played[0] - before, "played_pages": played[1],
+    }))  # fmt: skip
+
+
+def measure_speed(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
+    """Both runtimes in turn, in one process: seconds of a generation, and the largest difference of latents."""
+    python, cpp = sessions(bundle, "python", threads), sessions(bundle, "cpp", threads)
+    times: dict[str, list[float]] = {"python": [], "cpp": []}
+    difference = 0.0
+    for _ in range(rounds + 1):
+        begin = time.perf_counter()
+        first = python.generate(LABEL, seed=0)
+        middle = time.perf_counter()
+        second = cpp.generate(labels=[LABEL], seed=0)
+        times["python"].append(middle - begin)
+        times["cpp"].append(time.perf_counter() - middle)
+        difference = max(difference, float(np.abs(first - second).max()))
+    median = {name: statistics.median(values[1:]) for name, values in times.items()}
+    return {
+        "seconds": median, "cpp_over_python": median["cpp"] / median["python"],
+        "least": {name: min(values[1:]) for name, values in times.items()}, "difference": difference,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bundle", type=Path, help="a bundle built before by this command; default: build it")
+    parser.add_argument("--keep", type=Path, help="build into this folder and leave the bundle there")
+    parser.add_argument("--memory", choices=["python", "cpp"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        return measure_memory(args.bundle, args.memory, args.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = args.bundle or build(args.keep or Path(scratch), args.layers)
+        copy = (bundle / "weights.safetensors").stat().st_size
+        record: dict[str, Any] = {"weights_bytes": copy, "programs": PROGRAMS}
+        for runtime in ("cpp", "python"):
+            options = ["--bundle", str(bundle), "--memory", runtime, "--threads", str(args.threads)]
+            command = [sys.executable, __file__, *options]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            weights, everything = (found[f"{when}_anonymous"] + found["played_pages"] for when in ("opened", "played"))
+            record[runtime] = {**found, "weights_copies": weights / copy, "everything_copies": everything / copy}
+        record["speed"] = measure_speed(bundle, args.rounds, args.threads)
+    print(json.dumps(record, indent=1))
+    return None
+
+
+if __name__ == "__main__":
+    main()

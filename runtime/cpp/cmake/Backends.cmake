@@ -1,0 +1,67 @@
+# One shared object for each engine library that is found, loaded on demand from beside libsoda_runtime.
+set(SODA_BACKENDS_BUILT "")
+
+function(soda_add_backend name)
+  add_library(soda_runtime_${name} MODULE ${ARGN})
+  target_include_directories(soda_runtime_${name} PRIVATE include src)
+  target_link_libraries(soda_runtime_${name} PRIVATE soda_flags Threads::Threads ${CMAKE_DL_LIBS})
+  target_link_options(soda_runtime_${name} PRIVATE
+                      LINKER:--version-script=${CMAKE_CURRENT_SOURCE_DIR}/src/backends/backend.map)
+  set_target_properties(soda_runtime_${name} PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  set(SODA_BACKENDS_BUILT "${SODA_BACKENDS_BUILT};${name}" PARENT_SCOPE)
+endfunction()
+
+# wanted: whether to look for a backend's library; found by name, or demanded in SODA_BACKENDS
+function(soda_missing_backend name)
+  string(REPLACE ";" "" text "${ARGN}")
+  if("${name}" IN_LIST SODA_BACKENDS)
+    message(FATAL_ERROR "backend ${name}: ${text}")
+  elseif(SODA_BACKENDS STREQUAL "auto")
+    message(STATUS "backend ${name}: not built; ${text}")
+  endif()
+endfunction()
+
+macro(soda_wants result name)
+  set(${result} OFF)
+  if(SODA_BACKENDS STREQUAL "auto" OR "${name}" IN_LIST SODA_BACKENDS)
+    set(${result} ON)
+  endif()
+endmacro()
+
+soda_wants(wanted null)
+if(wanted)
+  soda_add_backend(null src/backends/null.cpp)
+endif()
+
+soda_wants(wanted ort)
+if(wanted)
+  find_package(OnnxRuntimeHeaders QUIET)
+  if(ONNXRUNTIME_INCLUDE_DIR)
+    soda_add_backend(ort src/backends/ort.cpp src/backends/cuda.cpp src/backends/ort_device.cpp src/backends/ort_library.cpp src/backends/ort_weights.cpp
+                     src/backends/onnx_initializers.cpp src/files.cpp src/sha256.cpp)
+    target_include_directories(soda_runtime_ort SYSTEM PRIVATE ${ONNXRUNTIME_INCLUDE_DIR})
+    target_compile_definitions(soda_runtime_ort PRIVATE SODA_ONNXRUNTIME_LIBRARY="${ONNXRUNTIME_LIBRARY}")
+    message(STATUS "backend ort: headers in ${ONNXRUNTIME_INCLUDE_DIR}, library ${ONNXRUNTIME_LIBRARY}")
+  else()
+    soda_missing_backend(ort
+      "onnxruntime_c_api.h was not found. The wheel has none: give an SDK with -DONNXRUNTIME_ROOT=..., install "
+      "libonnxruntime-dev (Debian 13 and later), or let `make cpp` download that package's headers. An older header "
+      "works with a newer library")
+  endif()
+endif()
+
+soda_wants(wanted openvino)
+if(wanted)
+  find_package(OpenVINO QUIET COMPONENTS Runtime HINTS ${SODA_WHEELS}/openvino/cmake)
+  if(OpenVINO_FOUND)
+    soda_add_backend(openvino src/backends/openvino.cpp)
+    target_link_libraries(soda_runtime_openvino PRIVATE openvino::runtime)
+    message(STATUS "backend openvino: ${OpenVINO_VERSION} in ${OpenVINO_DIR}")
+  else()
+    soda_missing_backend(openvino
+      "OpenVINO was not found. Install its wheel (pip install openvino) and give -DSODA_PYTHON=..., or "
+      "-DOpenVINO_DIR=<folder of OpenVINOConfig.cmake>")
+  endif()
+endif()
+
+string(REGEX REPLACE "^;" "" SODA_BACKENDS_BUILT "${SODA_BACKENDS_BUILT}")

@@ -1,0 +1,60 @@
+/* Generate with a bundle and write the images as one PPM or PGM file.
+ *     generate BUNDLE OUT [LABEL or EMBEDS.safetensors] [SEED] [BACKEND] */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "soda_runtime.h"
+
+static void demand(soda_status status) {
+    if (status == SODA_OK) return;
+    fprintf(stderr, "error %d: %s\n", (int)status, soda_last_error());
+    exit(2);
+}
+
+static int32_t show_progress(void *user, int32_t done, int32_t steps) {
+    (void)user;
+    fprintf(stderr, "\rstep %d of %d%s", (int)done, (int)steps, done == steps ? "\n" : "");
+    return 0; /* anything else cancels */
+}
+
+int main(int argc, char **argv) {
+    soda_open_options options = SODA_INIT(soda_open_options);
+    soda_request request = SODA_INIT(soda_request);
+    soda_info info = SODA_INIT(soda_info);
+    soda_bundle *bundle;
+    soda_session *session;
+    if (argc < 3) {
+        fprintf(stderr, "usage: %s BUNDLE OUT [LABEL or EMBEDS.safetensors] [SEED] [BACKEND]\n", argv[0]);
+        return 2;
+    }
+    options.backend = argc > 5 ? argv[5] : NULL;
+    demand(soda_bundle_open(argv[1], &options, &bundle));
+    demand(soda_bundle_info(bundle, &info));
+    demand(soda_session_open(bundle, &session));
+    soda_bundle_close(bundle); /* the session keeps it */
+
+    const int64_t label = argc > 3 ? atoll(argv[3]) : 0;
+    if (info.condition == SODA_LABELS) {
+        request.labels = &label;
+        request.num_labels = 1;
+    } else {
+        request.embeds_file = argc > 3 ? argv[3] : NULL;
+    }
+    request.seed = argc > 4 ? strtoull(argv[4], NULL, 10) : 0, request.progress = show_progress;
+    demand(soda_start(session, &request));
+    for (int32_t i = 0; i < info.steps; ++i) demand(soda_step(session, i));
+
+    const int64_t height = info.image_shape[0], width = info.image_shape[1], channels = info.image_shape[2];
+    int32_t samples = 0;
+    demand(soda_progress_of(session, &samples, NULL));
+    const size_t bytes = (size_t)(samples * height * width * channels);
+    uint8_t *pixels = malloc(bytes + 1);
+    demand(pixels ? soda_images_rgb(session, pixels, bytes) : SODA_ENGINE_MEMORY);
+    FILE *file = fopen(argv[2], "wb");
+    if (!file || fprintf(file, "P%d %d %d 255\n", channels == 3 ? 6 : 5, (int)width, (int)(samples * height)) < 0 ||
+        fwrite(pixels, 1, bytes, file) != bytes || fclose(file))
+        return perror(argv[2]), 1;
+    free(pixels);
+    soda_session_close(session);
+    return 0;
+}

@@ -1,0 +1,59 @@
+// Generate with a bundle of labels or embeddings and write each image as a PNG file, with libpng.
+//     generate BUNDLE OUT_PREFIX [LABEL,LABEL,.. or EMBEDS.safetensors] [SEED]
+#include <png.h>
+
+#include <cstdio>
+#include <cstring>
+#include <sstream>
+
+#include "soda_runtime.hpp"
+
+namespace {
+
+std::vector<int64_t> parse_labels(const std::string& text) {
+    std::vector<int64_t> labels;
+    std::istringstream stream(text);
+    for (std::string each; std::getline(stream, each, ',');) labels.push_back(std::stoll(each));
+    return labels;
+}
+
+void write_png(const std::string& path, const uint8_t* pixels, const int64_t (&shape)[3]) {
+    if (shape[2] != 1 && shape[2] != 3) throw std::runtime_error("images of other than 1 or 3 channels");
+    png_image image;
+    std::memset(&image, 0, sizeof image);
+    image.version = PNG_IMAGE_VERSION;
+    image.height = static_cast<png_uint_32>(shape[0]);
+    image.width = static_cast<png_uint_32>(shape[1]);
+    image.format = shape[2] == 3 ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
+    if (!png_image_write_to_file(&image, path.c_str(), 0, pixels, 0, nullptr))
+        throw std::runtime_error(path + ": " + image.message);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc < 3) {
+        std::fprintf(stderr, "usage: %s BUNDLE OUT_PREFIX [LABELS or EMBEDS.safetensors] [SEED]\n", argv[0]);
+        return 2;
+    }
+    try {
+        const soda::Bundle bundle(argv[1]);
+        const soda_info info = bundle.info();
+        soda::Session session = bundle.session();
+        const std::string condition = argc > 3 ? argv[3] : "0";
+        soda::Request request;
+        if (info.condition == SODA_LABELS)
+            request.labels(parse_labels(condition));
+        else
+            request.embeds_file(condition);
+        request.seed(argc > 4 ? std::stoull(argv[4]) : 0);
+        session.generate(request);
+        const std::vector<uint8_t> pixels = session.images_rgb();
+        const size_t size = pixels.size() / static_cast<size_t>(session.samples());
+        for (size_t i = 0; i < static_cast<size_t>(session.samples()); ++i)
+            write_png(argv[2] + std::to_string(i) + ".png", pixels.data() + i * size, info.image_shape);
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "%s\n", error.what());
+        return 2;
+    }
+}

@@ -1,0 +1,68 @@
+// How long a generation takes: accelerated and with every module computed, in turn, medians of some rounds.
+//     latency BUNDLE [SAMPLES] [ROUNDS] [BACKEND] [THREADS]
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+
+#include "soda_runtime.hpp"
+
+namespace {
+
+// Classes in turn, or embeddings of noise: what any bundle takes.
+soda::Request example_request(const soda_info& info, int samples) {
+    soda::Request request;
+    if (info.condition == SODA_LABELS) {
+        std::vector<int64_t> labels;
+        for (int i = 0; i < samples; ++i) labels.push_back(i % info.num_classes);
+        return request.labels(labels);
+    }
+    std::vector<float> embeds(static_cast<size_t>(info.max_tokens) * static_cast<size_t>(info.embed_width));
+    soda::check(soda_noise(0, 0, 0, embeds.data(), embeds.size()));
+    const std::vector<int64_t> mask(static_cast<size_t>(info.max_tokens), 1);
+    request.embeds(embeds, mask).samples(samples);
+    return info.has_guidance ? request.negative_embeds(embeds, mask) : request;
+}
+
+double seconds(soda::Session& session, const soda::Request& request) {
+    const auto begin = std::chrono::steady_clock::now();
+    session.generate(request);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double median(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return values[values.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc < 2) {
+        std::fprintf(stderr, "usage: %s BUNDLE [SAMPLES] [ROUNDS] [BACKEND] [THREADS]\n", argv[0]);
+        return 2;
+    }
+    try {
+        const int samples = argc > 2 ? std::atoi(argv[2]) : 1, rounds = argc > 3 ? std::atoi(argv[3]) : 5;
+        soda::OpenOptions options;
+        options.backend = argc > 4 ? argv[4] : "";
+        options.threads = argc > 5 ? std::atoi(argv[5]) : 0;
+        const soda::Bundle bundle(argv[1], options);
+        const soda_info info = bundle.info();
+        soda::Request request = example_request(info, samples);
+        soda::Session fast = bundle.session(), full = bundle.session();
+        std::vector<double> accelerated, baseline;
+        for (int round = 0; round <= rounds; ++round) {  // the first one opens engines and does not count
+            accelerated.push_back(seconds(fast, request.baseline(false)));
+            baseline.push_back(seconds(full, request.baseline(true)));
+        }
+        accelerated.erase(accelerated.begin());
+        baseline.erase(baseline.begin());
+        const double quick = median(accelerated), slow = median(baseline);
+        std::printf("%s on %s, %d samples, %d steps: %.1f ms, everything computed %.1f ms, %.2f times as fast\n",
+                    info.name, info.backend, samples, info.steps, quick * 1e3, slow * 1e3, slow / quick);
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "%s\n", error.what());
+        return 2;
+    }
+}

@@ -1,0 +1,178 @@
+/* soda_runtime: open a bundle made by soda-export and play it. C ABI; soda_runtime.hpp wraps it for C++.
+ *
+ * Ownership. What a soda_*_open function gives belongs to the caller, who hands it to the matching soda_*_close.
+ * Strings and arrays that a query gives belong to the bundle and live until its last handle (sessions count) is
+ * closed. Everything passed in is read during the call and not kept, unless it says otherwise.
+ *
+ * Threads. A bundle may be used by any number of threads. A session belongs to one thread at a time; soda_cancel alone
+ * may be called from others while the session is open. All functions take null handles: they fail with
+ * SODA_REQUEST_ARGUMENT, or do nothing (close, cancel).
+ *
+ * Structs that begin with `size` may grow at their end. Fill them with SODA_INIT(type) in C, or zeros and sizeof. */
+#ifndef SODA_RUNTIME_H
+#define SODA_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define SODA_API
+#else
+#define SODA_API __attribute__((visibility("default")))
+#endif
+
+#define SODA_ABI_VERSION 1
+
+/* Status codes. A family is a code rounded down to hundreds; families are those of the Python runtime's errors. */
+typedef int32_t soda_status;
+#define SODA_FAMILY(status) ((status) / 100 * 100)
+enum {
+    SODA_OK = 0,
+    SODA_BUNDLE_ERROR = 100,     /* incomplete, damaged or hostile: copy or build the bundle again */
+    SODA_BUNDLE_VERSION = 101,   /* a format version that this library does not read */
+    SODA_ENGINE_ERROR = 200,     /* an engine library refuses a program, or failed while running one */
+    SODA_ENGINE_MISSING = 201,   /* the backend or its engine library is not there */
+    SODA_ENGINE_MEMORY = 202,    /* memory for the request cannot be had: use a smaller batch */
+    SODA_REQUEST_ERROR = 300,    /* the request does not fit the bundle */
+    SODA_REQUEST_ARGUMENT = 301, /* a null pointer, a struct of another size, a buffer that is too small */
+    SODA_CANCELLED = 400,        /* by soda_cancel or the progress callback */
+    SODA_INTERNAL_ERROR = 900    /* a bug in the library */
+};
+
+typedef struct soda_bundle soda_bundle;
+typedef struct soda_session soda_session;
+
+/* Fits SODA_ABI_VERSION of the header that an application was compiled with: equal, or it must not go on. */
+SODA_API uint32_t soda_abi_version(void);
+/* "0.1.0"; static. */
+SODA_API const char *soda_version(void);
+/* What went wrong in this thread's last call that failed, in one line of UTF-8; "" before any. Owned by the library,
+ * valid until the thread's next call that fails. */
+SODA_API const char *soda_last_error(void);
+
+/* ---- bundles ---- */
+
+typedef struct soda_open_options {
+    size_t size;
+    const char *backend;         /* "ort", "openvino", "trt", "null"; NULL or "": the one the bundle was built for */
+    const char *device;          /* "cpu", "cuda", "cuda:1"; NULL or "": "cpu" */
+    const char *backends_folder; /* where libsoda_runtime_<backend>.so is; NULL or "": $SODA_RUNTIME_BACKENDS, else
+                                    beside this library */
+    const char *engine_library;  /* path of the engine library itself; NULL or "": as it was built, else as installed */
+    int32_t threads;             /* of the engine library; 0 lets it choose */
+    void *cuda_stream;           /* where work is put on a CUDA device; NULL: a stream of the bundle's own. The caller
+                                    keeps it until the last handle is closed */
+} soda_open_options;
+
+/* Check and open the bundle folder. options may be NULL. *bundle is NULL where it fails. */
+SODA_API soda_status soda_bundle_open(const char *folder, const soda_open_options *options, soda_bundle **bundle);
+/* Sessions of the bundle stay usable: the last handle closed frees it. */
+SODA_API void soda_bundle_close(soda_bundle *bundle);
+
+enum { SODA_LABELS = 0, SODA_TEXT = 1 };
+typedef struct soda_info {
+    size_t size;
+    const char *name, *family, *backend, *precision; /* of the model, of the engine library in use, "fp32" .. */
+    int64_t latent_shape[3];                         /* channels, height, width of one sample's latents */
+    int64_t image_shape[3];                          /* height, width, channels of one image; zeros: no images */
+    int32_t steps;
+    int32_t condition;                /* SODA_LABELS or SODA_TEXT */
+    int32_t num_classes;              /* labels are 0 .. num_classes - 1; 0 where the condition is text */
+    int32_t max_tokens, embed_width;  /* of a prompt; 0 where the condition is labels */
+    int32_t takes_tokens;             /* 1: has a text encoder, which takes token ids in place of embeddings */
+    int32_t has_guidance, stochastic; /* 1: takes a guidance scale and negative prompts; noise at every step */
+    double guidance;                  /* scale used where a request names none */
+} soda_info;
+/* info->size is set by the caller; fields beyond it are left out. */
+SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
+
+enum { SODA_FLOAT32 = 0, SODA_FLOAT16 = 1, SODA_BFLOAT16 = 2, SODA_INT64 = 3 };
+enum { SODA_INPUTS = 0, SODA_OUTPUTS = 1 };
+typedef struct soda_port {
+    size_t size;
+    const char *name; /* inputs: the fields of soda_request; outputs: "latents", "images" */
+    int32_t dtype, rank;
+    int64_t shape[8]; /* -1: the number of samples */
+} soda_port;
+/* Port `index` of the request's inputs or outputs; SODA_REQUEST_ARGUMENT past the last one. */
+SODA_API soda_status soda_bundle_port(const soda_bundle *bundle, int32_t direction, int32_t index, soda_port *port);
+
+typedef struct soda_step_info {
+    size_t size;
+    const char *file;               /* the program that the step runs */
+    int32_t program, reads, writes; /* its number; cache slots that it reads and writes */
+    double timestep;                /* the scheduler's value; for people */
+    int64_t flops;                  /* for one sample; for people */
+} soda_step_info;
+SODA_API soda_status soda_bundle_step(const soda_bundle *bundle, int32_t index, soda_step_info *step);
+
+/* ---- sessions ---- */
+
+/* A session has a cache arena and sampler state of its own. It keeps the bundle alive. */
+SODA_API soda_status soda_session_open(soda_bundle *bundle, soda_session **session);
+SODA_API void soda_session_close(soda_session *session);
+
+/* Called in the generating thread after every step; anything but 0 cancels. Must not use the session. */
+typedef int32_t (*soda_progress)(void *user, int32_t steps_done, int32_t steps);
+
+/* A request. Labels, or embeddings (in memory or in a file), or token ids: whichever the bundle takes.
+ * One sample's condition is repeated `samples` times; `samples` 0 takes their number. Arrays are dense, row-major,
+ * the caller's, and read before soda_start or soda_generate returns (noise_steps: until the last step has run). */
+typedef struct soda_request {
+    size_t size;
+    int32_t samples;
+    int32_t baseline; /* 1: compute every module at every step, without the cache */
+    uint64_t seed;    /* ignored where noise_initial is given */
+    double guidance;  /* read where has_guidance is 1 */
+    int32_t has_guidance;
+    int32_t num_labels;
+    const int64_t *labels; /* [num_labels] */
+    int32_t num_prompts;   /* of embeds or token_ids */
+    int32_t num_negatives; /* 1 or num_prompts where the bundle has guidance */
+    const float *embeds;   /* [num_prompts, max_tokens, embed_width], with token_mask */
+    const float *negative_embeds;
+    const int64_t *token_ids; /* [num_prompts, max_tokens], with token_mask */
+    const int64_t *negative_token_ids;
+    const int64_t *token_mask; /* [num_prompts, max_tokens] of 0 and 1 */
+    const int64_t *negative_token_mask;
+    const char *embeds_file;    /* safetensors: prompt_embeds F32, prompt_attention_mask, and both with negative_ */
+    const float *noise_initial; /* [samples, channels, height, width]; NULL: made from the seed */
+    const float *noise_steps;   /* [steps, samples, channels, height, width]; with noise_initial, where stochastic */
+    soda_progress progress;     /* NULL: none */
+    void *progress_user;
+} soda_request;
+
+/* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least samples * latent_shape. */
+SODA_API soda_status soda_generate(soda_session *session, const soda_request *request, float *latents, size_t count);
+/* Begin a request, judged before anything changes; one in progress is dropped. */
+SODA_API soda_status soda_start(soda_session *session, const soda_request *request);
+/* Run step `index`; steps run in order, each once. */
+SODA_API soda_status soda_step(soda_session *session, int32_t index);
+/* Samples of the request in progress and steps that have run; either pointer may be NULL. */
+SODA_API soda_status soda_progress_of(const soda_session *session, int32_t *samples, int32_t *steps_done);
+/* Latents [samples, channels, height, width] after the steps run so far. */
+SODA_API soda_status soda_latents(soda_session *session, float *latents, size_t count);
+/* Images of the latents after the steps run so far, [samples, height, width, channels]: in 0 .. 1, or as bytes
+ * 0 .. 255 (raw RGB where there are 3 channels). */
+SODA_API soda_status soda_images(soda_session *session, float *images, size_t count);
+SODA_API soda_status soda_images_rgb(soda_session *session, uint8_t *images, size_t count);
+/* Forget the request in progress; buffers stay allocated. */
+SODA_API soda_status soda_reset(soda_session *session);
+/* From any thread: the request in progress ends after the step that is running, with SODA_CANCELLED; the session takes
+ * another. Without a request in progress it has no effect. */
+SODA_API void soda_cancel(soda_session *session);
+
+/* The noise that a seed stands for: `count` values of row `row` of the batch. stream: 0 for the initial noise, else
+ * 1 + step. */
+SODA_API soda_status soda_noise(uint64_t seed, uint32_t stream, uint32_t row, float *values, size_t count);
+
+#ifdef __cplusplus
+}
+#else
+#define SODA_INIT(type) {.size = sizeof(type)}
+#endif
+#endif

@@ -1,0 +1,250 @@
+// soda_runtime for C++17: RAII over the C ABI. Header-only; link libsoda_runtime.
+//
+//     soda::Bundle bundle("engines/digits-b17-ort");
+//     soda::Session session = bundle.session();
+//     std::vector<float> latents = session.generate(soda::Request().labels({0, 1, 2, 3}).seed(7));
+//     std::vector<uint8_t> pixels = session.images_rgb();
+#ifndef SODA_RUNTIME_HPP
+#define SODA_RUNTIME_HPP
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "soda_runtime.h"
+
+namespace soda {
+
+// What a call failed with: its message in what(), its code in status().
+class RuntimeError : public std::runtime_error {
+public:
+    RuntimeError(soda_status status, const char* message) : std::runtime_error(message), status_(status) {}
+    soda_status status() const noexcept { return status_; }
+    soda_status family() const noexcept { return SODA_FAMILY(status_); }
+
+private:
+    soda_status status_;
+};
+
+inline void check(soda_status status) {
+    if (status != SODA_OK) throw RuntimeError(status, soda_last_error());
+}
+
+// A request that owns its arrays. Copies are independent.
+class Request {
+public:
+    Request& labels(std::vector<int64_t> values) { return set(labels_, std::move(values)); }
+    // values [prompts, max_tokens, embed_width], mask [prompts, max_tokens]; negatives where the bundle has guidance.
+    Request& embeds(std::vector<float> values, std::vector<int64_t> mask) {
+        set(embeds_, std::move(values));
+        return set(mask_, std::move(mask));
+    }
+    Request& negative_embeds(std::vector<float> values, std::vector<int64_t> mask) {
+        set(negative_embeds_, std::move(values));
+        return set(negative_mask_, std::move(mask));
+    }
+    Request& token_ids(std::vector<int64_t> ids, std::vector<int64_t> mask) {
+        set(ids_, std::move(ids));
+        return set(mask_, std::move(mask));
+    }
+    Request& negative_token_ids(std::vector<int64_t> ids, std::vector<int64_t> mask) {
+        set(negative_ids_, std::move(ids));
+        return set(negative_mask_, std::move(mask));
+    }
+    Request& embeds_file(std::string path) { return set(file_, std::move(path)); }
+    // For all samples; with an embeds_file their number must be stated.
+    Request& noise(std::vector<float> initial, std::vector<float> steps = {}) {
+        set(noise_, std::move(initial));
+        return set(noise_steps_, std::move(steps));
+    }
+    Request& samples(int32_t count) { return set(samples_, count); }
+    Request& seed(uint64_t value) { return set(seed_, value); }
+    Request& guidance(double scale) {
+        guided_ = true;
+        return set(guidance_, scale);
+    }
+    Request& baseline(bool on = true) { return set(baseline_, on); }
+    // Called after every step with steps done and their number; true cancels. It must not throw.
+    Request& progress(std::function<bool(int, int)> callback) { return set(progress_, std::move(callback)); }
+
+    // The C struct, valid while this request lives and does not change. Arrays must fit the bundle and one another.
+    soda_request c_request(const soda_info& info) const {
+        const size_t tokens = static_cast<size_t>(info.max_tokens), width = static_cast<size_t>(info.embed_width);
+        // a bundle of labels has no tokens, and says itself what it thinks of prompts
+        const size_t prompts = mask_.size() / std::max<size_t>(tokens, 1);
+        const size_t negatives = negative_mask_.size() / std::max<size_t>(tokens, 1);
+        demand(!tokens || mask_.size() == prompts * tokens, "token_mask");
+        demand(!tokens || negative_mask_.size() == negatives * tokens, "negative_token_mask");
+        demand(!tokens || embeds_.empty() || embeds_.size() == mask_.size() * width, "embeds");
+        demand(!tokens || negative_embeds_.empty() || negative_embeds_.size() == negative_mask_.size() * width,
+               "negative_embeds");
+        demand(ids_.empty() || ids_.size() == mask_.size(), "token_ids");
+        demand(negative_ids_.empty() || negative_ids_.size() == negative_mask_.size(), "negative_token_ids");
+        const size_t given = std::max({labels_.size(), prompts, static_cast<size_t>(std::max(samples_, 1))});
+        const size_t latents =
+            given * static_cast<size_t>(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
+        demand(noise_.empty() || (noise_.size() == latents && (file_.empty() || samples_ > 0)), "noise");
+        demand(noise_steps_.empty() || noise_steps_.size() == latents * static_cast<size_t>(info.steps),
+               "noise of steps");
+        soda_request request{};
+        request.size = sizeof request;
+        request.samples = samples_;
+        request.baseline = baseline_;
+        request.seed = seed_;
+        request.guidance = guidance_;
+        request.has_guidance = guided_;
+        request.num_labels = static_cast<int32_t>(labels_.size());
+        request.labels = data(labels_);
+        request.num_prompts = static_cast<int32_t>(prompts);
+        request.num_negatives = static_cast<int32_t>(negatives);
+        request.embeds = data(embeds_);
+        request.negative_embeds = data(negative_embeds_);
+        request.token_ids = data(ids_);
+        request.negative_token_ids = data(negative_ids_);
+        request.token_mask = data(mask_);
+        request.negative_token_mask = data(negative_mask_);
+        request.embeds_file = file_.empty() ? nullptr : file_.c_str();
+        request.noise_initial = data(noise_);
+        request.noise_steps = data(noise_steps_);
+        if (progress_) {
+            request.progress = [](void* user, int32_t done, int32_t steps) -> int32_t {
+                return (*static_cast<const std::function<bool(int, int)>*>(user))(done, steps);
+            };
+            request.progress_user = const_cast<std::function<bool(int, int)>*>(&progress_);
+        }
+        return request;
+    }
+
+private:
+    template <class T, class Value>
+    Request& set(T& field, Value&& value) {
+        field = std::forward<Value>(value);
+        return *this;
+    }
+    static void demand(bool fits, const char* name) {
+        if (!fits) throw RuntimeError(SODA_REQUEST_ARGUMENT, (std::string(name) + " is of another size").c_str());
+    }
+    template <class T>
+    static const T* data(const std::vector<T>& values) {
+        return values.empty() ? nullptr : values.data();
+    }
+
+    std::vector<int64_t> labels_, ids_, negative_ids_, mask_, negative_mask_;
+    std::vector<float> embeds_, negative_embeds_, noise_, noise_steps_;
+    std::string file_;
+    int32_t samples_ = 0;
+    uint64_t seed_ = 0;
+    double guidance_ = 0;
+    bool guided_ = false, baseline_ = false;
+    std::function<bool(int, int)> progress_;
+};
+
+// One thread's player of a bundle, which it keeps alive. cancel() alone may be called from other threads.
+class Session {
+public:
+    Session(soda_session* handle, soda_info info) : handle_(handle, soda_session_close), info_(info) {}
+
+    // Latents [samples, channels, height, width].
+    std::vector<float> generate(const Request& request) {
+        start(request);
+        for (int32_t i = 0; i < info_.steps; ++i) step(i);
+        return latents();
+    }
+    // The request is kept here until the next one.
+    void start(const Request& request) {
+        request_ = request;
+        const soda_request given = request_.c_request(info_);
+        check(soda_start(handle_.get(), &given));
+    }
+    void step(int32_t index) { check(soda_step(handle_.get(), index)); }
+    std::vector<float> latents() {
+        return read<float>(info_.latent_shape,
+                           [this](float* to, size_t n) { return soda_latents(handle_.get(), to, n); });
+    }
+    // Images [samples, height, width, channels] in 0 .. 1, or as bytes 0 .. 255.
+    std::vector<float> images() {
+        return read<float>(info_.image_shape,
+                           [this](float* to, size_t n) { return soda_images(handle_.get(), to, n); });
+    }
+    std::vector<uint8_t> images_rgb() {
+        return read<uint8_t>(info_.image_shape,
+                             [this](uint8_t* to, size_t n) { return soda_images_rgb(handle_.get(), to, n); });
+    }
+    int32_t samples() const {
+        int32_t count = 0;
+        check(soda_progress_of(handle_.get(), &count, nullptr));
+        return count;
+    }
+    void reset() { check(soda_reset(handle_.get())); }
+    void cancel() noexcept { soda_cancel(handle_.get()); }
+    soda_session* handle() const noexcept { return handle_.get(); }
+
+private:
+    template <class T, class Read>
+    std::vector<T> read(const int64_t (&shape)[3], Read from_session) const {
+        std::vector<T> values(static_cast<size_t>(samples() * shape[0] * shape[1] * shape[2]) + 1);
+        check(from_session(values.data(), values.size()));
+        values.pop_back();  // was there so that the pointer is never null
+        return values;
+    }
+
+    std::unique_ptr<soda_session, void (*)(soda_session*)> handle_;
+    soda_info info_;
+    Request request_;
+};
+
+struct OpenOptions {
+    std::string backend, device, backends_folder, engine_library;
+    int32_t threads = 0;
+    void* cuda_stream = nullptr;
+};
+
+// An opened bundle, for any number of threads.
+class Bundle {
+public:
+    explicit Bundle(const std::string& folder, const OpenOptions& options = {}) : handle_(nullptr, soda_bundle_close) {
+        if (soda_abi_version() != SODA_ABI_VERSION)
+            throw RuntimeError(SODA_INTERNAL_ERROR, "libsoda_runtime is of another ABI than its header");
+        soda_open_options given{};
+        given.size = sizeof given;
+        given.backend = options.backend.c_str();
+        given.device = options.device.c_str();
+        given.backends_folder = options.backends_folder.c_str();
+        given.engine_library = options.engine_library.c_str();
+        given.threads = options.threads;
+        given.cuda_stream = options.cuda_stream;
+        soda_bundle* handle = nullptr;
+        check(soda_bundle_open(folder.c_str(), &given, &handle));
+        handle_.reset(handle);
+    }
+
+    soda_info info() const {
+        soda_info info{};
+        info.size = sizeof info;
+        check(soda_bundle_info(handle_.get(), &info));
+        return info;
+    }
+    soda_step_info step(int32_t index) const {
+        soda_step_info step{};
+        step.size = sizeof step;
+        check(soda_bundle_step(handle_.get(), index, &step));
+        return step;
+    }
+    Session session() const {
+        soda_session* session = nullptr;
+        check(soda_session_open(handle_.get(), &session));
+        return Session(session, info());
+    }
+    soda_bundle* handle() const noexcept { return handle_.get(); }
+
+private:
+    std::unique_ptr<soda_bundle, void (*)(soda_bundle*)> handle_;
+};
+
+}  // namespace soda
+
+#endif

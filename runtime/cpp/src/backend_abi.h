@@ -1,0 +1,72 @@
+/* What a backend's shared object offers to the library: one exported function that gives a table of functions.
+ *
+ * Only C types and status codes pass between the two, so neither exceptions nor a C++ standard library are shared.
+ * Functions that give a status write one line about a failure to `message`. Handles are the backend's. A backend, its
+ * engines and calls may be used by several threads; one call and one memory by one thread at a time. */
+#ifndef SODA_BACKEND_ABI_H
+#define SODA_BACKEND_ABI_H
+
+#include <stdint.h>
+
+#define SODA_BACKEND_ABI 1
+#define SODA_BACKEND_ENTRY "soda_backend_table"
+#define SODA_MAX_AXES 8
+
+typedef struct SodaMessage {
+    char text[2000];
+} SodaMessage;
+
+typedef struct SodaBackendOptions {
+    const char *device;         /* "cpu" .. */
+    const char *engine_library; /* path of the engine library, or "" */
+    const char *precision;      /* of the bundle: "fp32", "fp16", "bf16" */
+    int32_t threads;            /* 0: the library chooses */
+    void *stream;               /* a CUDA stream of the caller's, or null */
+} SodaBackendOptions;
+
+/* An input or output of a program as the manifest states it; dims -1: any size. dtype as in soda_runtime.h. */
+typedef struct SodaPort {
+    const char *name;
+    int32_t dtype, rank;
+    int64_t dims[SODA_MAX_AXES];
+} SodaPort;
+
+/* A tensor inside a memory, bound to an input or output. */
+typedef struct SodaView {
+    const char *name;
+    void *memory;
+    int64_t offset; /* bytes; a multiple of the dtype's size and of nothing else */
+    int32_t dtype, rank;
+    int64_t dims[SODA_MAX_AXES];
+} SodaView;
+
+typedef struct SodaProgram {
+    const char *path;
+    const SodaPort *inputs, *outputs;
+    int32_t num_inputs, num_outputs;
+    int32_t once; /* 1: runs once a request, so memory matters more than speed */
+} SodaProgram;
+
+typedef struct SodaBackendTable {
+    uint32_t abi;
+    int32_t (*open)(const SodaBackendOptions *options, void **backend, SodaMessage *message);
+    void (*close)(void *backend);
+    /* Zeroed, aligned to 256 bytes. write and read copy from and to the host. */
+    int32_t (*allocate)(void *backend, int64_t bytes, void **memory, SodaMessage *message);
+    void (*release)(void *memory);
+    int32_t (*write)(void *memory, int64_t offset, const void *from, int64_t bytes, SodaMessage *message);
+    int32_t (*read)(void *memory, int64_t offset, void *to, int64_t bytes, SodaMessage *message);
+    /* Open one program and check that its inputs and outputs are those given. */
+    int32_t (*open_engine)(void *backend, const SodaProgram *program, void **engine, SodaMessage *message);
+    void (*close_engine)(void *engine);
+    /* Fix all addresses. An input and an output may be the same place: the engine then updates it. `label` ("step 7")
+     * begins the call's messages. */
+    int32_t (*bind)(void *engine, const char *label, const SodaView *inputs, int32_t num_inputs,
+                    const SodaView *outputs, int32_t num_outputs, void **call, SodaMessage *message);
+    int32_t (*run)(void *call, SodaMessage *message);
+    void (*unbind)(void *call);
+} SodaBackendTable;
+
+typedef const SodaBackendTable *(*SodaBackendEntry)(void);
+
+#endif

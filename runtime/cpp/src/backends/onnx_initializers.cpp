@@ -1,0 +1,125 @@
+// A reader of Protocol Buffers' wire format, for the few fields of onnx.proto that say where weights are.
+#include "onnx_initializers.hpp"
+
+#include <cstdlib>
+#include <optional>
+
+namespace soda {
+namespace {
+
+// Field numbers of onnx.proto.
+constexpr uint64_t model_graph = 7, graph_initializer = 5;
+constexpr uint64_t tensor_dims = 1, tensor_data_type = 2, tensor_name = 8, tensor_external_data = 13,
+                   tensor_location = 14;
+constexpr uint64_t entry_key = 1, entry_value = 2;
+constexpr uint64_t location_external = 1;
+
+struct FieldValue {
+    uint64_t number;         // of the field
+    uint64_t varint = 0;     // of a field of wire type 0
+    std::string_view bytes;  // of a field of wire type 2
+    bool is_bytes = false;
+};
+
+// Fields of one message, one after the other.
+class Fields {
+public:
+    explicit Fields(std::string_view message) : rest_(message) {}
+
+    std::optional<FieldValue> next() {
+        const auto tag = varint();
+        if (!tag) return {};
+        FieldValue field{*tag >> 3, 0, {}, false};
+        switch (*tag & 7) {
+            case 0: {
+                const auto value = varint();
+                if (!value) return {};
+                field.varint = *value;
+                return field;
+            }
+            case 1:
+                return skip(8) ? std::optional(field) : std::nullopt;
+            case 5:
+                return skip(4) ? std::optional(field) : std::nullopt;
+            case 2: {
+                const auto length = varint();
+                if (!length || *length > rest_.size()) return {};
+                field.bytes = rest_.substr(0, size_t(*length));
+                field.is_bytes = true;
+                skip(size_t(*length));
+                return field;
+            }
+            default:
+                return {};
+        }
+    }
+
+    std::optional<uint64_t> varint() {
+        uint64_t value = 0;
+        for (int shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
+            const auto byte = static_cast<unsigned char>(rest_.front());
+            rest_.remove_prefix(1);
+            value |= uint64_t(byte & 0x7f) << shift;
+            if (byte < 0x80) return value;
+        }
+        return {};
+    }
+
+private:
+    bool skip(size_t bytes) {
+        if (bytes > rest_.size()) return false;
+        rest_.remove_prefix(bytes);
+        return true;
+    }
+
+    std::string_view rest_;
+};
+
+void read_entry(std::string_view message, ExternalInitializer& tensor) {
+    std::string key, value;
+    Fields fields(message);
+    while (const auto field = fields.next()) {
+        if (field->number == entry_key) key = field->bytes;
+        if (field->number == entry_value) value = field->bytes;
+    }
+    if (key == "location") tensor.file = value;
+    if (key == "offset") tensor.offset = std::strtoll(value.c_str(), nullptr, 10);
+    if (key == "length") tensor.length = std::strtoll(value.c_str(), nullptr, 10);
+}
+
+std::optional<ExternalInitializer> read_tensor(std::string_view message) {
+    ExternalInitializer tensor;
+    bool external = false;
+    Fields fields(message);
+    while (const auto field = fields.next()) {
+        if (field->number == tensor_dims && field->is_bytes) {
+            Fields packed(field->bytes);
+            while (const auto side = packed.varint()) tensor.dims.push_back(int64_t(*side));
+        } else if (field->number == tensor_dims) {
+            tensor.dims.push_back(int64_t(field->varint));
+        }
+        if (field->number == tensor_data_type) tensor.data_type = int32_t(field->varint);
+        if (field->number == tensor_name) tensor.name = field->bytes;
+        if (field->number == tensor_external_data) read_entry(field->bytes, tensor);
+        if (field->number == tensor_location) external = field->varint == location_external;
+    }
+    return external ? std::optional(tensor) : std::nullopt;
+}
+
+}  // namespace
+
+std::vector<ExternalInitializer> list_external_initializers(std::string_view model) {
+    std::vector<ExternalInitializer> tensors;
+    Fields fields(model);
+    while (const auto field = fields.next()) {
+        if (field->number != model_graph || !field->is_bytes) continue;
+        Fields graph(field->bytes);
+        while (const auto part = graph.next()) {
+            if (part->number != graph_initializer) continue;
+            if (auto tensor = read_tensor(part->bytes)) tensors.push_back(std::move(*tensor));
+        }
+    }
+    return tensors;
+}
+
+}  // namespace soda

@@ -1,0 +1,44 @@
+// One copy of the weights for all sessions of a bundle: values over a mapping of the weights files, and one container
+// of repacked weights. docs/decisions/0021 has the reasons and the measurements.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "../files.hpp"
+#include "onnx_initializers.hpp"
+#include "ort_device.hpp"
+
+namespace soda {
+
+class SharedWeights {
+public:
+    SharedWeights(const OrtApi& ort, const OrtDevice& device);
+
+    // Give the session options of a program every weight that it takes from the files beside it.
+    void add_to(OrtSessionOptions* options, const std::string& path);
+    OrtPrepackedWeightsContainer* container() const { return container_.get(); }
+    // Pages of the files that were read to repack them go.
+    void drop_pages() const;
+
+private:
+    // A weights file: mapped, and on a CUDA device copied there.
+    struct File {
+        explicit File(const std::string& path, const OrtDevice& device);
+        MappedFile mapped;
+        std::unique_ptr<DeviceMemory> copy;
+        char* at(int64_t offset, int64_t bytes) const;
+    };
+
+    const OrtValue* value_of(const std::string& folder, const ExternalInitializer& tensor);
+
+    const OrtApi& ort_;
+    const OrtDevice& device_;
+    OrtHandle<OrtPrepackedWeightsContainer> container_;
+    mutable std::mutex lock_;
+    std::map<std::string, std::unique_ptr<File>> files_;
+    std::map<std::string, OrtHandle<OrtValue>> values_;  // by file, offset, type and shape
+};
+
+}  // namespace soda

@@ -1,0 +1,325 @@
+// The C edge: handles in, status codes out. Every exception ends here as a status and the thread's last error.
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <new>
+
+#include "errors.hpp"
+#include "philox.hpp"
+#include "session.hpp"
+#include "soda_runtime.h"
+
+#ifndef SODA_RUNTIME_VERSION
+#define SODA_RUNTIME_VERSION "unknown"
+#endif
+
+struct soda_bundle {
+    std::shared_ptr<soda::Bundle> bundle;
+};
+
+struct soda_session {
+    soda::Session session;
+};
+
+namespace soda {
+namespace {
+
+std::string& last_error() {
+    static thread_local std::string message;
+    return message;
+}
+
+soda_status fail(soda_status status, const char* message) noexcept {
+    try {
+        last_error() = message;
+    } catch (...) {
+        return SODA_ENGINE_MEMORY;
+    }
+    return status;
+}
+
+template <class Body>
+soda_status guarded(Body body) noexcept {
+    try {
+        body();
+        return SODA_OK;
+    } catch (const Error& error) {
+        return fail(error.status, error.what());
+    } catch (const std::bad_alloc&) {
+        return fail(SODA_ENGINE_MEMORY, "out of memory; use a smaller batch");
+    } catch (const std::length_error&) {
+        return fail(SODA_ENGINE_MEMORY, "more memory than there are addresses; use a smaller batch");
+    } catch (const std::exception& error) {
+        return fail(SODA_INTERNAL_ERROR, error.what());
+    } catch (...) {
+        return fail(SODA_INTERNAL_ERROR, "an unknown exception");
+    }
+}
+
+[[noreturn]] void refuse(const std::string& message) {
+    throw RequestError(message, SODA_REQUEST_ARGUMENT);
+}
+
+void demand(const void* pointer, const char* name) {
+    if (!pointer) refuse(say(name, " is NULL"));
+}
+
+// A caller's struct in this library's layout: an older one is filled up with zeros; what a newer one has more must be
+// zero, since it would be ignored.
+template <class Struct>
+Struct read_struct(const Struct* given, const char* name) {
+    Struct result{};
+    demand(given, name);
+    if (given->size < sizeof(size_t) || given->size > 65536) refuse(say(name, ".size is ", given->size));
+    const auto* bytes = reinterpret_cast<const char*>(given);
+    std::memcpy(&result, bytes, std::min(given->size, sizeof result));
+    for (size_t i = sizeof result; i < given->size; ++i)
+        if (bytes[i]) refuse(say(name, " has fields that this version of the library does not know"));
+    return result;
+}
+
+template <class Struct>
+void write_struct(Struct* to, Struct result, const char* name) {
+    demand(to, name);
+    if (to->size < sizeof(size_t)) refuse(say(name, ".size is ", to->size));
+    result.size = to->size;
+    std::memcpy(static_cast<void*>(to), &result, std::min(to->size, sizeof result));
+}
+
+std::string text_of(const char* text) {
+    return text ? text : "";
+}
+
+soda_info describe(const Bundle& bundle) {
+    const Manifest& m = bundle.manifest();
+    soda_info info{};
+    info.name = m.model.name.c_str();
+    info.family = m.model.family.c_str();
+    info.backend = bundle.backend().name().c_str();
+    info.precision = m.precision.c_str();
+    std::copy_n(m.model.latent_shape.begin(), 3, info.latent_shape);
+    const Sizes image = !m.finish.empty() ? m.finish[0].shape : m.model.pixels ? m.model.latent_shape : Sizes{0, 0, 0};
+    for (size_t i = 0; i < 3; ++i) info.image_shape[i] = image[(i + 1) % 3];
+    info.steps = int32_t(m.sampler.steps);
+    info.condition = m.model.label ? SODA_LABELS : SODA_TEXT;
+    if (m.model.label) info.num_classes = int32_t(m.model.label->num_classes);
+    if (m.model.text) {
+        info.max_tokens = int32_t(m.model.text->max_tokens);
+        info.embed_width = int32_t(m.model.text->embed_width);
+        info.takes_tokens = !m.model.text->tokenizer.empty();
+    }
+    info.has_guidance = m.rows_per_sample == 2;
+    info.stochastic = m.sampler.stochastic;
+    info.guidance = m.guidance;
+    return info;
+}
+
+struct NamedPort {
+    const char* name;
+    int32_t dtype;
+    Sizes shape;
+};
+
+std::vector<NamedPort> list_inputs(const Manifest& m) {
+    const Sizes& latent = m.model.latent_shape;
+    std::vector<NamedPort> ports;
+    if (m.model.label) ports.push_back({"labels", SODA_INT64, {-1}});
+    if (m.model.text) {
+        const int64_t tokens = m.model.text->max_tokens, width = m.model.text->embed_width;
+        const bool ids = !m.model.text->tokenizer.empty(), negatives = m.rows_per_sample == 2;
+        ports.push_back({"embeds", SODA_FLOAT32, {-1, tokens, width}});
+        if (negatives) ports.push_back({"negative_embeds", SODA_FLOAT32, {-1, tokens, width}});
+        if (ids) ports.push_back({"token_ids", SODA_INT64, {-1, tokens}});
+        if (ids && negatives) ports.push_back({"negative_token_ids", SODA_INT64, {-1, tokens}});
+        ports.push_back({"token_mask", SODA_INT64, {-1, tokens}});
+        if (negatives) ports.push_back({"negative_token_mask", SODA_INT64, {-1, tokens}});
+    }
+    ports.push_back({"noise_initial", SODA_FLOAT32, {-1, latent[0], latent[1], latent[2]}});
+    if (m.sampler.stochastic)
+        ports.push_back({"noise_steps", SODA_FLOAT32, {m.sampler.steps, -1, latent[0], latent[1], latent[2]}});
+    return ports;
+}
+
+std::vector<NamedPort> list_outputs(const Bundle& bundle) {
+    const soda_info info = describe(bundle);
+    const int64_t *latent = info.latent_shape, *image = info.image_shape;
+    std::vector<NamedPort> ports = {{"latents", SODA_FLOAT32, {-1, latent[0], latent[1], latent[2]}}};
+    if (image[0]) ports.push_back({"images", SODA_FLOAT32, {-1, image[0], image[1], image[2]}});
+    return ports;
+}
+
+template <class T>
+void copy_out(const std::vector<float>& values, T* to, size_t count, T (*convert)(float)) {
+    demand(to, "images");
+    if (count < values.size()) refuse(say("room for ", count, " values, the images have ", values.size()));
+    std::transform(values.begin(), values.end(), to, convert);
+}
+
+uint8_t as_byte(float value) {
+    return value > 0 ? uint8_t(std::min(value, 1.0f) * 255.0f + 0.5f) : uint8_t(0);  // NaN gives 0
+}
+
+}  // namespace
+}  // namespace soda
+
+using namespace soda;
+
+uint32_t soda_abi_version(void) {
+    return SODA_ABI_VERSION;
+}
+
+const char* soda_version(void) {
+    return SODA_RUNTIME_VERSION;
+}
+
+const char* soda_last_error(void) {
+    return last_error().c_str();
+}
+
+soda_status soda_bundle_open(const char* folder, const soda_open_options* options, soda_bundle** bundle) {
+    if (bundle) *bundle = nullptr;
+    return guarded([&] {
+        demand(folder, "folder");
+        demand(bundle, "bundle");
+        const soda_open_options given = options ? read_struct(options, "options") : soda_open_options{};
+        if (given.threads < 0) refuse(say("options.threads is ", given.threads));
+        const BackendOptions wanted{text_of(given.backend),
+                                    text_of(given.device),
+                                    text_of(given.backends_folder),
+                                    text_of(given.engine_library),
+                                    "",
+                                    given.threads,
+                                    given.cuda_stream};
+        *bundle = new soda_bundle{std::make_shared<Bundle>(folder, wanted)};
+    });
+}
+
+void soda_bundle_close(soda_bundle* bundle) {
+    delete bundle;
+}
+
+soda_status soda_bundle_info(const soda_bundle* bundle, soda_info* info) {
+    return guarded([&] {
+        demand(bundle, "bundle");
+        write_struct(info, describe(*bundle->bundle), "info");
+    });
+}
+
+soda_status soda_bundle_port(const soda_bundle* bundle, int32_t direction, int32_t index, soda_port* port) {
+    return guarded([&] {
+        demand(bundle, "bundle");
+        if (direction != SODA_INPUTS && direction != SODA_OUTPUTS) refuse(say("direction is ", direction));
+        const auto ports =
+            direction == SODA_INPUTS ? list_inputs(bundle->bundle->manifest()) : list_outputs(*bundle->bundle);
+        if (index < 0 || size_t(index) >= ports.size()) refuse(say("port ", index, " of ", ports.size()));
+        const NamedPort& found = ports[size_t(index)];
+        soda_port result{};
+        result.name = found.name;
+        result.dtype = found.dtype;
+        result.rank = int32_t(found.shape.size());
+        std::copy(found.shape.begin(), found.shape.end(), result.shape);
+        write_struct(port, result, "port");
+    });
+}
+
+soda_status soda_bundle_step(const soda_bundle* bundle, int32_t index, soda_step_info* step) {
+    return guarded([&] {
+        demand(bundle, "bundle");
+        const Manifest& m = bundle->bundle->manifest();
+        if (index < 0 || index >= m.sampler.steps) refuse(say("step ", index, " of ", m.sampler.steps));
+        const int64_t number = m.steps[size_t(index)].program;
+        const Program& program = m.programs[size_t(number)];
+        soda_step_info result{};
+        result.file = program.file.c_str();
+        result.program = int32_t(number);
+        result.reads = int32_t(program.reads.size());
+        result.writes = int32_t(program.writes.size());
+        result.timestep = m.sampler.timesteps[size_t(index)];
+        result.flops = program.flops;
+        write_struct(step, result, "step");
+    });
+}
+
+soda_status soda_session_open(soda_bundle* bundle, soda_session** session) {
+    if (session) *session = nullptr;
+    return guarded([&] {
+        demand(bundle, "bundle");
+        demand(session, "session");
+        *session = new soda_session{Session(bundle->bundle)};
+    });
+}
+
+void soda_session_close(soda_session* session) {
+    delete session;
+}
+
+soda_status soda_generate(soda_session* session, const soda_request* request, float* latents, size_t count) {
+    return guarded([&] {
+        demand(session, "session");
+        demand(latents, "latents");
+        session->session.start(read_struct(request, "request"));
+        session->session.run_all();
+        session->session.latents(latents, count);
+    });
+}
+
+soda_status soda_start(soda_session* session, const soda_request* request) {
+    return guarded([&] {
+        demand(session, "session");
+        session->session.start(read_struct(request, "request"));
+    });
+}
+
+soda_status soda_step(soda_session* session, int32_t index) {
+    return guarded([&] {
+        demand(session, "session");
+        session->session.step(index);
+    });
+}
+
+soda_status soda_progress_of(const soda_session* session, int32_t* samples, int32_t* steps_done) {
+    return guarded([&] {
+        demand(session, "session");
+        if (samples) *samples = int32_t(session->session.samples());
+        if (steps_done) *steps_done = int32_t(session->session.steps_done());
+    });
+}
+
+soda_status soda_latents(soda_session* session, float* latents, size_t count) {
+    return guarded([&] {
+        demand(session, "session");
+        session->session.latents(latents, count);
+    });
+}
+
+soda_status soda_images(soda_session* session, float* images, size_t count) {
+    return guarded([&] {
+        demand(session, "session");
+        copy_out<float>(session->session.images(), images, count, [](float value) { return value; });
+    });
+}
+
+soda_status soda_images_rgb(soda_session* session, uint8_t* images, size_t count) {
+    return guarded([&] {
+        demand(session, "session");
+        copy_out<uint8_t>(session->session.images(), images, count, as_byte);
+    });
+}
+
+soda_status soda_reset(soda_session* session) {
+    return guarded([&] {
+        demand(session, "session");
+        session->session.reset();
+    });
+}
+
+void soda_cancel(soda_session* session) {
+    if (session) session->session.cancel();
+}
+
+soda_status soda_noise(uint64_t seed, uint32_t stream, uint32_t row, float* values, size_t count) {
+    return guarded([&] {
+        demand(values, "values");
+        normal(seed, stream, row, values, count);
+    });
+}

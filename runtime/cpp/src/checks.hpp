@@ -1,0 +1,20 @@
+// Decide whether a bundle folder may be trusted, before anything is allocated or any engine is opened.
+#pragma once
+
+#include <string>
+
+#include "manifest.hpp"
+
+namespace soda {
+
+// Read and check manifest.json: schema, names, and every number against every other.
+Manifest open_manifest(const std::string& folder);
+// Sizes of all files, headers of the weights, and hashes: small files at every open, others once per file.
+void check_files(const std::string& folder, const Manifest& manifest);
+
+// Whether a file was hashed before and has the same path, size, modification time and inode; the memory is a file in
+// the user's cache folder, shared with the Python runtime (remembered.cpp).
+bool is_remembered(const std::string& path, const FileEntry& entry);
+void remember(const std::string& path, const FileEntry& entry);
+
+}  // namespace soda

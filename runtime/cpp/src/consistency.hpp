@@ -1,0 +1,19 @@
+// Hold a manifest against itself: every number that is later a size, an offset or an index is bounded here.
+#pragma once
+
+#include <string>
+
+#include "manifest.hpp"
+
+namespace soda {
+
+// The first inconsistency in words, or "".
+std::string first_problem(const Manifest& manifest);
+
+// The same for schedule and cache slots, once everything else holds (schedule.cpp).
+std::string program_problem(const Manifest& manifest);
+
+// Whether text is 1 .. `longest` characters: one of `first`, then any of `others`. Ranges are spelled out as "a-z".
+bool matches(const std::string& text, const char* first, const char* others, size_t longest);
+
+}  // namespace soda

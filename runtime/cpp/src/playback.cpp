@@ -1,0 +1,158 @@
+#include "playback.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "errors.hpp"
+
+namespace soda {
+namespace {
+
+constexpr int64_t max_window_bytes = 64 << 20;  // tensors of single steps are made in windows of steps that fit this
+
+}  // namespace
+
+Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::function<void()>& poll)
+    : batch(samples),
+      accelerated(fast),
+      bundle_(bundle),
+      axes_{samples, samples * bundle.manifest().rows_per_sample, 1},
+      window_(window_steps()) {
+    const Manifest& m = bundle.manifest();
+    std::vector<size_t> programs;
+    for (const Step& step : m.steps) programs.push_back(size_t(accelerated ? step.program : m.baseline_program));
+    // engines are opened, and so checked against the manifest, before the manifest's sizes are allocated
+    for (size_t program : std::set<size_t>(programs.begin(), programs.end())) {
+        poll();
+        bundle.step_engine(program);
+    }
+    for (const auto& program : m.prepare)
+        if (!program.is_text_encoder()) bundle.engine(program.file, bundle.signature_of(program));
+    poll();
+    const Signature step = step_signature(m, size_t(m.baseline_program));
+    const Port& state = step.inputs.at("state");
+    const int64_t arena_bytes = accelerated ? checked_product(m.arena.bytes, batch) : 0;
+    arena_ = bundle.backend().allocate(std::max<int64_t>(1, arena_bytes));
+    for (auto& each : states_) each = allocate(state);
+    guidance_ = bundle.backend().allocate(4);
+    noise_ = bundle.backend().allocate(state.bytes(axes_) / m.sampler.state_size);
+    for (const auto& [name, port] : request_ports(m)) request_[name] = allocate(port);
+    for (const auto& tensor : m.tensors)
+        tensors_[tensor.name] = allocate(tensor_port(tensor), tensor.per_step ? window_ : 1);
+    windows_.resize(size_t((m.sampler.steps + window_ - 1) / window_));
+    for (const auto& program : m.prepare) {
+        if (program.is_text_encoder()) continue;
+        if (program.tables.empty()) once_.push_back(bind_prepare(program, 0));
+        for (size_t w = 0; !program.tables.empty() && w < windows_.size(); ++w)
+            windows_[w].push_back(bind_prepare(program, int64_t(w) * window_));
+    }
+    for (size_t i = 0; i < programs.size(); ++i) steps_.push_back(bind_step(int64_t(i), programs[i]));
+}
+
+void Playback::encode_text() {
+    for (const auto& program : bundle_.manifest().prepare) {
+        if (!program.is_text_encoder()) continue;
+        if (!encode_) encode_.emplace(bind_prepare(program, 0));
+        (*encode_)();
+    }
+}
+
+void Playback::prepare_request() {
+    for (const Call& call : once_) call();
+}
+
+void Playback::run_step(int64_t i) {
+    if (i % window_ == 0)
+        for (const Call& call : windows_[size_t(i / window_)]) call();
+    steps_[size_t(i)]();
+}
+
+std::vector<float> Playback::image(int64_t steps_done) {
+    const FinishProgram& program = bundle_.manifest().finish[0];
+    const Signature signature = finish_signature(bundle_.manifest(), program);
+    const Port& port = signature.outputs.at("image");
+    std::optional<Call>& call = finish_[steps_done % 2];
+    if (!call) {
+        const Engine& engine = bundle_.engine(program.file, signature);
+        if (!image_) image_ = allocate(port);
+        call.emplace(engine.bind("finish",
+                                 {{"latents", view_of(state_after(steps_done), signature.inputs.at("latents"), axes_)}},
+                                 {{"image", view_of(*image_, port, axes_)}}));
+    }
+    (*call)();
+    std::vector<float> values(size_t(port.bytes(axes_)) / 4);
+    image_->read(values.data(), port.bytes(axes_));
+    return values;
+}
+
+std::unique_ptr<Memory> Playback::allocate(const Port& port, int64_t times) const {
+    return bundle_.backend().allocate(checked_product(port.bytes(axes_), times));
+}
+
+int64_t Playback::window_steps() const {
+    int64_t bytes = 0;
+    for (const auto& tensor : bundle_.manifest().tensors)
+        if (tensor.per_step && __builtin_add_overflow(bytes, tensor_port(tensor).bytes(axes_), &bytes))
+            checked_product(INT64_MAX, 2);
+    const int64_t steps = bundle_.manifest().sampler.steps;
+    return std::clamp<int64_t>(max_window_bytes / std::max<int64_t>(1, bytes), 1, steps);
+}
+
+// Rows `row` and on of what lies in memory: a port without a window axis is one of them.
+View Playback::view_of(const Memory& memory, const Port& port, const Axes& axes, int64_t row) const {
+    Port one = port;
+    if (port.shape[0] == window_axis) one.shape.erase(one.shape.begin());
+    return {&memory, row * one.bytes(axes), port.dtype, port.at(axes)};
+}
+
+const Memory& Playback::place_of(const std::string& name) const {
+    const auto tensor = tensors_.find(name);
+    return tensor != tensors_.end() ? *tensor->second : *request_.at(name);
+}
+
+// For the window of steps that begins at `first` where the program has tables.
+Call Playback::bind_prepare(const PrepareProgram& program, int64_t first) {
+    const Signature signature = bundle_.signature_of(program);
+    Axes axes = axes_;
+    axes.window = std::min(window_, bundle_.manifest().sampler.steps - first);
+    Views inputs, outputs;
+    for (const auto& [name, port] : signature.inputs) {
+        const bool table = std::find(program.tables.begin(), program.tables.end(), name) != program.tables.end();
+        inputs.emplace(name, view_of(table ? bundle_.table(name) : place_of(name), port, axes, table ? first : 0));
+    }
+    for (const auto& [name, port] : signature.outputs) outputs.emplace(name, view_of(place_of(name), port, axes));
+    const std::string steps = program.tables.empty() ? "" : say(" of steps ", first, "..", first + axes.window - 1);
+    return bundle_.engine(program.file, signature).bind("prepare" + steps, inputs, outputs);
+}
+
+Call Playback::bind_step(int64_t index, size_t program) {
+    const Manifest& m = bundle_.manifest();
+    const Program& used = m.programs[program];
+    const Step& step = m.steps[size_t(index)];
+    std::map<std::string, std::pair<const Memory*, int64_t>> places = {
+        {"state", {states_[index % 2].get(), 0}},
+        {"state_out", {states_[(index + 1) % 2].get(), 0}},
+        {"guidance", {guidance_.get(), 0}},
+        {"noise", {noise_.get(), 0}},
+        {"coefficients", {&bundle_.table("coefficients"), index * bundle_.row_bytes("coefficients")}}};
+    for (size_t i = 0; accelerated && i < used.reads.size(); ++i)
+        places["cache." + used.reads[i]] = {arena_.get(), step.read_offsets[i] * batch};
+    for (size_t i = 0; accelerated && i < used.writes.size(); ++i)
+        places["cache_out." + used.writes[i]] = {arena_.get(), step.write_offsets[i] * batch};
+    for (const auto& tensor : m.tensors)
+        places[tensor.name] = {tensors_.at(tensor.name).get(),
+                               tensor.per_step ? index % window_ * tensor_port(tensor).bytes(axes_) : 0};
+    const Signature signature = step_signature(m, program);
+    const auto views_of = [&](const Ports& ports) {
+        Views views;
+        for (const auto& [name, port] : ports) {
+            const auto& [memory, offset] = places.at(name);
+            views.emplace(name, View{memory, offset, port.dtype, port.at(axes_)});
+        }
+        return views;
+    };
+    return bundle_.step_engine(program).bind(say("step ", index), views_of(signature.inputs),
+                                             views_of(signature.outputs));
+}
+
+}  // namespace soda

@@ -1,0 +1,45 @@
+// Play one request at a time: labels, embeddings or token ids and a seed in, latents and images out.
+#pragma once
+
+#include <atomic>
+
+#include "playback.hpp"
+#include "request.hpp"
+
+namespace soda {
+
+// One thread's player of a bundle. Nothing is carried from one request to the next.
+class Session {
+public:
+    explicit Session(std::shared_ptr<Bundle> bundle) : bundle_(std::move(bundle)) {}
+
+    void start(const soda_request& request);
+    void step(int64_t index);
+    void run_all();  // what is left of the steps
+    void latents(float* values, size_t count);
+    std::vector<float> images();  // [samples, height, width, channels] in 0..1
+    void reset();
+    void cancel() { cancelled_ = current_.load(); }  // from any thread
+
+    int64_t samples() const { return playback_ && started_ ? playback_->batch : 0; }
+    int64_t steps_done() const { return started_ ? next_step_ : 0; }
+    Bundle& bundle() const { return *bundle_; }
+
+private:
+    Playback& playback();
+    void begin(const soda_request& request, const Condition& condition, double guidance);
+    void check_cancelled();
+    int64_t latent_count() const;
+
+    std::shared_ptr<Bundle> bundle_;
+    std::unique_ptr<Playback> playback_;
+    bool started_ = false;
+    int64_t next_step_ = 0;
+    soda_request request_{};  // of what is read while steps run: seed, noise_steps, progress
+    std::vector<float> scratch_;
+    uint64_t requests_ = 0;
+    std::atomic<uint64_t> current_{0};  // number of the request in progress, 0: none
+    std::atomic<uint64_t> cancelled_{0};
+};
+
+}  // namespace soda

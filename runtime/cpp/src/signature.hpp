@@ -1,0 +1,49 @@
+// Names and shapes of every program's inputs and outputs, and of what a request gives.
+#pragma once
+
+#include <map>
+
+#include "manifest.hpp"
+
+namespace soda {
+
+enum class Dtype : int32_t { float32 = 0, float16 = 1, bfloat16 = 2, int64 = 3 };  // numbers as in the C header
+
+int64_t item_bytes(Dtype dtype);
+Dtype dtype_of(const std::string& name);                 // "float32" ..
+Dtype dtype_of_precision(const std::string& precision);  // "fp32" .. -> type of the cache slots
+
+// Symbolic axes of a shape; every other entry is a number.
+constexpr int64_t batch_axis = -1, rows_axis = -2, window_axis = -3;
+
+struct Axes {
+    int64_t batch, rows, window;
+};
+
+struct Port {
+    Dtype dtype;
+    Sizes shape;
+
+    Sizes at(const Axes& axes) const;       // symbolic axes filled in
+    int64_t bytes(const Axes& axes) const;  // EngineError where they do not fit 64 bits
+};
+
+using Ports = std::map<std::string, Port>;
+
+struct Signature {
+    Ports inputs, outputs;
+};
+
+// a * b of sizes, or EngineError where that does not fit 64 bits.
+int64_t checked_product(int64_t a, int64_t b);
+
+int64_t scalar_count(const Manifest& manifest);  // length of a row of the table `coefficients`
+Ports request_ports(const Manifest& manifest);   // labels, or embeddings, mask and perhaps token ids
+Port tensor_port(const PreparedTensor& tensor);  // as one step, or the request, sees it
+Signature step_signature(const Manifest& manifest, size_t program);
+// tables: full shape [steps, ...] of each table by name.
+Signature prepare_signature(const Manifest& manifest, const PrepareProgram& program,
+                            const std::map<std::string, Sizes>& tables);
+Signature finish_signature(const Manifest& manifest, const FinishProgram& program);
+
+}  // namespace soda

@@ -1,0 +1,252 @@
+"""libsoda_runtime through ctypes: the structs of soda_runtime.h, and handles that raise the Python runtime's errors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from soda_runtime import BundleError, EngineError, RequestError
+
+ROOT = Path(__file__).parents[2]
+BUILD = Path(os.environ.get("SODA_CPP_BUILD", ROOT / "build" / "cpp"))
+FAMILIES: dict[int, type[Exception]] = {100: BundleError, 200: EngineError, 300: RequestError}
+PROGRESS = ctypes.CFUNCTYPE(c_int32, c_void_p, c_int32, c_int32)
+
+Floats = NDArray[np.float32]
+
+
+class CancelledError(Exception):
+    """Status family 400."""
+
+
+class InternalCppError(Exception):
+    """Status family 900."""
+
+
+class OpenOptions(ctypes.Structure):
+    """soda_open_options."""
+
+    _fields_ = (
+        ("size", c_size_t), ("backend", c_char_p), ("device", c_char_p), ("backends_folder", c_char_p),
+        ("engine_library", c_char_p), ("threads", c_int32), ("cuda_stream", c_void_p),
+    )  # fmt: skip
+
+
+class Info(ctypes.Structure):
+    """soda_info."""
+
+    _fields_ = (
+        ("size", c_size_t), ("name", c_char_p), ("family", c_char_p), ("backend", c_char_p), ("precision", c_char_p),
+        ("latent_shape", c_int64 * 3), ("image_shape", c_int64 * 3), ("steps", c_int32), ("condition", c_int32),
+        ("num_classes", c_int32), ("max_tokens", c_int32), ("embed_width", c_int32), ("takes_tokens", c_int32),
+        ("has_guidance", c_int32), ("stochastic", c_int32), ("guidance", c_double),
+    )  # fmt: skip
+
+
+class Port(ctypes.Structure):
+    """soda_port."""
+
+    _fields_ = (("size", c_size_t), ("name", c_char_p), ("dtype", c_int32), ("rank", c_int32), ("shape", c_int64 * 8))
+
+
+class StepInfo(ctypes.Structure):
+    """soda_step_info."""
+
+    _fields_ = (
+        ("size", c_size_t), ("file", c_char_p), ("program", c_int32), ("reads", c_int32), ("writes", c_int32),
+        ("timestep", c_double), ("flops", c_int64),
+    )  # fmt: skip
+
+
+class Request(ctypes.Structure):
+    """soda_request; arrays given to `request` below are kept in `_arrays`."""
+
+    _fields_ = (
+        ("size", c_size_t), ("samples", c_int32), ("baseline", c_int32), ("seed", c_uint64), ("guidance", c_double),
+        ("has_guidance", c_int32), ("num_labels", c_int32), ("labels", c_void_p), ("num_prompts", c_int32),
+        ("num_negatives", c_int32), ("embeds", c_void_p), ("negative_embeds", c_void_p), ("token_ids", c_void_p),
+        ("negative_token_ids", c_void_p), ("token_mask", c_void_p), ("negative_token_mask", c_void_p),
+        ("embeds_file", c_char_p), ("noise_initial", c_void_p), ("noise_steps", c_void_p), ("progress", PROGRESS),
+        ("progress_user", c_void_p),
+    )  # fmt: skip
+
+
+def request(**fields: Any) -> Request:
+    """A soda_request. Arrays become pointers of the field's type; `labels` brings its number along."""
+    made = Request(size=ctypes.sizeof(Request))
+    made._arrays = []
+    if "labels" in fields:
+        fields.setdefault("num_labels", np.size(fields["labels"]))
+    for name, value in fields.items():
+        if isinstance(value, (np.ndarray, list)):
+            whole = name in ("labels", "token_ids", "negative_token_ids", "token_mask", "negative_token_mask")
+            array = np.ascontiguousarray(value, np.int64 if whole else np.float32)
+            made._arrays.append(array)
+            value = array.ctypes.data
+        setattr(made, name, value)
+    return made
+
+
+class Library:
+    """The loaded library; every call that fails raises its family's error with the thread's last error as message."""
+
+    def __init__(self, path: Path) -> None:
+        self.c = ctypes.CDLL(str(path))
+        self.c.soda_last_error.restype = self.c.soda_version.restype = c_char_p
+        for name in ("soda_bundle_close", "soda_session_close", "soda_cancel"):
+            getattr(self.c, name).restype = None
+            getattr(self.c, name).argtypes = [c_void_p]
+        self.c.soda_noise.argtypes = [c_uint64, ctypes.c_uint32, ctypes.c_uint32, POINTER(c_float), c_size_t]
+        self.c.soda_generate.argtypes = [c_void_p, POINTER(Request), POINTER(c_float), c_size_t]
+        self.c.soda_start.argtypes = [c_void_p, POINTER(Request)]
+        self.c.soda_step.argtypes = [c_void_p, c_int32]
+        self.c.soda_latents.argtypes = self.c.soda_images.argtypes = [c_void_p, POINTER(c_float), c_size_t]
+        self.c.soda_images_rgb.argtypes = [c_void_p, POINTER(c_uint8), c_size_t]
+        self.c.soda_reset.argtypes = [c_void_p]
+        self.c.soda_bundle_open.argtypes = [c_char_p, POINTER(OpenOptions), POINTER(c_void_p)]
+        self.c.soda_bundle_info.argtypes = [c_void_p, POINTER(Info)]
+        self.c.soda_bundle_port.argtypes = [c_void_p, c_int32, c_int32, POINTER(Port)]
+        self.c.soda_bundle_step.argtypes = [c_void_p, c_int32, POINTER(StepInfo)]
+        self.c.soda_session_open.argtypes = [c_void_p, POINTER(c_void_p)]
+        self.c.soda_progress_of.argtypes = [c_void_p, POINTER(c_int32), POINTER(c_int32)]
+
+    def call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self.c, name)(*arguments)
+        if status:
+            message = self.c.soda_last_error().decode()
+            family = FAMILIES.get(status // 100 * 100, CancelledError if status == 400 else InternalCppError)
+            error = family(message)
+            error.status = status  # type: ignore[attr-defined]
+            raise error
+
+    def noise(self, seed: int, stream: int, row: int, count: int) -> Floats:
+        values = np.empty(count, np.float32)
+        self.call("soda_noise", seed, stream, row, _floats(values), count)
+        return values
+
+    def open(self, folder: Path | str, **options: Any) -> CppBundle:
+        given = OpenOptions(size=ctypes.sizeof(OpenOptions))
+        for name, value in options.items():
+            setattr(given, name, value.encode() if isinstance(value, str) else value)
+        handle = c_void_p()
+        self.call("soda_bundle_open", os.fsencode(folder), byref(given), byref(handle))
+        return CppBundle(self, handle)
+
+
+class CppBundle:
+    """An opened bundle; closed with the object."""
+
+    def __init__(self, library: Library, handle: c_void_p) -> None:
+        self.library, self.handle = library, handle
+
+    def __del__(self) -> None:
+        self.library.c.soda_bundle_close(self.handle)
+
+    def info(self) -> Info:
+        info = Info(size=ctypes.sizeof(Info))
+        self.library.call("soda_bundle_info", self.handle, byref(info))
+        return info
+
+    def ports(self, direction: int) -> list[tuple[str, int, list[int]]]:
+        found: list[tuple[str, int, list[int]]] = []
+        while True:
+            port = Port(size=ctypes.sizeof(Port))
+            if self.library.c.soda_bundle_port(self.handle, direction, len(found), byref(port)):
+                return found
+            found.append((port.name.decode(), port.dtype, list(port.shape[: port.rank])))
+
+    def step(self, index: int) -> StepInfo:
+        step = StepInfo(size=ctypes.sizeof(StepInfo))
+        self.library.call("soda_bundle_step", self.handle, index, byref(step))
+        return step
+
+    def session(self) -> CppSession:
+        handle = c_void_p()
+        self.library.call("soda_session_open", self.handle, byref(handle))
+        return CppSession(self, handle)
+
+
+class CppSession:
+    """A session; keeps its bundle alive."""
+
+    def __init__(self, bundle: CppBundle, handle: c_void_p) -> None:
+        self.bundle, self.handle, self._call = bundle, handle, bundle.library.call
+        self.info, self._request = bundle.info(), request()
+
+    def __del__(self) -> None:
+        self.bundle.library.c.soda_session_close(self.handle)
+
+    def samples(self) -> int:
+        count = c_int32()
+        self._call("soda_progress_of", self.handle, byref(count), None)
+        return count.value
+
+    def start(self, progress: Callable[[int, int], bool] | None = None, **fields: Any) -> None:
+        if progress is not None:
+            fields["progress"] = PROGRESS(lambda _, done, steps: int(progress(done, steps)))
+        self._request = request(**fields)
+        self._call("soda_start", self.handle, byref(self._request))
+
+    def step(self, index: int) -> None:
+        self._call("soda_step", self.handle, index)
+
+    def generate(self, **fields: Any) -> Floats:
+        self.start(**fields)
+        for i in range(self.info.steps):
+            self.step(i)
+        return self.latents()
+
+    def generate_whole(self, latents: Floats, **fields: Any) -> None:
+        """soda_generate itself."""
+        self._request = request(**fields)
+        self._call("soda_generate", self.handle, byref(self._request), _floats(latents), latents.size)
+
+    def latents(self) -> Floats:
+        values = np.empty((max(1, self.samples()), *self.info.latent_shape), np.float32)
+        self._call("soda_latents", self.handle, _floats(values), values.size)
+        return values
+
+    def images(self) -> Floats:
+        values = np.empty((max(1, self.samples()), *self.info.image_shape), np.float32)
+        self._call("soda_images", self.handle, _floats(values), values.size)
+        return values
+
+    def rgb(self) -> NDArray[np.uint8]:
+        values = np.empty((max(1, self.samples()), *self.info.image_shape), np.uint8)
+        self._call("soda_images_rgb", self.handle, values.ctypes.data_as(POINTER(c_uint8)), values.size)
+        return values
+
+    def reset(self) -> None:
+        self._call("soda_reset", self.handle)
+
+    def cancel(self) -> None:
+        self.bundle.library.c.soda_cancel(self.handle)
+
+
+def _floats(values: Floats) -> Any:
+    return values.ctypes.data_as(POINTER(c_float))
+
+
+def has_backend(name: str) -> bool:
+    return (BUILD / "lib" / f"libsoda_runtime_{name}.so").exists()
+
+
+def load() -> Library:
+    """The built library, or a skip that says how to build it."""
+    path = BUILD / "lib" / "libsoda_runtime.so"
+    if not path.exists():
+        pytest.skip(f"{path.name} has not been built; run `make cpp`")
+    return Library(path)
+
+
+def tokens_of(bundle: Any, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids and masks as the Python runtime makes them."""
+    ids, mask = bundle.tokenize(prompts)
+    return ids, mask

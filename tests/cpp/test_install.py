@@ -1,0 +1,110 @@
+"""The installed tree serves applications: find_package, pkg-config with a C compiler, and the examples."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from soda_runtime import Bundle
+from soda_runtime.request import example_request
+
+from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
+
+from .library import BUILD, ROOT
+
+EXAMPLES = ROOT / "runtime" / "cpp" / "examples"
+
+
+def _run(*command: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library installed into a folder of its own."""
+    if not (BUILD / "lib" / "libsoda_runtime.so").exists():
+        pytest.skip("libsoda_runtime.so has not been built; run `make cpp`")
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not on the path")
+    prefix = tmp_path_factory.mktemp("prefix")
+    _run("cmake", "--install", BUILD, "--prefix", prefix)
+    return prefix
+
+
+def _library_folder(prefix: Path) -> Path:
+    (found,) = prefix.rglob("libsoda_runtime.so")
+    return found.parent
+
+
+def test_the_tree_has_the_usual_layout(installed: Path) -> None:
+    libraries = _library_folder(installed)
+    assert libraries.relative_to(installed).parts[0] in ("lib", "lib64")
+    assert (libraries / "libsoda_runtime.so.1").is_symlink()
+    assert (libraries / "libsoda_runtime_null.so").is_file()
+    assert (libraries / "pkgconfig" / "soda_runtime.pc").is_file()
+    assert (libraries / "cmake" / "soda_runtime" / "soda_runtimeConfig.cmake").is_file()
+    assert {path.name for path in (installed / "include").iterdir()} == {"soda_runtime.h", "soda_runtime.hpp"}
+
+
+def test_an_application_finds_the_package(installed: Path, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "consumer", tmp_path / "consumer")
+    build = tmp_path / "build"
+    _run("cmake", "-S", tmp_path / "consumer", "-B", build, f"-DCMAKE_PREFIX_PATH={installed}")
+    _run("cmake", "--build", build)
+    expected = Bundle.open(GOLDEN_V3, backend="null").session().generate(0, seed=1)
+    said = _run(build / "consumer", GOLDEN_V3, "null")
+    assert said == f"tiny: 10 steps on null\n64 latents, the first is {expected.flat[0]:g}\n"
+    refused = subprocess.run([build / "consumer", "/nowhere"], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "no such bundle folder" in refused.stderr
+
+
+def test_a_c_program_builds_with_pkg_config(installed: Path, tmp_path: Path) -> None:
+    if shutil.which("pkg-config") is None or shutil.which("cc") is None:
+        pytest.skip("pkg-config or cc is not on the path")
+    libraries, program = _library_folder(installed), tmp_path / "generate"
+    # the file names the prefix of the build; here it is another
+    flags = _run(
+        "pkg-config", f"--define-variable=prefix={installed}", "--cflags", "--libs", "soda_runtime",
+        PKG_CONFIG_PATH=str(libraries / "pkgconfig"),
+    ).split()  # fmt: skip
+    assert f"-I{installed}/include" in flags
+    warnings = ["-std=c99", "-Wall", "-Wextra", "-Werror"]
+    _run("cc", *warnings, EXAMPLES / "generate.c", "-o", program, *flags)
+    environment = {"LD_LIBRARY_PATH": str(libraries)}
+    _run(program, GOLDEN_V3, tmp_path / "out.pgm", "3", "7", "null", **environment)
+    session = Bundle.open(GOLDEN_V3, backend="null").session()
+    session.generate(3, seed=7)
+    pixels = np.floor(session.images() * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    assert (tmp_path / "out.pgm").read_bytes() == b"P5 8 8 255\n" + pixels.tobytes()
+
+    embeds = example_request(Bundle.open(GOLDEN_V3_TEXT, backend="null"), 1)["embeds"]
+    save_file(embeds._asdict(), tmp_path / "embeds.safetensors")
+    _run(program, GOLDEN_V3_TEXT, tmp_path / "o.ppm", tmp_path / "embeds.safetensors", "7", "null", **environment)
+    assert (tmp_path / "o.ppm").read_bytes().startswith(b"P6 16 16 255\n")
+
+
+def test_backends_are_found_in_a_folder_that_the_environment_names(installed: Path, tmp_path: Path) -> None:
+    shutil.copy(_library_folder(installed) / "libsoda_runtime_null.so", tmp_path)
+    code = (
+        "from tests.cpp.library import BUILD, Library\n"
+        "library = Library(BUILD / 'lib' / 'libsoda_runtime.so')\n"
+        f"library.open({str(GOLDEN_V3)!r}, backend='null')\n"
+        f"try:\n    library.open({str(GOLDEN_V3)!r}, backend='ort')\nexcept Exception as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "SODA_RUNTIME_BACKENDS": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/libsoda_runtime_ort.so is not there" in done.stdout
