@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py engines/digits-b17-ort --out out/demo.png
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu -rs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ import pytest
 
 if TYPE_CHECKING:
     from soda_export.pipeline import Built, Workbench
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: torch's threads would wait for each other's cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 OpenBench = Callable[..., "Workbench"]
 
