@@ -143,10 +143,9 @@ def _plan_for_speedup(
         try:
             solved = _plan(bench, sensitivity, replace(options, flops_ratio=ratio), calibration)
         except PlanError as error:
-            reached = ""
-            if best is not None:
-                reached = f"; a speedup of {latency.speedup(best.plan.schedule, spec, rows):.2f} was reached"
-            raise PlanError(f"{given}: needs a FLOPs ratio of {ratio:.2f}{reached}; {error}") from None
+            if best is not None:  # it has the speedup; only one nearer to it was looked for
+                break
+            raise PlanError(f"{given}: needs a FLOPs ratio of {ratio:.2f}; {error}") from None
         reached_speedup = latency.speedup(solved.plan.schedule, spec, rows)
         log.info("plan: FLOPs ratio %.3f, predicted speedup %.3f", flops_ratio(solved.plan, spec), reached_speedup)
         if reached_speedup >= wanted * (1 - _CLOSE):

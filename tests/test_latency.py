@@ -87,3 +87,22 @@ def test_what_cannot_be_reached_is_refused(open_bench: OpenBench, monkeypatch: p
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=message):
             planning.check_budget(PlanOptions(**options), 12)  # type: ignore[arg-type]
+
+
+def test_a_plan_that_meets_the_budget_is_kept_where_a_nearer_one_is_refused(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = open_bench(steps=12)
+    monkeypatch.setattr(planning, "measure_latency", lambda *_: LATENCY)
+    sensitivity = bench.profile(ProfileOptions(samples=2))
+    generous = planning.make_plan_for(bench, sensitivity, PlanOptions(planner="soda", flops_ratio=2.6))
+    answers = iter([generous])
+
+    def plan(*_: object) -> object:
+        for answer in answers:
+            return answer
+        raise PlanError("--flops-ratio 2.1: cannot be reached")
+
+    monkeypatch.setattr(planning, "_plan", plan)
+    found = planning.make_plan_for(bench, sensitivity, PlanOptions(planner="soda", speedup=1.5))
+    assert found is generous
