@@ -110,7 +110,8 @@ def measure_engines(folder: Path, case: dict[str, Any], backend: str, precision:
     """`soda-export build` and `bench` of one bundle; cuda_graph off as well where it can be."""
     out = f"{case['model']}-{case['ratio']}-{backend}-{precision}"
     target = ["--target", "current", "--max-batch", str(max(case["batches"]))] if backend != "ort" else []
-    command = [*CLI, "build", *case["arguments"], "--plan", case["plan"], "--without", "text-encoder", "decoder"]
+    without = ["--without", "text-encoder", "--without", "decoder"]
+    command = [*CLI, "build", *case["arguments"], "--plan", case["plan"], *without]
     seconds, _, _ = run([*command, "--backend", backend, "--precision", precision, *target, "--out", out], folder)
     rows = {}
     for batch in case["batches"]:

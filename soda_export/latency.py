@@ -87,11 +87,13 @@ def time_steps(path: Path, schedule: Schedule, batch: int) -> StepLatency:
         for accelerated, session in sessions.items():
             started = time.perf_counter()
             session.start(**request, seed=round_, accelerated=accelerated)
+            session.wait()
             rest.append(time.perf_counter() - started)
             times = []
             for step in range(schedule.steps):
                 started = time.perf_counter()
                 session.step(step)
+                session.wait()
                 times.append(time.perf_counter() - started)
             if round_:  # the first one warms up
                 seconds[accelerated].append(times)

@@ -239,7 +239,7 @@ def _run_marked(graph: Path, model: onnx.ModelProto, feeds: Values) -> Values:
 
 def _run_polygraphy(backend: str, graph: Path, feeds: Values) -> Values:
     """Every value as TensorRT computes it, from an engine built for that. Polygraphy picks the library by a variable
-    of the process, and is asked in one of its own. Not run on a GPU yet."""
+    of the process, and is asked in one of its own. Not yet run on a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "in.npz", Path(folder) / "out.npz"
         np.savez(given, **feeds)  # type: ignore[arg-type]

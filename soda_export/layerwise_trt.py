@@ -1,7 +1,7 @@
 """python -m soda_export.layerwise_trt GRAPH IN.npz OUT.npz: every value of a graph as TensorRT computes it.
 
-A process of its own, because Polygraphy takes TensorRT or TensorRT-RTX by a variable of the process. Not run on a GPU
-yet.
+A process of its own, because Polygraphy takes TensorRT or TensorRT-RTX by a variable of the process. Not yet run
+on a GPU.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import Session
+from soda_runtime.backends import DeviceBackend
 
 from .energy import EnergyMeter
 from .result import Timing
@@ -50,12 +51,12 @@ class Generations:
 
     def _step_by_step(self) -> list[float]:
         """Seconds of each step, which a device is waited for."""
-        cuda: Any = getattr(self._session.bundle.backend, "cuda", None)
+        backend = self._session.bundle.backend
         times = [time.perf_counter()]
         for step in range(self._session.bundle.manifest.sampler.steps):
             self._session.step(step)
-            if cuda is not None:
-                cuda.synchronize()
+            if isinstance(backend, DeviceBackend):
+                backend.wait()
             times.append(time.perf_counter())
         seconds: list[float] = np.diff(times).tolist()
         return seconds

@@ -101,10 +101,13 @@ def run(
     condition = _condition(manifest.model.condition.kind, labels, prompt, negative_prompt, embeds)
     started = time.perf_counter()
     session.start(**condition, batch=batch, seed=seed, guidance=guidance, accelerated=not baseline)
-    with progress_bar() as progress:
-        for step in range(manifest.sampler.steps):
-            session.step(step)
-            progress("steps", step + 1, manifest.sampler.steps)
+    if session.playback.loop is not None:
+        session.run_steps()  # as one, which the host does not follow step by step
+    else:
+        with progress_bar() as progress:
+            for step in range(manifest.sampler.steps):
+                session.step(step)
+                progress("steps", step + 1, manifest.sampler.steps)
     latents = session.latents()
     content = io.BytesIO()
     if path.suffix == ".npy":

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from soda_runtime import EngineError
-from soda_runtime.backends.nvidia import check_identity, check_machine
+from soda_runtime.backends.preflight import check_identity, check_machine
 from soda_runtime.backends.trt_rtx import LIBRARY
 from soda_runtime.bundle import Bundle
 from soda_runtime.engine_index import read_index
@@ -26,6 +26,8 @@ from soda_export.errors import CompileError
 from soda_export.options import BundleOptions
 from soda_export.pipeline import Built, Workbench
 from tests.conftest import OpenBench
+from tests.runtime.bundles import fix_hashes
+from tests.runtime.fake_cuda import FakeCuda, install_cuda
 from tests.tiny import forecasting_schedule, make_plan, mixed_kept
 
 SM89 = EngineOptions(target=("sm89",))
@@ -154,6 +156,29 @@ def test_a_gpu_that_the_engines_are_not_for(built: Built) -> None:
     check_machine(path, index, LIBRARY, "1.7.1.116", "sm89")
     with pytest.raises(EngineError, match=r"for sm120, sm89, this machine has TensorRT-RTX 1\.7\.1 and sm86; run"):
         check_machine(path, index, LIBRARY, "1.7.1", "sm86")
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_the_real_library_is_asked_before_an_engine_is_opened(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truncated: bool
+) -> None:
+    """It finds no driver behind the stand-in for CUDA, and its own words are in the message."""
+    folder = Path(shutil.copytree(built.out, tmp_path / "bundle"))
+    if truncated:
+        path = folder / "step-00.onnx"
+        path.write_bytes(path.read_bytes()[:-4096])
+        fix_hashes(folder)
+    install_cuda(monkeypatch, FakeCuda())
+    wanted = r"built by TensorRT-RTX .* for sm120, sm89, this machine .* and sm89"
+    with (
+        pytest.raises(EngineError, match=wanted) as caught,
+        Bundle.open(folder) as bundle, bundle.session() as session,
+    ):  # fmt: skip
+        session.generate(3)
+    said = str(caught.value)
+    assert "is refused by the library" in said
+    assert "[" in said
+    assert said.isprintable()
 
 
 def test_large_topk_builds(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """What only a GPU can show: `make test-gpu`. Skipped, with the reason, where there is none or a library is missing.
 
-None of this has run where it was written, which has no GPU.
+None of this has run yet.
 """
 
 from __future__ import annotations

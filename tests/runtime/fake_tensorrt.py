@@ -88,6 +88,40 @@ class FakeContext:
         super().__setattr__("activations", (address, nbytes))
 
 
+class KernelBlob:
+    """IRuntimeCache: it takes back what it gave, and nothing else."""
+
+    def __init__(self) -> None:
+        self.kernels = b""
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(b"kernels:"):
+            return False
+        self.kernels = content.removeprefix(b"kernels:")
+        return True
+
+    def serialize(self) -> bytes:
+        return b"kernels:" + self.kernels
+
+
+class RuntimeConfig:
+    """IRuntimeConfig of TensorRT-RTX."""
+
+    def __init__(self, owner: FakeEngine) -> None:
+        self.owner, self.strategy = owner, "static"
+        self.cache: KernelBlob | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> KernelBlob:
+        return KernelBlob()
+
+    def set_runtime_cache(self, cache: KernelBlob) -> bool:
+        self.cache = cache
+        return True
+
+
 class FakeEngine:
     """ICudaEngine over an ONNX graph."""
 
@@ -106,6 +140,8 @@ class FakeEngine:
         self.dtypes = {name: _DTYPES[kind.elem_type] for name, kind in values.items()}
         self.inputs = [value.name for value in model.input]
         self.num_io_tensors = len(self.dims)
+        if library.__name__ == "tensorrt_rtx" and not library.old_calls:
+            self.create_runtime_config = lambda: RuntimeConfig(self)
         self.device_memory_size = 256 * (1 + len(model.node))
 
     def get_tensor_name(self, index: int) -> str:
@@ -120,8 +156,11 @@ class FakeEngine:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=self.dtypes[name])
 
-    def create_execution_context(self, strategy: str) -> FakeContext:
-        assert strategy == "user managed"
+    def create_execution_context(self, given: Any) -> FakeContext:
+        """given: a strategy, or a runtime configuration of the engine's own."""
+        assert given == "user managed" or (given.strategy, given.owner) == ("user managed", self)
+        if given != "user managed" and given.cache is not None:
+            given.cache.kernels += b"k"
         return self.create_execution_context_without_device_memory()
 
     def create_execution_context_without_device_memory(self) -> FakeContext:

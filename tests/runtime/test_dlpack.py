@@ -164,5 +164,7 @@ def test_a_session_on_the_host_takes_and_gives_none(cuda: FakeCuda) -> None:
     with pytest.raises(RequestError, match="lies on a GPU, where this bundle does not run"):
         session.generate(3, noise=Noise(given))
     session.generate(**golden_request(GOLDEN_V3))
+    with pytest.raises(BufferError, match="copy them after"):
+        Given(cuda, np.zeros(4, np.float32)).tensor.__dlpack__(copy=True)
     with pytest.raises(RequestError, match="latents are in host memory"):
         session.latents_on_device()

@@ -159,6 +159,14 @@ def test_engines_share_one_block_of_activations_as_large_as_the_largest_needs(se
     assert backend.activations.nbytes == max(engine._engine.device_memory_size for engine in engines)
 
 
+def test_waiting_lets_the_stream_run_dry(session: Session, cuda: FakeCuda) -> None:
+    session.start(3)
+    session.step(0)
+    assert cuda.pending
+    session.wait()
+    assert not cuda.pending
+
+
 def test_given_noise_is_the_seeds(session: Session) -> None:
     steps, shape = session.bundle.manifest.sampler.steps, session.bundle.manifest.model.latent_shape
     noise_of_steps = np.stack([latent_noise(11, 1 + i, 2, shape) for i in range(steps)])
@@ -278,6 +286,30 @@ def test_work_goes_into_the_callers_stream(folder: Path, library: FakeTensorRT, 
     assert "cudaStreamCreateWithFlags" not in cuda.log
     assert "cudaStreamDestroy" not in cuda.log
     assert not cuda.device
+
+
+def test_compiled_kernels_are_kept_for_the_next_process_and_damaged_ones_compiled_again(
+    folder: Path, library: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def kept() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "soda_runtime/trt-rtx-kernels").iterdir()}
+
+    def play() -> np.ndarray:
+        with Bundle.open(folder) as bundle, bundle.session() as session:
+            return _request(session)
+
+    expected = play()
+    first = kept()
+    assert len(first) > 3
+    assert all(content.startswith(b"kernels:k") for content in first.values())
+    assert np.array_equal(play(), expected)
+    assert all(kept()[name].startswith(content) for name, content in first.items())  # they went on from there
+    for path in (tmp_path / "soda_runtime/trt-rtx-kernels").iterdir():
+        path.write_bytes(b"damaged")
+    assert np.array_equal(play(), expected)
+    assert kept() == first
 
 
 @pytest.mark.parametrize(("backend", "old_calls"), [("trt", False), ("trt", True), ("trt_rtx", True)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from soda_runtime import Bundle, EngineError
+from soda_runtime import Bundle, BundleError, EngineError
 
 from .bundles import GOLDEN_V3, edit_manifest, fix_hashes, golden_request
 from .fake_cuda import FakeCuda, install_cuda
@@ -136,12 +136,11 @@ def test_a_damaged_index(
     assert said in _refusal(monkeypatch, folder)
 
 
-def test_a_bundle_without_an_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_without_an_index(folder: Path) -> None:
     (folder / "engines.json").unlink()
     edit_manifest(folder, lambda manifest: manifest["files"].pop("engines.json"))
-    assert "engines.json: cannot be read (No such file or directory); rebuild the bundle" in _refusal(
-        monkeypatch, folder
-    )
+    with pytest.raises(BundleError, match=r"file 'engines.json' goes with backend 'trt_rtx' and is not listed"):
+        Bundle.open(folder)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +155,14 @@ def test_a_missing_library_is_one_line_with_the_command(
         monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(EngineError, match=said):
         Bundle.open(folder, backend=backend)
+
+
+def test_without_a_gpu_opening_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = install_cuda(monkeypatch, FakeCuda())
+    install_tensorrt(monkeypatch, FakeTensorRT(cuda, "tensorrt_rtx"))
+    monkeypatch.setattr(cuda, "cudaSetDevice", lambda device: (2,), raising=False)
+    with pytest.raises(EngineError, match=r"no CUDA device 0 here \(CUDA: cudaSetDevice failed: out of memory\)"):
+        Bundle.open(folder)
 
 
 def test_tensorrt_runs_on_cuda_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
 
+from .engine_index import INDEX_NAME, INDEXED_BACKENDS
 from .manifest import LabelCondition, Manifest, PrepareProgram, Program
 from .signature import (
     ATTENTION_MASK,
@@ -171,6 +172,8 @@ def _file_problem(manifest: Manifest) -> str | None:
             return f"files[{name!r}] has a malformed size or hash"
     if manifest.backend == "null":
         return "backend 'null' computes nothing and is no backend of a bundle"
+    if manifest.backend in INDEXED_BACKENDS and INDEX_NAME not in manifest.files:
+        return f"file {INDEX_NAME!r} goes with backend {manifest.backend!r} and is not listed under `files`"
     return None
 
 

@@ -74,8 +74,10 @@ class DeviceTensor:
     def __dlpack_device__(self) -> tuple[int, int]:
         return CUDA_DEVICE, self._streams.device
 
-    def __dlpack__(self, *, stream: int | None = None, **_: object) -> Any:
+    def __dlpack__(self, *, stream: int | None = None, copy: bool | None = None, **_: object) -> Any:
         """A capsule of the tensor; `stream` is the consumer's, and waits for what we have put into ours."""
+        if copy:
+            raise BufferError("a session hands its latents over where they are; copy them after from_dlpack")
         if stream != _NO_WAIT:
             self._streams.lead(_LEGACY_STREAM if stream is None else int(stream))
         shape = (ctypes.c_int64 * len(self.shape))(*self.shape)

@@ -13,6 +13,7 @@ from .errors import EngineError
 from .strict_json import StrictJsonError, decode, encode, parse_json
 
 INDEX_NAME, FORMAT, VERSION = "engines.json", "soda-engines", 1
+INDEXED_BACKENDS = frozenset({"trt", "trt_rtx"})
 _MAX_BYTES = 16 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,99}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import DeviceOptions
+from .backends import DeviceBackend, DeviceOptions
 from .device_inputs import DeviceInputs, take_device_inputs
 from .dlpack import DeviceTensor
 from .errors import RequestError
@@ -155,6 +155,11 @@ class Session:
             self._write_noise(index)
         playback.steps[index]()
         self._next_step = index + 1
+
+    def wait(self) -> None:
+        """Wait until the steps run so far are done; on the host they are. `latents` and `images` wait by themselves."""
+        if isinstance(self.bundle.backend, DeviceBackend):
+            self.bundle.backend.wait()
 
     def latents(self) -> NDArray[np.float32]:
         """The latents [B, C, H, W] after the steps run so far."""

@@ -99,6 +99,9 @@ class DeviceBackend(Protocol):
     def loop(self, calls: list[Callable[[], None]]) -> Callable[[], None]:
         """All calls of a request as one, perhaps recorded; what they take is in place before it is called."""
 
+    def wait(self) -> None:
+        """Wait until the device has done everything that was asked of it."""
+
     def close(self) -> None:
         """Wait for the device and free what all sessions share."""
 

@@ -1,7 +1,7 @@
 """CUDA without torch: device memory, one stream, graphs, through cuda-python's binding of the CUDA runtime.
 
 Everything that runs is put into one stream in order; the host waits only where it reads results back, or where a
-block that work may still use is freed. Not run on a GPU yet: a recording stand-in for the
+block that work may still use is freed. Not yet run on a GPU: a recording stand-in for the
 binding checks order, lifetimes and addresses (tests/runtime/fake_cuda.py).
 """
 
@@ -33,7 +33,10 @@ class Cuda:
         self.is_capturing = self.is_closed = False
         self.to_free: list[int] = []
         self._threads = threading.local()
-        self.use_device()
+        try:
+            self.use_device()
+        except EngineError as error:
+            raise EngineError(f"no CUDA device {device} here ({error}); these engines run on an NVIDIA GPU") from None
         self._own = stream == 0
         self.stream = int(self.call("cudaStreamCreateWithFlags", 1)) if self._own else stream  # 1: non-blocking
         self._staging = Staging(self)
@@ -225,45 +228,6 @@ class Graph:
         """Put the recorded work into the stream."""
         with self._cuda.lock:
             self._cuda.call("cudaGraphLaunch", self._handle, self._cuda.stream)
-
-
-class SharedBlock:
-    """One block for whatever uses memory one after another in the stream: as large as the largest user needs.
-
-    Users are told its address when they join and whenever it moves, which it does only while something is bound.
-    """
-
-    def __init__(self, cuda: Cuda) -> None:
-        self._cuda = cuda
-        self._memory: DeviceMemory | None = None
-        self._users: list[weakref.WeakMethod[Callable[[int, int], None]]] = []
-        self.moves = 0
-
-    def join(self, nbytes: int, tell: Callable[[int, int], None]) -> None:
-        """Reserve `nbytes`. tell, a method of the user, is called with (address, nbytes) now and after each move."""
-        with self._cuda.lock:
-            if self._memory is None or nbytes > self._memory.nbytes:
-                self.free()
-                self._memory = self._cuda.allocate(max(256, nbytes))
-                self.moves += 1
-                self._users = [user for user in self._users if user() is not None]
-                for user in self._users:
-                    told = user()
-                    if told is not None:
-                        told(self._memory.address, self._memory.nbytes)
-            tell(self._memory.address, self._memory.nbytes)
-            self._users.append(weakref.WeakMethod(tell))
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the block."""
-        return self._memory.nbytes if self._memory is not None else 0
-
-    def free(self) -> None:
-        """Free the block; nobody may use it any more."""
-        if self._memory is not None:
-            self._memory.free()
-        self._memory = None
 
 
 def free_after_work(cuda: Cuda, address: int) -> None:

@@ -7,12 +7,10 @@ because an engine may read it after it has begun to write, and addresses that ar
 
 from __future__ import annotations
 
-import importlib
 import mmap
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +19,14 @@ from ..errors import EngineError
 from ..signature import Port, Signature
 from . import DeviceOptions, View
 from .bound import BoundEngine
-from .cuda import Cuda, DeviceMemory, SharedBlock
+from .cuda import Cuda, DeviceMemory
+from .kernels import KernelCache, has_kernel_cache
 from .loop import Loop
+from .preflight import Library, built_for, check_identity, check_machine, rebuild_command
+from .shared_block import SharedBlock
 from .weights import DeviceWeights, refit
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64"}
-
-
-@dataclass(frozen=True)
-class Library:
-    """backend: its name in bundles; module: to import; title: for people; install: what has it; portable: an engine
-    may run on another version of the library, which says so itself."""
-
-    backend: str
-    module: str
-    title: str
-    install: str
-    portable: bool
-
-    def load(self) -> Any:
-        """The library's module. Raises EngineError."""
-        try:
-            return importlib.import_module(self.module)
-        except ImportError:
-            raise EngineError(f"{self.title} is not installed; run `pip install {self.install}`") from None
 
 
 class NvidiaBackend:
@@ -63,6 +45,7 @@ class NvidiaBackend:
         self._index: EngineIndex | None = None
         self.activations, self.scratch = SharedBlock(self.cuda), SharedBlock(self.cuda)
         self.weights = DeviceWeights(self.cuda)
+        self.kernels: list[KernelCache] = []
 
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
@@ -90,12 +73,22 @@ class NvidiaBackend:
         """The calls as one, which is a CUDA graph where the options and the driver allow it."""
         return Loop(self.cuda, calls, self._options.cuda_graph, lambda: self.activations.moves + self.scratch.moves)
 
+    def wait(self) -> None:
+        """Wait for everything in the stream."""
+        with self.cuda.lock:
+            self.cuda.use_device()
+            self.cuda.synchronize()
+
     def close(self) -> None:
-        """Wait for the device and free what all sessions share."""
-        for block in (self.activations, self.scratch):
-            block.free()
-        self.weights.free()
-        self.cuda.close()
+        """Keep the kernels that were compiled, wait for the device and free what all sessions share."""
+        try:
+            while self.kernels:
+                self.kernels.pop().save()
+        finally:
+            for block in (self.activations, self.scratch):
+                block.free()
+            self.weights.free()
+            self.cuda.close()
 
     def _check_validity(self, path: Path, content: Any, index: EngineIndex) -> None:
         """Ask the library whether it would take the engine, where it can tell."""
@@ -109,9 +102,10 @@ class NvidiaBackend:
     def _refused(self, path: Path, index: EngineIndex, what: str) -> EngineError:
         said = f" [{' '.join(' | '.join(self.messages).split())[:400]}]" if self.messages else ""
         here = f"{self.library.title} {self.trt.__version__} and {self.target}"
+        command, made = rebuild_command(path, index, self.target), built_for(index, self.library)
         return EngineError(
-            f"{path}: {path.stat().st_size} bytes {_built(index, self.library)}, this machine has {here}: the engine "
-            f"{what}{said}; copy the bundle again or run `{_rebuild(path, index, self.target)}`"
+            f"{path}: {path.stat().st_size} bytes {made}, this machine has {here}: the engine {what}{said}; "
+            f"copy the bundle again or run `{command}`"
         )
 
 
@@ -128,6 +122,10 @@ class NvidiaEngine:
         self._shared = found[0] - signature.inputs.keys() if index.weights == "inputs" else set()
         self._check_ports("input", found[0] - self._shared, signature.inputs)
         self._check_ports("output", found[1], signature.outputs)
+        self._kernels: KernelCache | None = None
+        if has_kernel_cache(engine):
+            self._kernels = KernelCache(backend.trt, engine, index.engines[path.name].content, backend.target)
+            backend.kernels.append(self._kernels)
         file = path.parent / index.engines[path.name].weights_file
         self._addresses = {name: backend.weights.address(name, file, path) for name in self._shared}
 
@@ -137,7 +135,7 @@ class NvidiaEngine:
         backend, trt, where = self._backend, self._backend.trt, f"{label}: {self._path}"
         with backend.cuda.lock:
             backend.cuda.use_device()
-            context = _create_context(trt, self._engine)
+            context = self._create_context(trt)
             if context is None:
                 raise EngineError(f"{where}: {backend.library.title} makes no context: {' '.join(backend.messages)}")
             for name, view in inputs.items():
@@ -145,7 +143,7 @@ class NvidiaEngine:
                     raise EngineError(
                         f"{where}: the engine takes at most {self._index.max_batch} samples, {name!r} is "
                         f"{list(view.shape)}; make smaller requests or run "
-                        f"`{_rebuild(self._path, self._index, backend.target, '--max-batch N')}`"
+                        f"`{rebuild_command(self._path, self._index, backend.target, '--max-batch N')}`"
                     )
             bound = BoundEngine(backend.cuda, context, where, backend.messages)
             for name, address in self._addresses.items():
@@ -154,6 +152,15 @@ class NvidiaEngine:
             backend.scratch.join(bound.scratch_bytes, bound.take_scratch)
             backend.activations.join(_activation_bytes(context, self._engine), bound.take_activations)
         return bound
+
+    def _create_context(self, trt: Any) -> Any:
+        """A context whose activations are ours to place: the call of TensorRT 10.1 and later, or the one before."""
+        if self._kernels is not None:
+            return self._engine.create_execution_context(self._kernels.config)
+        strategy = getattr(trt, "ExecutionContextAllocationStrategy", None)
+        if strategy is not None and hasattr(strategy, "USER_MANAGED"):
+            return self._engine.create_execution_context(strategy.USER_MANAGED)
+        return self._engine.create_execution_context_without_device_memory()
 
     def _check_ports(self, kind: str, found: set[str], expected: Mapping[str, Port]) -> None:
         if found != expected.keys():
@@ -172,52 +179,6 @@ class NvidiaEngine:
                     f"{self._path}: {kind} {name!r} is {dtype} {list(shape)}, the manifest says {port.dtype} "
                     f"{list(port.shape)}; rebuild the bundle"
                 )
-
-
-def check_machine(path: Path, index: EngineIndex, library: Library, version: str, target: str) -> None:
-    """Whether this machine's library and GPU are those that the engines were built for. Raises EngineError."""
-    same_library = index.library == library.backend
-    fits = same_library and target in index.targets and (library.portable or index.library_version == version)
-    if not fits:
-        raise EngineError(
-            f"{path}: {_built(index, library)}, this machine has {library.title} {version} and {target}; "
-            f"run `{_rebuild(path, index, target, library=library.backend)}`"
-        )
-
-
-def check_identity(path: Path, content: Any, index: EngineIndex, library: Library) -> None:
-    """Whether the engine is the program's that the index says: engines are built under their program's name."""
-    entry = index.engines.get(path.name)
-    if entry is None:
-        raise EngineError(f"{path}: engines.json does not list this engine; run `{_rebuild(path, index, '')}`")
-    if content.find(f"soda-program-{entry.content}".encode()) >= 0:
-        return
-    begin = content.find(b"soda-program-")
-    found = bytes(content[begin + 13 : begin + 77]).decode("ascii", "replace") if begin >= 0 else ""
-    other = next((f"the program of {name}" for name, e in index.engines.items() if e.content == found), "")
-    holds = other or (f"another program ({found[:12]!r})" if found else "no program of soda-export")
-    raise EngineError(
-        f"{path}: engines.json says program {entry.content[:12]}, {_built(index, library)}; the file "
-        f"holds {holds}; copy the bundle again or run `{_rebuild(path, index, '')}`"
-    )
-
-
-def _built(index: EngineIndex, library: Library) -> str:
-    title = library.title if index.library == library.backend else index.library
-    return f"built by {title} {index.library_version} for {', '.join(index.targets)}"
-
-
-def _rebuild(path: Path, index: EngineIndex, target: str, *more: str, library: str = "") -> str:
-    options = ["--target", target] if target and (library or index.library) == "trt_rtx" else []
-    return index.rebuild(path.parent, *options, *more, library=library)
-
-
-def _create_context(trt: Any, engine: Any) -> Any:
-    """A context whose activations are ours to place: the call of TensorRT 10.1 and later, or the one before."""
-    strategy = getattr(trt, "ExecutionContextAllocationStrategy", None)
-    if strategy is not None and hasattr(strategy, "USER_MANAGED"):
-        return engine.create_execution_context(strategy.USER_MANAGED)
-    return engine.create_execution_context_without_device_memory()
 
 
 def _activation_bytes(context: Any, engine: Any) -> int:

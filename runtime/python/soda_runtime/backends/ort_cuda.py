@@ -1,6 +1,6 @@
 """ONNX Runtime's CUDA and TensorRT providers: IOBinding on our device memory and stream, weights shared by sessions.
 
-Not run on a GPU yet: a stand-in that computes on the CPU checks order, addresses and lifetimes.
+Not yet run on a GPU: a stand-in that computes on the CPU checks order, addresses and lifetimes.
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ class OrtCudaBackend:
         recorded spoils the recording."""
         mode: GraphMode = "on" if self._options.cuda_graph == "on" else "off"
         return Loop(self.cuda, calls, mode, lambda: 0)
+
+    def wait(self) -> None:
+        """Wait for everything in the stream."""
+        with self.cuda.lock:
+            self.cuda.use_device()
+            self.cuda.synchronize()
 
     def close(self) -> None:
         """Wait for the device and let go of the weights."""

@@ -1,12 +1,13 @@
 """TensorRT 10 and 11: engines for the version and the GPU that built them. Needs tensorrt and cuda-python.
 
-Not run on a GPU yet: tests run it on stand-ins for the library and for CUDA.
+Not yet run on a GPU: tests run it on stand-ins for the library and for CUDA.
 """
 
 from __future__ import annotations
 
 from . import DeviceOptions
-from .nvidia import Library, NvidiaBackend
+from .nvidia import NvidiaBackend
+from .preflight import Library
 
 LIBRARY = Library("trt", "tensorrt", "TensorRT", "soda-runtime[trt]", portable=False)
 

@@ -1,12 +1,13 @@
 """TensorRT-RTX: engines built ahead of time for several GPUs. Needs tensorrt-rtx, cuda-python and an RTX GPU.
 
-Not run on a GPU yet: tests run it on stand-ins for the library and for CUDA.
+Not yet run on a GPU: tests run it on stand-ins for the library and for CUDA.
 """
 
 from __future__ import annotations
 
 from . import DeviceOptions
-from .nvidia import Library, NvidiaBackend
+from .nvidia import NvidiaBackend
+from .preflight import Library
 
 LIBRARY = Library("trt_rtx", "tensorrt_rtx", "TensorRT-RTX", "soda-runtime[trt-rtx]", portable=True)
 
