@@ -36,7 +36,7 @@ def test_the_library_exports_what_the_header_declares_and_nothing_else() -> None
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("name", ["null", "ort", "openvino"])
+@pytest.mark.parametrize("name", ["null", "ort", "openvino", "trt"])
 def test_a_backend_exports_its_table_alone(name: str) -> None:
     if not has_backend(name):
         pytest.skip(f"the backend {name} has not been built; `make cpp` says why")

@@ -64,4 +64,22 @@ if(wanted)
   endif()
 endif()
 
+soda_wants(wanted trt)
+if(wanted)
+  find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include)
+  find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h HINTS ${CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES include)
+  if(TENSORRT_INCLUDE_DIR AND CUDA_INCLUDE_DIR)
+    soda_add_backend(trt src/backends/trt.cpp src/backends/trt_library.cpp src/backends/trt_index.cpp
+                     src/backends/cuda.cpp src/consistency.cpp src/schedule.cpp src/signature.cpp src/files.cpp
+                     src/sha256.cpp src/strict_json.cpp src/tensors.cpp)
+    target_include_directories(soda_runtime_trt SYSTEM PRIVATE ${TENSORRT_INCLUDE_DIR} ${CUDA_INCLUDE_DIR}
+                               ${NLOHMANN_JSON_INCLUDE_DIR})
+    message(STATUS "backend trt: headers in ${TENSORRT_INCLUDE_DIR}; the library is loaded at run time")
+  else()
+    soda_missing_backend(trt
+      "NvInferRuntime.h or cuda_runtime_api.h was not found. The wheel has none: install TensorRT's and CUDA's "
+      "development packages, or give -DTENSORRT_ROOT=... and -DCUDA_ROOT=...")
+  endif()
+endif()
+
 string(REGEX REPLACE "^;" "" SODA_BACKENDS_BUILT "${SODA_BACKENDS_BUILT}")

@@ -1,6 +1,11 @@
 // The parts without files or engines, on literal bytes: noise, hashes, strict JSON, safetensors headers.
-#include <cstring>
+#include <unistd.h>
 
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "backends/trt_index.hpp"
 #include "check.hpp"
 #include "consistency.hpp"
 #include "errors.hpp"
@@ -124,6 +129,35 @@ void names_are_plain_or_refused() {
     CHECK(!matches(std::string(101, 'a'), "a-z", "a-z", 100));
 }
 
+void an_engine_index_is_read_or_refused() {
+    char folder[] = "/tmp/soda-index-XXXXXX";
+    CHECK(::mkdtemp(folder));
+    const std::string path = std::string(folder) + "/engines.json";
+    const auto read = [&](const std::string& text) {
+        std::ofstream(path) << text;
+        return read_engine_index(folder);
+    };
+    const std::string good =
+        "{\"format\": \"soda-engines\", \"version\": 1, \"library\": \"trt\", \"library_version\": \"10.9.0.34\", "
+        "\"targets\": [\"sm89\"], \"weights\": \"stripped\", \"max_batch\": 4, \"model\": \"digits\", "
+        "\"precision\": \"fp16\", \"engines\": {\"step-00.trt\": {\"content\": \"00\", "
+        "\"weights_file\": \"weights.safetensors\", \"activation_bytes\": 0}}}";
+    const EngineIndex index = read(good);
+    CHECK(index.library == "trt" && index.weights == "stripped" && index.max_batch == 4);
+    CHECK(index.weights_file.at("step-00.trt") == "weights.safetensors");
+    const std::pair<const char*, const char*> lies[] = {
+        {"weights.safetensors", "../weights"}, {"\"stripped\"", "\"elsewhere\""},  {"\"version\": 1", "\"version\": 2"},
+        {"soda-engines", "soda-bundle"},       {"\"max_batch\": 4", "\"max\": 4"}, {"{", "["}};
+    for (const auto& [from, to] : lies) {
+        std::string text = good;
+        text.replace(text.find(from), std::strlen(from), to);
+        CHECK_THROWS(EngineError, read(text));
+    }
+    std::remove(path.c_str());
+    CHECK_THROWS(EngineError, read_engine_index(folder));
+    ::rmdir(folder);
+}
+
 }  // namespace
 
 int main() {
@@ -135,5 +169,6 @@ int main() {
         {"fields have the types that are asked for", fields_have_the_types_that_are_asked_for},
         {"headers that lie are refused", headers_that_lie_are_refused},
         {"names are plain or refused", names_are_plain_or_refused},
+        {"an engine index is read or refused", an_engine_index_is_read_or_refused},
     });
 }

@@ -10,9 +10,9 @@
 namespace soda {
 namespace {
 
-constexpr int host_to_device = 1, device_to_host = 2;  // cudaMemcpyKind
-constexpr unsigned non_blocking = 1;                   // cudaStreamNonBlocking
-constexpr int out_of_memory = 2;                       // cudaErrorMemoryAllocation
+constexpr int host_to_device = 1, device_to_host = 2, on_device = 3;  // cudaMemcpyKind
+constexpr unsigned non_blocking = 1;                                  // cudaStreamNonBlocking
+constexpr int out_of_memory = 2;                                      // cudaErrorMemoryAllocation
 
 void* load_runtime() {
     for (const char* name : {"libcudart.so.13", "libcudart.so.12", "libcudart.so"})
@@ -102,6 +102,10 @@ void Cuda::read(void* to, const char* from, int64_t bytes) const {
     use_device();
     check(api_->cudaMemcpyAsync(to, from, size_t(bytes), device_to_host, stream_), "copying to the host");
     check(api_->cudaStreamSynchronize(stream_), "waiting for the device");
+}
+
+void Cuda::copy(char* to, const char* from, int64_t bytes) const {
+    check(api_->cudaMemcpyAsync(to, from, size_t(bytes), on_device, stream_), "copying on the device");
 }
 
 void Cuda::check(int status, const char* what) const {

@@ -27,6 +27,7 @@ public:
     void free_after_work(char* address) const noexcept;
     void write(char* to, const void* from, int64_t bytes) const;
     void read(void* to, const char* from, int64_t bytes) const;  // waits for the stream
+    void copy(char* to, const char* from, int64_t bytes) const;  // on the device
 
 private:
     struct Api;

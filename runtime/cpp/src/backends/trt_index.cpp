@@ -1,0 +1,52 @@
+#include "trt_index.hpp"
+
+#include "../consistency.hpp"
+#include "../errors.hpp"
+#include "../files.hpp"
+#include "../strict_json.hpp"
+
+namespace soda {
+namespace {
+
+constexpr int64_t max_bytes = 16 << 20;
+
+EngineIndex decode(const Field& root) {
+    root.object({"format", "version", "library", "library_version", "targets", "weights", "max_batch", "model",
+                 "precision", "engines"});
+    if (root["format"].string() != "soda-engines" || root["version"].integer() != 1)
+        throw StrictJsonError("not a soda-engines file of version 1");
+    EngineIndex index;
+    index.library = root["library"].string();
+    index.library_version = root["library_version"].string();
+    index.weights = root["weights"].one_of({"baked", "stripped", "inputs"});
+    index.max_batch = root["max_batch"].integer();
+    root["targets"].strings();
+    root["model"].string();
+    root["precision"].one_of({"fp32", "fp16", "bf16"});
+    for (const auto& [name, entry] : root["engines"].entries()) {
+        entry.object({"content", "weights_file", "activation_bytes"});
+        entry["content"].string();
+        entry["activation_bytes"].integer();
+        const std::string file = index.weights_file[name] = entry["weights_file"].string();
+        if (!file.empty() && (!matches(file, "A-Za-z0-9", "A-Za-z0-9._-", 100) || file.find("..") != std::string::npos))
+            throw StrictJsonError(say("weights file ", shown(file), " is no plain name"));
+    }
+    return index;
+}
+
+}  // namespace
+
+EngineIndex read_engine_index(const std::string& folder) {
+    const std::string path = folder + "/engines.json";
+    try {
+        const std::string text = read_bytes(path, 0, require_regular_file(path, max_bytes));
+        const Json value = parse_json(text);
+        return decode(Field(value));
+    } catch (const StrictJsonError& error) {
+        throw EngineError(say(path, ": ", error.what(), "; rebuild the bundle"));
+    } catch (const BundleError& error) {
+        throw EngineError(error.what());
+    }
+}
+
+}  // namespace soda
