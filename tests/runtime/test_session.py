@@ -355,3 +355,23 @@ def test_a_bundle_opens_with_either_kind_of_path() -> None:
 def test_an_unknown_backend_or_device_is_refused(options: dict[str, str]) -> None:
     with pytest.raises(SodaError, match=r"backend 'tpu' is unknown|device .* ONNX Runtime runs on cpu, cuda, tensorrt"):
         Bundle.open(GOLDEN, **options)  # type: ignore[arg-type]
+
+
+def test_a_step_that_fails_ends_the_request(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    session = bundle.session()
+    session.start(3)
+    session.step(0)
+
+    def fail() -> None:
+        raise EngineError("step 1: no")
+
+    session.playback.wait()
+    whole, session.playback.steps[1] = session.playback.steps[1], fail
+    playback = session.playback
+    with pytest.raises(EngineError, match="step 1: no"):
+        session.step(1)
+    with pytest.raises(RequestError, match="no request has been started"):
+        session.step(1)
+    playback.steps[1] = whole
+    np.testing.assert_array_equal(session.generate(3, seed=4), bundle.session().generate(3, seed=4))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,21 +141,32 @@ class Session:
                 self.step(i)
             return
         self._write_noise(0)
-        playback.loop()
+        with self._dropping_failures():
+            playback.loop()
         self._next_step = len(playback.steps)
 
     def step(self, index: int) -> None:
-        """Run step `index`; steps run in order, each once."""
+        """Run step `index`; steps run in order, each once. A step that fails ends the request."""
         playback = self.playback
         if index != self._next_step or index >= len(playback.steps):
             raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {len(playback.steps)} steps")
-        if index % playback.window == 0:
-            for call in playback.prepares[index // playback.window]:
-                call()
-        if index % playback.noise_steps == 0:
-            self._write_noise(index)
-        playback.steps[index]()
+        with self._dropping_failures():
+            if index % playback.window == 0:
+                for call in playback.prepares[index // playback.window]:
+                    call()
+            if index % playback.noise_steps == 0:
+                self._write_noise(index)
+            playback.steps[index]()
         self._next_step = index + 1
+
+    @contextmanager
+    def _dropping_failures(self) -> Iterator[None]:
+        """Whatever fails ends the request: what is in the cache is not that of any step."""
+        try:
+            yield
+        except BaseException:
+            self.reset()
+            raise
 
     def wait(self) -> None:
         """Wait until the steps run so far are done; on the host they are. `latents` and `images` wait by themselves."""
