@@ -165,6 +165,7 @@ def test_a_later_request_whose_first_step_is_left_out_is_caught(bundle: Bundle) 
 def test_two_updating_steps_in_the_wrong_order_are_caught(bundle: Bundle) -> None:
     session = bundle.session()
     session.start(4)
+    session.playback.wait()
     steps = session.playback.steps
     steps[2], steps[3] = steps[3], steps[2]
     with pytest.raises(InternalError):

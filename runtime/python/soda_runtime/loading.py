@@ -1,7 +1,7 @@
 """Open and bind the steps of a playback in the background, in the order of their first use.
 
-A bundle may have a dozen engines of gigabytes each. The first step waits for its own alone; the others are opened by a
-few threads while it runs.
+A bundle may have a dozen engines of gigabytes each. The first step waits for its own alone; a few threads open the
+others from then on.
 """
 
 from __future__ import annotations
@@ -23,21 +23,25 @@ class StepCalls:
         The first step is bound at once, or where `at_once` says so all of them. What goes wrong with another one is
         raised where its step is called.
         """
-        self._bind, self._bound = bind, dict[int, Future[None]]()
+        self._bind, self._programs, self._at_once = bind, programs, at_once
+        self._bound: dict[int, Future[None]] = {}
         if at_once:
             self.calls = [bind(step) for step in range(len(programs))]
             return
-        self.calls = [self._waiting(step, program) for step, program in enumerate(programs)]
-        self.calls[0] = bind(0)
-        kinds = dict.fromkeys(programs)
-        pool = ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1, len(kinds))), "soda-open")
-        for kind in kinds:
-            steps = [step for step, program in enumerate(programs) if program == kind and step]
-            self._bound[kind] = pool.submit(self._bind_steps, {step: self.calls[step] for step in steps})
-        pool.shutdown(wait=False)
+        self._placeholders = tuple(self._waiting(step, program) for step, program in enumerate(programs))
+        self.calls = list(self._placeholders)
+        first = bind(0)
+
+        def call_and_open() -> None:
+            first()
+            self._open_others()
+
+        self.calls[0] = call_and_open
 
     def wait(self) -> None:
         """Until every step is bound. Raises EngineError."""
+        if not self._at_once:
+            self._open_others()
         for future in self._bound.values():
             future.result()
 
@@ -46,15 +50,26 @@ class StepCalls:
         for future in self._bound.values():
             future.cancel()
 
+    def _open_others(self) -> None:
+        if self._bound:
+            return
+        kinds = dict.fromkeys(self._programs)
+        pool = ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1, len(kinds))), "soda-open")
+        for kind in kinds:
+            steps = [step for step, program in enumerate(self._programs) if program == kind and step]
+            self._bound[kind] = pool.submit(self._bind_steps, steps)
+        pool.shutdown(wait=False)
+
     def _waiting(self, step: int, program: int) -> Call:
         def call() -> None:
+            self._open_others()
             self._bound[program].result()
             self.calls[step]()
 
         return call
 
-    def _bind_steps(self, waiting: dict[int, Call]) -> None:
-        for step, placeholder in waiting.items():
+    def _bind_steps(self, steps: Sequence[int]) -> None:
+        for step in steps:
             call = self._bind(step)
-            if self.calls[step] is placeholder:
+            if self.calls[step] is self._placeholders[step]:
                 self.calls[step] = call
