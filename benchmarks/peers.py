@@ -32,12 +32,12 @@ from peers.rows import Row, make_rows, unaccelerated_verdict, verdicts
 from peers.settings import settings_like
 from peers.systems import EAGER, System, bundle_system, bundle_systems, plan_systems, torch_systems
 
+from soda_export.doctor import describe_machine
 from soda_export.options import ProfileOptions
 
 log = logging.getLogger("peers")
 TARGETS = (("ort", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 LIBRARIES = ("torch", "diffusers", "cache-dit", "onnxruntime", "openvino", "soda-export")
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 SMOOTHCACHE = "smoothcache"
 SHAPE_SOURCE = "shapes"
 """Whose plans, settings and errors `dit-xl` takes over."""
@@ -189,13 +189,9 @@ def _machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    processor = f"{len(names)} x {names[0]}" if names else platform.processor()
+    machine = describe_machine()
     return {
-        "processor": processor, "instructions": [flag for flag in INSTRUCTIONS if flag in flags],
+        "processor": f"{machine.cores} x {machine.processor}", "instructions": machine.features,
         "load_average": os.getloadavg()[0], "system": platform.system(), "python": platform.python_version(),
         "versions": versions,
     }  # fmt: skip

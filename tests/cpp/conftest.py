@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from soda_runtime import Bundle, BundleError
 
-from tests.runtime.bundles import GOLDEN_TEXT, GOLDEN_V1, copy_golden
+from tests.runtime.conftest import folder, text_folder, v1_folder  # noqa: F401  (fixtures)
 
 from .library import ROOT, Library, load
 
@@ -24,41 +24,22 @@ def library() -> Library:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the golden bundle, with remembered hashes of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return copy_golden(tmp_path / "bundle")
-
-
-@pytest.fixture
-def text_folder(folder: Path) -> Path:
-    """A copy of the golden bundle of prompts."""
-    return copy_golden(folder.with_name("text"), GOLDEN_TEXT)
-
-
-@pytest.fixture
-def v1_folder(folder: Path) -> Path:
-    """A copy of the golden bundle of version 1."""
-    return copy_golden(folder.with_name("v1"), GOLDEN_V1)
-
-
-@pytest.fixture
 def refuses(library: Library) -> Callable[[Path, str], None]:
     """Open a bundle in both runtimes: a one-line BundleError from each, C++'s with the culprit's path and a remedy."""
 
-    def check(folder: Path, culprit: str) -> None:
+    def check(bundle: Path, culprit: str) -> None:
         with pytest.raises(BundleError) as caught:
-            library.open(folder, backend="null")
+            library.open(bundle, backend="null")
         message = str(caught.value)
         assert message.isprintable()
-        manifest = folder / "manifest.json"  # is to blame for an int beyond 64 bits, which a reader may refuse there
+        manifest = bundle / "manifest.json"  # is to blame for an int beyond 64 bits, which a reader may refuse there
         assert message.startswith(
-            (f"{folder / culprit}: ", f"{manifest}: $") if "64 bits" in message else f"{folder / culprit}: "
+            (f"{bundle / culprit}: ", f"{manifest}: $") if "64 bits" in message else f"{bundle / culprit}: "
         )
         assert _REMEDY.search(message), message
-        assert len(message) < 1000 + len(str(folder))
+        assert len(message) < 1000 + len(str(bundle))
         with pytest.raises(BundleError):
-            Bundle.open(folder, backend="null")
+            Bundle.open(bundle, backend="null")
 
     return check
 
