@@ -44,6 +44,8 @@ def evaluate(
 
         soda-export eval engines/digits-b17-ort
 
+        soda-export eval engines/digits-b17-openvino --against model
+
         soda-export eval a.plan.json b.plan.json --model digits --seeds 2000000:2000500 --json
 
         soda-export eval pixart.plan.json --model path/to/pixart --seeds 1000000:1000030 --clip path/to/clip
@@ -53,7 +55,7 @@ def evaluate(
     targets
         Bundle folders and plan files.
     model
-        Model of the plans. [default: the built-in model that the plan names]
+        Model of the plans; bundles are then asked for its prompts. [default: the built-in model that the plan names]
     json
         Print a list of rows as JSON.
     """

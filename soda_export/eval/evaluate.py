@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from soda_runtime import Bundle
+from soda_runtime.manifest import LabelCondition
 
 from ..errors import PlanError, UsageError
 from ..lower.lower import lower_plan
@@ -22,7 +24,7 @@ from ..stages import StageStore
 from .compare import Comparison, Scores, compare_samples
 from .judges import find_judge
 from .networks import NetworkOptions, load_networks
-from .sample import BundleSamples, ModelSamples
+from .sample import BundleSamples, ModelSamples, SampleSource
 from .seeds import HELD_OUT_SEEDS, parse_seeds
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ class EvalOptions:
     """Seeds A:B, B exclusive, one sample each; not 0 and 1, which profiling and planning use."""
     batch: int = 32
     """Samples drawn together; the scores do not depend on it."""
+    against: Literal["itself", "model"] = "itself"
+    """What bundles are held against: the bundle with everything computed, or the model in torch in fp32, which shows
+    what the precision and the backend cost, too."""
 
 
 class EvalRow(msgspec.Struct, frozen=True):
@@ -67,6 +72,7 @@ class Evaluator:
         if any(seed in self._seeds for seed in (ProfileOptions.seed, PLAN_SEED)):
             log.warning("eval: --seeds %s has noise that profiling and planning use by default", options.seeds)
         self._store, self._progress, self._model = store, progress, model
+        self._against = options.against
         self._networks = load_networks(networks)
         self._loaded: dict[str, LoadedModel] = {}
         self._samples: dict[tuple[str, SamplerOptions], ModelSamples] = {}
@@ -88,21 +94,32 @@ class Evaluator:
         return EvalRow(str(target), len(self._seeds), flops_ratio, compared.scores)
 
     def _bundle(self, target: Path, bundle: Bundle) -> Comparison:
-        model = bundle.manifest.model
+        spec, samples = bundle.manifest.model, self._samples_of_bundle(target, bundle)
+        prompts = samples.prompts if samples else ()
+        reference: SampleSource = BundleSamples(bundle, accelerated=False, prompts=prompts)
+        if samples and self._against == "model":
+            reference = samples.of_reference(self._seeds, self._batch, self._counter("everything computed"))
         return compare_samples(
-            BundleSamples(bundle, accelerated=True), BundleSamples(bundle, accelerated=False), self._seeds,
-            self._batch, judge=find_judge(model.name, model.latent_shape), networks=self._networks,
+            BundleSamples(bundle, accelerated=True, prompts=prompts), reference, self._seeds, self._batch,
+            judge=find_judge(spec.name, spec.latent_shape), networks=self._networks,
             progress=self._counter(target.name),
         )  # fmt: skip
+
+    def _samples_of_bundle(self, target: Path, bundle: Bundle) -> ModelSamples | None:
+        """Samples of the bundle's model, where it is asked for: by --against, or by --model, whose prompts it has."""
+        if self._model is None and self._against == "itself":
+            return None
+        samples = self._samples_of(target, _read(target / "plan.json"))
+        condition = bundle.manifest.model.condition
+        if self._against == "model" and not isinstance(condition, LabelCondition) and not condition.tokenizer:
+            raise UsageError(f"{target}: has no text encoder, so --against model has no prompts to give it")
+        return samples
 
     def _plan(self, target: Path, plan: Plan) -> tuple[float, Comparison]:
         model = self._samples_of(target, plan)
         spec = model.bench.loaded.denoiser.spec
-        try:
-            check_fits(plan, spec, model.bench.identity, plan.guidance)
+        with _naming(target):
             table = lower_plan(plan, spec)
-        except PlanError as error:
-            raise PlanError(f"{target}: {error}") from None
         reference = model.of_reference(self._seeds, self._batch, self._counter("everything computed"))
         return table.flops_ratio, compare_samples(
             model.of_table(table), reference, self._seeds, self._batch, judge=find_judge(spec.name, spec.latent_shape),
@@ -110,7 +127,7 @@ class Evaluator:
         )  # fmt: skip
 
     def _samples_of(self, target: Path, plan: Plan) -> ModelSamples:
-        """Samples of the plan's model with the plan's sampler and guidance."""
+        """Samples of the plan's model with the plan's sampler and guidance. Raises PlanError where they do not fit."""
         if self._model is None and plan.model.name not in builtin_models():
             raise UsageError(f"{target}: is a plan for {plan.model.name}; say where that model is with --model")
         request = self._model or ModelRequest(plan.model.name)
@@ -120,10 +137,22 @@ class Evaluator:
         if (request.model, options) not in self._samples:
             bench = Workbench(self._loaded[request.model], options, self._store, self._progress)
             self._samples[request.model, options] = ModelSamples(bench)
-        return self._samples[request.model, options]
+        samples = self._samples[request.model, options]
+        with _naming(target):
+            check_fits(plan, samples.bench.loaded.denoiser.spec, samples.bench.identity, plan.guidance)
+        return samples
 
     def _counter(self, stage: str) -> Callable[[int, int], None]:
         return lambda done, total: self._progress(stage, done, total)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Say whose plan does not fit."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(f"{target}: {error}") from None
 
 
 def _read(target: Path) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,11 @@ class ModelSamples:
         folder = self.bench.loaded.component_folder("vae")
         return None if folder is None else load_decoder(folder)
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts in turn; none for class labels or without a text encoder."""
+        return self._conditions.prompts
+
     def prompts_of(self, seeds: range) -> tuple[str, ...]:
         """The prompt of each seed, or none at all."""
         return self._conditions.prompts_of(seeds)
@@ -118,11 +123,15 @@ class _Eager:
 
 
 class BundleSamples:
-    """Samples of a bundle by the runtime; accelerated=False plays it with everything computed."""
+    """Samples of a bundle by the runtime; accelerated=False plays it with everything computed.
 
-    def __init__(self, bundle: Bundle, *, accelerated: bool) -> None:
+    prompts: in turn, for a bundle with a text encoder; default those that its model's name is judged by.
+    """
+
+    def __init__(self, bundle: Bundle, *, accelerated: bool, prompts: Sequence[str] = ()) -> None:
         self._session, self._accelerated = bundle.session(), accelerated
         self._manifest = bundle.manifest
+        self._prompts = prompts or model_prompts(self._manifest.model.name)
         condition = self._manifest.model.condition
         if accelerated and not isinstance(condition, LabelCondition) and not condition.tokenizer:
             log.warning("eval: the bundle has no text encoder, so random embeddings are used")
@@ -142,8 +151,7 @@ class BundleSamples:
         if isinstance(condition, LabelCondition):
             return {"labels": [seed % condition.num_classes for seed in seeds]}
         if condition.tokenizer:
-            prompts = model_prompts(self._manifest.model.name)
-            return {"prompt": [prompts[seed % len(prompts)] for seed in seeds]}
+            return {"prompt": [self._prompts[seed % len(self._prompts)] for seed in seeds]}
         shape = (condition.max_tokens, condition.embed_width)
         rows = [normal(seed, INITIAL_STREAM, 1, shape[0] * shape[1]).reshape(shape) for seed in (*seeds, 0)]
         values, mask = np.stack(rows), np.ones((len(rows), shape[0]), np.int64)

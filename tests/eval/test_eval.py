@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from soda_runtime import Bundle
 
-from soda_export.errors import SodaError, UsageError
+from soda_export.errors import PlanError, SodaError, UsageError
 from soda_export.eval.compare import compare_samples
 from soda_export.eval.conditions import SeedConditions, held_out_scenes
 from soda_export.eval.evaluate import EvalOptions, Evaluator
@@ -44,10 +46,13 @@ def plan_file(bench: Workbench, folder: Path, name: str = "a.plan.json") -> Path
     return folder / name
 
 
-def evaluator(model: Path | None, folder: Path, seeds: str = "50:56", batch: int = 4, **networks: Path) -> Evaluator:
+def evaluator(
+    model: Path | None, folder: Path, seeds: str = "50:56", batch: int = 4,
+    against: Literal["itself", "model"] = "itself", **networks: Path,
+) -> Evaluator:  # fmt: skip
     request = None if model is None else ModelRequest(str(model))
     store = StageStore(folder / "store")
-    options = EvalOptions(seeds, batch)
+    options = EvalOptions(seeds, batch, against)
     return Evaluator(options, store, no_progress, model=request, networks=NetworkOptions(**networks))
 
 
@@ -82,6 +87,35 @@ def test_a_bundle_scores_as_its_plan_does(
     assert first.scores.rmse.low < first.scores.rmse.mean < first.scores.rmse.high
     assert first.scores.frechet_real is first.scores.accuracy is None
     assert list(first.flat())[:6] == ["target", "samples", "flops_ratio", "rmse", "psnr", "frechet_real"]
+
+
+def test_a_bundle_against_its_model_shows_what_the_engines_cost(
+    tiny_model: Path, open_bench: OpenBench, tmp_path: Path
+) -> None:
+    bench = open_bench()
+    everything = bench.build(compute_everything(bench), "ort", tmp_path / "everything").out
+    row = evaluator(tiny_model, tmp_path).evaluate([everything])[0]
+    assert row.scores.rmse.mean == 0.0  # against itself there is nothing to see
+    row = evaluator(tiny_model, tmp_path, against="model").evaluate([everything])[0]
+    assert 0.0 < row.scores.rmse.mean < 1e-4
+
+
+def test_a_bundle_against_another_model_is_refused(tiny_bundle: Built, tiny_pixart: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="tiny: the plan is for model tiny"):
+        evaluator(tiny_pixart, tmp_path, against="model").evaluate([tiny_bundle.out])
+
+
+def test_a_text_bundle_is_asked_for_the_prompts_of_the_model_that_is_named(
+    tiny_pixart: Path, open_text_bench: OpenBench, tmp_path: Path
+) -> None:
+    bench = open_text_bench()
+    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept(modules=3), "dpm-solver++", 0.0, 4.5)
+    built = bench.build(plan, "ort", tmp_path / "bundle")
+    folder = tmp_path / "with-prompts"
+    shutil.copytree(tiny_pixart, folder)
+    (folder / "prompts.txt").write_text("one prompt of its own\nand another\n")
+    usual, own = (evaluator(model, tmp_path).evaluate([built.out])[0].scores.rmse for model in (None, folder))
+    assert own != usual
 
 
 def test_scores_do_not_depend_on_the_batch_and_the_reference_is_drawn_once(
