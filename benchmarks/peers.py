@@ -36,7 +36,9 @@ from soda_export.doctor import describe_machine
 from soda_export.options import ProfileOptions
 
 log = logging.getLogger("peers")
-TARGETS = (("ort", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+INT8 = "int8-weights"
+"""A precision of our bundles alone; peers play in fp32 and bf16."""
+TARGETS = (("ort", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", INT8))
 LIBRARIES = ("torch", "diffusers", "cache-dit", "onnxruntime", "openvino", "soda-export")
 SMOOTHCACHE = "smoothcache"
 SHAPE_SOURCE = "shapes"
@@ -48,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="shapes,dit-xl", help="comma-separated (default shapes,dit-xl)")
     parser.add_argument("--only", default="", help="comma-separated beginnings of system names; default all")
-    parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--precisions", default=f"fp32,bf16,{INT8}")
     parser.add_argument("--xl-precisions", default="bf16", help="of peers on dit-xl (default bf16, the faster one)")
     parser.add_argument("--layers", type=int, default=8, help="of dit-xl (default 8; the published model has 28)")
     parser.add_argument("--steps", type=int, default=0, help="default the model's own; dit-xl 20")
@@ -154,6 +156,7 @@ class _Run:
         """In the order of a round: what matters most first, in case that time runs out."""
         skipping = [label for label in files if label.startswith(SMOOTHCACHE)]
         found = bundle_systems(bundles, ratios)
+        precisions = [precision for precision in precisions if precision != INT8]
         for precision in dict.fromkeys(("fp32", *precisions)):
             mine = [*plan_systems(precision, files, skipping), *torch_systems(precision)]
             found += [s for s in mine if precision in precisions or s.system == EAGER]

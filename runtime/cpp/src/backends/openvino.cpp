@@ -12,6 +12,9 @@ namespace {
 const ov::element::Type element_types[] = {ov::element::f32, ov::element::f16, ov::element::bf16,
                                            ov::element::i64};  // by soda dtype
 
+// Neighbouring channels of a token whose activations share a scale where weights are int8 (docs/decisions/0020).
+constexpr uint64_t quantized_together = 128;
+
 ov::Shape shape_of(const SodaView& view) {
     return ov::Shape(view.dims, view.dims + view.rank);
 }
@@ -24,6 +27,7 @@ ov::AnyMap properties_of(const SodaBackendOptions& options) {
         ov::hint::inference_precision(precision == "fp16"   ? ov::element::f16
                                       : precision == "bf16" ? ov::element::bf16
                                                             : ov::element::f32),
+        ov::hint::dynamic_quantization_group_size(quantized_together),
     };
     if (options.threads > 0) properties.insert(ov::inference_num_threads(options.threads));
     return properties;
