@@ -14,7 +14,11 @@ import numpy as np
 from soda_runtime import Bundle
 from soda_runtime.request import example_request
 
-from .errors import PlanError
+from .bench.timing import time_steps
+from .compile import AHEAD_OF_TIME
+from .compile.nvidia.targets import check_runs_here
+from .compile.options import EngineOptions
+from .errors import CompileError, PlanError, UsageError
 from .models.flops import full_step_flops, step_flops
 from .models.spec import DenoiserSpec
 from .plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
@@ -76,7 +80,24 @@ def probe_schedule(spec: DenoiserSpec, steps: int) -> Schedule:
 _LEAST_STEPS = 3 * (MAX_ORDER + 1) + 1
 
 
-def time_steps(path: Path, schedule: Schedule, batch: int) -> StepLatency:
+def check_can_time(backend: str, batch: int, engines: EngineOptions) -> None:
+    """Refuse before any work what cannot be timed on this machine. Raises PlanError or UsageError."""
+    if batch < 1:
+        raise UsageError(f"--latency-batch {batch}: must be at least 1")
+    if backend not in AHEAD_OF_TIME:
+        return
+    if batch > engines.max_batch:
+        raise UsageError(f"--latency-batch {batch}: engines take at most {engines.max_batch}; raise --max-batch")
+    try:
+        check_runs_here(engines)
+    except CompileError as error:
+        raise PlanError(
+            f"--speedup and --latency-ms time the engines on the GPU that they are for: {error}; "
+            "give --budget or --flops-ratio"
+        ) from None
+
+
+def time_kinds(path: Path, schedule: Schedule, batch: int) -> StepLatency:
     """Play the bundle of a probe schedule, accelerated and not in turn."""
     bundle = Bundle.open(path)
     request = example_request(bundle, batch)
@@ -89,12 +110,7 @@ def time_steps(path: Path, schedule: Schedule, batch: int) -> StepLatency:
             session.start(**request, seed=round_, accelerated=accelerated)
             session.wait()
             rest.append(time.perf_counter() - started)
-            times = []
-            for step in range(schedule.steps):
-                started = time.perf_counter()
-                session.step(step)
-                session.wait()
-                times.append(time.perf_counter() - started)
+            times = time_steps(session, schedule.steps)
             if round_:  # the first one warms up
                 seconds[accelerated].append(times)
     fast, whole = np.median(seconds[True], axis=0), np.median(seconds[False], axis=0)

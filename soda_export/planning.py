@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .compile.options import EngineOptions
 from .errors import PlanError, UsageError
-from .latency import StepLatency, probe_schedule, time_steps
+from .latency import StepLatency, check_can_time, probe_schedule, time_kinds
 from .options import BundleOptions, ProfileOptions
 from .plan.anchors import anchor_cost, solve_anchors
 from .plan.problem import Target
@@ -49,15 +50,15 @@ def check_budget(options: PlanOptions, steps: int) -> None:
 
 def make_plan_for(
     bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions = ProfileOptions(),
-    bundle: BundleOptions = BundleOptions(),
+    bundle: BundleOptions = BundleOptions(), engines: EngineOptions = EngineOptions(),
 ) -> SolvedPlan:  # fmt: skip
-    """Plan for the map. calibration: `best` measures with the texts of profiling. bundle: what latencies are measured
-    of. Raises PlanError with the reachable range."""
+    """Plan for the map. calibration: `best` measures with the texts of profiling. bundle, engines: what latencies are
+    measured of. Raises PlanError with the reachable range."""
     sensitivity = bench.fit_map(sensitivity)
     check_budget(options, bench.sampler.steps)
     if not options.speedup and not options.latency_ms:
         return _plan(bench, sensitivity, options, calibration)
-    latency = measure_latency(bench, options.latency_batch, bundle)
+    latency = measure_latency(bench, options.latency_batch, bundle, engines)
     return _plan_for_speedup(bench, sensitivity, options, calibration, latency)
 
 
@@ -107,16 +108,15 @@ def _search(
     return SolvedPlan(make_plan(sensitivity, found.schedule, made_by))
 
 
-def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions) -> StepLatency:
-    """Time every kind of step on the backend, with a bundle that is made for that."""
-    if batch < 1:
-        raise UsageError(f"--latency-batch {batch}: must be at least 1")
+def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines: EngineOptions) -> StepLatency:
+    """Time every kind of step on the backend, with a bundle that is made for that by the same options."""
+    check_can_time(bundle.backend, batch, engines)
     spec = bench.loaded.denoiser.spec
     schedule = probe_schedule(spec, bench.sampler.steps)
     plan = bench.plan_of(schedule, "probe of step latencies")
     out = bench.store.root / f"probe-{spec.name}-{bundle.backend}"
-    built = bench.build(plan, bundle.backend, out, bundle)
-    latency = time_steps(built.out, schedule, batch)
+    built = bench.build(plan, bundle.backend, out, bundle, engines)
+    latency = time_kinds(built.out, schedule, batch)
     log.info(
         "latency: %.2f ms a step of everything, %.2f ms with caching, %.2f ms reused, batch %d",
         1e3 * latency.whole, 1e3 * latency.anchor, 1e3 * latency.reused[0], batch,

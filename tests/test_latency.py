@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from soda_export import planning
+from soda_export.compile.options import EngineOptions
 from soda_export.errors import PlanError, UsageError
-from soda_export.latency import StepLatency, probe_schedule, time_steps
+from soda_export.latency import StepLatency, check_can_time, probe_schedule, time_kinds
 from soda_export.lower.lower import lower_plan
 from soda_export.options import BundleOptions, ProfileOptions
 from soda_export.plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
@@ -54,7 +56,7 @@ def test_every_kind_of_step_of_a_real_bundle_is_timed(open_bench: OpenBench, tmp
     bench = open_bench(steps=12)
     schedule = probe_schedule(bench.loaded.denoiser.spec, 12)
     built = bench.build(bench.plan_of(schedule, "probe"), "ort", tmp_path / "bundle", BundleOptions())
-    latency = time_steps(built.out, schedule, 2)
+    latency = time_kinds(built.out, schedule, 2)
     for seconds in (latency.whole, latency.anchor, *latency.reused, *latency.stack, latency.rest):
         assert 0.0 < seconds < 1.0
 
@@ -106,3 +108,35 @@ def test_a_plan_that_meets_the_budget_is_kept_where_a_nearer_one_is_refused(
     monkeypatch.setattr(planning, "_plan", plan)
     found = planning.make_plan_for(bench, sensitivity, PlanOptions(planner="soda", speedup=1.5))
     assert found is generous
+
+
+def test_engines_for_another_gpu_cannot_be_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", lambda *_: "sm90")
+    check_can_time("trt_rtx", 1, EngineOptions(target=("sm89", "sm90")))
+    check_can_time("trt_rtx", 1, EngineOptions())
+    with pytest.raises(PlanError, match="--target sm89: this machine's GPU is sm90; give --budget or --flops-ratio"):
+        check_can_time("trt_rtx", 1, EngineOptions(target=("sm89",)))
+    with pytest.raises(UsageError, match="--latency-batch 8: engines take at most 4; raise --max-batch"):
+        check_can_time("trt_rtx", 8, EngineOptions())
+    check_can_time("ort", 8, EngineOptions())
+
+
+def test_the_probe_is_built_with_the_options_of_the_bundle(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = open_bench(steps=12)
+    bundle, engines = BundleOptions(backend="trt_rtx", precision="fp16"), EngineOptions(("sm90",), 5, 0.5, "inputs", 2)
+    built: list[tuple[object, ...]] = []
+
+    def build(plan: object, backend: str, out: Path, *options: object) -> SimpleNamespace:
+        built.append((backend, *options))
+        return SimpleNamespace(out=out)
+
+    monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", lambda *_: "sm90")
+    monkeypatch.setattr(bench, "build", build)
+    monkeypatch.setattr(planning, "time_kinds", lambda *_: LATENCY)
+    sensitivity = bench.profile(ProfileOptions(samples=2))
+    planning.make_plan_for(
+        bench, sensitivity, PlanOptions(planner="soda", speedup=2.0, latency_batch=2), bundle=bundle, engines=engines
+    )
+    assert built == [("trt_rtx", bundle, engines)]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import Session
-from soda_runtime.backends import DeviceBackend
 
 from .energy import EnergyMeter
 from .result import Timing
@@ -38,7 +37,7 @@ class Generations:
         session.start(**self._request, seed=seed, accelerated=self._accelerated)
         self.before.append(clock() - started)
         is_one_call = session.playback.loop is not None
-        steps = [] if is_one_call else self._step_by_step()
+        steps = [] if is_one_call else time_steps(session, session.bundle.manifest.sampler.steps)
         session.run_steps()
         latents = session.latents()
         self.whole.append(clock() - started)
@@ -46,25 +45,25 @@ class Generations:
         self.joules.append(self._meter.joules(counters, self._meter.read()))
         if is_one_call:  # on a device; its steps are timed in a run of their own
             session.start(**self._request, seed=seed, accelerated=self._accelerated)
-            steps = self._step_by_step()
+            steps = time_steps(session, session.bundle.manifest.sampler.steps)
         self.steps.append(steps)
-
-    def _step_by_step(self) -> list[float]:
-        """Seconds of each step, which a device is waited for."""
-        backend = self._session.bundle.backend
-        times = [time.perf_counter()]
-        for step in range(self._session.bundle.manifest.sampler.steps):
-            self._session.step(step)
-            if isinstance(backend, DeviceBackend):
-                backend.wait()
-            times.append(time.perf_counter())
-        seconds: list[float] = np.diff(times).tolist()
-        return seconds
 
     def forget_first(self) -> None:
         """Drop the first one."""
         for values in (self.whole, self.before, self.steps, self.latents, self.joules):
             del values[0]  # type: ignore[attr-defined]
+
+
+def time_steps(session: Session, steps: int) -> list[float]:
+    """Seconds of each of the first steps of a request that has been started; a device is waited for after each."""
+    session.wait()
+    times = [time.perf_counter()]
+    for step in range(steps):
+        session.step(step)
+        session.wait()
+        times.append(time.perf_counter())
+    seconds: list[float] = np.diff(times).tolist()
+    return seconds
 
 
 def timing(seconds: Sequence[float]) -> Timing:

@@ -74,7 +74,7 @@ def build(
         if plan is not None:
             chosen = bench.load_plan(plan)
         else:
-            chosen = solve(bench, sensitivity, profiling, planning, bundle).plan
+            chosen = solve(bench, sensitivity, profiling, planning, bundle, engines).plan
         kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
         name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines)

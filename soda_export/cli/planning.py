@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..compile.options import EngineOptions
+from ..latency import check_can_time
 from ..models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
 from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
 from ..pipeline import Progress, Workbench
@@ -53,10 +55,12 @@ def budget_name(options: PlanOptions | None) -> str:
 
 def solve(
     bench: Workbench, sensitivity: SensitivityMap | None, profile: ProfileOptions, options: PlanOptions | None,
-    bundle: BundleOptions = BundleOptions(),
+    bundle: BundleOptions = BundleOptions(), engines: EngineOptions = EngineOptions(),
 ) -> SolvedPlan:  # fmt: skip
-    """Profile unless a map is given, and plan. bundle: what latencies are measured of."""
+    """Profile unless a map is given, and plan. bundle, engines: what latencies are measured of."""
     options = options or PlanOptions()
     check_budget(options, bench.sampler.steps)
+    if options.speedup or options.latency_ms:
+        check_can_time(bundle.backend, options.latency_batch, engines)
     measured = bench.profile(profile) if sensitivity is None else sensitivity
-    return make_plan_for(bench, measured, options, profile, bundle)
+    return make_plan_for(bench, measured, options, profile, bundle, engines)

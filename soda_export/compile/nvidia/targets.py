@@ -57,6 +57,25 @@ def set_targets(library: Any, config: Any, options: EngineOptions) -> None:
         config.set_compute_capability(getattr(library.ComputeCapability, target.upper()), i)
 
 
+def why_no_gpu() -> str:
+    """Why engines cannot run on a GPU of this machine; "" where they can."""
+    try:
+        device_target()
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+def check_runs_here(options: EngineOptions) -> None:
+    """Whether engines of these options run on this machine's GPU. Raises CompileError."""
+    try:
+        found = device_target()
+    except EngineError as error:
+        raise CompileError(f"no GPU at hand ({error})") from None
+    if options.target and not {CURRENT, found} & set(options.target):
+        raise CompileError(f"--target {' '.join(options.target)}: this machine's GPU is {found}")
+
+
 def _current(remedy: str) -> str:
     try:
         return device_target()
