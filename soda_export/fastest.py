@@ -1,10 +1,9 @@
-"""`--backend auto`: of the installed backends for the CPU the one whose all-compute step is fastest here, measured."""
+"""`--backend auto`: of the installed backends the one whose all-compute step is fastest on this machine, measured."""
 
 from __future__ import annotations
 
 import logging
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 from soda_runtime import Bundle
 from soda_runtime.request import example_request
 
-from .compile import GRAPH_BACKENDS, BackendStatus, backend_status
-from .errors import CompileError
+from .bench.timing import time_steps
+from .compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
+from .errors import CompileError, SodaError
 from .models.precision import Precision
 from .options import BundleOptions
 from .plan.schedule import Schedule
@@ -27,6 +27,17 @@ _STEPS = 5  # timed, after one that warms up
 
 
 @dataclass(frozen=True)
+class Place:
+    """A backend on one device, cpu or cuda."""
+
+    backend: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} on cuda" if self.device == "cuda" else self.backend
+
+
+@dataclass(frozen=True)
 class Choice:
     """A backend, and the words that say why."""
 
@@ -35,47 +46,64 @@ class Choice:
 
 
 def choose_backend(bench: Workbench, options: BundleOptions) -> Choice:
-    """Build a bundle that computes everything, play some of its steps with every backend, and take the fastest.
+    """Build bundles that compute everything, play some of their steps in every place, and take the fastest.
 
-    Engines of these backends are the same graphs, so one bundle serves for all. Raises CompileError.
+    What cannot be built or played on a GPU is left out with a warning. Raises CompileError.
     """
-    candidates = candidates_for(options.precision, {name: backend_status(name) for name in GRAPH_BACKENDS})
-    if len(candidates) == 1:
-        return Choice(candidates[0], f"the only one installed that runs {options.precision} on this machine")
-    steps = bench.sampler.steps
-    plan = bench.plan_of(Schedule.at_anchors(bench.loaded.denoiser.spec, steps, tuple(range(steps))), "everything")
-    without = tuple(dict.fromkeys((*options.without, "text-encoder", "decoder")))
-    built = bench.build(
-        plan, candidates[0], bench.store.root / f"probe-auto-{bench.loaded.denoiser.spec.name}-{options.precision}",
-        BundleOptions(precision=options.precision, without=without),  # type: ignore[arg-type]
-    )  # fmt: skip
-    seconds = {name: step_seconds(built.out, name) for name in candidates}
-    best = min(seconds, key=lambda name: seconds[name])
-    figures = ", ".join(f"{name} {1e3 * each:.1f} ms" for name, each in seconds.items())
-    return Choice(best, f"{figures} an all-compute step")
+    places = places_for(options.precision, {name: backend_status(name) for name in REGISTRY})
+    if len(places) == 1:
+        return Choice(places[0].backend, f"the only one installed that runs {options.precision} on this machine")
+    seconds: dict[Place, float] = {}
+    probes: dict[str, Path] = {}
+    for place in places:
+        kind = "graphs" if place.backend in GRAPH_BACKENDS else place.backend  # graphs are engines of several backends
+        try:
+            if kind not in probes:
+                probes[kind] = _build_probe(bench, place.backend, kind, options)
+            seconds[place] = step_seconds(probes[kind], place)
+        except SodaError as error:
+            if place.device == "cpu":
+                raise
+            log.warning("backend: %s is left out: %s", place, error)
+    if not seconds:
+        raise CompileError(f"--backend auto: no installed backend runs {options.precision} on this machine")
+    best = min(seconds, key=lambda place: seconds[place])
+    figures = ", ".join(f"{place} {1e3 * each:.1f} ms" for place, each in seconds.items())
+    hint = "; play it with --device cuda" if best == Place("ort", "cuda") else ""
+    return Choice(best.backend, f"{figures} an all-compute step{hint}")
 
 
-def candidates_for(precision: Precision, found: Mapping[str, BackendStatus]) -> list[str]:
-    """The installed backends that run on this machine's CPU in that precision. Raises CompileError."""
-    able = [name for name, status in found.items() if "cpu" in status.devices and (name, precision) not in _UNABLE]
+def places_for(precision: Precision, found: Mapping[str, BackendStatus]) -> list[Place]:
+    """Where the installed backends run that precision on this machine. Raises CompileError."""
+    places = [Place(name, device) for name, status in found.items() for device in status.devices]
+    able = [place for place in places if (str(place), precision) not in _UNABLE]
     if not able:
         missing = [f"{name}: {status.install}" for name, status in found.items() if not status.version]
         reason = "; ".join(missing) or "none can"
-        raise CompileError(f"--backend auto: no installed backend runs {precision} on the CPU ({reason})")
+        raise CompileError(f"--backend auto: no installed backend runs {precision} on this machine ({reason})")
     return able
 
 
-_UNABLE = {("ort", "bf16"), ("ort", "int8-weights")}  # ONNX Runtime's CPU provider has no bfloat16 products
+_UNABLE = {
+    ("ort", "bf16"),  # ONNX Runtime's CPU provider has no bfloat16 products
+    *((name, "int8-weights") for name in ("ort", "ort on cuda", "trt on cuda", "trt_rtx on cuda")),
+}
 
 
-def step_seconds(path: Path, backend: str) -> float:
+def _build_probe(bench: Workbench, backend: str, kind: str, options: BundleOptions) -> Path:
+    """A bundle that computes everything."""
+    spec, steps = bench.loaded.denoiser.spec, bench.sampler.steps
+    plan = bench.plan_of(Schedule.at_anchors(spec, steps, tuple(range(steps))), "everything")
+    without = tuple(dict.fromkeys((*options.without, "text-encoder", "decoder")))
+    return bench.build(
+        plan, backend, bench.store.root / f"probe-auto-{spec.name}-{options.precision}-{kind}",
+        BundleOptions(precision=options.precision, without=without),  # type: ignore[arg-type]
+    ).out  # fmt: skip
+
+
+def step_seconds(path: Path, place: Place) -> float:
     """Median seconds of an all-compute step of one sample."""
-    bundle = Bundle.open(path, backend=backend)
-    session = bundle.session()
-    session.start(**example_request(bundle, 1), accelerated=False)
-    times = []
-    for step in range(min(1 + _STEPS, bundle.manifest.sampler.steps)):
-        started = time.perf_counter()
-        session.step(step)
-        times.append(time.perf_counter() - started)
+    with Bundle.open(path, backend=place.backend, device=place.device) as bundle, bundle.session() as session:
+        session.start(**example_request(bundle, 1), accelerated=False)
+        times = time_steps(session, min(1 + _STEPS, bundle.manifest.sampler.steps))
     return statistics.median(times[1:] or times)

@@ -96,7 +96,8 @@ class BundleOptions:
     """What to make."""
 
     backend: str = "ort"
-    """Engine library, or auto: the fastest one on this machine's CPU, measured; `soda-export doctor` lists them."""
+    """Engine library, or auto: the fastest one on this machine, its GPU included, measured; `soda-export doctor` lists
+    them."""
     precision: Precision = "fp32"
     """Of weights, activations and cache; norms, softmax and the sampler stay in fp32. int8-weights: the layers'
     matrices in int8, the rest in bf16 (openvino)."""

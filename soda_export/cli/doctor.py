@@ -39,9 +39,9 @@ def doctor(*, require: str = "", json: bool = False) -> None:
         ],
     )
     print_columns(
-        "backends", ("backend", "version", "runs on", "to install"),
+        "backends", ("backend", "version", "runs on", "to install", "why not on a GPU"),
         [
-            (b.name, b.version or "missing", ", ".join(b.devices), "" if b.version else b.install)
+            (b.name, b.version or "missing", ", ".join(b.devices), "" if b.version else b.install, b.no_gpu)
             for b in found.backends
         ],
     )

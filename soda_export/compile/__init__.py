@@ -3,7 +3,7 @@
 A backend module has
 - `library_version() -> str`, or CompileError where the library is missing;
 - `devices() -> list[str]`: where its engines run on this machine;
-- `INSTALL`: the command that installs the library;
+- `INSTALL`: the command that installs the library, and `INSTALL_GPU` where its engines run on GPUs: the one for that;
 - `compile_engines(export: Path, names: Sequence[str], out: Path)`: for every graph NAME in folder `export` it leaves an
   engine NAME in folder `out`, or raises CompileError. Engines that keep their weights outside find them in the bundle
   under the name that the graph gives.
@@ -24,6 +24,7 @@ import msgspec
 
 from ..errors import CompileError
 from ..models.precision import Precision
+from .nvidia.targets import why_no_gpu
 from .options import EngineOptions
 
 REGISTRY = {
@@ -39,12 +40,14 @@ AUTO = "auto"
 
 
 class BackendStatus(msgspec.Struct, frozen=True):
-    """What a machine has of a backend. version: "" where the library is missing; install: the command to get it."""
+    """What a machine has of a backend. version: "" where the library is missing; install: the command to get it;
+    no_gpu: why its engines do not run on a GPU here, "" where they do or never would."""
 
     name: str
     version: str
     devices: tuple[str, ...]
     install: str
+    no_gpu: str = ""
 
 
 def check_backend(backend: str, options: EngineOptions = EngineOptions()) -> None:
@@ -52,7 +55,8 @@ def check_backend(backend: str, options: EngineOptions = EngineOptions()) -> Non
     if backend in AHEAD_OF_TIME:
         _module(backend).check_options(options)
     elif options != EngineOptions():
-        raise CompileError(f"--backend {backend}: builds no engines of its own; leave the Engines options out")
+        why = "builds its engines with no options" if backend == AUTO else "builds no engines of its own"
+        raise CompileError(f"--backend {backend}: {why}; leave the Engines options out")
     elif backend != AUTO:
         _module(backend)
 
@@ -89,7 +93,9 @@ def backend_status(backend: str) -> BackendStatus:
         version = module.library_version()
     except CompileError:
         return BackendStatus(backend, "", (), module.INSTALL)
-    return BackendStatus(backend, version, tuple(module.devices()), module.INSTALL)
+    devices, gpu = tuple(module.devices()), getattr(module, "INSTALL_GPU", "")
+    no_gpu = why_no_gpu() or f"run `{gpu}`" if gpu and "cuda" not in devices else ""
+    return BackendStatus(backend, version, devices, module.INSTALL, no_gpu)
 
 
 def _module(backend: str) -> Any:

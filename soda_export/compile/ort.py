@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CompileError
+from .nvidia.targets import why_no_gpu
 
 log = logging.getLogger(__name__)
-INSTALL = "pip install soda-runtime[ort]"
+INSTALL, INSTALL_GPU = "pip install soda-runtime[ort]", "pip install soda-runtime[ort-gpu]"
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 
 
@@ -25,8 +26,9 @@ def library_version() -> str:
 
 
 def devices() -> list[str]:
-    """By the providers that this build of ONNX Runtime has."""
-    return sorted(_DEVICES[name] for name in _onnxruntime().get_available_providers() if name in _DEVICES)
+    """By the providers that this build of ONNX Runtime has, and whether there is a GPU."""
+    found = {_DEVICES[name] for name in _onnxruntime().get_available_providers() if name in _DEVICES}
+    return sorted(found - {"cuda"} if why_no_gpu() else found)
 
 
 def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:

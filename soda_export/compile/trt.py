@@ -10,10 +10,10 @@ from pathlib import Path
 
 from .nvidia.build import build_engine
 from .nvidia.library import TENSORRT
-from .nvidia.targets import check_trt_options
+from .nvidia.targets import check_trt_options, why_no_gpu
 from .options import EngineOptions
 
-INSTALL = f"pip install {TENSORRT.install}"
+INSTALL = INSTALL_GPU = f"pip install {TENSORRT.install}"
 
 
 def library_version() -> str:
@@ -22,8 +22,8 @@ def library_version() -> str:
 
 
 def devices() -> list[str]:
-    """Where its engines run."""
-    return ["cuda"]
+    """Where its engines run: on the GPU, if there is one."""
+    return [] if why_no_gpu() else ["cuda"]
 
 
 def check_options(options: EngineOptions) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from .nvidia.build import build_engine
 from .nvidia.library import RTX
-from .nvidia.targets import check_rtx_options
+from .nvidia.targets import check_rtx_options, why_no_gpu
 from .options import EngineOptions
 
-INSTALL = f"pip install {RTX.install}"
+INSTALL = INSTALL_GPU = f"pip install {RTX.install}"
 
 
 def library_version() -> str:
@@ -18,8 +18,8 @@ def library_version() -> str:
 
 
 def devices() -> list[str]:
-    """Where its engines run."""
-    return ["cuda"]
+    """Where its engines run: on the GPU, if there is one."""
+    return [] if why_no_gpu() else ["cuda"]
 
 
 def check_options(options: EngineOptions) -> None:

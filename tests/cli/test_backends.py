@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+from pathlib import Path
 
 import pytest
+from soda_runtime import EngineError
 
 from soda_export.compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
 from soda_export.errors import CompileError
-from soda_export.fastest import candidates_for, choose_backend
+from soda_export.fastest import Place, choose_backend, places_for
 from soda_export.options import BundleOptions
 from tests.cli.conftest import Soda
 from tests.conftest import OpenBench
@@ -18,12 +21,16 @@ def status(name: str, version: str = "1.0", devices: tuple[str, ...] = ("cpu",))
     return BackendStatus(name, version, devices, f"pip install {name}")
 
 
+CPU = [Place("ort", "cpu"), Place("openvino", "cpu")]
+
+
 def test_auto_takes_the_backend_that_is_faster(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seconds, expected in (({"ort": 0.2, "openvino": 0.1}, "openvino"), ({"ort": 0.1, "openvino": 0.2}, "ort")):
-        monkeypatch.setattr("soda_export.fastest.step_seconds", lambda _, name, found=seconds: found[name])
+    for seconds, expected in (((0.2, 0.1), "openvino"), ((0.1, 0.2), "ort")):
+        found = dict(zip(CPU, seconds, strict=True))
+        monkeypatch.setattr("soda_export.fastest.step_seconds", lambda _, place, found=found: found[place])
         choice = choose_backend(open_bench(steps=4), BundleOptions())
         assert choice.backend == expected
-        assert choice.why == ", ".join(f"{n} {1e3 * s:.1f} ms" for n, s in seconds.items()) + " an all-compute step"
+        assert choice.why == ", ".join(f"{n} {1e3 * s:.1f} ms" for n, s in found.items()) + " an all-compute step"
 
 
 def test_auto_measures_for_real(open_bench: OpenBench) -> None:
@@ -33,7 +40,11 @@ def test_auto_measures_for_real(open_bench: OpenBench) -> None:
 
 
 def test_bfloat16_is_not_for_onnx_runtime_on_the_cpu(open_bench: OpenBench) -> None:
-    assert candidates_for("bf16", {name: status(name) for name in GRAPH_BACKENDS}) == ["openvino"]
+    found = {name: status(name) for name in GRAPH_BACKENDS}
+    assert places_for("bf16", found) == [Place("openvino", "cpu")]
+    found["ort"] = status("ort", devices=("cpu", "cuda"))
+    assert places_for("bf16", found) == [Place("ort", "cuda"), Place("openvino", "cpu")]
+    assert places_for("int8-weights", found) == [Place("openvino", "cpu")]
     choice = choose_backend(open_bench(steps=4), BundleOptions(precision="bf16"))
     assert (choice.backend, choice.why) == ("openvino", "the only one installed that runs bf16 on this machine")
 
@@ -41,7 +52,106 @@ def test_bfloat16_is_not_for_onnx_runtime_on_the_cpu(open_bench: OpenBench) -> N
 def test_auto_without_an_able_backend_says_what_to_install() -> None:
     found = {"ort": status("ort"), "openvino": status("openvino", version="", devices=())}
     with pytest.raises(CompileError, match=r"no installed backend runs bf16 .*\(openvino: pip install openvino\)"):
-        candidates_for("bf16", found)
+        places_for("bf16", found)
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU, TensorRT-RTX and ONNX Runtime's CUDA provider; nothing of it computes."""
+    monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", lambda *_: "sm89")
+    places = {"ort": ("cpu", "cuda"), "openvino": ("cpu",), "trt": (), "trt_rtx": ("cuda",)}
+    monkeypatch.setattr("soda_export.fastest.backend_status", lambda name: status(name, devices=places[name]))
+
+
+def test_auto_takes_a_gpu_where_that_is_faster(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, with_gpu: None
+) -> None:
+    bench, built = open_bench(steps=4), []
+
+    def build(plan: object, backend: str, out: Path, *_: object) -> object:
+        built.append(backend)
+        return type("Built", (), {"out": out})
+
+    monkeypatch.setattr(bench, "build", build)
+    cuda, rtx = Place("ort", "cuda"), Place("trt_rtx", "cuda")
+    seconds = {CPU[0]: 0.4, cuda: 0.02, CPU[1]: 0.3, rtx: 0.01}
+    monkeypatch.setattr("soda_export.fastest.step_seconds", lambda _, place: seconds[place])
+    choice = choose_backend(bench, BundleOptions())
+    assert (choice.backend, built) == ("trt_rtx", ["ort", "trt_rtx"])
+    assert "ort on cuda 20.0 ms" in choice.why
+    assert "trt_rtx on cuda 10.0 ms" in choice.why
+    seconds[rtx] = 0.03
+    choice = choose_backend(bench, BundleOptions())
+    assert choice.backend == "ort"
+    assert choice.why.endswith("an all-compute step; play it with --device cuda")
+
+
+def test_auto_leaves_out_a_gpu_that_cannot_be_used(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, with_gpu: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def seconds(path: Path, place: Place) -> float:
+        if place.device == "cuda":
+            raise EngineError("CUDA: no kernel image is available")
+        return 0.1 if place.backend == "ort" else 0.2
+
+    monkeypatch.setattr("soda_export.fastest.step_seconds", seconds)
+    bench = open_bench(steps=4)
+    real = bench.build
+
+    def build(plan: object, backend: str, *more: object) -> object:
+        if backend == "trt_rtx":
+            raise CompileError("TensorRT-RTX refuses the graph")
+        return real(plan, backend, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench, "build", build)
+    with caplog.at_level(logging.WARNING, "soda_export.fastest"):
+        assert choose_backend(bench, BundleOptions()).backend == "ort"
+    said = [record.getMessage() for record in caplog.records]
+    assert "backend: ort on cuda is left out: CUDA: no kernel image is available" in said
+    assert "backend: trt_rtx on cuda is left out: TensorRT-RTX refuses the graph" in said
+
+
+def test_auto_takes_no_engine_options(soda: Soda, tiny_model: Path) -> None:
+    code, _, said = soda("build", "--model", tiny_model, "--budget", 4, "--backend", "auto", "--workspace", 1)
+    assert (code, said) == (
+        2, "soda-export: --backend auto: builds its engines with no options; leave the Engines options out\n"
+    )  # fmt: skip
+
+
+@pytest.fixture
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: int) -> str:
+        raise EngineError("CUDA: no device")
+
+    monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", none)
+
+
+@pytest.mark.parametrize("budget", [["--speedup", "2"], ["--latency-ms", "50"]])
+def test_engines_that_cannot_run_here_cannot_be_timed_here(
+    soda: Soda, tiny_model: Path, without_gpu: None, budget: list[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    code, out, said = soda(
+        "build", "--model", str(tiny_model), "--backend", "trt_rtx", "--target", "sm89", "--steps", "12", *budget
+    )
+    assert (code, out) == (2, "")
+    assert said.splitlines()[-1] == (
+        "soda-export: --speedup and --latency-ms time the engines on the GPU that they are for: no GPU at hand "
+        "(CUDA: no device); give --budget or --flops-ratio"
+    )
+    assert not Path("engines/.work").exists()  # nothing was profiled first
+
+
+def test_doctor_says_why_engines_do_not_run_on_a_gpu(
+    soda: Soda, monkeypatch: pytest.MonkeyPatch, without_gpu: None
+) -> None:
+    found = {each["name"]: each for each in json.loads(soda("doctor", "--json")[1])["backends"]}
+    assert found["ort"]["no_gpu"] == "CUDA: no device"
+    assert found["openvino"]["no_gpu"] == ""
+    assert "cuda" not in found["ort"]["devices"]
+    monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", lambda *_: "sm89")
+    if "cuda" not in backend_status("ort").devices:
+        assert backend_status("ort").no_gpu == "run `pip install soda-runtime[ort-gpu]`"
 
 
 def test_a_missing_library_is_reported_with_its_command(monkeypatch: pytest.MonkeyPatch, soda: Soda) -> None:
