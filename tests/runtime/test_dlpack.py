@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,18 @@ class Given:
         self.tensor = DeviceTensor(self, Ordered(), values.shape)
         self.tensor._streams.device = device
         self.asked_with: list[int] = []
+        self.is_int64 = values.dtype == np.int64
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.tensor.__dlpack_device__()
 
     def __dlpack__(self, *, stream: int) -> Any:
         self.asked_with.append(stream)
-        return self.tensor.__dlpack__(stream=-1)
+        capsule = self.tensor.__dlpack__(stream=-1)
+        if self.is_int64:
+            tensor = next(reversed(_exported.values()))[0].tensor  # type: ignore[index]
+            tensor.code, tensor.bits = 0, 64
+        return capsule
 
 
 @pytest.fixture
@@ -133,6 +139,51 @@ def test_noise_from_the_device_is_the_same_request(session: Session, cuda: FakeC
     assert given.asked_with == [session.bundle.backend.cuda.stream]
 
 
+def test_noise_that_the_sampler_scales_comes_by_way_of_the_host(session: Session, cuda: FakeCuda) -> None:
+    sampler, shape = session.bundle.manifest.sampler, session.bundle.manifest.model.latent_shape
+    values = latent_noise(11, INITIAL_STREAM, 2, shape)
+    noise_of_steps = np.stack([latent_noise(11, 1 + i, 2, shape) for i in range(sampler.steps)])
+    for scale in (1.0, 14.5):
+        object.__setattr__(sampler, "initial_scale", scale)
+        expected = session.generate([3, 7], noise=Noise(values, noise_of_steps))
+        given = Noise(Given(cuda, values), Given(cuda, noise_of_steps))
+        assert np.array_equal(session.generate([3, 7], noise=given), expected)
+    bad = values.copy()
+    bad[0, 0, 0, 0] = np.nan
+    with pytest.raises(RequestError, match="not finite"):
+        session.generate([3, 7], noise=Noise(Given(cuda, bad), noise_of_steps))
+
+
+def test_a_callers_tensor_lives_until_it_has_been_copied(session: Session, cuda: FakeCuda) -> None:
+    shape = session.bundle.manifest.model.latent_shape
+    steps = np.zeros((session.bundle.manifest.sampler.steps, 1, *shape), np.float32)
+    session.start(3, noise=Noise(latent_noise(1, INITIAL_STREAM, 1, shape), steps))
+    session.wait()
+    gone: list[int] = []
+    for seed in range(2):  # nothing waits for the stream between these requests
+        given = Given(cuda, latent_noise(seed, INITIAL_STREAM, 1, shape))
+        weakref.finalize(given, gone.append, seed)
+        session.start(3, noise=Noise(given, steps))
+        session.run_steps()
+        del given
+    gc.collect()
+    assert not gone
+    session.latents()
+    gc.collect()
+    assert sorted(gone) == [0, 1]
+
+
+def test_a_tensor_that_its_library_does_not_hand_over_is_refused(session: Session, cuda: FakeCuda) -> None:
+    given = Given(cuda, np.zeros((1, *session.bundle.manifest.model.latent_shape), np.float32))
+
+    def refuse(*, stream: int) -> object:
+        raise BufferError("it requires a gradient")
+
+    given.__dlpack__ = refuse  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match=r"noise\.initial lies on a GPU and is refused \(it requires a gradient\)"):
+        session.generate(3, noise=Noise(given))
+
+
 def test_embeddings_from_the_device_are_the_same_request(cuda: FakeCuda, tmp_path: Path) -> None:
     folder = make_nvidia_bundle(tmp_path / "text", GOLDEN_V3_TEXT)
     with Bundle.open(folder, options=DeviceOptions(cuda_graph="off")) as bundle, bundle.session() as session:
@@ -141,6 +192,9 @@ def test_embeddings_from_the_device_are_the_same_request(cuda: FakeCuda, tmp_pat
         values, mask = latent_noise(0, 0, 2, shape), np.ones((2, shape[0]), np.int64)
         expected = session.generate(embeds=Embeds(values, mask, values[:1], mask[:1]), seed=3)
         given = Embeds(Given(cuda, values), mask, Given(cuda, values[:1]), mask[:1])
+        assert np.array_equal(session.generate(embeds=given, seed=3), expected)
+        masks = [Given(cuda, each) for each in (mask, mask[:1])]
+        given = Embeds(values, masks[0], values[:1], masks[1])
         assert np.array_equal(session.generate(embeds=given, seed=3), expected)
 
 

@@ -1,7 +1,8 @@
 """A request's tensors that lie on a device already: judged by their shapes, copied there without the host.
 
 Host arrays of zeros stand for them while the request is judged. What is asked of host values only a look at them could
-tell (whether they are finite) and is left to the caller.
+tell (whether they are finite) and is left to the caller. What the host must see or change is copied there: masks, the
+noise of steps, and initial noise that the sampler scales.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .dlpack import DeviceArray, import_array, is_on_device
 from .errors import RequestError
@@ -19,6 +21,10 @@ from .signature import EMBEDS
 if TYPE_CHECKING:
     from .backends.cuda import Cuda
     from .playback import Playback
+
+
+_EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
+_NAMES = {"initial": "noise.initial", "steps": "noise.steps"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class DeviceInputs:
         """Copy them where the request's programs read them, in the order of the stream."""
         with cuda.lock:
             cuda.use_device()
+            cuda.keep(self)
             if self.initial is not None:
                 state: Any = playback.initial_state  # x is the first tensor of the state
                 cuda.copy_on_device(state.address, self.initial.address, self.initial.nbytes)
@@ -49,41 +56,44 @@ def take_device_inputs(
     backend: object, embeds: Embeds | None, noise: Noise | None, initial_scale: float
 ) -> tuple[Embeds | None, Noise | None, DeviceInputs]:
     """The request with zeros in place of its device tensors, and those. Raises RequestError."""
-    initial = noise.initial if isinstance(noise, Noise) and is_on_device(noise.initial) else None
-    positive = embeds.prompt_embeds if isinstance(embeds, Embeds) and is_on_device(embeds.prompt_embeds) else None
-    given = embeds.negative_prompt_embeds if isinstance(embeds, Embeds) else None
-    negative = given if given is not None and is_on_device(given) else None
-    if initial is None and positive is None and negative is None:
+    found = _find(noise, Noise) | _find(embeds, Embeds)
+    if not found:
         return embeds, noise, DeviceInputs()
     cuda: Cuda | None = getattr(backend, "cuda", None)
     if cuda is None:
         raise RequestError("a tensor of the request lies on a GPU, where this bundle does not run; give host arrays")
-    if initial is not None and initial_scale != 1.0:
-        raise RequestError(
-            f"noise.initial lies on a GPU, and this sampler multiplies it by {initial_scale:g}; give a host array"
-        )
-    taken = DeviceInputs(
-        _take(initial, "noise.initial", cuda), _take(positive, "prompt_embeds", cuda),
-        _take(negative, "negative_prompt_embeds", cuda),
-    )  # fmt: skip
-    if taken.initial is not None and noise is not None:
-        noise = noise._replace(initial=np.zeros(taken.initial.shape, np.float32))
-    if embeds is not None:
-        if taken.embeds is not None:
-            embeds = embeds._replace(prompt_embeds=np.zeros(taken.embeds.shape, np.float32))
-        if taken.negative is not None:
-            embeds = embeds._replace(negative_prompt_embeds=np.zeros(taken.negative.shape, np.float32))
-    return embeds, noise, taken
+    stay = {*_EMBEDS, *(["initial"] if initial_scale == 1.0 else [])}
+    taken = {name: _take(value, name, cuda) for name, value in found.items()}
+    seen: dict[str, NDArray[Any]] = {
+        name: np.zeros(array.shape, np.float32) if name in stay else _to_host(array, cuda)
+        for name, array in taken.items()
+    }
+    there = DeviceInputs(*(taken.get(name) if name in stay else None for name in ("initial", *_EMBEDS)))
+    if isinstance(noise, Noise):
+        noise = noise._replace(**{name: array for name, array in seen.items() if name in Noise._fields})
+    if isinstance(embeds, Embeds):
+        embeds = embeds._replace(**{name: array for name, array in seen.items() if name in Embeds._fields})
+    return embeds, noise, there
 
 
-def _take(value: Any, name: str, cuda: Cuda) -> DeviceArray | None:
-    if value is None:
-        return None
+def _find(given: object, kind: type[Noise] | type[Embeds]) -> dict[str, Any]:
+    """The fields of a request's part that lie on a device."""
+    if not isinstance(given, kind):
+        return {}
+    return {name: value for name, value in given._asdict().items() if is_on_device(value)}
+
+
+def _take(value: Any, field: str, cuda: Cuda) -> DeviceArray:
+    name, wanted = _NAMES.get(field, field), "int64" if field.endswith("_mask") else "float32"
     try:
         array = import_array(value, cuda.stream)
-    except ValueError as error:
-        raise RequestError(f"{name} lies on a GPU and is {error}; give contiguous float32") from None
-    if array.dtype != "float32" or array.device != cuda.device:
+    except (ValueError, BufferError) as error:  # producers refuse with a BufferError, e.g. what requires a gradient
+        raise RequestError(f"{name} lies on a GPU and is refused ({error}); give contiguous {wanted}") from None
+    if array.dtype != wanted or array.device != cuda.device:
         where = f"{array.dtype} on device {array.device}"
-        raise RequestError(f"{name} is {where}; this session takes float32 on device {cuda.device}")
+        raise RequestError(f"{name} is {where}; this session takes {wanted} on device {cuda.device}")
     return array
+
+
+def _to_host(array: DeviceArray, cuda: Cuda) -> NDArray[Any]:
+    return cuda.copy_out(array.address, array.nbytes).view(array.dtype).reshape(array.shape)

@@ -35,7 +35,6 @@ class Session:
         self._next_step = 0
         self._started = False
         self._noise: Noise | int = 0
-        self._on_device = DeviceInputs()
 
     @classmethod
     def open(
@@ -127,7 +126,6 @@ class Session:
         playback.guidance.write(np.array([scale], np.float32))
         if on_device != DeviceInputs():
             on_device.write(playback, backend.cuda, size)  # type: ignore[attr-defined]
-        self._on_device = on_device  # alive until the copies are done
         for call in (*(() if EMBEDS in condition.inputs else playback.encode_text), *playback.prepare_request):
             call()
         self._noise = seed if noise is None else noise
@@ -183,8 +181,9 @@ class Session:
         return latents.copy()
 
     def latents_on_device(self) -> DeviceTensor:
-        """The latents [B, C, H, W] where they are, for another library's from_dlpack; the next request changes them.
+        """The latents [B, C, H, W] where they are, for another library's from_dlpack.
 
+        The next request changes them: what reads them in another stream than DeviceOptions.stream must be done by then.
         Raises RequestError where they are in host memory.
         """
         playback, cuda = self.playback, getattr(self.bundle.backend, "cuda", None)

@@ -32,6 +32,7 @@ class Cuda:
         self.lock = threading.RLock()  # held while work is put into the stream, so that a capture takes only its own
         self.is_capturing = self.is_closed = False
         self.to_free: list[int] = []
+        self._kept: list[object] = []
         self._threads = threading.local()
         try:
             self.use_device()
@@ -99,6 +100,11 @@ class Cuda:
         """Wait until everything in the stream is done."""
         self.call("cudaStreamSynchronize", self.stream)
         self._staging.used = 0
+        self._kept.clear()
+
+    def keep(self, used: object) -> None:
+        """Keep what work in the stream reads, at least until the stream has been waited for."""
+        self._kept.append(used)
 
     def follow(self, stream: int) -> None:
         """What is put into our stream from now on waits for what is in `stream` now."""
