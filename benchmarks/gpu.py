@@ -1,174 +1,217 @@
 """Measure a GPU: what the same schedule gains eagerly, and in the engines of every library that is there.
 
     scripts/bench_gpu.sh                              # DiT-XL/2 256 at batch 1 and 8, PixArt 512 and 1024
-    scripts/bench_gpu.sh --cases dit-xl-2-256 --ratios 2.5
+    scripts/bench_gpu.sh --minutes 25                 # begins no row after that; the same command goes on later
+    scripts/bench_gpu.sh --cases dit-xl-2-256 --ratios 2.5 --systems eager ort
     python benchmarks/gpu.py --smoke --device cpu     # two layers and few steps: whether the script itself works
 
 Random weights, which time like real ones; a made-up map, since they have no sensitivity worth measuring. Every figure
-is a median over generations from request to latents. What cannot run says why in the table. Not yet run on a GPU.
+is a median over generations from request to latents. Rows are measured in processes of their own and written as soon as
+they are there: what cannot run says why in its row, and a run that was stopped goes on with the rows that are missing.
+Not yet run on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-import statistics
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
-from big_models import CASES, CLI, RESULTS, run, write_map
+from big_models import CASES, CLI, RESULTS, write_map
+from gpu_table import table_of
 
 BATCHES = {"dit-xl-2-256": (1, 8), "pixart": (1,), "pixart-1024": (1,)}
-RATIOS = (1.9, 2.5)
-ENGINES = {"ort": ("fp16",), "trt_rtx": ("fp16", "bf16"), "trt": ("fp16", "bf16")}
+RATIOS = (2.5, 1.9)
+PRECISIONS = {"ort": ("fp16",), "trt_rtx": ("fp16", "bf16"), "trt": ("fp16", "bf16")}
+SYSTEMS = ("eager", "ort", "compiled", "reference", "trt_rtx", "trt")
+"""In the order of measuring, should the time not last for all."""
 
 
-def median_seconds(generate: Callable[[], object], device: str, rounds: int) -> float:
-    """After two warm-ups, which compile and record."""
-    times = []
-    for i in range(rounds + 2):
-        started = time.perf_counter()
-        generate()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if i >= 2:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+@dataclass(frozen=True)
+class Job:
+    """One row. ratio 0: everything computed. graph: of an engine, off or on."""
+
+    model: str
+    ratio: float
+    system: str
+    precision: str
+    batch: int
+    graph: str = ""
 
 
-def measure_eager(model: str, steps: int, batch: int, device: str, compiled: bool, rounds: int) -> float:
-    """Seconds of a generation with diffusers' own transformer in bf16, everything computed, guidance on."""
-    import diffusers
-
-    from soda_export.models.load import ModelRequest, load_denoiser
-
-    spec = load_denoiser(ModelRequest(model, random_weights=0)).denoiser.spec
-    config = _config(model)
-    kind = getattr(diffusers, "DiTTransformer2DModel" if spec.family == "dit" else "PixArtTransformer2DModel")
-    transformer = kind.from_config(config).to(device, torch.bfloat16).eval()
-    step = torch.compile(transformer) if compiled else transformer
-    rows, latents = 2 * batch, torch.randn(batch, *spec.latent_shape, device=device, dtype=torch.bfloat16)
-    if spec.family == "dit":
-        more: dict[str, Any] = {"class_labels": torch.zeros(rows, dtype=torch.long, device=device)}
-    else:
-        text = torch.randn(rows, 120, config["caption_channels"], device=device, dtype=torch.bfloat16)
-        sizes = {"resolution": None, "aspect_ratio": None}
-        more = {"encoder_hidden_states": text, "added_cond_kwargs": sizes}
-    times = torch.linspace(999, 0, steps, device=device).long()
-
-    @torch.no_grad()
-    def generate() -> torch.Tensor:
-        x = latents
-        for t in times:
-            out = step(torch.cat([x, x]), timestep=t.expand(rows), **more).sample[:, : x.shape[1]]
-            conditional, unconditional = out.chunk(2)
-            x = x - 0.01 * (unconditional + 4.0 * (conditional - unconditional))  # as much work as a sampler's step
-        return x
-
-    return median_seconds(generate, device, rounds)
+class Failure(Exception):
+    """A row that has no figures, and why."""
 
 
-def measure_reference(model: str, plan: Path, batch: int, device: str, rounds: int) -> float:
-    """Seconds of a generation with the eager reference and the plan: the same schedule, not compiled; fp32."""
-    from soda_export.export.weights import owned_modules
-    from soda_export.lower.lower import lower_plan
-    from soda_export.models.load import ModelRequest, load_denoiser
-    from soda_export.models.spec import TextCondition
-    from soda_export.plan.plan import read_plan
-    from soda_export.profile.calibration import TextCalibration, random_texts
-    from soda_export.reference import run_reference
-    from soda_export.sampler import freeze_sampler
-
-    loaded, schedule = load_denoiser(ModelRequest(model, random_weights=0)), read_plan(plan)
-    spec = loaded.denoiser.spec
-    for module in owned_modules(loaded.denoiser).values():
-        module.to(device)
-    sampler = freeze_sampler(
-        schedule.sampler.name, loaded.scheduler_config, schedule.sampler.steps, schedule.sampler.eta,
-        learned_variance=spec.out_channels == 2 * spec.latent_shape[0],
-    )  # fmt: skip
-    table = lower_plan(schedule, spec, "fp32")
-    noise = torch.randn(batch, *spec.latent_shape)
-    if isinstance(spec.condition, TextCondition):
-        condition: Any = TextCalibration(random_texts(spec.condition, batch, 0), table.rows)(range(batch))
-    else:
-        condition = torch.zeros(batch, dtype=torch.long)
-    with torch.device(device):
-        return median_seconds(lambda: run_reference(loaded.denoiser, sampler, table, condition, noise), device, rounds)
-
-
-def measure_engines(folder: Path, case: dict[str, Any], backend: str, precision: str, device: str) -> dict[str, Any]:
-    """`soda-export build` and `bench` of one bundle; cuda_graph off as well where it can be."""
-    out = f"{case['model']}-{case['ratio']}-{backend}-{precision}"
-    target = ["--target", "current", "--max-batch", str(max(case["batches"]))] if backend != "ort" else []
-    without = ["--without", "text-encoder", "--without", "decoder"]
-    command = [*CLI, "build", *case["arguments"], "--plan", case["plan"], *without]
-    seconds, _, _ = run([*command, "--backend", backend, "--precision", precision, *target, "--out", out], folder)
-    rows = {}
-    for batch in case["batches"]:
-        for graph in ("off", "on") if device == "cuda" else ("off",):
-            options = ["--batch", str(batch), "--rounds", str(case["rounds"]), "--device", device]
-            options += ["--cuda-graph", graph] if device == "cuda" else []
-            done = subprocess.run([*CLI, "bench", out, *options, "--json"], cwd=folder, capture_output=True, text=True,
-                                  check=False)  # fmt: skip
-            key = f"batch {batch}, graph {graph}"
-            rows[key] = json.loads(done.stdout) if done.returncode == 0 else {"why_not": done.stderr.strip()[-300:]}
-    return {"build_s": seconds, "runs": rows}
-
-
-def attempt(what: Callable[[], Any]) -> Any:
-    """A figure, or why there is none: one library that is missing must not cost the others their figures."""
-    try:
-        return what()
-    except SystemExit as error:
-        return {"why_not": str(error).strip()[-300:]}
-    except Exception as error:
-        return {"why_not": f"{type(error).__name__}: {str(error).strip()[:300]}"}
-
-
-def measure_case(model: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything of one model."""
-    if args.smoke:
-        write_small(folder)
-        CASES[model] = ["--model", str(folder / "small"), "--random-weights", "0"]
-    CASES.setdefault(model, ["--model", model, "--random-weights", "0"])
-    source, batches = CASES[model][1], (1,) if args.smoke else BATCHES[model]
-    write_map(model, str(folder / "map.safetensors"))
-    result: dict[str, Any] = {"model": model, "ratios": {}}
+def list_jobs(args: argparse.Namespace) -> Iterator[Job]:
+    """The rows that were asked for."""
+    graphs = ("off", "on") if args.device == "cuda" else ("",)
     for ratio in args.ratios:
-        plan = f"{model}-{ratio}.plan.json"
-        run([*CLI, "plan", *CASES[model], "--map", "map.safetensors", "--flops-ratio", str(ratio), "--planner", "soda",
-             "--out", plan], folder)  # fmt: skip
-        case = {"model": model, "ratio": ratio, "plan": plan, "batches": batches, "rounds": args.rounds,
-                "arguments": CASES[model]}  # fmt: skip
-        steps = json.loads((folder / plan).read_text())["sampler"]["steps"]
-        row: dict[str, Any] = {"steps": steps}
-        for batch in batches:
-            if ratio == args.ratios[0]:
-                ways = (("eager bf16", False), ("torch.compile bf16", True))
-                for name, compiled in ways[:1] if args.smoke else ways:
-                    given = (source, steps, batch, args.device, compiled, args.rounds)
-                    row[f"{name}, batch {batch}"] = attempt(lambda g=given: measure_eager(*g))
-            given_plan = (source, folder / plan, batch, args.device, args.rounds)
-            row[f"eager reference, batch {batch}"] = attempt(lambda g=given_plan: measure_reference(*g))
-        for backend, precisions in ENGINES.items():
-            for precision in ("fp32",) if args.smoke else precisions:
-                given_case = (folder, case, backend, precision, args.device)
-                row[f"{backend} {precision}"] = attempt(lambda g=given_case: measure_engines(*g))
-        result["ratios"][str(ratio)] = row
-    return result
+        for system in [system for system in SYSTEMS if system in args.systems]:
+            for model in args.cases:
+                for batch in (1,) if args.smoke else BATCHES[model]:
+                    if system in ("eager", "compiled"):
+                        if ratio == args.ratios[0]:
+                            yield Job(model, 0.0, system, "bf16", batch)
+                    elif system == "reference":
+                        yield Job(model, ratio, system, "fp32", batch)
+                    else:
+                        for precision in ("fp32",) if args.smoke else PRECISIONS[system]:
+                            yield from (Job(model, ratio, system, precision, batch, graph) for graph in graphs)
 
 
-def write_small(folder: Path) -> None:
+class Measurer:
+    """Makes what rows need in a folder, once, and measures them. Failures of a build are those of all its rows."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self._args, self._folder = args, folder
+        self._failed: dict[Path, str] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def measure(self, job: Job) -> dict[str, Any]:
+        """The row's figures. Raises Failure."""
+        args = self._args
+        if job.system in PRECISIONS:
+            return self._measure_engine(job)
+        # all-compute rows take the sampler's number of steps from the plan that is made anyway
+        plan = self._plan(job.model, job.ratio or args.ratios[0])
+        given = {
+            **asdict(job), "source": CASES[job.model][1], "plan": str(plan), "config": transformer_config(job.model),
+            "steps": _steps(plan), "device": args.device, "rounds": args.rounds,
+        }  # fmt: skip
+        script = Path(__file__).with_name("gpu_eager.py")
+        found = self._run([sys.executable, str(script), json.dumps(given)])
+        return {"steps": given["steps"], **json.loads(found.splitlines()[-1])}
+
+    def _measure_engine(self, job: Job) -> dict[str, Any]:
+        plan, bundle = self._plan(job.model, job.ratio), self._bundle(job)
+        command = [*CLI, "bench", str(bundle), "--batch", str(job.batch), "--rounds", str(self._args.rounds)]
+        command += ["--device", self._args.device, *(["--cuda-graph", job.graph] if job.graph else []), "--json"]
+        found = json.loads(self._run(command))
+        made = json.loads(_beside(bundle, ".json").read_text())
+        return {"steps": _steps(plan), "build_s": made["build_s"], **found}
+
+    def _plan(self, model: str, ratio: float) -> Path:
+        path, sensitivity = self._folder / f"{model}-{ratio:g}.plan.json", self._folder / f"{model}.map.safetensors"
+        command = [*CLI, "plan", *CASES[model], "--map", sensitivity.name, "--flops-ratio", f"{ratio:g}"]
+
+        def make() -> None:
+            if not sensitivity.exists():
+                write_map(model, str(sensitivity))
+            self._run([*command, "--planner", "soda", "--out", path.name])
+
+        return self._make(path, make)
+
+    def _bundle(self, job: Job) -> Path:
+        path = self._folder / f"{job.model}-x{job.ratio:g}-{job.system}-{job.precision}"
+        options = [] if job.system == "ort" else ["--target", "current", "--max-batch", str(max(BATCHES[job.model]))]
+        plan = self._plan(job.model, job.ratio)
+        command = [*CLI, "build", *CASES[job.model], "--plan", plan.name, "--backend", job.system, "--precision",
+                   job.precision, "--without", "text-encoder", "--without", "decoder", *options]  # fmt: skip
+
+        def make() -> None:
+            started = time.perf_counter()
+            self._run([*command, "--out", path.name])
+            made = {"build_s": time.perf_counter() - started, "command": command[len(CLI) :]}
+            _beside(path, ".json").write_text(json.dumps(made))
+
+        self._make(_beside(path, ".json"), make)
+        return path
+
+    def _make(self, path: Path, make: Callable[[], None]) -> Path:
+        """What `make` leaves at `path`, made once."""
+        if path in self._failed:
+            raise Failure(self._failed[path])
+        if not path.exists():
+            try:
+                make()
+            except Failure as error:
+                self._failed[path] = str(error)
+                raise
+        return path
+
+    def _run(self, command: list[str]) -> str:
+        """A child's stdout; it and its own children are ended when the row's time is over. Raises Failure."""
+        child = subprocess.Popen(
+            command, cwd=self._folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            out, said = child.communicate(timeout=60 * self._args.row_minutes)
+        except BaseException as stop:  # Ctrl-C, too, must leave nothing running on the GPU
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+            if isinstance(stop, subprocess.TimeoutExpired):
+                raise Failure(f"took more than {self._args.row_minutes:g} minutes") from None
+            raise
+        if child.returncode:
+            last = [line for line in said.splitlines() if line.strip()][-1:] or [f"exit code {child.returncode}"]
+            raise Failure(" ".join(last[0].split())[:300])
+        return out
+
+
+class Record:
+    """The rows so far, in PATH.json and PATH.md; failed ones are measured again when the script goes on."""
+
+    def __init__(self, path: Path, machine: dict[str, str]) -> None:
+        self._json, self._table, self.machine = _beside(path, ".json"), _beside(path, ".md"), machine
+        self.rows: list[dict[str, Any]] = []
+        if self._json.exists():
+            known = json.loads(self._json.read_text())
+            if known["machine"] != machine:
+                sys.exit(f"{self._json} is of {known['machine']}, this is {machine}; name another file with --out")
+            self.rows = known["rows"]
+
+    def has(self, job: Job) -> bool:
+        """Whether the row is there, with figures."""
+        return any(_job_of(row) == asdict(job) and "why_not" not in row for row in self.rows)
+
+    def add(self, job: Job, found: dict[str, Any]) -> None:
+        """Put the row in place of an earlier one, and write both files."""
+        self.rows = [row for row in self.rows if _job_of(row) != asdict(job)]
+        self.rows.append({**found, **asdict(job)})
+        for path, text in (
+            (self._table, table_of(self.rows, self.machine)),
+            (self._json, json.dumps({"machine": self.machine, "rows": self.rows}, indent=1) + "\n"),
+        ):
+            scratch = _beside(path, ".tmp")
+            scratch.write_text(text)
+            scratch.replace(path)
+
+
+def _job_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in Job.__dataclass_fields__}
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """Not with_suffix: names have dots in them."""
+    return path.with_name(path.name + ending)
+
+
+def _steps(plan: Path) -> int:
+    return int(json.loads(plan.read_text())["sampler"]["steps"])
+
+
+def transformer_config(model: str) -> dict[str, Any]:
+    """diffusers' configuration of one of CASES."""
+    from soda_export.models.published import read_published
+
+    path = Path(CASES[model][1]) / "transformer" / "config.json"
+    return dict(json.loads(path.read_text()) if path.is_file() else read_published(model)["transformer"])
+
+
+def write_small(folder: Path) -> Path:
     """DiT-XL/2's configuration with two narrow layers, as a folder without weights."""
     from soda_export.models.published import read_published
 
@@ -176,71 +219,72 @@ def write_small(folder: Path) -> None:
     small = {**configs["transformer"], "num_layers": 2, "num_attention_heads": 2, "sample_size": 8}
     for part, name, config in (("transformer", "config.json", small),
                                ("scheduler", "scheduler_config.json", configs["scheduler"])):  # fmt: skip
-        path = folder / "small" / part / name
+        path = folder / part / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(config))
+    return folder
 
 
-def _config(model: str) -> dict[str, Any]:
-    from soda_export.models.published import read_published
+def describe(device: str) -> dict[str, str]:
+    """What the figures belong to. Ends the script where there is no such device."""
+    import torch
 
-    path = Path(model) / "transformer" / "config.json"
-    return dict(json.loads(path.read_text()) if path.is_file() else read_published(model)["transformer"])
-
-
-def table_of(results: list[dict[str, Any]], hardware: str) -> str:
-    """The figures as Markdown."""
-    lines = [f"# {hardware}", "", "Seconds from request to latents, medians. Realization = speedup / FLOPs ratio.", ""]
-    for result in results:
-        for ratio, row in result["ratios"].items():
-            lines += [f"## {result['model']}, {row['steps']} steps, FLOPs ratio {ratio}", ""]
-            lines += ["| what | all compute | accelerated | speedup | realization | dispatch us |"]
-            lines += ["|---|---|---|---|---|---|"]
-            for name, value in row.items():
-                lines += _lines_of(name, value)
-            lines.append("")
-    return "\n".join(lines)
+    if device == "cpu":
+        return {"device": platform.processor() or "CPU", "torch": torch.__version__}
+    if not torch.cuda.is_available():
+        sys.exit("this torch sees no GPU; --device cpu --smoke tries the script")
+    properties = torch.cuda.get_device_properties(0)
+    name = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, sm{properties.major}{properties.minor}"
+    return {"device": name, "torch": torch.__version__}
 
 
-def _lines_of(name: str, value: Any) -> list[str]:
-    if isinstance(value, float):
-        column = f"| {value:.4f} | |" if "reference" not in name else f"| | {value:.4f} |"
-        return [f"| {name} {column} | | |"]
-    if not isinstance(value, dict):
-        return []
-    if "why_not" in value:
-        return [f"| {name} | {' '.join(value['why_not'].split())} | | | | |"]
-    lines = []
-    for key, run_of in value["runs"].items():
-        if "why_not" in run_of:
-            lines.append(f"| {name}, {key} | {' '.join(run_of['why_not'].split())} | | | | |")
-            continue
-        figures = (run_of["baseline_latency_s"], run_of["latency_s"], run_of["speedup"], run_of["realization"])
-        text = " | ".join(f"{figure:.4f}" for figure in figures)
-        lines.append(f"| {name}, {key} | {text} | {run_of['dispatch_us_per_step']:.1f} |")
-    return lines
+def measure_all(args: argparse.Namespace, record: Record, measurer: Measurer) -> None:
+    """Every row that is missing, until the time is over."""
+    jobs = [job for job in list_jobs(args) if not record.has(job)]
+    started = time.monotonic()
+    for number, job in enumerate(jobs, start=1):
+        if args.minutes and time.monotonic() - started > 60 * args.minutes:
+            print(f"--minutes {args.minutes:g} are over; {len(jobs) - number + 1} rows are left for another run")
+            return
+        began = time.monotonic()
+        try:
+            found = measurer.measure(job)
+        except Failure as error:
+            found = {"why_not": str(error)}
+        except Exception as error:  # of one row: a library that is missing, a figure that is not there
+            found = {"why_not": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        record.add(job, found)
+        what = found.get("why_not") or f"{found.get('latency_s', found['baseline_latency_s']):.4f} s"
+        print(f"[{number}/{len(jobs)}, {time.monotonic() - began:.0f} s] {job}: {what}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(BATCHES), choices=list(BATCHES))
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin no row after that; 0: measure all of them")
+    parser.add_argument("--row-minutes", type=float, default=10.0, help="most that one build or measurement may take")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu", help="OUT.json, OUT.md; a run goes on from them")
+    parser.add_argument("--work", type=Path, default=Path("build/gpu"), help="bundles, kept for the next run")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--smoke", action="store_true", help="a small model, and nothing is kept")
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("this torch sees no GPU; --device cpu --smoke tries the script")
-    hardware = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "CPU"
-    results = []
-    for model in args.cases[:1] if args.smoke else args.cases:
-        with tempfile.TemporaryDirectory() as scratch:
-            results.append(measure_case(model, args, Path(scratch)))
-    text = table_of(results, f"{hardware}, torch {torch.__version__}")
-    print(text)
+    machine = describe(args.device)
     if not args.smoke:
-        (RESULTS / "gpu.json").write_text(json.dumps({"hardware": hardware, "results": results}, indent=1) + "\n")
-        (RESULTS / "gpu.md").write_text(text + "\n")
+        for model in args.cases:
+            CASES.setdefault(model, ["--model", model, "--random-weights", "0"])
+        measure_all(args, Record(args.out, machine), Measurer(args, args.work.resolve()))
+        return
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        args.cases = args.cases[:1]
+        CASES[args.cases[0]] = ["--model", str(write_small(scratch / "small")), "--random-weights", "0"]
+        measure_all(args, Record(scratch / "gpu", machine), Measurer(args, scratch / "work"))
+        print((scratch / "gpu.md").read_text())
+    finally:
+        shutil.rmtree(scratch)
 
 
 if __name__ == "__main__":

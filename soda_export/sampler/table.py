@@ -50,7 +50,7 @@ class SamplerTable:
 
     def begin(self, noise: Tensor) -> Tensor:
         """Initial noise [B, C, H, W] -> the state z = (x, h1..) [n, B, C, H, W]."""
-        state = torch.zeros(self.state_size, *noise.shape)
+        state = torch.zeros(self.state_size, *noise.shape, device=noise.device)
         state[0] = noise * self.initial_scale
         return state
 
@@ -60,7 +60,8 @@ class SamplerTable:
 
     def advance(self, step: int, state: Tensor, output: Tensor, noise: Tensor | None) -> Tensor:
         """The next state. output: [B, C or 2C, H, W], noise: [B, C, H, W] or None."""
-        return advance_state(torch.from_numpy(self.coefficients[step]), state, output, noise, self.learned_variance)
+        row = torch.from_numpy(self.coefficients[step]).to(state.device)
+        return advance_state(row, state, output, noise, self.learned_variance)
 
 
 def freeze_sampler(
