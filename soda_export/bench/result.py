@@ -23,7 +23,7 @@ class BenchOptions:
     device: str = "auto"
     """cpu, cuda or cuda:N; auto is the backend's own."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """On CUDA: whether the loop is recorded and launched as one."""
+    """On CUDA: whether the loop is recorded and launched as one. ONNX Runtime: on records each step, auto nothing."""
     threads: int = 0
     """Threads of the engine library; 0 lets it choose."""
     weights: Literal["", "prepacked", "shared"] = ""

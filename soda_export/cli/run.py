@@ -81,7 +81,7 @@ def run(
         cpu, cuda or cuda:N; auto is the backend's own.
     cuda_graph
         On CUDA, record the loop and launch it as one: auto from the second request of a batch size on, on before the
-        first.
+        first. ONNX Runtime: on records each step, auto nothing.
     json
         Print the result as JSON.
     """

@@ -4,6 +4,7 @@ when the stand-in for CUDA reaches them in the stream. Device OrtValues lie in t
 from __future__ import annotations
 
 import sys
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,7 @@ class FakeOrt(ModuleType):
         self.__version__, self.cuda = real.__version__, cuda
         self.values: list[Any] = []
         self.sessions: list[Any] = []
+        self.recordings, self.refuse_graphs, self.lacks_libraries, self.released_early = 0, False, False, False
         library = self
 
         class OrtValue:
@@ -75,6 +77,10 @@ class FakeOrt(ModuleType):
                 assert int(settings["user_compute_stream"]) in cuda.streams
                 assert settings["has_user_compute_stream"] == "1"
                 self.providers, self.initializers = providers, sess_options.initializers
+                self.graphs = settings["enable_cuda_graph"] == "1"
+                if self.graphs and library.refuse_graphs:
+                    raise RuntimeError("This session cannot use the graph capture feature as requested by the user")
+                self.recorded: dict[tuple[int, int], Any] = {}
                 options = real.SessionOptions()
                 options.intra_op_num_threads = 1
                 self._shared = []
@@ -92,6 +98,14 @@ class FakeOrt(ModuleType):
 
             def get_outputs(self) -> Any:
                 return self._session.get_outputs()
+
+            def get_providers(self) -> list[str]:
+                names = [name for name, _ in self.providers]
+                return ["CPUExecutionProvider"] if library.lacks_libraries else [*names, "CPUExecutionProvider"]
+
+            def release_captured_graph(self, graph: int) -> None:
+                library.released_early |= bool(cuda.pending)
+                self.recorded = {key: binding for key, binding in self.recorded.items() if key[0] != graph}
 
             def io_binding(self) -> Binding:
                 return Binding()
@@ -112,7 +126,20 @@ class FakeOrt(ModuleType):
                     for _, _, _, kind, shape, address in binding.outputs:
                         cuda.note_written(address, int(np.prod(shape)) * np.dtype(kind).itemsize)
 
-                cuda.enqueue("session", compute)
+                graph = int(options.entries.get("gpu_graph_id", "0"))
+                assert graph != 0, "this graph number is every run's that names none"
+                if not self.graphs or graph == -1:
+                    cuda.enqueue("session", compute)
+                    return
+                key = (graph, threading.get_ident())  # as ONNX Runtime keeps them
+                if key not in self.recorded:  # two runs, and the first launch of what the third has recorded
+                    library.recordings += 1
+                    for _ in range(3):
+                        cuda.enqueue("session", compute)
+                    self.recorded[key] = binding
+                    return
+                assert self.recorded[key] is binding, "a graph is launched for other addresses"
+                cuda.enqueue("session's graph", compute)
 
         self.OrtValue, self.SessionOptions, self.RunOptions = OrtValue, SessionOptions, RunOptions
         self.InferenceSession = InferenceSession

@@ -109,6 +109,7 @@ class RuntimeConfig:
 
     def __init__(self, owner: FakeEngine) -> None:
         self.owner, self.strategy = owner, "static"
+        self.dynamic_shapes_kernel_specialization_strategy = "lazy"
         self.cache: KernelBlob | None = None
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
@@ -159,6 +160,8 @@ class FakeEngine:
     def create_execution_context(self, given: Any) -> FakeContext:
         """given: a strategy, or a runtime configuration of the engine's own."""
         assert given == "user managed" or (given.strategy, given.owner) == ("user managed", self)
+        if given != "user managed":
+            assert given.dynamic_shapes_kernel_specialization_strategy == "eager", "kernels change between requests"
         if given != "user managed" and given.cache is not None:
             given.cache.kernels += b"k"
         return self.create_execution_context_without_device_memory()
@@ -221,6 +224,7 @@ class FakeTensorRT(ModuleType):
                 return (Validity.VALID, 0) if plan and here in plan["targets"] else (Validity.INVALID, 4)
 
             Runtime.get_engine_validity = judge  # type: ignore[attr-defined]
+            self.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY="lazy", EAGER="eager")
         self.Runtime = Runtime
 
     def parse(self, content: Any) -> dict[str, Any] | None:

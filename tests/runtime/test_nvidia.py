@@ -274,6 +274,15 @@ def test_too_little_device_memory_is_an_engine_error_and_frees_what_was_had(
     _nothing_is_left(cuda)
 
 
+def test_a_driver_that_is_too_old_for_cuda_python_is_named(
+    folder: Path, library: FakeTensorRT, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "cudaSetDevice", lambda _: (35,))
+    monkeypatch.setattr(cuda, "cudaGetErrorString", lambda _: (0, b"driver version is insufficient"))
+    with pytest.raises(EngineError, match=r"insufficient; where there is a GPU, renew its driver or run `pip install "):
+        Bundle.open(folder)
+
+
 def test_a_batch_that_the_engines_do_not_take_is_refused_with_the_command(session: Session) -> None:
     with pytest.raises(EngineError, match=r"takes at most 4 samples, .*soda-export build .*--max-batch N"):
         _request(session, labels=3, batch=9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -72,13 +73,88 @@ def test_nothing_is_waited_for_in_the_loop(ort: FakeOrt, cuda: FakeCuda) -> None
             session.latents()
 
 
-def test_the_loop_is_recorded_where_that_is_asked_for(ort: FakeOrt, cuda: FakeCuda) -> None:
-    cuda.zeros_will_do = True
-    options = DeviceOptions(cuda_graph="on")
+@pytest.fixture
+def recording(ort: FakeOrt, cuda: FakeCuda) -> Iterator[Bundle]:
+    cuda.zeros_will_do = True  # steps are recorded before there is a request
+    with Bundle.open(GOLDEN_V3, device="cuda", options=DeviceOptions(cuda_graph="on")) as bundle:
+        yield bundle
+
+
+def test_every_step_is_recorded_before_the_first_request(recording: Bundle, ort: FakeOrt, cuda: FakeCuda) -> None:
+    steps = recording.manifest.sampler.steps
+    with recording.session() as session:
+        for _ in range(3):
+            session.start(**golden_request(GOLDEN_V3))
+            begin = len(cuda.log)
+            session.run_steps()
+            assert cuda.log[begin:].count("session's graph") == steps
+            assert not (WAITS | ALLOCATES) & set(cuda.log[begin:])
+            assert distance(session.latents(), golden_results(GOLDEN_V3)["latents"]) < 1e-4
+    assert ort.recordings == steps
+    assert "cudaStreamBeginCapture" not in cuda.log  # nobody else may record a session
+
+
+def test_another_batch_size_is_recorded_anew_and_the_old_graphs_go(recording: Bundle, ort: FakeOrt) -> None:
+    steps = recording.manifest.sampler.steps
+    with recording.session() as session:
+        for batch in (1, 2, 1):
+            session.generate(3, batch=batch)
+        gc.collect()
+        assert ort.recordings == 3 * steps
+        assert sum(len(each.recorded) for each in ort.sessions) == steps
+        session.start([1, 2, 3])
+        session.run_steps()
+        session.close()  # with work in the stream
+    assert not ort.released_early
+
+
+def test_a_thread_without_graphs_of_its_own_runs_without(recording: Bundle, ort: FakeOrt, cuda: FakeCuda) -> None:
+    with recording.session() as session:
+        expected = session.generate(3, seed=1)
+        found: list[np.ndarray] = []
+        begin = len(cuda.log)
+        thread = threading.Thread(target=lambda: found.append(session.generate(3, seed=1)))
+        thread.start()
+        thread.join()
+        assert np.array_equal(found[0], expected)
+        assert "session's graph" not in cuda.log[begin:]
+        assert ort.recordings == recording.manifest.sampler.steps
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_nothing_is_recorded_unless_it_is_asked_for(ort: FakeOrt, cuda: FakeCuda, mode: str) -> None:
+    options = DeviceOptions(cuda_graph=mode)  # type: ignore[arg-type]
     with Bundle.open(GOLDEN_V3, device="cuda", options=options) as bundle, bundle.session() as session:
-        latents = [session.generate(**golden_request(GOLDEN_V3)) for _ in range(2)]
-    assert cuda.log.count("cudaGraphLaunch") == 2
-    assert np.array_equal(*latents)
+        for _ in range(2):
+            session.generate(**golden_request(GOLDEN_V3))
+    assert ort.recordings == 0
+    assert not any(each.graphs for each in ort.sessions)
+    assert "cudaStreamBeginCapture" not in cuda.log
+
+
+def test_sessions_that_cannot_be_recorded_are_a_warning_and_run(ort: FakeOrt, cuda: FakeCuda) -> None:
+    ort.refuse_graphs = True
+    options = DeviceOptions(cuda_graph="on")
+    with (
+        pytest.warns(RuntimeWarning, match=r"no CUDA graph of step-\d+\.onnx: This session cannot use"),
+        Bundle.open(GOLDEN_V3, device="cuda", options=options) as bundle, bundle.session() as session,
+    ):  # fmt: skip
+        latents = session.generate(**golden_request(GOLDEN_V3))
+    assert distance(latents, golden_results(GOLDEN_V3)["latents"]) < 1e-4
+    with (
+        pytest.warns(RuntimeWarning, match="TensorrtExecutionProvider is not recorded"),
+        Bundle.open(GOLDEN_V3, device="tensorrt", options=options),
+    ):
+        pass
+
+
+def test_a_provider_whose_libraries_are_missing_is_an_error_and_not_the_cpu(ort: FakeOrt) -> None:
+    ort.lacks_libraries = True
+    with (
+        pytest.raises(EngineError, match=r"cannot load its CUDAExecutionProvider: .*soda-runtime\[ort-gpu\]"),
+        Bundle.open(GOLDEN_V3, device="cuda") as bundle, bundle.session() as session,
+    ):  # fmt: skip
+        session.generate(3)
 
 
 def test_closing_frees_everything_once(ort: FakeOrt, cuda: FakeCuda) -> None:

@@ -44,7 +44,8 @@ class Memory(Protocol):
 @dataclass(frozen=True)
 class DeviceOptions:
     """How to run on CUDA. cuda_graph: whether the whole loop is recorded and launched as one: auto and on do so where
-    CUDA lets them, on before the first request. stream: a cudaStream_t of the caller's to work in, 1 is CUDA's
+    CUDA lets them, on before the first request. ONNX Runtime lets nobody else record it: its sessions record each step
+    by themselves with on, and auto is off. stream: a cudaStream_t of the caller's to work in, 1 is CUDA's
     default stream, 0 makes one."""
 
     cuda_graph: Literal["auto", "on", "off"] = "auto"

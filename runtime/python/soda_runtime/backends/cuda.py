@@ -22,6 +22,8 @@ from ..errors import EngineError
 
 _STAGING_BYTES = 1 << 20  # least pinned memory; it grows with what is written
 _MAX_STAGING_BYTES = 64 << 20  # larger arrays are copied in pieces
+_INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver: also where there is no driver at all
+_TOO_OLD = "; where there is a GPU, renew its driver or run `pip install 'cuda-python<13'`"
 
 
 class Cuda:
@@ -244,7 +246,7 @@ def free_after_work(cuda: Cuda, address: int) -> None:
             return
         with _ignoring_the_end():
             cuda.use_device()
-        _end_after_work(cuda, lambda: cuda.call("cudaFree", address))
+        end_after_work(cuda, lambda: cuda.call("cudaFree", address))
 
 
 def device_target(device: int = 0) -> str:
@@ -268,7 +270,8 @@ def check(api: Any, name: str, status: Any) -> None:
     if int(status) != 0:
         reason = api.cudaGetErrorString(status)[1]
         text = reason.decode() if isinstance(reason, bytes) else str(reason)
-        raise EngineError(f"CUDA: {name} failed: {text}")
+        remedy = _TOO_OLD if int(status) == _INSUFFICIENT_DRIVER else ""
+        raise EngineError(f"CUDA: {name} failed: {text}{remedy}")
 
 
 def view_host(address: int, nbytes: int) -> NDArray[np.uint8]:
@@ -293,7 +296,8 @@ def _end(api: Any, stream: int, own: bool, pinned: list[int]) -> None:
     _wait_and_free(lambda: checked_call(api, "cudaStreamSynchronize", stream), free)
 
 
-def _end_after_work(cuda: Cuda, free: Callable[[], object]) -> None:
+def end_after_work(cuda: Cuda, free: Callable[[], object]) -> None:
+    """Wait for the stream, in which something may still be used, and free it."""
     _wait_and_free(cuda.synchronize if not cuda.is_closed else lambda: None, free)
 
 
@@ -313,7 +317,7 @@ def _wait_and_free(wait: Callable[[], object], free: Callable[[], object]) -> No
 
 def _destroy_graph(cuda: Cuda, handle: Any) -> None:
     with cuda.lock:
-        _end_after_work(cuda, lambda: cuda.call("cudaGraphExecDestroy", handle))
+        end_after_work(cuda, lambda: cuda.call("cudaGraphExecDestroy", handle))
 
 
 @contextmanager

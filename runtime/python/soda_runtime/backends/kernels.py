@@ -22,6 +22,11 @@ class KernelCache:
         self._path = cache_folder() / "trt-rtx-kernels" / name
         self.config = engine.create_runtime_config()
         self.config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # a binding's shapes never change: kernels for them are wanted before the loop is recorded, and not exchanged
+        # for others in the background, as they would be by default
+        strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is not None:
+            self.config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         self._cache = self.config.create_runtime_cache()
         known = _read(self._path)
         self._read = known if known and self._cache.deserialize(known) else b""

@@ -1,13 +1,18 @@
 """ONNX Runtime's CUDA and TensorRT providers: IOBinding on our device memory and stream, weights shared by sessions.
 
-Not yet run on a GPU: a stand-in that computes on the CPU checks order, addresses and lifetimes.
+Recording is the sessions' own: one that is run while somebody else records its stream may end the process. Not yet run
+on a GPU: a stand-in that computes on the CPU checks order, addresses and lifetimes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +24,16 @@ from ..signature import Signature
 from ..tensors import read_header
 from . import DeviceOptions, View
 from .cuda import Cuda, DeviceMemory
-from .loop import GraphMode, Loop
+from .loop import Loop
 from .ort import OrtEngine, ports_of
+from .ort_session import BoundSession
 from .ports import check_ports
 
 _ELEMENT_TYPES = {"F32": 1, "F16": 10, "BF16": 16, "I64": 7}  # onnx.TensorProto's
 _LOCATION = b"\n\x08location\x12"  # StringStringEntryProto: key, and the value's tag
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LARGE_BYTES = 1 << 10  # smaller weights are copied per session, which costs less than keeping track of them
+_CUDA = "CUDAExecutionProvider"
 
 
 class OrtCudaBackend:
@@ -36,12 +43,18 @@ class OrtCudaBackend:
     row_bytes = 1  # its kernels take any address that the type allows
 
     def __init__(self, ort: Any, provider: str, ordinal: int, options: DeviceOptions) -> None:
-        self._ort, self._provider, self._options = ort, provider, options
+        self._ort, self._provider = ort, provider
         self.cuda = Cuda(ordinal, options.stream)
         self._weights: dict[Path, dict[str, Any]] = {}  # weights file -> name -> OrtValue on the device
         self._lock = threading.Lock()
-        self._run_options = ort.RunOptions()
-        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._graph_ids = count(1)
+        self._records = options.cuda_graph == "on"
+        if self._records and provider != _CUDA:
+            warnings.warn(f"no CUDA graph: ONNX Runtime's {provider} is not recorded", RuntimeWarning, stacklevel=2)
+            self._records = False
+        if hasattr(ort, "preload_dlls"):
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; check_providers says so
+                ort.preload_dlls()
 
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
@@ -50,23 +63,55 @@ class OrtCudaBackend:
         """Open one session. Its own arena grows as it needs; the first run of a shape allocates."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
+        has_half = any(port.dtype == "float16" for port in (*signature.inputs.values(), *signature.outputs.values()))
         try:
             for name, value in self._shared_weights(path).items():
                 options.add_initializer(name, value)  # used in place; one that the graph does not have is not looked at
-            session = self._ort.InferenceSession(str(path), sess_options=options, providers=self._providers())
+            session, records = self._open(path, options, has_half, self._records and not once)
         except EngineError:
             raise
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime {self._ort.__version__} cannot open it: {error}") from None
+        self._check_provider(path, session)
         check_ports(path, "input", ports_of(session.get_inputs()), signature.inputs)
         check_ports(path, "output", ports_of(session.get_outputs()), signature.outputs)
-        return OrtCudaEngine(self.cuda, session, self._run_options, path)
+        return OrtCudaEngine(self.cuda, self._ort, session, path, records)
+
+    def _open(self, path: Path, options: Any, has_half: bool, records: bool) -> tuple[Any, bool]:
+        """A session, and whether it can record itself: one with work on the host cannot."""
+        if records:
+            try:
+                return self._session(path, options, self._providers(has_half, "1")), True
+            except Exception as error:
+                why = " ".join(str(error).split())[:300]
+                warnings.warn(f"no CUDA graph of {path.name}: {why}", RuntimeWarning, stacklevel=4)
+        return self._session(path, options, self._providers(has_half, "0")), False
+
+    def _session(self, path: Path, options: Any, providers: list[Any]) -> Any:
+        return self._ort.InferenceSession(str(path), sess_options=options, providers=providers)
+
+    def _check_provider(self, path: Path, session: Any) -> None:
+        """ONNX Runtime falls back to the CPU where a provider's libraries are missing; our addresses are not for it."""
+        if self._provider not in session.get_providers():
+            raise EngineError(
+                f"{path}: ONNX Runtime {self._ort.__version__} cannot load its {self._provider}: its CUDA or cuDNN, or "
+                "TensorRT, is missing or of another version; run `pip install soda-runtime[ort-gpu]`"
+            )
 
     def loop(self, calls: list[Callable[[], None]]) -> Loop:
-        """The calls as one. They are recorded only where that is asked for: a session that still allocates while it is
-        recorded spoils the recording."""
-        mode: GraphMode = "on" if self._options.cuda_graph == "on" else "off"
-        return Loop(self.cuda, calls, mode, lambda: 0)
+        """The calls one after another. Where it is asked for, sessions first record their part of it, each step one
+        graph, in a run whose results nobody wants."""
+        steps = [call for call in calls if isinstance(call, BoundSession)]
+        loop = Loop(self.cuda, calls, "off", lambda: 0)
+        recorded = [step.record(next(self._graph_ids)) for step in steps]
+        if any(recorded):
+            try:
+                loop()
+            except EngineError as error:
+                warnings.warn(f"no CUDA graphs, steps are launched one by one: {error}", RuntimeWarning, stacklevel=2)
+                for step in steps:
+                    step.forget()
+        return loop
 
     def wait(self) -> None:
         """Wait for everything in the stream."""
@@ -80,15 +125,18 @@ class OrtCudaBackend:
         self._weights.clear()
         self.cuda.close()
 
-    def _providers(self) -> list[Any]:
+    def _providers(self, has_half: bool, records: str) -> list[Any]:
         device = {"device_id": str(self.cuda.device)}
         stream = {"has_user_compute_stream": "1", "user_compute_stream": str(self.cuda.stream)}
-        cuda = ("CUDAExecutionProvider", {**device, **stream, "use_tf32": "0"})
-        if self._provider == "CUDAExecutionProvider":
+        cuda = (_CUDA, {**device, **stream, "use_tf32": "0", "enable_cuda_graph": records})
+        if self._provider == _CUDA:
             return [cuda]
         folder = cache_folder() / "ort-tensorrt"
-        cache = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_timing_cache_enable": "1"}
-        return [(self._provider, {**device, **stream, **cache}), cuda]
+        folder.mkdir(parents=True, exist_ok=True)  # the provider makes the last folder only
+        own = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_timing_cache_enable": "1"}
+        if has_half:  # else it would compute in fp32
+            own["trt_fp16_enable"] = "1"
+        return [(self._provider, {**device, **stream, **own}), cuda]
 
     def _shared_weights(self, graph: Path) -> dict[str, Any]:
         """The weights that a graph points to, on the device once whatever the number of sessions.
@@ -96,7 +144,7 @@ class OrtCudaBackend:
         ONNX Runtime's TensorRT provider builds weights into its engines and takes none.
         """
         name = weights_file(graph.read_bytes())
-        if self._provider != "CUDAExecutionProvider" or not name:
+        if self._provider != _CUDA or not name:
             return {}
         file = graph.parent / name
         with self._lock:
@@ -130,23 +178,15 @@ def weights_file(graph: bytes) -> str:
 class OrtCudaEngine(OrtEngine):
     """One session; a call puts its work into the backend's stream and does not wait for it."""
 
-    def __init__(self, cuda: Cuda, session: Any, run_options: Any, path: Path) -> None:
+    def __init__(self, cuda: Cuda, ort: Any, session: Any, path: Path, records: bool) -> None:
         super().__init__(session, "cuda", path, cuda.device)
-        self._cuda, self._run_options = cuda, run_options
+        self._cuda, self._ort, self._records = cuda, ort, records
 
     def bind(
         self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]
     ) -> Callable[[], None]:
         binding = self.make_binding(label, inputs, outputs)
-        cuda, run, options = self._cuda, self._session.run_with_iobinding, self._run_options
         memories = tuple(view.memory for view in (*inputs.values(), *outputs.values()))
-
-        def call(_keep_alive: object = memories) -> None:
-            with cuda.lock:
-                cuda.use_device()
-                try:
-                    run(binding, options)
-                except Exception as error:
-                    raise EngineError(f"{label}: {self._path}: ONNX Runtime failed: {error}") from None
-
-        return call
+        return BoundSession(
+            self._cuda, self._ort, self._session, binding, f"{label}: {self._path}", self._records, memories
+        )
