@@ -11,6 +11,7 @@ from soda_export.bench.probe import probe
 from soda_export.bench.result import BenchOptions
 from tests.runtime.bundles import GOLDEN_V3
 from tests.runtime.fake_cuda import FakeCuda, install_cuda
+from tests.runtime.fake_ort_cuda import FakeOrt, install_ort
 from tests.runtime.fake_tensorrt import FakeTensorRT, install_tensorrt
 from tests.runtime.nvidia_bundles import make_nvidia_bundle
 
@@ -23,3 +24,13 @@ def test_a_bundle_on_a_device_is_measured_there(tmp_path: Path, monkeypatch: pyt
     assert found["arena"] == 2 * manifest.arena.bytes
     assert found["activations"] >= 256
     assert 0 <= found["weights_resident"] < 64 << 10  # the stand-in's engines hold none: tables and scratch
+
+
+def test_onnx_runtime_on_a_device_is_measured_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = install_cuda(monkeypatch, FakeCuda())
+    ort = install_ort(monkeypatch, FakeOrt(cuda))
+    found = probe(str(GOLDEN_V3), BenchOptions(batch=2, device="cuda"), True)["memory"]
+    weights = sum(value.nbytes for value in ort.values)
+    ort.values.clear()
+    assert weights <= found["weights_resident"] < weights + (64 << 10)  # tables, too
+    assert found["activations"] == 0  # the stand-in's sessions allocate none

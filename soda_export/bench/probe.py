@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 from soda_runtime import Bundle
-from soda_runtime.backends import open_backend
+from soda_runtime.backends import DeviceBackend, open_backend
 from soda_runtime.request import example_request
 
 from ..errors import EngineError
@@ -49,21 +49,24 @@ def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]
         path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights
     )
     session, request = bundle.session(), example_request(bundle, options.batch)
-    free = _free_device_bytes(bundle)
+    backend = bundle.backend
+    free = backend.free_bytes() if isinstance(backend, DeviceBackend) else 0
     session.start(**request, accelerated=accelerated)
+    # on a device every engine is open now, and none has allocated for a run
+    opened_free = backend.free_bytes() if isinstance(backend, DeviceBackend) else 0
     session.step(0)
+    session.wait()
     first_step = time.perf_counter() - started
     session.playback.wait()
-    opened_anonymous, opened, opened_free = _status("RssAnon"), _status("VmRSS"), _free_device_bytes(bundle)
+    opened_anonymous, opened = _status("RssAnon"), _status("VmRSS")
     session.run_steps()
     session.latents()
     first_latents = time.perf_counter() - started
     buffers = sum(memory.nbytes for memory in session.playback.memories())
-    if hasattr(bundle.backend, "cuda"):
-        shared = getattr(bundle.backend, "activations", None)
-        activations = shared.nbytes if shared is not None else max(0, opened_free - _free_device_bytes(bundle))
-        private = max(0, free - opened_free - buffers - (activations if shared is not None else 0))
-        mapped, peak = 0, free - _free_device_bytes(bundle)
+    if isinstance(backend, DeviceBackend):
+        shared, played_free = backend.activation_bytes, backend.free_bytes()
+        private = max(0, free - opened_free - buffers - shared)
+        activations, mapped, peak = shared or max(0, opened_free - played_free), 0, free - played_free
     else:
         private, mapped = max(0, opened_anonymous - before[1] - buffers), _mapped_bytes(bundle)
         activations, peak = max(0, _status("VmHWM") - opened), max(0, _status("VmHWM") - before[0])
@@ -73,12 +76,6 @@ def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]
         manifest.arena.bytes * options.batch, activations, peak,
     )  # fmt: skip
     return {"first_step": first_step, "first_latents": first_latents, "memory": msgspec.structs.asdict(memory)}
-
-
-def _free_device_bytes(bundle: Bundle) -> int:
-    """As the driver counts them; 0 where the engines run on the host."""
-    cuda: Any = getattr(bundle.backend, "cuda", None)
-    return 0 if cuda is None else int(cuda.call("cudaMemGetInfo"))
 
 
 def _status(field: str) -> int:

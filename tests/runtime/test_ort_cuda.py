@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,6 +147,36 @@ def test_sessions_that_cannot_be_recorded_are_a_warning_and_run(ort: FakeOrt, cu
         Bundle.open(GOLDEN_V3, device="tensorrt", options=options),
     ):
         pass
+
+
+def test_pips_cuda_is_loaded_quietly_and_weights_take_what_they_need(
+    ort: FakeOrt, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = []
+    exact, log = object(), []
+    ort.preload_dlls = lambda: print("Failed to load libcublas")  # type: ignore[attr-defined]
+    ort.set_default_logger_severity = log.append  # type: ignore[attr-defined]
+    binding = SimpleNamespace(
+        ArenaExtendStrategy=SimpleNamespace(kSameAsRequested=exact), set_arena_extend_strategy=asked.append
+    )
+    ort.capi = SimpleNamespace(_pybind_state=binding)  # type: ignore[attr-defined]
+    Bundle.open(GOLDEN_V3, device="cuda").close()
+    assert (asked, log) == ([exact], [3, 2])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_that_cannot_lie_on_the_device_say_what_to_install(
+    ort: FakeOrt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> object:
+        raise RuntimeError("CUDA Provider not available, can't get interface for it")
+
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", missing)
+    with (
+        pytest.raises(EngineError, match=r"cannot load its CUDAExecutionProvider: .*soda-runtime\[ort-gpu\]"),
+        Bundle.open(GOLDEN_V3, device="cuda") as bundle, bundle.session() as session,
+    ):  # fmt: skip
+        session.generate(3)
 
 
 def test_a_provider_whose_libraries_are_missing_is_an_error_and_not_the_cpu(ort: FakeOrt) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends import DeviceBackend
 from .dlpack import DeviceArray, import_array, is_on_device
 from .errors import RequestError
 from .request import Embeds, Noise
@@ -59,9 +60,9 @@ def take_device_inputs(
     found = _find(noise, Noise) | _find(embeds, Embeds)
     if not found:
         return embeds, noise, DeviceInputs()
-    cuda: Cuda | None = getattr(backend, "cuda", None)
-    if cuda is None:
+    if not isinstance(backend, DeviceBackend):
         raise RequestError("a tensor of the request lies on a GPU, where this bundle does not run; give host arrays")
+    cuda = backend.cuda
     stay = {*_EMBEDS, *(["initial"] if initial_scale == 1.0 else [])}
     taken = {name: _take(value, name, cuda) for name, value in found.items()}
     seen: dict[str, NDArray[Any]] = {

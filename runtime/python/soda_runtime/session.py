@@ -124,8 +124,8 @@ class Session:
         for name, values in condition.inputs.items():
             playback.request[name].write(values)
         playback.guidance.write(np.array([scale], np.float32))
-        if on_device != DeviceInputs():
-            on_device.write(playback, backend.cuda, size)  # type: ignore[attr-defined]
+        if isinstance(backend, DeviceBackend) and on_device != DeviceInputs():
+            on_device.write(playback, backend.cuda, size)
         for call in (*(() if EMBEDS in condition.inputs else playback.encode_text), *playback.prepare_request):
             call()
         self._noise = seed if noise is None else noise
@@ -186,11 +186,11 @@ class Session:
         The next request changes them: what reads them in another stream than DeviceOptions.stream must be done by then.
         Raises RequestError where they are in host memory.
         """
-        playback, cuda = self.playback, getattr(self.bundle.backend, "cuda", None)
-        if cuda is None:
+        playback, backend = self.playback, self.bundle.backend
+        if not isinstance(backend, DeviceBackend):
             raise RequestError("this session's latents are in host memory; ask for latents()")
         shape = (playback.batch, *self.bundle.manifest.model.latent_shape)
-        return DeviceTensor(playback.state_after(self._next_step), cuda, shape)
+        return DeviceTensor(playback.state_after(self._next_step), backend.cuda, shape)
 
     def images(self) -> NDArray[np.float32]:
         """The latents after the steps run so far as images [B, H, W, channels] in 0..1.

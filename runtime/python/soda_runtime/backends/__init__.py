@@ -9,12 +9,15 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..signature import Signature
+
+if TYPE_CHECKING:
+    from .cuda import Cuda
 
 REGISTRY = {
     "ort": "soda_runtime.backends.ort",
@@ -92,11 +95,19 @@ class DeviceBackend(Protocol):
     """What a backend has beside where the loop stays on its device: nothing is waited for between steps.
 
     noise_bytes: how much of the steps' noise is put there ahead. row_bytes: what the addresses of a table's rows must
-    be multiples of, or engines copy them at each step.
+    be multiples of, or engines copy them at each step. cuda: the device and the stream that work goes into.
+    activation_bytes: on the device now, for activations of all engines together; 0 where that is not known.
     """
 
     noise_bytes: int
     row_bytes: int
+    cuda: Cuda
+
+    @property
+    def activation_bytes(self) -> int: ...
+
+    def free_bytes(self) -> int:
+        """Free bytes on the device, as its driver counts them."""
 
     def loop(self, calls: list[Callable[[], None]]) -> Callable[[], None]:
         """All calls of a request as one, perhaps recorded; what they take is in place before it is called."""

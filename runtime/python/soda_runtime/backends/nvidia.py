@@ -79,6 +79,15 @@ class NvidiaBackend:
             self.cuda.use_device()
             self.cuda.synchronize()
 
+    @property
+    def activation_bytes(self) -> int:
+        """Of the block that all engines share."""
+        return self.activations.nbytes
+
+    def free_bytes(self) -> int:
+        """Free bytes on the device, as its driver counts them."""
+        return int(self.cuda.call("cudaMemGetInfo"))
+
     def close(self) -> None:
         """Keep the kernels that were compiled, wait for the device and free what all sessions share."""
         try:

@@ -34,6 +34,7 @@ _LOCATION = b"\n\x08location\x12"  # StringStringEntryProto: key, and the value'
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LARGE_BYTES = 1 << 10  # smaller weights are copied per session, which costs less than keeping track of them
 _CUDA = "CUDAExecutionProvider"
+_EXACT = {"arena_extend_strategy": "kSameAsRequested"}  # each session has an arena; by default they grow by doubling
 
 
 class OrtCudaBackend:
@@ -52,9 +53,7 @@ class OrtCudaBackend:
         if self._records and provider != _CUDA:
             warnings.warn(f"no CUDA graph: ONNX Runtime's {provider} is not recorded", RuntimeWarning, stacklevel=2)
             self._records = False
-        if hasattr(ort, "preload_dlls"):
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; check_providers says so
-                ort.preload_dlls()
+        prepare(ort)
 
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
@@ -93,10 +92,13 @@ class OrtCudaBackend:
     def _check_provider(self, path: Path, session: Any) -> None:
         """ONNX Runtime falls back to the CPU where a provider's libraries are missing; our addresses are not for it."""
         if self._provider not in session.get_providers():
-            raise EngineError(
-                f"{path}: ONNX Runtime {self._ort.__version__} cannot load its {self._provider}: its CUDA or cuDNN, or "
-                "TensorRT, is missing or of another version; run `pip install soda-runtime[ort-gpu]`"
-            )
+            raise self._not_loaded(path)
+
+    def _not_loaded(self, path: Path) -> EngineError:
+        return EngineError(
+            f"{path}: ONNX Runtime {self._ort.__version__} cannot load its {self._provider}: its CUDA or cuDNN, or "
+            "TensorRT, is missing or of another version; run `pip install soda-runtime[ort-gpu]`"
+        )
 
     def loop(self, calls: list[Callable[[], None]]) -> Loop:
         """The calls one after another. Where it is asked for, sessions first record their part of it, each step one
@@ -125,10 +127,19 @@ class OrtCudaBackend:
         self._weights.clear()
         self.cuda.close()
 
+    @property
+    def activation_bytes(self) -> int:
+        """0: what sessions allocate for themselves is not told."""
+        return 0
+
+    def free_bytes(self) -> int:
+        """Free bytes on the device, as its driver counts them."""
+        return int(self.cuda.call("cudaMemGetInfo"))
+
     def _providers(self, has_half: bool, records: str) -> list[Any]:
         device = {"device_id": str(self.cuda.device)}
         stream = {"has_user_compute_stream": "1", "user_compute_stream": str(self.cuda.stream)}
-        cuda = (_CUDA, {**device, **stream, "use_tf32": "0", "enable_cuda_graph": records})
+        cuda = (_CUDA, {**device, **stream, "use_tf32": "0", "enable_cuda_graph": records, **_EXACT})
         if self._provider == _CUDA:
             return [cuda]
         folder = cache_folder() / "ort-tensorrt"
@@ -157,9 +168,28 @@ class OrtCudaBackend:
         for name, entry in read_header(path).items():
             if entry.end - entry.begin >= _LARGE_BYTES and entry.dtype in _ELEMENT_TYPES:
                 kind, shape = _ELEMENT_TYPES[entry.dtype], list(entry.shape)
-                made[name] = self._ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cuda", self.cuda.device)
+                try:
+                    made[name] = self._ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cuda", self.cuda.device)
+                except RuntimeError as error:
+                    raise self._not_loaded(path) if "not available" in str(error) else error from None
                 self.cuda.copy_in(int(made[name].data_ptr()), content[entry.begin : entry.end])
         return made
+
+
+def prepare(ort: Any) -> None:
+    """Load the CUDA that pip has installed, and let weights take the memory that they need.
+
+    Device OrtValues lie in an arena of the process, which would grow by doubling; the call that changes that warns that
+    it may go one day, for which the log is quiet meanwhile.
+    """
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; opening an engine says so
+            ort.preload_dlls()
+    binding: Any = getattr(getattr(ort, "capi", None), "_pybind_state", None)
+    if hasattr(binding, "set_arena_extend_strategy"):
+        ort.set_default_logger_severity(3)
+        binding.set_arena_extend_strategy(binding.ArenaExtendStrategy.kSameAsRequested)
+        ort.set_default_logger_severity(2)
 
 
 def weights_file(graph: bytes) -> str:
