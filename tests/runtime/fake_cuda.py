@@ -63,6 +63,7 @@ class FakeCuda(ModuleType):
         self.streams: set[int] = set()
         self.refuse_capture = self.zeros_will_do = False
         self.device_bytes = 1 << 33
+        self.current_device = 0
         self.interrupt_after: dict[str, int] = {}  # function -> calls until it raises KeyboardInterrupt
         self._handles = iter(range(1000, 1 << 30))
 
@@ -90,6 +91,7 @@ class FakeCuda(ModuleType):
         block.written[part] = True
 
     def cudaSetDevice(self, device: int) -> tuple[int]:  # noqa: N802
+        self.current_device = device
         return self._note("cudaSetDevice")
 
     def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:  # noqa: N802
@@ -118,6 +120,7 @@ class FakeCuda(ModuleType):
         return (OK,)
 
     def cudaMalloc(self, nbytes: int) -> tuple[int, int]:  # noqa: N802
+        assert self.current_device == 0, "memory of another device"
         self._note("cudaMalloc")
         if sum(block.bytes.size for block in self.device.values()) + nbytes > self.device_bytes:
             return OUT_OF_MEMORY, 0

@@ -79,7 +79,8 @@ def test_latents_are_handed_over_where_they_are(session: Session, cuda: FakeCuda
     tensor = session.latents_on_device()
     begin = len(cuda.log)
     array = import_array(tensor, 77)
-    assert cuda.log[begin:] == [f"cudaEventRecord {session.bundle.backend.cuda.stream}", "cudaStreamWaitEvent 77"]
+    ours = session.bundle.backend.cuda.stream
+    assert cuda.log[begin:] == ["cudaSetDevice", f"cudaEventRecord {ours}", "cudaStreamWaitEvent 77"]
     assert (array.dtype, array.shape, array.device) == ("float32", latents.shape, 0)
     block, part = cuda.find(array.address, array.nbytes)
     assert np.array_equal(block.bytes[part].view(np.float32).reshape(array.shape), latents)

@@ -35,7 +35,6 @@ class Cuda:
         self.is_capturing = self.is_closed = False
         self.to_free: list[int] = []
         self._kept: list[object] = []
-        self._threads = threading.local()
         try:
             self.use_device()
         except EngineError as error:
@@ -50,10 +49,8 @@ class Cuda:
         return checked_call(self._api, name, *args)
 
     def use_device(self) -> None:
-        """Make the device current in this thread; every thread has its own."""
-        if not hasattr(self._threads, "is_set"):
-            self.call("cudaSetDevice", self.device)
-            self._threads.is_set = True
+        """Make the device current in this thread: each has its own, which other libraries change as well."""
+        self.call("cudaSetDevice", self.device)
 
     @property
     def target(self) -> str:
@@ -150,6 +147,7 @@ class Cuda:
             free_after_work(self, self.to_free.pop())
 
     def _wait(self, waiting: int, awaited: int) -> None:
+        self.use_device()
         event = self.call("cudaEventCreateWithFlags", 2)  # 2: no timing
         try:
             self.call("cudaEventRecord", event, awaited)
