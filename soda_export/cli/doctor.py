@@ -39,12 +39,15 @@ def doctor(*, require: str = "", json: bool = False) -> None:
         ],
     )
     print_columns(
-        "backends", ("backend", "version", "runs on", "to install", "why not on a GPU"),
+        "backends", ("backend", "version", "runs on", "to install"),
         [
-            (b.name, b.version or "missing", ", ".join(b.devices), "" if b.version else b.install, b.no_gpu)
+            (b.name, b.version or "missing", ", ".join(b.devices), "" if b.version else b.install)
             for b in found.backends
         ],
     )
+    for reason in dict.fromkeys(b.no_gpu for b in found.backends if b.no_gpu):
+        names = ", ".join(b.name for b in found.backends if b.no_gpu == reason)
+        print(f"not on a GPU: {names} ({reason})")
     print_columns(
         "optional packages", ("package", "version", "for", "to install"),
         [(p.name, p.version or "missing", p.purpose, "" if p.version else p.install) for p in found.packages],

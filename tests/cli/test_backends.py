@@ -149,6 +149,9 @@ def test_doctor_says_why_engines_do_not_run_on_a_gpu(
     assert found["ort"]["no_gpu"] == "CUDA: no device"
     assert found["openvino"]["no_gpu"] == ""
     assert "cuda" not in found["ort"]["devices"]
+    shown = soda("doctor")[1]
+    assert shown.count("CUDA: no device") == 1
+    assert "not on a GPU: ort" in shown
     monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", lambda *_: "sm89")
     if "cuda" not in backend_status("ort").devices:
         assert backend_status("ort").no_gpu == "run `pip install soda-runtime[ort-gpu]`"
