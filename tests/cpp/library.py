@@ -46,7 +46,7 @@ class Info(ctypes.Structure):
         ("size", c_size_t), ("name", c_char_p), ("family", c_char_p), ("backend", c_char_p), ("precision", c_char_p),
         ("latent_shape", c_int64 * 3), ("image_shape", c_int64 * 3), ("steps", c_int32), ("condition", c_int32),
         ("num_classes", c_int32), ("max_tokens", c_int32), ("embed_width", c_int32), ("takes_tokens", c_int32),
-        ("has_guidance", c_int32), ("stochastic", c_int32), ("guidance", c_double),
+        ("has_guidance", c_int32), ("stochastic", c_int32), ("guidance", c_double), ("cuda_stream", c_void_p),
     )  # fmt: skip
 
 
@@ -65,6 +65,12 @@ class StepInfo(ctypes.Structure):
     )  # fmt: skip
 
 
+class DeviceArray(ctypes.Structure):
+    """soda_device_array."""
+
+    _fields_ = (("size", c_size_t), ("name", c_char_p), ("address", c_void_p), ("bytes", c_size_t))
+
+
 class Request(ctypes.Structure):
     """soda_request; arrays given to `request` below are kept in `_arrays`."""
 
@@ -74,14 +80,22 @@ class Request(ctypes.Structure):
         ("num_negatives", c_int32), ("embeds", c_void_p), ("negative_embeds", c_void_p), ("token_ids", c_void_p),
         ("negative_token_ids", c_void_p), ("token_mask", c_void_p), ("negative_token_mask", c_void_p),
         ("embeds_file", c_char_p), ("noise_initial", c_void_p), ("noise_steps", c_void_p), ("progress", PROGRESS),
-        ("progress_user", c_void_p),
+        ("progress_user", c_void_p), ("device_arrays", POINTER(DeviceArray)), ("num_device_arrays", c_int32),
     )  # fmt: skip
 
 
 def request(**fields: Any) -> Request:
-    """A soda_request. Arrays become pointers of the field's type; `labels` brings its number along."""
+    """A soda_request. Arrays become pointers of the field's type; `labels` brings its number along.
+
+    on_device: name of an input -> address and bytes in the device's memory.
+    """
     made = Request(size=ctypes.sizeof(Request))
     made._arrays = []
+    on_device = fields.pop("on_device", {})
+    made.device_arrays = (DeviceArray * len(on_device))(
+        *(DeviceArray(ctypes.sizeof(DeviceArray), name.encode(), *place) for name, place in on_device.items())
+    )
+    made.num_device_arrays = len(on_device)
     if "labels" in fields:
         fields.setdefault("num_labels", np.size(fields["labels"]))
     for name, value in fields.items():
@@ -109,6 +123,7 @@ class Library:
         self.c.soda_step.argtypes = [c_void_p, c_int32]
         self.c.soda_latents.argtypes = self.c.soda_images.argtypes = [c_void_p, POINTER(c_float), c_size_t]
         self.c.soda_images_rgb.argtypes = [c_void_p, POINTER(c_uint8), c_size_t]
+        self.c.soda_to_device.argtypes = [c_void_p, c_char_p, c_void_p, c_size_t]
         self.c.soda_reset.argtypes = [c_void_p]
         self.c.soda_bundle_open.argtypes = [c_char_p, POINTER(OpenOptions), POINTER(c_void_p)]
         self.c.soda_bundle_info.argtypes = [c_void_p, POINTER(Info)]
@@ -203,10 +218,11 @@ class CppSession:
             self.step(i)
         return self.latents()
 
-    def generate_whole(self, latents: Floats, **fields: Any) -> None:
-        """soda_generate itself."""
+    def generate_whole(self, latents: Floats | None, **fields: Any) -> None:
+        """soda_generate itself; None leaves the latents in the session."""
         self._request = request(**fields)
-        self._call("soda_generate", self.handle, byref(self._request), _floats(latents), latents.size)
+        room = (None, 0) if latents is None else (_floats(latents), latents.size)
+        self._call("soda_generate", self.handle, byref(self._request), *room)
 
     def latents(self) -> Floats:
         values = np.empty((max(1, self.samples()), *self.info.latent_shape), np.float32)
@@ -222,6 +238,9 @@ class CppSession:
         values = np.empty((max(1, self.samples()), *self.info.image_shape), np.uint8)
         self._call("soda_images_rgb", self.handle, values.ctypes.data_as(POINTER(c_uint8)), values.size)
         return values
+
+    def to_device(self, output: str, address: int | None, nbytes: int) -> None:
+        self._call("soda_to_device", self.handle, output.encode(), address, nbytes)
 
     def reset(self) -> None:
         self._call("soda_reset", self.handle)

@@ -86,6 +86,7 @@ typedef struct soda_info {
     int32_t takes_tokens;             /* 1: has a text encoder, which takes token ids in place of embeddings */
     int32_t has_guidance, stochastic; /* 1: takes a guidance scale and negative prompts; noise at every step */
     double guidance;                  /* scale used where a request names none */
+    void *cuda_stream;                /* where work is put on a CUDA device; NULL: it runs on the CPU */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
@@ -119,6 +120,16 @@ SODA_API void soda_session_close(soda_session *session);
 /* Called in the generating thread after every step; anything but 0 cancels. Must not use the session. */
 typedef int32_t (*soda_progress)(void *user, int32_t steps_done, int32_t steps);
 
+/* An array of a request in memory of the bundle's CUDA device, in place of the field of its name, which is NULL. It
+ * must be ready in the bundle's stream (soda_info.cuda_stream), is read in the stream's order, and stays as it is until
+ * then. Its values are not looked at: that they are finite and in range is the caller's to see to. */
+typedef struct soda_device_array {
+    size_t size;
+    const char *name; /* of an input, as soda_bundle_port gives it */
+    const void *address;
+    size_t bytes; /* there: at least the array's */
+} soda_device_array;
+
 /* A request. Labels, or embeddings (in memory or in a file), or token ids: whichever the bundle takes.
  * One sample's condition is repeated `samples` times; `samples` 0 takes their number. Arrays are dense, row-major,
  * the caller's, and read before soda_start or soda_generate returns (noise_steps: until the last step has run). */
@@ -144,9 +155,12 @@ typedef struct soda_request {
     const float *noise_steps;   /* [steps, samples, channels, height, width]; with noise_initial, where stochastic */
     soda_progress progress;     /* NULL: none */
     void *progress_user;
+    const soda_device_array *device_arrays; /* [num_device_arrays], all of one size */
+    int32_t num_device_arrays;
 } soda_request;
 
-/* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least samples * latent_shape. */
+/* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least samples * latent_shape; NULL
+ * with count 0 leaves them for soda_to_device. */
 SODA_API soda_status soda_generate(soda_session *session, const soda_request *request, float *latents, size_t count);
 /* Begin a request, judged before anything changes; one in progress is dropped. */
 SODA_API soda_status soda_start(soda_session *session, const soda_request *request);
@@ -160,6 +174,9 @@ SODA_API soda_status soda_latents(soda_session *session, float *latents, size_t 
  * 0 .. 255 (raw RGB where there are 3 channels). */
 SODA_API soda_status soda_images(soda_session *session, float *images, size_t count);
 SODA_API soda_status soda_images_rgb(soda_session *session, uint8_t *images, size_t count);
+/* Copy "latents", or "images" of a bundle with a decoder as [samples, channels, height, width] in 0 .. 1, to `bytes`
+ * bytes of the bundle's CUDA device. The copy is put into the stream; the host does not wait. */
+SODA_API soda_status soda_to_device(soda_session *session, const char *output, void *address, size_t bytes);
 /* Forget the request in progress; buffers stay allocated. */
 SODA_API soda_status soda_reset(soda_session *session);
 /* From any thread: the request in progress ends after the step that is running, with SODA_CANCELLED; the session takes

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -61,6 +62,11 @@ public:
         set(noise_, std::move(initial));
         return set(noise_steps_, std::move(steps));
     }
+    // An input in memory of the bundle's CUDA device, of exactly the array's bytes: see soda_device_array.
+    Request& on_device(const std::string& name, const void* address, size_t bytes) {
+        device_[name] = {address, bytes};
+        return *this;
+    }
     Request& samples(int32_t count) { return set(samples_, count); }
     Request& seed(uint64_t value) { return set(seed_, value); }
     Request& guidance(double scale) {
@@ -75,16 +81,19 @@ public:
     soda_request c_request(const soda_info& info) const {
         const size_t tokens = static_cast<size_t>(info.max_tokens), width = static_cast<size_t>(info.embed_width);
         // a bundle of labels has no tokens, and says itself what it thinks of prompts
-        const size_t prompts = mask_.size() / std::max<size_t>(tokens, 1);
-        const size_t negatives = negative_mask_.size() / std::max<size_t>(tokens, 1);
-        demand(!tokens || mask_.size() == prompts * tokens, "token_mask");
-        demand(!tokens || negative_mask_.size() == negatives * tokens, "negative_token_mask");
-        demand(!tokens || embeds_.empty() || embeds_.size() == mask_.size() * width, "embeds");
-        demand(!tokens || negative_embeds_.empty() || negative_embeds_.size() == negative_mask_.size() * width,
+        const size_t ones = mask_.size() + numbers_on_device("token_mask");
+        const size_t negative_ones = negative_mask_.size() + numbers_on_device("negative_token_mask");
+        const size_t labels = labels_.size() + numbers_on_device("labels");
+        const size_t prompts = ones / std::max<size_t>(tokens, 1);
+        const size_t negatives = negative_ones / std::max<size_t>(tokens, 1);
+        demand(!tokens || ones == prompts * tokens, "token_mask");
+        demand(!tokens || negative_ones == negatives * tokens, "negative_token_mask");
+        demand(!tokens || embeds_.empty() || embeds_.size() == ones * width, "embeds");
+        demand(!tokens || negative_embeds_.empty() || negative_embeds_.size() == negative_ones * width,
                "negative_embeds");
-        demand(ids_.empty() || ids_.size() == mask_.size(), "token_ids");
-        demand(negative_ids_.empty() || negative_ids_.size() == negative_mask_.size(), "negative_token_ids");
-        const size_t given = std::max({labels_.size(), prompts, static_cast<size_t>(std::max(samples_, 1))});
+        demand(ids_.empty() || ids_.size() == ones, "token_ids");
+        demand(negative_ids_.empty() || negative_ids_.size() == negative_ones, "negative_token_ids");
+        const size_t given = std::max({labels, prompts, static_cast<size_t>(std::max(samples_, 1))});
         const size_t latents =
             given * static_cast<size_t>(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
         demand(noise_.empty() || (noise_.size() == latents && (file_.empty() || samples_ > 0)), "noise");
@@ -97,7 +106,7 @@ public:
         request.seed = seed_;
         request.guidance = guidance_;
         request.has_guidance = guided_;
-        request.num_labels = static_cast<int32_t>(labels_.size());
+        request.num_labels = static_cast<int32_t>(labels);
         request.labels = data(labels_);
         request.num_prompts = static_cast<int32_t>(prompts);
         request.num_negatives = static_cast<int32_t>(negatives);
@@ -110,6 +119,11 @@ public:
         request.embeds_file = file_.empty() ? nullptr : file_.c_str();
         request.noise_initial = data(noise_);
         request.noise_steps = data(noise_steps_);
+        arrays_.clear();
+        for (const auto& [name, array] : device_)
+            arrays_.push_back({sizeof(soda_device_array), name.c_str(), array.first, array.second});
+        request.device_arrays = data(arrays_);
+        request.num_device_arrays = static_cast<int32_t>(arrays_.size());
         if (progress_) {
             request.progress = [](void* user, int32_t done, int32_t steps) -> int32_t {
                 return (*static_cast<const std::function<bool(int, int)>*>(user))(done, steps);
@@ -133,9 +147,16 @@ private:
         return values.empty() ? nullptr : values.data();
     }
 
+    size_t numbers_on_device(const char* name) const {
+        const auto found = device_.find(name);
+        return found == device_.end() ? 0 : found->second.second / sizeof(int64_t);
+    }
+
     std::vector<int64_t> labels_, ids_, negative_ids_, mask_, negative_mask_;
     std::vector<float> embeds_, negative_embeds_, noise_, noise_steps_;
     std::string file_;
+    std::map<std::string, std::pair<const void*, size_t>> device_;  // address and bytes
+    mutable std::vector<soda_device_array> arrays_;                 // the same for the C struct
     int32_t samples_ = 0;
     uint64_t seed_ = 0;
     double guidance_ = 0;
@@ -150,15 +171,20 @@ public:
 
     // Latents [samples, channels, height, width].
     std::vector<float> generate(const Request& request) {
+        run(request);
+        return latents();
+    }
+    // The same without a look at the latents, which latents(), images() and to_device() give.
+    void run(const Request& request) {
         start(request);
         for (int32_t i = 0; i < info_.steps; ++i) step(i);
-        return latents();
     }
     // The request is kept here until the next one.
     void start(const Request& request) {
-        request_ = request;
-        const soda_request given = request_.c_request(info_);
+        auto kept = std::make_unique<const Request>(request);  // its place stays where the session is moved
+        const soda_request given = kept->c_request(info_);
         check(soda_start(handle_.get(), &given));
+        request_ = std::move(kept);
     }
     void step(int32_t index) { check(soda_step(handle_.get(), index)); }
     std::vector<float> latents() {
@@ -173,6 +199,10 @@ public:
     std::vector<uint8_t> images_rgb() {
         return read<uint8_t>(info_.image_shape,
                              [this](uint8_t* to, size_t n) { return soda_images_rgb(handle_.get(), to, n); });
+    }
+    // "latents" or "images" [samples, channels, height, width] to memory of the bundle's CUDA device, in its stream.
+    void to_device(const char* output, void* address, size_t bytes) {
+        check(soda_to_device(handle_.get(), output, address, bytes));
     }
     int32_t samples() const {
         int32_t count = 0;
@@ -194,7 +224,7 @@ private:
 
     std::unique_ptr<soda_session, void (*)(soda_session*)> handle_;
     soda_info info_;
-    Request request_;
+    std::unique_ptr<const Request> request_;
 };
 
 struct OpenOptions {

@@ -20,6 +20,8 @@ void raise(int32_t status, const SodaMessage& message) {
             throw BundleError(message.text, status);
         case SODA_ENGINE_ERROR:
             throw EngineError(message.text, status);
+        case SODA_REQUEST_ERROR:
+            throw RequestError(message.text, status);
         default:
             throw InternalError(message.text);
     }
@@ -103,6 +105,14 @@ void Memory::read(void* to, int64_t bytes, int64_t offset) const {
     demand(table_.read, handle_, offset, to, bytes);
 }
 
+void Memory::copy_from(const void* address, int64_t bytes, int64_t offset) {
+    demand(table_.device.copy_from, handle_, offset, address, bytes);
+}
+
+void Memory::copy_to(void* address, int64_t bytes, int64_t offset) const {
+    demand(table_.device.copy_to, handle_, offset, address, bytes);
+}
+
 Call::~Call() {
     if (handle_) table_->unbind(handle_);
 }
@@ -135,6 +145,18 @@ Backend::~Backend() {
 
 std::unique_ptr<Memory> Backend::allocate(int64_t bytes) const {
     return std::make_unique<Memory>(table_, handle_, bytes);
+}
+
+void* Backend::stream() const {
+    return table_.device.stream ? table_.device.stream(handle_) : nullptr;
+}
+
+void Backend::judge_address(const std::string& name, const void* address) const {
+    demand(table_.device.judge, handle_, name.c_str(), address);
+}
+
+void Backend::reserve_writes(int64_t bytes) const {
+    if (stream()) demand(table_.device.reserve_writes, handle_, bytes);
 }
 
 std::unique_ptr<Engine> Backend::open_engine(const std::string& path, const Signature& signature, bool once) const {

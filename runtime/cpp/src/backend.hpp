@@ -20,6 +20,9 @@ public:
 
     void write(const void* from, int64_t bytes, int64_t offset = 0);
     void read(void* to, int64_t bytes, int64_t offset = 0) const;
+    // The same with addresses on the backend's device, in the order of its stream.
+    void copy_from(const void* address, int64_t bytes, int64_t offset = 0);
+    void copy_to(void* address, int64_t bytes, int64_t offset = 0) const;
     void* handle() const { return handle_; }
     int64_t bytes() const { return bytes_; }
 
@@ -84,6 +87,10 @@ public:
     std::unique_ptr<Memory> allocate(int64_t bytes) const;
     std::unique_ptr<Engine> open_engine(const std::string& path, const Signature& signature, bool once) const;
     const std::string& name() const { return name_; }
+    void* stream() const;  // of a CUDA device; null: memory is the host's
+    // RequestError unless `address` is memory of the device; `name` begins the message.
+    void judge_address(const std::string& name, const void* address) const;
+    void reserve_writes(int64_t bytes) const;  // that are on their way to the device at once
 
 private:
     const SodaBackendTable& table_;

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define SODA_BACKEND_ABI 1
+#define SODA_BACKEND_ABI 2
 #define SODA_BACKEND_ENTRY "soda_backend_table"
 #define SODA_MAX_AXES 8
 
@@ -47,6 +47,18 @@ typedef struct SodaProgram {
     int32_t once; /* 1: runs once a request, so memory matters more than speed */
 } SodaProgram;
 
+/* Of a backend whose memory can lie on a CUDA device. Everything is put into one stream, in order, and does not wait.
+ */
+typedef struct SodaDeviceTable {
+    void *(*stream)(void *backend); /* null where this backend's memory is the host's: the others are not called */
+    /* SODA_REQUEST_ARGUMENT unless `address` is memory of the device; `name` begins the message. */
+    int32_t (*judge)(void *backend, const char *name, const void *address, SodaMessage *message);
+    /* Room for so many bytes of `write` that are on their way at once, so that none of them waits. */
+    int32_t (*reserve_writes)(void *backend, int64_t bytes, SodaMessage *message);
+    int32_t (*copy_from)(void *memory, int64_t offset, const void *address, int64_t bytes, SodaMessage *message);
+    int32_t (*copy_to)(void *memory, int64_t offset, void *address, int64_t bytes, SodaMessage *message);
+} SodaDeviceTable;
+
 typedef struct SodaBackendTable {
     uint32_t abi;
     int32_t (*open)(const SodaBackendOptions *options, void **backend, SodaMessage *message);
@@ -65,6 +77,7 @@ typedef struct SodaBackendTable {
                     const SodaView *outputs, int32_t num_outputs, void **call, SodaMessage *message);
     int32_t (*run)(void *call, SodaMessage *message);
     void (*unbind)(void *call);
+    SodaDeviceTable device; /* nulls: memory is the host's */
 } SodaBackendTable;
 
 typedef const SodaBackendTable *(*SodaBackendEntry)(void);

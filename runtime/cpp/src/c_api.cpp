@@ -86,6 +86,26 @@ void write_struct(Struct* to, Struct result, const char* name) {
     std::memcpy(static_cast<void*>(to), &result, std::min(to->size, sizeof result));
 }
 
+DeviceArrays read_device_arrays(const soda_request& request) {
+    DeviceArrays arrays;
+    if (request.num_device_arrays < 0) refuse(say("num_device_arrays is ", request.num_device_arrays));
+    const auto* place = reinterpret_cast<const char*>(request.device_arrays);
+    for (int32_t i = 0; i < request.num_device_arrays; ++i) {
+        const auto array = read_struct(reinterpret_cast<const soda_device_array*>(place), "device_arrays");
+        demand(array.name, "a name in device_arrays");
+        const int64_t bytes = int64_t(std::min(array.bytes, size_t(INT64_MAX)));
+        if (!arrays.emplace(array.name, DeviceArray{static_cast<const char*>(array.address), bytes}).second)
+            refuse(say("device array ", shown(array.name), " is given twice"));
+        place += array.size;
+    }
+    return arrays;
+}
+
+void start_request(Session& session, const soda_request* given) {
+    const soda_request request = read_struct(given, "request");
+    session.start(request, read_device_arrays(request));
+}
+
 std::string text_of(const char* text) {
     return text ? text : "";
 }
@@ -111,6 +131,7 @@ soda_info describe(const Bundle& bundle) {
     info.has_guidance = m.rows_per_sample == 2;
     info.stochastic = m.sampler.stochastic;
     info.guidance = m.guidance;
+    info.cuda_stream = bundle.backend().stream();
     return info;
 }
 
@@ -256,17 +277,17 @@ void soda_session_close(soda_session* session) {
 soda_status soda_generate(soda_session* session, const soda_request* request, float* latents, size_t count) {
     return guarded([&] {
         demand(session, "session");
-        demand(latents, "latents");
-        session->session.start(read_struct(request, "request"));
+        if (count) demand(latents, "latents");
+        start_request(session->session, request);
         session->session.run_all();
-        session->session.latents(latents, count);
+        if (latents) session->session.latents(latents, count);
     });
 }
 
 soda_status soda_start(soda_session* session, const soda_request* request) {
     return guarded([&] {
         demand(session, "session");
-        session->session.start(read_struct(request, "request"));
+        start_request(session->session, request);
     });
 }
 
@@ -303,6 +324,14 @@ soda_status soda_images_rgb(soda_session* session, uint8_t* images, size_t count
     return guarded([&] {
         demand(session, "session");
         copy_out<uint8_t>(session->session.images(), images, count, as_byte);
+    });
+}
+
+soda_status soda_to_device(soda_session* session, const char* output, void* address, size_t bytes) {
+    return guarded([&] {
+        demand(session, "session");
+        demand(output, "output");
+        session->session.to_device(output, address, bytes);
     });
 }
 

@@ -37,6 +37,7 @@ Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::functi
     guidance_ = bundle.backend().allocate(4);
     noise_ = bundle.backend().allocate(state.bytes(axes_) / m.sampler.state_size);
     for (const auto& [name, port] : request_ports(m)) request_[name] = allocate(port);
+    bundle.backend().reserve_writes(written_bytes());
     for (const auto& tensor : m.tensors)
         tensors_[tensor.name] = allocate(tensor_port(tensor), tensor.per_step ? window_ : 1);
     windows_.resize(size_t((m.sampler.steps + window_ - 1) / window_));
@@ -67,7 +68,7 @@ void Playback::run_step(int64_t i) {
     steps_[size_t(i)]();
 }
 
-std::vector<float> Playback::image(int64_t steps_done) {
+Memory& Playback::image(int64_t steps_done) {
     const FinishProgram& program = bundle_.manifest().finish[0];
     const Signature signature = finish_signature(bundle_.manifest(), program);
     const Port& port = signature.outputs.at("image");
@@ -80,9 +81,7 @@ std::vector<float> Playback::image(int64_t steps_done) {
                                  {{"image", view_of(*image_, port, axes_)}}));
     }
     (*call)();
-    std::vector<float> values(size_t(port.bytes(axes_)) / 4);
-    image_->read(values.data(), port.bytes(axes_));
-    return values;
+    return *image_;
 }
 
 std::unique_ptr<Memory> Playback::allocate(const Port& port, int64_t times) const {
@@ -96,6 +95,16 @@ int64_t Playback::window_steps() const {
             checked_product(INT64_MAX, 2);
     const int64_t steps = bundle_.manifest().sampler.steps;
     return std::clamp<int64_t>(max_window_bytes / std::max<int64_t>(1, bytes), 1, steps);
+}
+
+// What the host writes for one request.
+int64_t Playback::written_bytes() const {
+    const Sampler& sampler = bundle_.manifest().sampler;
+    constexpr int64_t padding = 256;  // of each write
+    int64_t bytes = states_[0]->bytes() + guidance_->bytes() + 2 * padding;
+    if (sampler.stochastic) bytes += checked_product(noise_->bytes() + padding, sampler.steps);
+    for (const auto& [name, memory] : request_) bytes += memory->bytes() + padding;
+    return bytes;
 }
 
 // Rows `row` and on of what lies in memory: a port without a window axis is one of them.

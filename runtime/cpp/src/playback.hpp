@@ -26,11 +26,12 @@ public:
     void encode_text();        // embeddings of the request's token ids; the encoder is opened at the first call
     void prepare_request();    // tensors of the request
     void run_step(int64_t i);  // before it, tensors of its window of steps where one begins
-    std::vector<float> image(int64_t steps_done);  // the finish program's result, [batch, *shape]
+    Memory& image(int64_t steps_done);  // the finish program's result, float32 [batch, *shape]
 
 private:
     std::unique_ptr<Memory> allocate(const Port& port, int64_t times = 1) const;
     int64_t window_steps() const;
+    int64_t written_bytes() const;
     Call bind_prepare(const PrepareProgram& program, int64_t first);
     Call bind_step(int64_t index, size_t program);
     View view_of(const Memory& memory, const Port& port, const Axes& axes, int64_t row = 0) const;

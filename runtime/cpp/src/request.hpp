@@ -4,8 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "manifest.hpp"
-#include "soda_runtime.h"
+#include "device_arrays.hpp"
 
 namespace soda {
 
@@ -14,12 +13,13 @@ struct Condition {
     int64_t samples = 0;
     std::map<std::string, std::vector<int64_t>> numbers;  // labels, input_ids, attention_mask
     std::vector<float> embeds;                            // empty where the text encoder makes them
+    std::vector<DeviceRows> on_device;  // written over the rows above, which are zeros there, or empty if all are there
 };
 
-Condition judge_condition(const Manifest& manifest, const soda_request& request);
+Condition judge_condition(const Manifest& manifest, const soda_request& request, const DeviceArrays& device);
 double judge_guidance(const Manifest& manifest, const soda_request& request);
 // Noise given by the caller is finite and whole.
-void judge_noise(const Manifest& manifest, const soda_request& request, int64_t samples);
+void judge_noise(const Manifest& manifest, const soda_request& request, const DeviceArrays& device, int64_t samples);
 
 // Embeddings and masks of one request, owned here.
 struct Embeds {

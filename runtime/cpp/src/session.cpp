@@ -19,15 +19,16 @@ void Session::check_cancelled() {
     throw Cancelled();
 }
 
-void Session::start(const soda_request& request) {
+void Session::start(const soda_request& request, const DeviceArrays& device) {
     const Manifest& m = bundle_->manifest();
-    const Condition condition = judge_condition(m, request);
+    judge_device_arrays(device, request, bundle_->backend());
+    const Condition condition = judge_condition(m, request, device);
     const double guidance = judge_guidance(m, request);
-    judge_noise(m, request, condition.samples);
+    judge_noise(m, request, device, condition.samples);
     started_ = false;  // until everything below is done: a program may fail
     current_ = ++requests_;
     try {
-        begin(request, condition, guidance);
+        begin(request, device, condition, guidance);
     } catch (...) {
         current_ = 0;
         throw;
@@ -36,7 +37,8 @@ void Session::start(const soda_request& request) {
     started_ = true;
 }
 
-void Session::begin(const soda_request& request, const Condition& condition, double guidance) {
+void Session::begin(const soda_request& request, const DeviceArrays& device, const Condition& condition,
+                    double guidance) {
     const Manifest& m = bundle_->manifest();
     const bool accelerated = !request.baseline;
     if (!playback_ || playback_->batch != condition.samples || playback_->accelerated != accelerated) {
@@ -45,22 +47,26 @@ void Session::begin(const soda_request& request, const Condition& condition, dou
     }
     const size_t count = size_t(latent_count());
     scratch_.assign(count * size_t(m.sampler.state_size), 0.0f);
+    const auto initial = device.find("noise_initial"), steps = device.find("noise_steps");
     if (request.noise_initial)
         std::copy_n(request.noise_initial, count, scratch_.begin());
-    else
+    else if (initial == device.end())
         latent_noise(request.seed, initial_stream, size_t(condition.samples), count / size_t(condition.samples),
                      scratch_.data());
     for (size_t i = 0; i < count; ++i) scratch_[i] *= float(m.sampler.initial_scale);
     playback_->state_after(0).write(scratch_.data(), int64_t(scratch_.size()) * 4);
+    if (initial != device.end()) playback_->state_after(0).copy_from(initial->second.address, int64_t(count) * 4);
     for (const auto& [name, values] : condition.numbers)
-        playback_->request(name).write(values.data(), int64_t(values.size()) * 8);
+        if (!values.empty()) playback_->request(name).write(values.data(), int64_t(values.size()) * 8);
     if (!condition.embeds.empty())
         playback_->request("embeds").write(condition.embeds.data(), int64_t(condition.embeds.size()) * 4);
+    for (const DeviceRows& rows : condition.on_device) rows.write(playback_->request(rows.input));
     const float scale = float(guidance);
     playback_->guidance().write(&scale, 4);
-    if (condition.embeds.empty()) playback_->encode_text();
+    if (condition.numbers.count("input_ids")) playback_->encode_text();
     playback_->prepare_request();
     request_ = request;
+    noise_on_device_ = steps == device.end() ? nullptr : steps->second.address;
 }
 
 void Session::step(int64_t index) {
@@ -70,15 +76,8 @@ void Session::step(int64_t index) {
         throw RequestError(
             say("step ", index, " cannot run now; next is ", next_step_, " of ", sampler.steps, " steps"));
     check_cancelled();
-    if (sampler.stochastic) {
-        const int64_t count = latent_count();
-        const float* noise = request_.noise_initial ? request_.noise_steps + index * count : scratch_.data();
-        if (!request_.noise_initial)
-            latent_noise(request_.seed, uint32_t(1 + index), size_t(player.batch), size_t(count / player.batch),
-                         scratch_.data());
-        player.noise().write(noise, count * 4);
-    }
     try {
+        if (sampler.stochastic) write_noise(index);
         player.run_step(index);
     } catch (...) {
         reset();
@@ -93,6 +92,15 @@ void Session::step(int64_t index) {
     if (!too_late) return;
     reset();
     throw Cancelled();
+}
+
+void Session::write_noise(int64_t index) {
+    const int64_t count = latent_count(), batch = playback_->batch;
+    Memory& noise = playback_->noise();
+    if (noise_on_device_) return noise.copy_from(noise_on_device_ + index * count * 4, count * 4);
+    if (request_.noise_steps) return noise.write(request_.noise_steps + index * count, count * 4);
+    latent_noise(request_.seed, uint32_t(1 + index), size_t(batch), size_t(count / batch), scratch_.data());
+    noise.write(scratch_.data(), count * 4);
 }
 
 void Session::run_all() {
@@ -114,7 +122,9 @@ std::vector<float> Session::images() {
     std::vector<float> planes;  // [samples, channels, height, width]
     if (!m.finish.empty()) {
         shape = m.finish[0].shape;
-        planes = player.image(next_step_);
+        const Memory& image = player.image(next_step_);
+        planes.resize(size_t(image.bytes()) / 4);
+        image.read(planes.data(), image.bytes());
     } else if (m.model.pixels) {
         planes.resize(size_t(latent_count()));
         latents(planes.data(), planes.size());
@@ -130,6 +140,23 @@ std::vector<float> Session::images() {
                 images[(sample * pixels + pixel) * channels + channel] =
                     planes[(sample * channels + channel) * pixels + pixel];
     return images;
+}
+
+void Session::to_device(const std::string& output, void* address, size_t bytes) {
+    const Manifest& m = bundle_->manifest();
+    Playback& player = playback();
+    const auto refuse = [](const auto&... what) { throw RequestError(say(what...), SODA_REQUEST_ARGUMENT); };
+    const bool images = output == "images";
+    if (!images && output != "latents") refuse("output ", shown(output), " is neither 'latents' nor 'images'");
+    if (!bundle_->backend().stream()) refuse("this bundle is on the CPU; use soda_latents or soda_images");
+    if (!address) refuse(output, ": the address is NULL");
+    if (images && m.finish.empty())
+        throw RequestError("this bundle has no decoder; take its latents, or use soda_images where they are pixels");
+    const Sizes& shape = images ? m.finish[0].shape : m.model.latent_shape;
+    const int64_t needed = checked_product(player.batch, shape[0] * shape[1] * shape[2] * 4);
+    if (bytes < size_t(needed)) refuse("room for ", bytes, " bytes, the ", output, " have ", needed);
+    bundle_->backend().judge_address(output, address);
+    (images ? player.image(next_step_) : player.state_after(next_step_)).copy_to(address, needed);
 }
 
 void Session::reset() {

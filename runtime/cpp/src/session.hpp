@@ -13,11 +13,13 @@ class Session {
 public:
     explicit Session(std::shared_ptr<Bundle> bundle) : bundle_(std::move(bundle)) {}
 
-    void start(const soda_request& request);
+    void start(const soda_request& request, const DeviceArrays& device = {});
     void step(int64_t index);
     void run_all();  // what is left of the steps
     void latents(float* values, size_t count);
     std::vector<float> images();  // [samples, height, width, channels] in 0..1
+    // "latents" or the decoder's "images" to memory of the bundle's CUDA device, in the order of its stream.
+    void to_device(const std::string& output, void* address, size_t bytes);
     void reset();
     void cancel() { cancelled_ = current_.load(); }  // from any thread
 
@@ -27,7 +29,8 @@ public:
 
 private:
     Playback& playback();
-    void begin(const soda_request& request, const Condition& condition, double guidance);
+    void begin(const soda_request& request, const DeviceArrays& device, const Condition& condition, double guidance);
+    void write_noise(int64_t index);
     void check_cancelled();
     int64_t latent_count() const;
 
@@ -35,7 +38,8 @@ private:
     std::unique_ptr<Playback> playback_;
     bool started_ = false;
     int64_t next_step_ = 0;
-    soda_request request_{};  // of what is read while steps run: seed, noise_steps, progress
+    soda_request request_{};                 // of what is read while steps run: seed, noise_steps, progress
+    const char* noise_on_device_ = nullptr;  // of all steps, the caller's
     std::vector<float> scratch_;
     uint64_t requests_ = 0;
     std::atomic<uint64_t> current_{0};  // number of the request in progress, 0: none

@@ -1,8 +1,11 @@
 // ONNX Runtime with a CUDA provider that computes on the CPU: the real library, but for the few functions that name a
-// device. With fake_cudart's memory, which the CPU can read, it plays a bundle as a GPU would be asked to.
+// device, and runs that wait in fake_cudart's stream for their turn. With its memory, which the CPU can read, it plays
+// a bundle as a GPU would be asked to.
 #include <dlfcn.h>
 #include <onnxruntime_c_api.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 namespace {
@@ -32,6 +35,37 @@ OrtStatus* ORT_API_CALL append_provider(OrtSessionOptions*, const OrtCUDAProvide
     return nullptr;
 }
 
+template <class Function>
+Function cuda(const char* name) {
+    return reinterpret_cast<Function>(::dlsym(::dlopen("libcudart.so.13", RTLD_NOW | RTLD_LOCAL), name));
+}
+
+struct Run {
+    OrtSession* session;
+    const OrtIoBinding* binding;
+};
+OrtStatus* ORT_API_CALL run_later(OrtSession* session, const OrtRunOptions* options,
+                                  const OrtIoBinding* binding) noexcept {
+    static const auto enqueue = cuda<void (*)(void (*)(void*), void*)>("fake_cuda_enqueue");
+    if (!options) return real->CreateStatus(ORT_INVALID_ARGUMENT, "the run would wait for its end");
+    enqueue(
+        [](void* argument) {
+            Run* run = static_cast<Run*>(argument);
+            if (OrtStatus* status = real->RunWithBinding(run->session, nullptr, run->binding)) {
+                std::fprintf(stderr, "%s\n", real->GetErrorMessage(status));
+                std::abort();
+            }
+            delete run;
+        },
+        new Run{session, binding});
+    return nullptr;
+}
+void ORT_API_CALL release_binding(OrtIoBinding* binding) noexcept {
+    static const auto finish = cuda<void (*)()>("fake_cuda_finish");  // a real run has taken what it needs of it
+    finish();
+    real->ReleaseIoBinding(binding);
+}
+
 const OrtApi* ORT_API_CALL get_api(uint32_t version) noexcept {
     using Base = const OrtApiBase*(ORT_API_CALL*)();
     void* library = ::dlopen(SODA_ONNXRUNTIME_LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
@@ -45,6 +79,8 @@ const OrtApi* ORT_API_CALL get_api(uint32_t version) noexcept {
     fake.UpdateCUDAProviderOptions = update_options;
     fake.UpdateCUDAProviderOptionsWithValue = update_with_value;
     fake.SessionOptionsAppendExecutionProvider_CUDA_V2 = append_provider;
+    fake.RunWithBinding = run_later;
+    fake.ReleaseIoBinding = release_binding;
     return &fake;
 }
 

@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cstring>
+#include <memory>
 
 #include "check.hpp"
 #include "soda_runtime.hpp"
@@ -71,7 +73,8 @@ void a_bundle_plays_as_on_the_cpu_and_nothing_waits_between_steps(const std::str
         const auto last = std::find(lines.begin(), lines.end(), "step " + std::to_string(info.steps));
         CHECK(first < last && last != lines.end());
         CHECK(std::count(first, last, "copy in") == (info.stochastic ? info.steps - 1 : 0));
-        for (const char* what : {"synchronize", "malloc", "free", "copy out", "copy on the default stream"})
+        for (const char* what : {"synchronize", "wait", "malloc", "free", "pin", "event", "copy in, waiting",
+                                 "copy out", "copy on the default stream"})
             CHECK(std::count(first, last, what) == 0);
         CHECK(std::count(lines.begin(), lines.end(), "malloc") == 0);
         CHECK(std::count(lines.begin(), lines.end(), "copy out") == 1);  // the latents
@@ -90,9 +93,219 @@ void what_is_allocated_is_freed() {
     CHECK(std::count(lines.begin(), lines.end(), "malloc") > 5);
     CHECK(std::count(lines.begin(), lines.end(), "malloc") == std::count(lines.begin(), lines.end(), "free"));
     CHECK(std::count(lines.begin(), lines.end(), "stream") == 1);
-    CHECK(lines.back() == "end of stream");
+    CHECK(std::count(lines.begin(), lines.end(), "end of stream") == 1);
+    CHECK(std::count(lines.begin(), lines.end(), "pin") == 1);
+    CHECK(std::count(lines.begin(), lines.end(), "unpin") == 1);
+    CHECK(std::count(lines.begin(), lines.end(), "event") == std::count(lines.begin(), lines.end(), "end of event"));
     for (size_t i = 0; i < lines.size(); ++i)
         if (lines[i] == "free") CHECK(i > 0 && lines[i - 1] == "synchronize");
+}
+
+// The application's own device memory.
+class OnDevice {
+public:
+    explicit OnDevice(size_t bytes) : bytes_(bytes) {
+        CHECK(fake<int (*)(void**, size_t)>("cudaMalloc")(&address_, bytes) == 0);
+    }
+    template <class T>
+    explicit OnDevice(const std::vector<T>& values) : OnDevice(values.size() * sizeof(T)) {
+        std::memcpy(address_, values.data(), bytes_);
+    }
+    ~OnDevice() {
+        fake<void (*)()>("fake_cuda_finish")();
+        fake<int (*)(void*)>("cudaFree")(address_);
+    }
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+    void* address() const { return address_; }
+    size_t bytes() const { return bytes_; }
+    std::vector<float> floats() const {
+        std::vector<float> values(bytes_ / 4);
+        std::memcpy(values.data(), address_, bytes_);
+        return values;
+    }
+
+private:
+    void* address_ = nullptr;
+    size_t bytes_;
+};
+
+void finish() {
+    fake<void (*)()>("fake_cuda_finish")();
+}
+
+size_t latent_count(const soda_info& info) {
+    return size_t(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
+}
+
+std::vector<float> noise(uint64_t seed, uint32_t streams, uint32_t first, size_t samples, size_t count) {
+    std::vector<float> values(streams * samples * count);
+    for (uint32_t stream = 0; stream < streams; ++stream)
+        for (size_t row = 0; row < samples; ++row)
+            soda::check(
+                soda_noise(seed, first + stream, uint32_t(row), &values[(stream * samples + row) * count], count));
+    return values;
+}
+
+// Every array of a request in device memory, and the same request on the host.
+struct Twin {
+    soda::Request host, device;
+    std::vector<std::unique_ptr<OnDevice>> arrays;
+
+    template <class T>
+    void add(const char* name, const std::vector<T>& values) {
+        arrays.push_back(std::make_unique<OnDevice>(values));
+        device.on_device(name, arrays.back()->address(), arrays.back()->bytes());
+    }
+    Twin(const soda_info& info, size_t samples) {
+        const size_t count = latent_count(info), tokens = size_t(info.max_tokens);
+        const auto initial = noise(9, 1, 0, samples, count);
+        const auto steps = info.stochastic ? noise(9, uint32_t(info.steps), 1, samples, count) : std::vector<float>();
+        host.noise(initial, steps).samples(int32_t(samples));
+        device.samples(int32_t(samples));
+        add("noise_initial", initial);
+        if (info.stochastic) add("noise_steps", steps);
+        if (info.condition == SODA_LABELS) {
+            const std::vector<int64_t> labels(samples, 3);
+            host.labels(labels);
+            add("labels", labels);
+            return;
+        }
+        const auto embeds = noise(1, 1, 0, samples, tokens * size_t(info.embed_width));
+        const auto negative = noise(2, 1, 0, 1, tokens * size_t(info.embed_width));  // one for all samples
+        std::vector<int64_t> mask(samples * tokens, 1), ones(tokens, 1);
+        mask.back() = 0;
+        host.embeds(embeds, mask).negative_embeds(negative, ones);
+        add("embeds", embeds);
+        add("negative_embeds", negative);
+        add("token_mask", mask);
+        add("negative_token_mask", ones);
+    }
+};
+
+void device_memory_goes_in_and_out_without_the_host(const std::string& name) {
+    const soda::Bundle bundle(golden + "/" + name, device("cuda"));
+    const soda_info info = bundle.info();
+    CHECK(info.cuda_stream);
+    soda::Session session = bundle.session();
+    soda::Session cpu = soda::Bundle(golden + "/" + name, device("cpu")).session();
+    CHECK(!soda::Bundle(golden + "/" + name, device("cpu")).info().cuda_stream);
+    const Twin twin(info, 2);
+    const auto expected = cpu.generate(twin.host);
+    const OnDevice first(expected.size() * 4), second(expected.size() * 4), half(expected.size() * 4);
+    session.run(twin.device);  // everything is open from now on
+    finish();
+    const bool decodes = name == "v3-text";
+    const OnDevice image(2 * size_t(info.image_shape[0] * info.image_shape[1] * info.image_shape[2]) * 4);
+    if (decodes) session.to_device("images", image.address(), image.bytes());
+    clear_log();
+    session.start(twin.device);
+    for (int i = 0; i < info.steps; ++i) {
+        if (i == 5) session.to_device("latents", half.address(), half.bytes());
+        session.step(i);
+    }
+    session.to_device("latents", first.address(), first.bytes());
+    if (decodes) session.to_device("images", image.address(), image.bytes());
+    session.run(twin.device);  // put into the stream before anything of the first has run
+    session.to_device("latents", second.address(), second.bytes());
+    const auto lines = log_lines();
+    for (const char* what :
+         {"synchronize", "wait", "malloc", "free", "pin", "copy in, waiting", "copy out", "copy on the default stream"})
+        CHECK(std::count(lines.begin(), lines.end(), what) == 0);
+    finish();
+    CHECK(first.floats() == expected && second.floats() == expected && half.floats() != expected);
+    CHECK(session.latents() == expected);
+    if (!decodes) return;
+    const auto planes = image.floats(), images = cpu.images();
+    const size_t channels = size_t(info.image_shape[2]), pixels = planes.size() / 2 / channels;
+    for (size_t i = 0; i < planes.size(); ++i)
+        CHECK(planes[i] == images[(i / pixels / channels * pixels + i % pixels) * channels + i / pixels % channels]);
+}
+
+void what_is_on_its_way_is_not_overwritten() {
+    const soda::Bundle bundle(golden + "/v3", device("cuda"));
+    const soda_info info = bundle.info();
+    soda::Session session = bundle.session();
+    session.generate(request_for(info));
+    const size_t requests = 250, bytes = 8 * latent_count(info);
+    std::vector<std::unique_ptr<OnDevice>> outputs;
+    for (size_t i = 0; i < requests; ++i) outputs.push_back(std::make_unique<OnDevice>(bytes));
+    clear_log();
+    for (size_t i = 0; i < requests; ++i) {
+        session.run(request_for(info).seed(i));
+        session.to_device("latents", outputs[i]->address(), bytes);
+    }
+    const auto lines = log_lines();
+    CHECK(std::count(lines.begin(), lines.end(), "wait") > 0);  // there is no room for the noise of so many
+    CHECK(std::count(lines.begin(), lines.end(), "synchronize") == 0);
+    CHECK(std::count(lines.begin(), lines.end(), "copy in, waiting") == 0);
+    finish();
+    soda::Session cpu = soda::Bundle(golden + "/v3", device("cpu")).session();
+    for (size_t i = 0; i < requests; ++i) CHECK(outputs[i]->floats() == cpu.generate(request_for(info).seed(i)));
+}
+
+std::string refusal(const std::function<void()>& body) {
+    try {
+        body();
+    } catch (const soda::RuntimeError& error) {
+        CHECK(error.family() == SODA_REQUEST_ERROR && std::string(error.what()).find('\n') == std::string::npos);
+        return error.what();
+    }
+    throw std::runtime_error("was not refused");
+}
+
+bool says(const std::string& message, const char* what) {
+    if (message.find(what) != std::string::npos) return true;
+    std::printf("        said: %s\n", message.c_str());
+    return false;
+}
+
+void device_memory_that_does_not_fit_is_refused() {
+    const soda::Bundle bundle(golden + "/v3", device("cuda"));
+    const soda_info info = bundle.info();
+    soda::Session session = bundle.session();
+    soda::Session cpu = soda::Bundle(golden + "/v3", device("cpu")).session();
+    const Twin twin(info, 2);
+    const OnDevice room(2 * latent_count(info) * 4);
+    std::vector<float> host(2 * latent_count(info));
+    const auto refused = [&](soda::Session& by, const char* name, const void* address, size_t bytes) {
+        return refusal([&] { by.start(soda::Request(twin.device).on_device(name, address, bytes)); });
+    };
+    session.run(twin.device);
+    CHECK(says(refusal([&] { cpu.start(twin.device); }), "this one is on the CPU"));
+    CHECK(says(refused(session, "noise_initial", nullptr, room.bytes()), "it is NULL"));
+    CHECK(says(refused(session, "noise_initial", room.address(), room.bytes() - 1),
+               "has 511 bytes, the request takes 512"));
+    CHECK(says(refused(session, "noise_steps", room.address(), room.bytes()), "the request takes 5120"));
+    CHECK(says(refused(session, "noise_initial", host.data(), room.bytes()), "not memory of a CUDA device"));
+    CHECK(says(refused(session, "seed", room.address(), 8), "is no input"));
+    CHECK(says(refused(session, "embeds", room.address(), 8), "takes no prompt"));
+    CHECK(says(refusal([&] { session.start(soda::Request(twin.device).noise(host)); }), "on the host, too"));
+    const auto output = [&](soda::Session& by, const char* name, void* address, size_t bytes) {
+        return refusal([&] { by.to_device(name, address, bytes); });
+    };
+    CHECK(says(output(session, "latents", nullptr, room.bytes()), "NULL"));
+    CHECK(says(output(session, "latents", room.address(), room.bytes() - 1), "room for 511 bytes"));
+    CHECK(says(output(session, "latents", host.data(), room.bytes()), "not memory of a CUDA device"));
+    CHECK(says(output(session, "noise", room.address(), room.bytes()), "neither"));
+    CHECK(says(output(session, "images", room.address(), room.bytes()), "no decoder"));
+    cpu.run(twin.host);
+    CHECK(says(output(cpu, "latents", room.address(), room.bytes()), "on the CPU"));
+    session.to_device("latents", room.address(), room.bytes());  // what was refused changed nothing
+    finish();
+    CHECK(room.floats() == cpu.latents());
+}
+
+void a_session_moves_with_its_request() {
+    const soda::Bundle bundle(golden + "/v3", device("cuda"));
+    int seen = 0;
+    auto session = std::make_unique<soda::Session>(bundle.session());
+    session->start(request_for(bundle.info()).progress([&](int, int) { return ++seen, false; }));
+    auto moved = std::make_unique<soda::Session>(std::move(*session));
+    session.reset();
+    moved->step(0);
+    CHECK(seen == 1);
 }
 
 void the_callers_stream_is_used_and_left() {
@@ -124,11 +337,17 @@ int main() {
     const auto plays = [](const char* name) {
         return [name] { a_bundle_plays_as_on_the_cpu_and_nothing_waits_between_steps(name); };
     };
+    const auto goes = [](const char* name) { return [name] { device_memory_goes_in_and_out_without_the_host(name); }; };
     return run_tests({
         {"v2 plays as on the CPU, nothing waits between steps", plays("v2")},
         {"v3 plays as on the CPU, nothing waits between steps", plays("v3")},
         {"v3-text plays as on the CPU, nothing waits between steps", plays("v3-text")},
         {"what is allocated is freed", what_is_allocated_is_freed},
+        {"v3: device memory goes in and out without the host", goes("v3")},
+        {"v3-text: device memory goes in and out without the host", goes("v3-text")},
+        {"what is on its way is not overwritten", what_is_on_its_way_is_not_overwritten},
+        {"device memory that does not fit is refused", device_memory_that_does_not_fit_is_refused},
+        {"a session moves with its request", a_session_moves_with_its_request},
         {"the caller's stream is used, and left", the_callers_stream_is_used_and_left},
         {"devices that are not there are refused", devices_that_are_not_there_are_refused},
     });

@@ -1,7 +1,5 @@
 #include "cuda.hpp"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstdlib>
 
@@ -11,30 +9,10 @@ namespace soda {
 namespace {
 
 constexpr int host_to_device = 1, device_to_host = 2, on_device = 3;  // cudaMemcpyKind
+constexpr int device_memory = 2, managed_memory = 3;                  // cudaMemoryType
 constexpr unsigned non_blocking = 1;                                  // cudaStreamNonBlocking
-constexpr int out_of_memory = 2;                                      // cudaErrorMemoryAllocation
-
-void* load_runtime() {
-    for (const char* name : {"libcudart.so.13", "libcudart.so.12", "libcudart.so"})
-        if (void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)) return library;
-    throw EngineError("CUDA's runtime library libcudart.so cannot be loaded; install CUDA 12 or 13, or use the CPU",
-                      SODA_ENGINE_MISSING);
-}
 
 }  // namespace
-
-// The functions in use, as cuda_runtime_api.h declares them; a stream is a pointer.
-struct Cuda::Api {
-    int (*cudaSetDevice)(int);
-    int (*cudaMalloc)(void**, size_t);
-    int (*cudaFree)(void*);
-    int (*cudaMemsetAsync)(void*, int, size_t, void*);
-    int (*cudaMemcpyAsync)(void*, const void*, size_t, int, void*);
-    int (*cudaStreamCreateWithFlags)(void**, unsigned);
-    int (*cudaStreamSynchronize)(void*);
-    int (*cudaStreamDestroy)(void*);
-    const char* (*cudaGetErrorString)(int);
-};
 
 int cuda_ordinal(const std::string& device) {
     if (device == "cuda") return 0;
@@ -43,73 +21,79 @@ int cuda_ordinal(const std::string& device) {
     return numbered ? std::atoi(device.c_str() + 5) : -1;
 }
 
-Cuda::Cuda(int device, void* stream) : api_(std::make_unique<Api>()), device_(device), stream_(stream), own_(!stream) {
-    void* library = load_runtime();
-    const auto find = [&](auto& function, const char* name) {
-        function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(library, name));
-        if (!function)
-            throw EngineError(say("libcudart.so has no ", name, "; install CUDA 12 or 13"), SODA_ENGINE_MISSING);
-    };
-    find(api_->cudaSetDevice, "cudaSetDevice");
-    find(api_->cudaMalloc, "cudaMalloc");
-    find(api_->cudaFree, "cudaFree");
-    find(api_->cudaMemsetAsync, "cudaMemsetAsync");
-    find(api_->cudaMemcpyAsync, "cudaMemcpyAsync");
-    find(api_->cudaStreamCreateWithFlags, "cudaStreamCreateWithFlags");
-    find(api_->cudaStreamSynchronize, "cudaStreamSynchronize");
-    find(api_->cudaStreamDestroy, "cudaStreamDestroy");
-    find(api_->cudaGetErrorString, "cudaGetErrorString");
+Cuda::Cuda(int device, void* stream)
+    : api_(load_cuda()), device_(device), stream_(stream), own_(!stream), staging_(api_) {
     use_device();
-    if (own_) check(api_->cudaStreamCreateWithFlags(&stream_, non_blocking), "making a stream");
+    if (own_) api_.check(api_.cudaStreamCreateWithFlags(&stream_, non_blocking), "making a stream");
 }
 
 Cuda::~Cuda() {
-    api_->cudaSetDevice(device_);
-    api_->cudaStreamSynchronize(stream_);
-    if (own_) api_->cudaStreamDestroy(stream_);
+    wait();
+    if (own_) api_.cudaStreamDestroy(stream_);
 }
 
 void Cuda::use_device() const {
-    check(api_->cudaSetDevice(device_), "choosing the device");
+    api_.check(api_.cudaSetDevice(device_), "choosing the device");
+}
+
+void Cuda::judge(const char* name, const void* address) const {
+    use_device();
+    CudaPointer found{};
+    if (api_.cudaPointerGetAttributes(&found, address)) api_.cudaGetLastError();  // leaves type 0: unknown to CUDA
+    if (found.type != device_memory && found.type != managed_memory)
+        throw RequestError(say(name, ": the address is not memory of a CUDA device; give arrays of the host as fields"),
+                           SODA_REQUEST_ARGUMENT);
+    if (found.type == device_memory && found.device != device_)
+        throw RequestError(say(name, ": the address lies on device ", found.device, ", the bundle on ", device_),
+                           SODA_REQUEST_ARGUMENT);
 }
 
 char* Cuda::allocate(int64_t bytes) const {
     use_device();
     void* address = nullptr;
-    const int status = api_->cudaMalloc(&address, size_t(std::max<int64_t>(bytes, 1)));
-    if (status == out_of_memory)
+    const int status = api_.cudaMalloc(&address, size_t(std::max<int64_t>(bytes, 1)));
+    if (status == cuda_out_of_memory) {
+        api_.cudaGetLastError();
         throw EngineError(say(bytes, " bytes of device memory cannot be had; use a smaller batch"), SODA_ENGINE_MEMORY);
-    check(status, "allocating");
-    const int zeroed = api_->cudaMemsetAsync(address, 0, size_t(bytes), stream_);
+    }
+    api_.check(status, "allocating");
+    const int zeroed = api_.cudaMemsetAsync(address, 0, size_t(bytes), stream_);
     if (zeroed) free_after_work(static_cast<char*>(address));
-    check(zeroed, "zeroing memory");
+    api_.check(zeroed, "zeroing memory");
     return static_cast<char*>(address);
 }
 
 void Cuda::free_after_work(char* address) const noexcept {
-    api_->cudaSetDevice(device_);
-    api_->cudaStreamSynchronize(stream_);
-    api_->cudaFree(address);
+    wait();
+    api_.cudaFree(address);
 }
 
-void Cuda::write(char* to, const void* from, int64_t bytes) const {
+void Cuda::wait() const noexcept {
+    api_.cudaSetDevice(device_);
+    api_.cudaStreamSynchronize(stream_);
+}
+
+void Cuda::reserve_writes(int64_t bytes) {
     use_device();
+    staging_.reserve(bytes);
+}
+
+void Cuda::write(char* to, const void* from, int64_t bytes) {
+    use_device();
+    if (staging_.write(to, from, bytes, stream_)) return;
     // from pageable memory: the call returns once the bytes are staged, so the caller's may change
-    check(api_->cudaMemcpyAsync(to, from, size_t(bytes), host_to_device, stream_), "copying to the device");
+    api_.check(api_.cudaMemcpyAsync(to, from, size_t(bytes), host_to_device, stream_), "copying to the device");
 }
 
 void Cuda::read(void* to, const char* from, int64_t bytes) const {
     use_device();
-    check(api_->cudaMemcpyAsync(to, from, size_t(bytes), device_to_host, stream_), "copying to the host");
-    check(api_->cudaStreamSynchronize(stream_), "waiting for the device");
+    api_.check(api_.cudaMemcpyAsync(to, from, size_t(bytes), device_to_host, stream_), "copying to the host");
+    api_.check(api_.cudaStreamSynchronize(stream_), "waiting for the device");
 }
 
-void Cuda::copy(char* to, const char* from, int64_t bytes) const {
-    check(api_->cudaMemcpyAsync(to, from, size_t(bytes), on_device, stream_), "copying on the device");
-}
-
-void Cuda::check(int status, const char* what) const {
-    if (status) throw EngineError(say("CUDA: ", what, " failed: ", api_->cudaGetErrorString(status)));
+void Cuda::copy(void* to, const void* from, int64_t bytes) const {
+    use_device();
+    api_.check(api_.cudaMemcpyAsync(to, from, size_t(bytes), on_device, stream_), "copying on the device");
 }
 
 DeviceMemory::DeviceMemory(std::shared_ptr<Cuda> cuda, int64_t bytes)

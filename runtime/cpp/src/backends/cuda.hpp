@@ -1,11 +1,14 @@
-// CUDA device memory and one stream, through the CUDA runtime library loaded at run time. Everything is put into the
-// stream in order; the host waits where results are read and where memory that work may still use is freed.
+// CUDA device memory and one stream. Everything is put into the stream in order; the host waits where it reads results,
+// where memory that work may still use is freed, and where more bytes are on their way than there is room for.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+
+#include "cuda_api.hpp"
+#include "staging.hpp"
 
 namespace soda {
 
@@ -22,21 +25,22 @@ public:
 
     int device() const { return device_; }
     void* stream() const { return stream_; }
-    void use_device() const;  // of the calling thread
+    void use_device() const;                                  // of the calling thread
+    void judge(const char* name, const void* address) const;  // RequestError unless it is memory of the device
     char* allocate(int64_t bytes) const;
     void free_after_work(char* address) const noexcept;
-    void write(char* to, const void* from, int64_t bytes) const;
+    void wait() const noexcept;  // for the stream
+    void reserve_writes(int64_t bytes);
+    void write(char* to, const void* from, int64_t bytes);
     void read(void* to, const char* from, int64_t bytes) const;  // waits for the stream
-    void copy(char* to, const char* from, int64_t bytes) const;  // on the device
+    void copy(void* to, const void* from, int64_t bytes) const;  // on the device
 
 private:
-    struct Api;
-    void check(int status, const char* what) const;
-
-    std::unique_ptr<Api> api_;
+    CudaApi api_;
     int device_;
     void* stream_;
     bool own_;
+    Staging staging_;
 };
 
 // A zeroed block on the device.
@@ -49,6 +53,8 @@ public:
 
     void write(int64_t offset, const void* from, int64_t bytes) { cuda_->write(at(offset, bytes), from, bytes); }
     void read(int64_t offset, void* to, int64_t bytes) const { cuda_->read(to, at(offset, bytes), bytes); }
+    void copy_from(int64_t offset, const void* from, int64_t bytes) { cuda_->copy(at(offset, bytes), from, bytes); }
+    void copy_to(int64_t offset, void* to, int64_t bytes) const { cuda_->copy(to, at(offset, bytes), bytes); }
     char* at(int64_t offset, int64_t bytes) const;
 
 private:

@@ -1,15 +1,20 @@
 // Turns C++ classes into a backend's table of functions: exceptions become a status and a line of text.
 //
 // A backend is a class with `explicit B(const SodaBackendOptions&)` and
-//     std::unique_ptr<B::Memory> allocate(int64_t bytes)       Memory: write(offset, from, bytes), read(offset, to,
-//     bytes) std::unique_ptr<B::Engine> open_engine(const SodaProgram&) std::unique_ptr<B::Call> B::Engine::bind(label,
-//     inputs, outputs)      Call: run()
+//     std::unique_ptr<B::Memory> allocate(int64_t bytes)
+//     std::unique_ptr<B::Engine> open_engine(const SodaProgram&)
+// B::Memory has write(offset, from, bytes) and read(offset, to, bytes); B::Engine has
+//     std::unique_ptr<B::Call> bind(label, inputs, outputs)
+// and B::Call has run(). Where memory can lie on a CUDA device, B has stream(), judge(name, address) and
+// reserve_writes(bytes), and B::Memory has copy_from(offset, address, bytes) and copy_to(offset, address, bytes).
 #pragma once
 
 #include <cstdio>
 #include <memory>
 #include <new>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../backend_abi.h"
@@ -39,6 +44,35 @@ int32_t guarded(SodaMessage* message, Body body) noexcept {
         return fail(SODA_ENGINE_ERROR, error.what());
     } catch (...) {
         return fail(SODA_INTERNAL_ERROR, "an unknown exception in a backend");
+    }
+}
+
+template <class B, class = void>
+constexpr bool has_stream = false;
+template <class B>
+constexpr bool has_stream<B, std::void_t<decltype(std::declval<B>().stream())>> = true;
+
+template <class B>
+SodaDeviceTable device_table() {
+    if constexpr (has_stream<B>) {
+        using M = typename B::Memory;
+        return {
+            [](void* backend) { return static_cast<B*>(backend)->stream(); },
+            [](void* backend, const char* name, const void* address, SodaMessage* message) {
+                return guarded(message, [&] { static_cast<B*>(backend)->judge(name, address); });
+            },
+            [](void* backend, int64_t bytes, SodaMessage* message) {
+                return guarded(message, [&] { static_cast<B*>(backend)->reserve_writes(bytes); });
+            },
+            [](void* memory, int64_t offset, const void* address, int64_t bytes, SodaMessage* message) {
+                return guarded(message, [&] { static_cast<M*>(memory)->copy_from(offset, address, bytes); });
+            },
+            [](void* memory, int64_t offset, void* address, int64_t bytes, SodaMessage* message) {
+                return guarded(message, [&] { static_cast<M*>(memory)->copy_to(offset, address, bytes); });
+            },
+        };
+    } else {
+        return {};
     }
 }
 
@@ -78,6 +112,7 @@ const SodaBackendTable* backend_table() {
         },
         [](void* call, SodaMessage* message) { return guarded(message, [&] { static_cast<C*>(call)->run(); }); },
         [](void* call) { delete static_cast<C*>(call); },
+        device_table<B>(),
     };
     return &table;
 }

@@ -16,6 +16,7 @@ struct OrtLibrary {
     OrtDevice device;
     SharedWeights weights;
     int32_t threads;
+    std::mutex running;  // held while a session puts its work into the device's stream
 
     explicit OrtLibrary(const SodaBackendOptions& options)
         : ort(load_ort(options.engine_library)),
@@ -67,7 +68,11 @@ public:
     }
 
     void run() {
-        if (library_->device.cuda()) library_->device.cuda()->use_device();
+        std::unique_lock<std::mutex> order;
+        if (library_->device.cuda()) {
+            order = std::unique_lock<std::mutex>(library_->running);
+            library_->device.cuda()->use_device();
+        }
         OrtStatus* status =
             library_->ort.RunWithBinding(session_.get(), library_->device.run_options(), binding_.get());
         if (status) check_ort(library_->ort, status, where_ + ": ONNX Runtime failed");
@@ -141,11 +146,16 @@ public:
 
     explicit OrtBackend(const SodaBackendOptions& options) : library_(std::make_shared<OrtLibrary>(options)) {}
     std::unique_ptr<Memory> allocate(int64_t bytes) const { return library_->device.allocate(bytes); }
+    void* stream() const { return cuda() ? cuda()->stream() : nullptr; }
+    void judge(const char* name, const void* address) const { cuda()->judge(name, address); }
+    void reserve_writes(int64_t bytes) const { cuda()->reserve_writes(bytes); }
     std::unique_ptr<Engine> open_engine(const SodaProgram& program) const {
         return std::make_unique<Engine>(library_, program);
     }
 
 private:
+    const std::shared_ptr<Cuda>& cuda() const { return library_->device.cuda(); }
+
     std::shared_ptr<OrtLibrary> library_;
 };
 

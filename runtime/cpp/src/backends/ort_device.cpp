@@ -50,9 +50,9 @@ void OrtDevice::add_provider(OrtSessionOptions* options, const std::string& wher
     check_ort(ort_, ort_.CreateCUDAProviderOptions(&made), where);
     const OrtHandle<OrtCUDAProviderOptionsV2> cuda(made, ort_.ReleaseCUDAProviderOptions);
     const std::string ordinal = std::to_string(cuda_->device());
-    const char* const keys[] = {"device_id"};
-    const char* const values[] = {ordinal.c_str()};
-    check_ort(ort_, ort_.UpdateCUDAProviderOptions(made, keys, values, 1), where);
+    const char* const keys[] = {"device_id", "use_tf32"};
+    const char* const values[] = {ordinal.c_str(), "0"};
+    check_ort(ort_, ort_.UpdateCUDAProviderOptions(made, keys, values, 2), where);
     check_ort(ort_, ort_.UpdateCUDAProviderOptionsWithValue(made, "user_compute_stream", cuda_->stream()), where);
     check_ort(ort_, ort_.SessionOptionsAppendExecutionProvider_CUDA_V2(options, made), where);
 }

@@ -14,6 +14,8 @@ public:
 
     void write(int64_t offset, const void* from, int64_t bytes);
     void read(int64_t offset, void* to, int64_t bytes) const;
+    void copy_from(int64_t offset, const void* from, int64_t bytes) { device_->copy_from(offset, from, bytes); }
+    void copy_to(int64_t offset, void* to, int64_t bytes) const { device_->copy_to(offset, to, bytes); }
     char* place(const SodaView& view) const;
 
 private:

@@ -29,6 +29,10 @@ public:
         if (!context_) fail("TensorRT makes no context");
     }
 
+    ~TrtCall() { library_->cuda->wait(); }  // its context may still be at work
+    TrtCall(const TrtCall&) = delete;
+    TrtCall& operator=(const TrtCall&) = delete;
+
     void fix(const char* name, void* address) {
         if (!context_->setTensorAddress(name, address)) fail(say("TensorRT refuses the address of '", name, "'"));
     }
@@ -196,6 +200,9 @@ public:
         library_ = std::make_shared<TrtLibrary>(options);
     }
     std::unique_ptr<Memory> allocate(int64_t bytes) const { return std::make_unique<Memory>(library_->cuda, bytes); }
+    void* stream() const { return library_->cuda->stream(); }
+    void judge(const char* name, const void* address) const { library_->cuda->judge(name, address); }
+    void reserve_writes(int64_t bytes) const { library_->cuda->reserve_writes(bytes); }
     std::unique_ptr<Engine> open_engine(const SodaProgram& program) const {
         return std::make_unique<Engine>(library_, program);
     }
