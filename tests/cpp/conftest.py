@@ -44,6 +44,17 @@ def refuses(library: Library) -> Callable[[Path, str], None]:
     return check
 
 
+@pytest.fixture
+def opens(library: Library) -> Callable[[Path], None]:
+    """Open a bundle in both runtimes, which must not refuse it."""
+
+    def check(bundle: Path) -> None:
+        library.open(bundle, backend="null")
+        Bundle.open(bundle, backend="null")
+
+    return check
+
+
 @pytest.fixture(scope="session", params=["digits", "shapes"])
 def fresh_bundle(request: pytest.FixtureRequest) -> Path:
     """A bundle of a built-in model, as `soda-export build` left it on the shelf."""

@@ -41,6 +41,7 @@ from tests.runtime.test_hostile_files import (
     test_another_hash_in_the_manifest_is_refused,
     test_another_size_in_the_manifest_is_refused,
     test_every_weights_file_is_refused_when_its_header,
+    test_metadata_of_weights_that_is_only_unusual_is_ignored,
     test_two_files_swapped_are_refused,
     test_weights_are_refused_when_their_header,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "test_a_truncated_file_is_refused", "test_a_truncated_file_with_a_matching_hash_is_refused",
     "test_an_emptied_file_is_refused", "test_another_hash_in_the_manifest_is_refused",
     "test_another_size_in_the_manifest_is_refused", "test_every_weights_file_is_refused_when_its_header",
+    "test_metadata_of_weights_that_is_only_unusual_is_ignored",
     "test_two_files_swapped_are_refused", "test_weights_are_refused_when_their_header",
 ]  # fmt: skip
 

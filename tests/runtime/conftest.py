@@ -77,6 +77,12 @@ def refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
 
 
 @pytest.fixture
+def opens() -> Callable[[Path], None]:
+    """Open a bundle that must not be refused."""
+    return lambda folder: Bundle.open(folder, backend="null").close()
+
+
+@pytest.fixture
 def session(ort_bundle: Bundle) -> Session:
     """A new session of the golden bundle."""
     return ort_bundle.session()

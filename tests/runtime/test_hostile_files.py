@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -127,9 +128,7 @@ def test_a_truncated_file_is_refused(folder: Path, refuses: Refuses, name: str, 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "tables.safetensors"])
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
-def test_a_truncated_file_with_a_matching_hash_is_refused(
-    folder: Path, refuses: Refuses, name: str, kept: int
-) -> None:
+def test_a_truncated_file_with_a_matching_hash_is_refused(folder: Path, refuses: Refuses, name: str, kept: int) -> None:
     (folder / name).write_bytes((folder / name).read_bytes()[:kept])
     fix_hashes(folder)
     refuses(folder, name)
@@ -169,9 +168,7 @@ def test_a_flipped_bit_in_a_large_file_is_refused(
     refuses(folder, "tables.safetensors")
 
 
-def test_tables_of_64_gib_are_refused_unread(
-    folder: Path, refuses: Refuses, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_of_64_gib_are_refused_unread(folder: Path, refuses: Refuses, monkeypatch: pytest.MonkeyPatch) -> None:
     path, size = folder / "tables.safetensors", 1 << 36
     header = {
         "coefficients": {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]},
@@ -263,12 +260,31 @@ def _overlap(header: Json, data: bytes) -> bytes:
     return safetensors_bytes(header, data)
 
 
+def _nested(levels: int) -> Json:
+    value: Json = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 LIES: dict[str, Callable[[Json, bytes], bytes]] = {
     "is longer than the file": lambda header, data: (1 << 20).to_bytes(8, "little") + data[:100],
     "is 2**64 - 1 bytes long": lambda header, data: b"\xff" * 8 + data,
     "is over 16 MiB": lambda header, data: safetensors_bytes(b"{}" + b" " * (16 << 20)),
     "is not an object": lambda header, data: safetensors_bytes([header], data),
     "nests too deeply": lambda header, data: safetensors_bytes(b"[" * 100_000, data),
+    "has 513 levels in its metadata": lambda header, data: safetensors_bytes(
+        {"__metadata__": _nested(512), **header}, data
+    ),
+    "has half a pair of surrogates in its metadata": lambda header, data: safetensors_bytes(
+        {"__metadata__": {"title": "\ud800"}, **header}, data
+    ),
+    "has a key of half a pair in its metadata": lambda header, data: safetensors_bytes(
+        {"__metadata__": {"\udfff": ""}, **header}, data
+    ),
+    "has a number beyond float64 in its metadata": lambda header, data: safetensors_bytes(
+        json.dumps({"__metadata__": 0.5, **header}).replace("0.5", "1e999").encode(), data
+    ),
     "claims a petabyte": lambda header, data: safetensors_bytes(
         {"w": {"dtype": "F32", "shape": [1 << 45], "data_offsets": [0, 1 << 47]}}, data
     ),
@@ -289,6 +305,15 @@ def test_weights_are_refused_when_their_header(
     path.write_bytes(lie(header, data))
     fix_hashes(folder)
     refuses(folder, "weights.safetensors")
+
+
+def test_metadata_of_weights_that_is_only_unusual_is_ignored(folder: Path, opens: Callable[[Path], None]) -> None:
+    path = folder / "weights.safetensors"
+    header, data = split_safetensors(path)
+    header["__metadata__"] = {"nested": _nested(510), "pair": "\U0001f964", "backslash": "\\ud800", "number": 1e308}
+    path.write_bytes(safetensors_bytes(header, data))
+    fix_hashes(folder)
+    opens(folder)
 
 
 TEXT_FILES = ["tokenizer.json", "text-encoder.onnx", "text-encoder.safetensors", "decoder.onnx", "decoder.safetensors"]

@@ -153,13 +153,20 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_place(changes: dict[str, 
     [
         b"", b" ", b"{", b"[1,]", b'{"a":1,}', b"{'a':1}", b"nul", b"[1] 2", b"01", b"+1", b".5", b"0x10", b'"\x00"',
         b'"\n"', b'"\xff"', b"\xff\xfe", b"\x80", b"NaN", b"[Infinity]", b"-Infinity", b'{"a":1,"a":1}',
-        b'[{"a":{"b":1,"b":2}}]', b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000,
+        b'"\\ud800"', b'"\\uDFFF\\ud800"', b'{"\\ud83d":1}', b'"\xed\xa0\x80"', b"1e999", b"[-1e400]",
+        b"[" * 513 + b"]" * 513, b'{"a":' * 513 + b"1" + b"}" * 513, b'[{"a":{"b":1,"b":2}}]', b"[" * 100_000,
+        b'{"a":' * 100_000, b"9" * 10_000,
     ],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_text_that_is_not_standard_json_is_refused(text: bytes) -> None:
     with pytest.raises(StrictJsonError):
         parse_json(text)
+
+
+def test_text_at_the_limits_is_json() -> None:
+    assert len(parse_json(b"[" * 512 + b"]" * 512)) == 1
+    assert parse_json(rb'["\ud83e\udd64", "\\ud83e", 1e308]') == ["\U0001f964", "\\ud83e", 1e308]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])

@@ -65,11 +65,34 @@ void sha256_gives_the_published_hashes() {
 }
 
 void json_that_is_not_strict_is_refused() {
-    for (const char* text : {"", "{", "[1,]", "nul", "NaN", "[Infinity]", "{\"a\":1,\"a\":2}",
-                             "{\"a\":1,\"\\u0061\":2}", "[{\"b\":{\"c\":1,\"c\":1}}]", "1e999", "\xef\xbb\xbf{}",
-                             "\"\xff\"", "{} {}", "// c\n1", "01", "\"\t\"", "-", "'a'"})
+    for (const char* text : {"",
+                             "{",
+                             "[1,]",
+                             "nul",
+                             "NaN",
+                             "[Infinity]",
+                             "{\"a\":1,\"a\":2}",
+                             "{\"a\":1,\"\\u0061\":2}",
+                             "[{\"b\":{\"c\":1,\"c\":1}}]",
+                             "1e999",
+                             "\xef\xbb\xbf{}",
+                             "\"\xff\"",
+                             "{} {}",
+                             "// c\n1",
+                             "01",
+                             "\"\t\"",
+                             "-",
+                             "'a'",
+                             "\"\\ud83d\"",
+                             "\"\\ude00\"",
+                             "\"\\ude00\\ud83d\"",
+                             "{\"\\ud83dx\":1}",
+                             "\"\xed\xa0\x80\""})
         CHECK_THROWS(StrictJsonError, parse_json(text));
     CHECK_THROWS(StrictJsonError, parse_json(std::string(100000, '[')));
+    CHECK_THROWS(StrictJsonError, parse_json(std::string(513, '[') + std::string(513, ']')));
+    CHECK(parse_json(std::string(512, '[') + std::string(512, ']')).size() == 1);
+    CHECK(parse_json("\"\\ud83d\\ude00\"") == "\xf0\x9f\x98\x80");
     CHECK(parse_json(" {\"a\": [1, -2, 3.5, true, null, \"\\u00e4\"], \"b\": {}} ").size() == 2);
 }
 

@@ -8,12 +8,17 @@ dataclasses whose `kind` is a Literal that tells them apart.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
+import re
 import types
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _MAX_FLOAT = 3.0e38
+_MAX_LEVELS = 512
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, or an escaped backslash before a u
 
 
 class StrictJsonError(ValueError):
@@ -21,10 +26,17 @@ class StrictJsonError(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse standard JSON in UTF-8: no NaN or Infinity, no duplicate keys, no nesting past Python's own limit."""
+    """Parse standard JSON in UTF-8: no numbers beyond float64, duplicate keys, lone surrogates or 513 levels."""
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(
+            decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite_float
+        )
+        if _levels(value) > _MAX_LEVELS:
+            raise StrictJsonError("nested too deeply")
+        if _SURROGATE.search(decoded):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # pairs were joined; UTF-8 has no halves
+        return value
     except StrictJsonError:
         raise
     except RecursionError:
@@ -114,6 +126,22 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise StrictJsonError(f"key {key!r:.60} appears twice in one object")
         result[key] = value
     return result
+
+
+def _levels(value: Any) -> int:
+    """Arrays and objects within one another."""
+    level, count = [value] if isinstance(value, (list, dict)) else [], 0
+    while level:
+        inner = itertools.chain.from_iterable(each.values() if isinstance(each, dict) else each for each in level)
+        level, count = [each for each in inner if isinstance(each, (list, dict))], count + 1
+    return count
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise StrictJsonError(f"{text:.20} is beyond float64")
+    return value
 
 
 def _no_constant(name: str) -> Any:
