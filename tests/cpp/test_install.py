@@ -94,6 +94,36 @@ def test_a_c_program_builds_with_pkg_config(installed: Path, tmp_path: Path) -> 
     assert (tmp_path / "o.ppm").read_bytes().startswith(b"P6 16 16 255\n")
 
 
+WRONG: dict[str, tuple[str, list[str], str]] = {
+    "generate_c without a bundle": ("generate_c", [], "usage: "),
+    "generate_c with a folder that is no bundle": ("generate_c", ["/nowhere", "o"], "no such bundle folder"),
+    "generate_c with a word for a label": ("generate_c", ["BUNDLE", "o", "x"], "'x' is not a whole number"),
+    "generate_c with a label beyond the last": ("generate_c", ["BUNDLE", "o", "10", "1", "null"], "outside 0 .. 9"),
+    "generate_c with a word for a seed": ("generate_c", ["BUNDLE", "o", "1", "x"], "'x' is not a whole number"),
+    "generate_c with an unknown backend": ("generate_c", ["BUNDLE", "o", "1", "1", "tpu"], "backend 'tpu'"),
+    "generate_c without its embeddings": ("generate_c", ["TEXT", "o", "/nowhere", "1", "null"], "/nowhere: missing"),
+    "generate without a bundle": ("generate", [], "usage: "),
+    "generate with a word among the labels": ("generate", ["BUNDLE", "o", "1,x"], "'x' is not a whole number"),
+    "generate with a word for a seed": ("generate", ["BUNDLE", "o", "1", "x"], "'x' is not a whole number"),
+    "latency without a bundle": ("latency", [], "usage: "),
+    "latency of no samples": ("latency", ["BUNDLE", "0"], "'0' is not a whole number of at least 1"),
+    "latency of no rounds": ("latency", ["BUNDLE", "1", "0"], "'0' is not a whole number of at least 1"),
+    "latency with a word for the threads": ("latency", ["BUNDLE", "1", "1", "null", "x"], "'x' is not a whole number"),
+}
+
+
+@pytest.mark.parametrize(("example", "arguments", "reason"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_argument_to_an_example_gives_one_line(example: str, arguments: list[str], reason: str) -> None:
+    program = BUILD / "bin" / example
+    if not program.exists():
+        pytest.skip(f"the example {example} has not been built; `make cpp` says why")
+    bundles = {"BUNDLE": str(GOLDEN_V3), "TEXT": str(GOLDEN_V3_TEXT)}
+    done = subprocess.run([program, *(bundles.get(each, each) for each in arguments)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_backends_are_found_in_a_folder_that_the_environment_names(installed: Path, tmp_path: Path) -> None:
     shutil.copy(_library_folder(installed) / "libsoda_runtime_null.so", tmp_path)
     code = (

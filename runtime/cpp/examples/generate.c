@@ -11,6 +11,14 @@ static void demand(soda_status status) {
     exit(2);
 }
 
+static uint64_t number(const char *text) {
+    unsigned long long value;
+    char more;
+    if (sscanf(text, "%llu%c", &value, &more) == 1) return value;
+    fprintf(stderr, "'%s' is not a whole number\n", text);
+    exit(2);
+}
+
 static int32_t show_progress(void *user, int32_t done, int32_t steps) {
     (void)user;
     fprintf(stderr, "\rstep %d of %d%s", (int)done, (int)steps, done == steps ? "\n" : "");
@@ -23,24 +31,19 @@ int main(int argc, char **argv) {
     soda_info info = SODA_INIT(soda_info);
     soda_bundle *bundle;
     soda_session *session;
-    if (argc < 3) {
-        fprintf(stderr, "usage: %s BUNDLE OUT [LABEL or EMBEDS.safetensors] [SEED] [BACKEND]\n", argv[0]);
-        return 2;
-    }
+    if (argc < 3)
+        return fprintf(stderr, "usage: %s BUNDLE OUT [LABEL or EMBEDS.safetensors] [SEED] [BACKEND]\n", argv[0]), 2;
     options.backend = argc > 5 ? argv[5] : NULL;
     demand(soda_bundle_open(argv[1], &options, &bundle));
     demand(soda_bundle_info(bundle, &info));
     demand(soda_session_open(bundle, &session));
     soda_bundle_close(bundle); /* the session keeps it */
 
-    const int64_t label = argc > 3 ? atoll(argv[3]) : 0;
-    if (info.condition == SODA_LABELS) {
-        request.labels = &label;
-        request.num_labels = 1;
-    } else {
-        request.embeds_file = argc > 3 ? argv[3] : NULL;
-    }
-    request.seed = argc > 4 ? strtoull(argv[4], NULL, 10) : 0, request.progress = show_progress;
+    const int is_label = info.condition == SODA_LABELS;
+    const int64_t label = argc > 3 && is_label ? (int64_t)number(argv[3]) : 0;
+    request.labels = is_label ? &label : NULL, request.num_labels = is_label;
+    request.embeds_file = argc > 3 && !is_label ? argv[3] : NULL;
+    request.seed = argc > 4 ? number(argv[4]) : 0, request.progress = show_progress;
     demand(soda_start(session, &request));
     for (int32_t i = 0; i < info.steps; ++i) demand(soda_step(session, i));
 

@@ -10,10 +10,18 @@
 
 namespace {
 
+uint64_t number(const std::string& text) {
+    size_t end = 0;
+    const bool digit = !text.empty() && text[0] >= '0' && text[0] <= '9' && text.size() < 20;
+    const uint64_t value = digit ? std::stoull(text, &end) : 0;
+    if (!digit || end != text.size()) throw std::runtime_error("'" + text + "' is not a whole number");
+    return value;
+}
+
 std::vector<int64_t> parse_labels(const std::string& text) {
     std::vector<int64_t> labels;
     std::istringstream stream(text);
-    for (std::string each; std::getline(stream, each, ',');) labels.push_back(std::stoll(each));
+    for (std::string each; std::getline(stream, each, ',');) labels.push_back(static_cast<int64_t>(number(each)));
     return labels;
 }
 
@@ -46,7 +54,7 @@ int main(int argc, char** argv) {
             request.labels(parse_labels(condition));
         else
             request.embeds_file(condition);
-        request.seed(argc > 4 ? std::stoull(argv[4]) : 0);
+        request.seed(argc > 4 ? number(argv[4]) : 0);
         session.generate(request);
         const std::vector<uint8_t> pixels = session.images_rgb();
         const size_t size = pixels.size() / static_cast<size_t>(session.samples());

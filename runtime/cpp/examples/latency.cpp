@@ -24,6 +24,13 @@ soda::Request example_request(const soda_info& info, int samples) {
     return info.has_guidance ? request.negative_embeds(embeds, mask) : request;
 }
 
+int number(const char* text, int least) {
+    char* end = nullptr;
+    const long value = std::strtol(text, &end, 10);
+    if (end != text && !*end && value >= least && value <= 1000000) return static_cast<int>(value);
+    throw std::runtime_error("'" + std::string(text) + "' is not a whole number of at least " + std::to_string(least));
+}
+
 double seconds(soda::Session& session, const soda::Request& request) {
     const auto begin = std::chrono::steady_clock::now();
     session.generate(request);
@@ -43,10 +50,10 @@ int main(int argc, char** argv) {
         return 2;
     }
     try {
-        const int samples = argc > 2 ? std::atoi(argv[2]) : 1, rounds = argc > 3 ? std::atoi(argv[3]) : 5;
+        const int samples = argc > 2 ? number(argv[2], 1) : 1, rounds = argc > 3 ? number(argv[3], 1) : 5;
         soda::OpenOptions options;
         options.backend = argc > 4 ? argv[4] : "";
-        options.threads = argc > 5 ? std::atoi(argv[5]) : 0;
+        options.threads = argc > 5 ? number(argv[5], 0) : 0;
         const soda::Bundle bundle(argv[1], options);
         const soda_info info = bundle.info();
         soda::Request request = example_request(info, samples);

@@ -29,9 +29,12 @@ std::string& last_error() {
     return message;
 }
 
+// A path in a message may have any characters; the message has one line.
 soda_status fail(soda_status status, const char* message) noexcept {
     try {
         last_error() = message;
+        for (char& c : last_error())
+            if (static_cast<unsigned char>(c) < 0x20) c = ' ';
     } catch (...) {
         return SODA_ENGINE_MEMORY;
     }
@@ -170,9 +173,9 @@ std::vector<NamedPort> list_outputs(const Bundle& bundle) {
 }
 
 template <class T>
-void copy_out(const std::vector<float>& values, T* to, size_t count, T (*convert)(float)) {
+void copy_images(Session& session, T* to, size_t count, T (*convert)(float)) {
     demand(to, "images");
-    if (count < values.size()) refuse(say("room for ", count, " values, the images have ", values.size()));
+    const std::vector<float> values = session.images(count);
     std::transform(values.begin(), values.end(), to, convert);
 }
 
@@ -279,6 +282,7 @@ soda_status soda_generate(soda_session* session, const soda_request* request, fl
         demand(session, "session");
         if (count) demand(latents, "latents");
         start_request(session->session, request);
+        if (latents) session->session.demand_room(count);
         session->session.run_all();
         if (latents) session->session.latents(latents, count);
     });
@@ -316,14 +320,14 @@ soda_status soda_latents(soda_session* session, float* latents, size_t count) {
 soda_status soda_images(soda_session* session, float* images, size_t count) {
     return guarded([&] {
         demand(session, "session");
-        copy_out<float>(session->session.images(), images, count, [](float value) { return value; });
+        copy_images<float>(session->session, images, count, [](float value) { return value; });
     });
 }
 
 soda_status soda_images_rgb(soda_session* session, uint8_t* images, size_t count) {
     return guarded([&] {
         demand(session, "session");
-        copy_out<uint8_t>(session->session.images(), images, count, as_byte);
+        copy_images<uint8_t>(session->session, images, count, as_byte);
     });
 }
 

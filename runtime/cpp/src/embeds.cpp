@@ -61,7 +61,7 @@ int64_t read_pair(const std::string& content, const TensorEntries& entries, cons
 
 Embeds read_embeds(const std::string& path, const TextCondition& text) {
     try {
-        const int64_t bytes = require_regular_file(path, max_file_bytes);
+        const int64_t bytes = require_regular_file(path, max_file_bytes, true);
         const std::string content = read_bytes(path, 0, bytes);
         const TensorEntries entries = parse_header(path, content, int64_t(content.size()));
         Embeds embeds;
@@ -70,8 +70,9 @@ Embeds read_embeds(const std::string& path, const TextCondition& text) {
             embeds.negatives =
                 read_pair(content, entries, path, "negative_", text, embeds.negative_values, embeds.negative_mask);
         return embeds;
-    } catch (const BundleError& error) {  // the file is the request's, not the bundle's
-        throw RequestError(error.what());
+    } catch (const BundleError& error) {  // the file is the request's, not the bundle's, and so is the remedy
+        const std::string message = error.what();
+        throw RequestError(message.substr(0, message.rfind("; ")) + "; save the embeddings again");
     }
 }
 

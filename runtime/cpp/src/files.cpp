@@ -57,9 +57,10 @@ bool is_folder(const std::string& path) {
     return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-int64_t require_regular_file(const std::string& path, int64_t max_bytes) {
+int64_t require_regular_file(const std::string& path, int64_t max_bytes, bool may_be_link) {
     struct stat info;
-    if (::lstat(path.c_str(), &info) != 0) throw BundleError(say(path, ": missing; ", rebuild));
+    if ((may_be_link ? ::stat : ::lstat)(path.c_str(), &info) != 0)
+        throw BundleError(say(path, ": missing; ", rebuild));
     if (!S_ISREG(info.st_mode)) throw BundleError(say(path, ": not a regular file; ", rebuild));
     if (info.st_size > max_bytes)
         throw BundleError(say(path, ": ", info.st_size, " bytes, at most ", max_bytes, " are expected; ", rebuild));

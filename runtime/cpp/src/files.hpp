@@ -11,8 +11,8 @@ struct FileStamp {
 };
 
 bool is_folder(const std::string& path);
-// Demand a regular file, not a symbolic link, of at most max_bytes. Gives its size.
-int64_t require_regular_file(const std::string& path, int64_t max_bytes);
+// Demand a regular file of at most max_bytes, by way of a symbolic link only where that is allowed. Gives its size.
+int64_t require_regular_file(const std::string& path, int64_t max_bytes, bool may_be_link = false);
 FileStamp stamp_of(const std::string& path);
 // `bytes` bytes from `offset`; fewer at the end of the file.
 std::string read_bytes(const std::string& path, int64_t offset, int64_t bytes);

@@ -37,7 +37,9 @@ Json stamp_json(const std::string& path, const FileEntry& entry) {
 }
 
 Json load_memory() {
-    std::ifstream file(memory_folder() + "/verified.json");
+    const std::string folder = memory_folder();
+    if (folder.empty()) return Json::object();
+    std::ifstream file(folder + "/verified.json");
     const std::string text{std::istreambuf_iterator<char>(file), {}};
     try {
         Json known = parse_json(text);

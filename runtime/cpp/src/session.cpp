@@ -109,28 +109,33 @@ void Session::run_all() {
 
 void Session::latents(float* values, size_t count) {
     Memory& state = playback().state_after(next_step_);
-    const int64_t needed = latent_count();
-    if (!values || count < size_t(needed))
-        throw RequestError(say("room for ", count, " floats, the latents have ", needed), SODA_REQUEST_ARGUMENT);
-    state.read(values, needed * 4);
+    if (!values) throw RequestError("latents is NULL", SODA_REQUEST_ARGUMENT);
+    demand_room(count);
+    state.read(values, latent_count() * 4);
 }
 
-std::vector<float> Session::images() {
+void Session::demand_room(size_t count) const {
+    const int64_t needed = latent_count();
+    if (count < size_t(needed))
+        throw RequestError(say("room for ", count, " floats, the latents have ", needed), SODA_REQUEST_ARGUMENT);
+}
+
+std::vector<float> Session::images(size_t room) {
     const Manifest& m = bundle_->manifest();
     Playback& player = playback();
-    Sizes shape = m.model.latent_shape;
-    std::vector<float> planes;  // [samples, channels, height, width]
+    if (m.finish.empty() && !m.model.pixels)
+        throw RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE");
+    const Sizes& shape = m.finish.empty() ? m.model.latent_shape : m.finish[0].shape;
+    const int64_t needed = checked_product(player.batch, shape[0] * shape[1] * shape[2]);
+    if (room < size_t(needed))
+        throw RequestError(say("room for ", room, " values, the images have ", needed), SODA_REQUEST_ARGUMENT);
+    std::vector<float> planes(size_t(needed), 0.0f);  // [samples, channels, height, width]
     if (!m.finish.empty()) {
-        shape = m.finish[0].shape;
         const Memory& image = player.image(next_step_);
-        planes.resize(size_t(image.bytes()) / 4);
         image.read(planes.data(), image.bytes());
-    } else if (m.model.pixels) {
-        planes.resize(size_t(latent_count()));
+    } else {
         latents(planes.data(), planes.size());
         for (float& value : planes) value = std::min(std::max(value / 2 + 0.5f, 0.0f), 1.0f);
-    } else {
-        throw RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE");
     }
     const size_t channels = size_t(shape[0]), pixels = size_t(shape[1] * shape[2]);
     std::vector<float> images(planes.size());

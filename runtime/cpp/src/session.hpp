@@ -17,7 +17,8 @@ public:
     void step(int64_t index);
     void run_all();  // what is left of the steps
     void latents(float* values, size_t count);
-    std::vector<float> images();  // [samples, height, width, channels] in 0..1
+    std::vector<float> images(size_t room);  // [samples, height, width, channels] in 0..1; RequestError beyond room
+    void demand_room(size_t count) const;    // for the latents, before anything more runs
     // "latents" or the decoder's "images" to memory of the bundle's CUDA device, in the order of its stream.
     void to_device(const std::string& output, void* address, size_t bytes);
     void reset();

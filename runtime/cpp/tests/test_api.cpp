@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <thread>
 
@@ -101,6 +102,15 @@ void errors_have_their_families() {
     CHECK(status_of([&] { session.step(1); }) == SODA_REQUEST_ERROR);
     float one = 0;
     CHECK(soda_latents(session.handle(), &one, 1) == SODA_REQUEST_ARGUMENT);
+    CHECK(soda_images(session.handle(), &one, 1) == SODA_REQUEST_ARGUMENT);
+    const soda::Request owner = request();
+    const soda_request given = owner.c_request(soda::Bundle(golden + "/v3", chosen()).info());
+    CHECK(soda_generate(session.handle(), &given, &one, 1) == SODA_REQUEST_ARGUMENT);
+    CHECK(soda_generate(session.handle(), &given, nullptr, 1) == SODA_REQUEST_ARGUMENT);
+    CHECK(soda_generate(session.handle(), &given, nullptr, 0) == SODA_OK);
+    CHECK(session.latents().size() == 128);
+    CHECK(status_of([] { soda::Bundle("/no\nwhere"); }) == SODA_BUNDLE_ERROR);
+    CHECK(!std::strchr(soda_last_error(), '\n'));
 }
 
 void a_batch_that_no_memory_holds_leaves_the_session_usable() {
@@ -145,6 +155,20 @@ void a_request_is_its_steps_and_the_next_one_starts_anew() {
     const auto pixels = session.images_rgb();
     const auto images = session.images();
     for (size_t i = 0; i < pixels.size(); ++i) CHECK(pixels[i] == uint8_t(images[i] * 255.0f + 0.5f));
+}
+
+void a_refused_request_leaves_the_one_in_progress() {
+    soda::Session session = soda::Bundle(golden + "/v3", chosen()).session();
+    const std::vector<float> initial(2 * 64, 0.5f), steps(10 * 2 * 64, 0.25f);
+    int seen = 0;
+    const auto counted = request().noise(initial, steps).progress([&](int, int) { return ++seen, false; });
+    const auto expected = session.generate(counted);
+    session.start(counted);
+    session.step(0);
+    CHECK(status_of([&] { session.start(soda::Request().labels({99})); }) == SODA_REQUEST_ERROR);
+    soda::Session moved = std::move(session);  // what the request owns stays where it is
+    for (int i = 1; i < 10; ++i) moved.step(i);
+    CHECK(moved.latents() == expected && seen == 20);
 }
 
 void progress_counts_steps_and_cancels() {
@@ -243,6 +267,7 @@ int main(int argc, char** argv) {
          a_batch_that_no_memory_holds_leaves_the_session_usable},
         {"arrays of other sizes are refused", arrays_of_other_sizes_are_refused},
         {"a request is its steps, and the next one starts anew", a_request_is_its_steps_and_the_next_one_starts_anew},
+        {"a refused request leaves the one in progress", a_refused_request_leaves_the_one_in_progress},
         {"progress counts steps and cancels", progress_counts_steps_and_cancels},
         {"another thread cancels within a step", another_thread_cancels_within_a_step},
         {"sixteen threads generate as one does", sixteen_threads_generate_as_one_does},

@@ -3,7 +3,10 @@
 #include <soda_runtime.hpp>
 
 int main(int argc, char** argv) {
-    if (argc < 2) return 2;
+    if (argc < 2) {
+        std::fprintf(stderr, "usage: %s BUNDLE [BACKEND]\n", argv[0]);
+        return 2;
+    }
     try {
         soda::OpenOptions options;
         options.backend = argc > 2 ? argv[2] : "";
