@@ -13,7 +13,6 @@ namespace {
 constexpr int64_t small_file_bytes = 64 << 20;  // files up to this size are hashed at every open
 constexpr int64_t max_tables_bytes = 1 << 30;   // tables are read whole
 constexpr int64_t max_tokenizer_bytes = 64 << 20;
-constexpr const char* rebuild = "copy the bundle again or rebuild it with `soda-export build`";
 
 void require_at_most(const std::string& path, const FileEntry& entry, int64_t limit) {
     if (entry.bytes > limit)

@@ -76,10 +76,6 @@ std::string range_problem(const Manifest& m) {
     return ranges.problem();
 }
 
-bool has_duplicates(const Names& names) {
-    return Words(names.begin(), names.end()).size() != names.size();
-}
-
 std::string size_problem(const Manifest& m) {
     const int64_t slot =
         item_bytes(dtype_of_precision(m.precision)) * m.rows_per_sample * m.model.num_tokens * m.model.width;
@@ -107,10 +103,6 @@ Names files_in_use(const Manifest& m) {
     return used;
 }
 
-bool is_plain_file(const std::string& name) {
-    return matches(name, "A-Za-z0-9", "A-Za-z0-9._-", 100) && name.find("..") == std::string::npos;
-}
-
 std::string file_problem(const Manifest& m) {
     const Names used = files_in_use(m);
     Names all = used;
@@ -123,6 +115,10 @@ std::string file_problem(const Manifest& m) {
     for (const auto& [name, entry] : m.files)
         if (entry.bytes < 0 || entry.sha256.size() != 64 || !matches(entry.sha256, "0-9a-f", "0-9a-f", 64))
             return say("files[", shown(name), "] has a malformed size or hash");
+    const bool indexed = m.backend == "trt" || m.backend == "trt_rtx";
+    if (indexed && m.files.count(engine_index_name) == 0)
+        return say("file '", engine_index_name, "' goes with backend '", m.backend,
+                   "' and is not listed under `files`");
     return m.backend == "null" ? "backend 'null' computes nothing and is no backend of a bundle" : "";
 }
 
@@ -190,6 +186,14 @@ std::string prepare_problem(const Manifest& m) {
 }
 
 }  // namespace
+
+bool has_duplicates(const Names& names) {
+    return Words(names.begin(), names.end()).size() != names.size();
+}
+
+bool is_plain_file(const std::string& name) {
+    return matches(name, "A-Za-z0-9", "A-Za-z0-9._-", 100) && name.find("..") == std::string::npos;
+}
 
 bool matches(const std::string& text, const char* first, const char* others, size_t longest) {
     const auto is_in = [](unsigned char c, const char* set) {

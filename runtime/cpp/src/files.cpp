@@ -15,8 +15,6 @@
 namespace soda {
 namespace {
 
-constexpr const char* rebuild = "copy the bundle again or rebuild it with `soda-export build`";
-
 [[noreturn]] void unreadable(const std::string& path) {
     throw BundleError(say(path, ": cannot be read (", std::strerror(errno), "); ", rebuild));
 }

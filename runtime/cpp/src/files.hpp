@@ -6,6 +6,8 @@
 
 namespace soda {
 
+constexpr const char* rebuild = "copy the bundle again or rebuild it with `soda-export build`";  // ends a message
+
 struct FileStamp {
     int64_t bytes, modified_ns, inode;
 };

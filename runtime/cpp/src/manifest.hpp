@@ -11,6 +11,7 @@
 namespace soda {
 
 constexpr const char* manifest_name = "manifest.json";
+constexpr const char* engine_index_name = "engines.json";  // of backends whose engines are built ahead of time
 constexpr int64_t max_manifest_bytes = 16 << 20;
 
 using Names = std::vector<std::string>;

@@ -37,10 +37,6 @@ Slot parse_slot(const Manifest& m, const std::string& text) {
     return known || stack ? Slot{layer + "." + module, age} : Slot{};
 }
 
-bool has_duplicates(const Names& names) {
-    return std::set<std::string>(names.begin(), names.end()).size() != names.size();
-}
-
 // Which value of which slot lies where in the arena, and how many values each slot has had.
 class Places {
 public:

@@ -41,7 +41,7 @@ void Cuda::judge(const char* name, const void* address) const {
     CudaPointer found{};
     if (api_.cudaPointerGetAttributes(&found, address)) api_.cudaGetLastError();  // leaves type 0: unknown to CUDA
     if (found.type != device_memory && found.type != managed_memory)
-        throw RequestError(say(name, ": the address is not memory of a CUDA device; give arrays of the host as fields"),
+        throw RequestError(say(name, ": the address is not memory of a CUDA device; use the calls for host memory"),
                            SODA_REQUEST_ARGUMENT);
     if (found.type == device_memory && found.device != device_)
         throw RequestError(say(name, ": the address lies on device ", found.device, ", the bundle on ", device_),

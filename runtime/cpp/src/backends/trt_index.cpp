@@ -28,7 +28,7 @@ EngineIndex decode(const Field& root) {
         entry["content"].string();
         entry["activation_bytes"].integer();
         const std::string file = index.weights_file[name] = entry["weights_file"].string();
-        if (!file.empty() && (!matches(file, "A-Za-z0-9", "A-Za-z0-9._-", 100) || file.find("..") != std::string::npos))
+        if (!file.empty() && !is_plain_file(file))
             throw StrictJsonError(say("weights file ", shown(file), " is no plain name"));
     }
     return index;
@@ -37,7 +37,7 @@ EngineIndex decode(const Field& root) {
 }  // namespace
 
 EngineIndex read_engine_index(const std::string& folder) {
-    const std::string path = folder + "/engines.json";
+    const std::string path = folder + "/" + engine_index_name;
     try {
         const std::string text = read_bytes(path, 0, require_regular_file(path, max_bytes));
         const Json value = parse_json(text);
