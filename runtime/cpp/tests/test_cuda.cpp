@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <thread>
 
 #include "check.hpp"
 #include "soda_runtime.hpp"
@@ -245,6 +246,23 @@ void what_is_on_its_way_is_not_overwritten() {
     for (size_t i = 0; i < requests; ++i) CHECK(outputs[i]->floats() == cpu.generate(request_for(info).seed(i)));
 }
 
+void threads_share_the_stream() {
+    const soda::Bundle bundle(golden + "/v3", device("cuda"));
+    const soda_info info = bundle.info();
+    constexpr size_t threads = 6, rounds = 5;
+    std::vector<std::vector<float>> found(threads * rounds);
+    std::vector<std::thread> running;
+    for (size_t thread = 0; thread < threads; ++thread)
+        running.emplace_back([&, thread] {
+            soda::Session session = bundle.session();
+            for (size_t i = thread; i < found.size(); i += threads)
+                found[i] = session.generate(request_for(info).seed(i));
+        });
+    for (auto& thread : running) thread.join();
+    soda::Session cpu = soda::Bundle(golden + "/v3", device("cpu")).session();
+    for (size_t i = 0; i < found.size(); ++i) CHECK(found[i] == cpu.generate(request_for(info).seed(i)));
+}
+
 std::string refusal(const std::function<void()>& body) {
     try {
         body();
@@ -346,6 +364,7 @@ int main() {
         {"v3: device memory goes in and out without the host", goes("v3")},
         {"v3-text: device memory goes in and out without the host", goes("v3-text")},
         {"what is on its way is not overwritten", what_is_on_its_way_is_not_overwritten},
+        {"threads share the stream", threads_share_the_stream},
         {"device memory that does not fit is refused", device_memory_that_does_not_fit_is_refused},
         {"a session moves with its request", a_session_moves_with_its_request},
         {"the caller's stream is used, and left", the_callers_stream_is_used_and_left},
