@@ -4,7 +4,8 @@
    the same FLOPs; each schedule is measured on it.
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
-3. Those drafts, and the published planners' anchors with every way, are refined by local search on the measured error.
+3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
+   refined by local search on the measured error; the interval costs say what to measure first.
 4. The best few of all, and the best of the planners, are measured again on several times as many samples. The least
    RMSE wins.
 """
@@ -15,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,12 +29,13 @@ from ..plan.schedule import Schedule
 from .closed_loop import MEASURED_WAYS, IntervalCosts, Way, measure_intervals
 from .draft import Draft, Realizer
 from .panel import Panel, draw_panel
+from .predict import Predictor
 from .refine import Measured, Search
 from .trial import Trials
 
 log = logging.getLogger(__name__)
-_PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.3, 0.2, 0.5, 0.7  # of the time
-_REFINED = 4  # drafts
+_PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.3, 0.25, 0.6, 0.75  # of the time
+_REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
 _LEADERS = 4  # planners
 _FINALISTS, _PLANNERS_IN_FINAL, _MORE_SAMPLES = 4, 2, 4
@@ -50,6 +53,14 @@ class Found:
     by: str
     measured: int
     portfolio: Mapping[str, float]
+
+
+class _Start(NamedTuple):
+    """What local search may begin with: a draft, or a planner's schedule. error: as measured. by: who made it."""
+
+    error: float
+    by: str
+    at: Draft | Schedule
 
 
 def affordable_samples(trials: Trials, seconds: float) -> int:
@@ -87,23 +98,25 @@ def search_best(
     samples = len(trials.samples)
     panel = draw_panel(trials, _PANEL_SHARE * seconds, clock)
     few = trials.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
-    search = Search(
-        realizer, trials.with_samples(panel.choose(samples)).typical_error, started + _SEARCH_UNTIL * seconds, clock
-    )
     errors = _scout(schedules, few, started + _SCOUTED_UNTIL * seconds, clock)
     leaders = sorted(errors, key=lambda name: errors[name])[:_LEADERS]
-    for name in leaders:
-        search.try_schedule(schedules[name], name)
     costs = measure_intervals(few, _INTERVALS_SHARE * seconds, lambda *_: clock())
+    search = Search(
+        realizer, trials.with_samples(panel.choose(samples)).typical_error,
+        Predictor(costs, problem.spec, problem.rows), started + _SEARCH_UNTIL * seconds, clock,
+    )  # fmt: skip
+    starts: list[_Start] = []
+    for name in leaders:
+        starts.append(_Start(search.try_schedule(schedules[name], name), name, schedules[name]))
     drafts = _solved_drafts(realizer, costs) | _drafts_of(schedules, problem.spec.num_tokens)
-    ranked: list[tuple[float, int]] = []
-    for i, (draft, name) in enumerate(drafts.items()):
+    for i, (draft, schedule) in enumerate(search.promising(drafts)):
         if i < _REFINED or time.perf_counter() - started < _DRAFTS_UNTIL * seconds:
-            ranked.append((search.try_draft(draft, name), i))
-    for error, i in sorted(ranked)[:_REFINED]:
-        if np.isfinite(error) and not search.over:
-            draft = list(drafts)[i]
-            search.refine(draft, f"{drafts[draft]}, refined")
+            starts.append(_Start(search.try_schedule(schedule, drafts[draft]), drafts[draft], draft))
+    for start in sorted(starts, key=lambda start: start.error)[:_REFINED]:
+        if isinstance(start.at, Draft):
+            search.refine_draft(start.at, start.error, f"{start.by}, refined")
+        else:
+            search.refine_schedule(start.at, start.error, f"{start.by}, refined")
     winner = _run_off(search, leaders, trials, panel, started + seconds, clock)
     log.info("plan: scouted %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))
     log.info(
@@ -181,11 +194,11 @@ def _solved_drafts(realizer: Realizer, costs: IntervalCosts) -> dict[Draft, str]
 
 
 def _drafts_of(schedules: Mapping[str, Schedule], num_tokens: int) -> dict[Draft, str]:
-    """The planners' anchors with the highest order of each kind in between."""
+    """The planners' anchors with every order in between."""
     drafts: dict[Draft, str] = {}
     for name, schedule in schedules.items():
         anchors = schedule.anchors(num_tokens)
-        for way in (Way(2, False), Way(1, False)):
+        for way in (Way(0, False), Way(1, False), Way(2, False)):
             draft = Draft(anchors, (way,) * len(anchors))
             drafts.setdefault(
                 draft.moved(partial=_widest(draft, schedule.steps)), f"{name}'s anchors, order {way.order}"

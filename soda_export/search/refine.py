@@ -1,16 +1,19 @@
-"""Local search: small moves of a draft, kept where the measured error of the final sample falls."""
+"""Local search: small moves of a draft or a schedule, kept where the measured error of the final sample falls."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ..plan.planners.orders import limit_orders
 from ..plan.schedule import Schedule
 from .closed_loop import WAYS, Way
 from .draft import Draft, Realizer
+
+T = TypeVar("T", Draft, Schedule)
 
 
 class Measured(NamedTuple):
@@ -22,15 +25,18 @@ class Measured(NamedTuple):
 
 
 class Search:
-    """Measures drafts until a deadline, and remembers the best schedules of all."""
+    """Measures schedules until a deadline, and remembers the best of all.
+
+    predict: what a schedule's error might be; of all neighbours those are measured first that promise most.
+    """
 
     def __init__(
-        self, realizer: Realizer, measure: Callable[[Schedule], float], deadline: float,
-        progress: Callable[[], None], seed: int = 0,
+        self, realizer: Realizer, measure: Callable[[Schedule], float], predict: Callable[[Schedule], float],
+        deadline: float, progress: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.realizer, self._measure, self._deadline, self._progress = realizer, measure, deadline, progress
-        self._random = np.random.default_rng(seed)
-        self._seen: dict[Draft, float] = {}
+        self.realizer, self._measure, self._predict = realizer, measure, predict
+        self._deadline, self._progress = deadline, progress
+        self._seen: dict[bytes, float] = {}
         self.measured: list[Measured] = []
 
     @property
@@ -39,39 +45,52 @@ class Search:
         return time.perf_counter() > self._deadline
 
     def try_schedule(self, schedule: Schedule, made_by: str) -> float:
-        """Measure a finished schedule."""
-        error = self._measure(schedule)
-        self.measured.append(Measured(error, schedule, made_by))
-        self._progress()
-        return error
+        """Measure a schedule, once."""
+        key = schedule.kept.tobytes() + schedule.stack.tobytes()
+        if key not in self._seen:
+            self._seen[key] = self._measure(schedule)
+            self.measured.append(Measured(self._seen[key], schedule, made_by))
+            self._progress()
+        return self._seen[key]
 
     def finalists(self, count: int) -> list[Measured]:
-        """The best different schedules, best first."""
-        unique = {(m.schedule.kept.tobytes(), m.schedule.stack.tobytes()): m for m in reversed(self.measured)}
-        return sorted(unique.values(), key=lambda m: m.error)[:count]
+        """The best schedules, best first."""
+        return sorted(self.measured, key=lambda m: m.error)[:count]
 
-    def try_draft(self, draft: Draft, made_by: str) -> float:
-        """Measure a draft; infinite where it cannot be realized."""
-        if draft not in self._seen:
-            schedule = self.realizer.realize(draft)
-            self._seen[draft] = np.inf if schedule is None else self.try_schedule(schedule, made_by)
-        return self._seen[draft]
+    def promising(self, drafts: Iterable[Draft]) -> list[tuple[Draft, Schedule]]:
+        """Those that can be realized, in the order of the predicted error."""
+        made = ((draft, self.realizer.realize(draft)) for draft in drafts)
+        able = [(draft, schedule) for draft, schedule in made if schedule is not None]
+        return sorted(able, key=lambda pair: self._predict(pair[1]))
 
-    def refine(self, draft: Draft, made_by: str) -> tuple[Draft, float]:
-        """Take the first move that helps, again and again, until none does or the time is up."""
-        error = self.try_draft(draft, made_by)
-        while not self.over:
-            moves = list(dict.fromkeys(self._moves(draft)))
-            for i in self._random.permutation(len(moves)):
+    def refine_draft(self, draft: Draft, error: float, made_by: str) -> None:
+        """Move a measured draft as long as that helps and there is time."""
+        self._descend(draft, error, lambda at: self.promising(dict.fromkeys(self._moves(at))), made_by)
+
+    def refine_schedule(self, schedule: Schedule, error: float, made_by: str) -> None:
+        """Let a measured schedule's steps change places as long as that helps and there is time."""
+
+        def neighbours(at: Schedule) -> list[tuple[Schedule, Schedule]]:
+            most = self.realizer.max_engines
+            found = [other for other in _exchanges(at, self.realizer.spec.num_tokens) if other.num_kinds <= most]
+            return [(other, other) for other in sorted(found, key=self._predict)]
+
+        self._descend(schedule, error, neighbours, made_by)
+
+    def _descend(
+        self, at: T, error: float, neighbours: Callable[[T], Iterable[tuple[T, Schedule]]], made_by: str
+    ) -> None:
+        """Take the first neighbour that helps, again and again, until none does or the time is up."""
+        helped = True
+        while helped:
+            helped = False
+            for neighbour, schedule in neighbours(at):
                 if self.over:
-                    break
-                found = self.try_draft(moves[i], made_by)
+                    return
+                found = self.try_schedule(schedule, made_by)
                 if found < error:
-                    draft, error = moves[i], found
+                    at, error, helped = neighbour, found, True
                     break
-            else:
-                break
-        return draft, error
 
     def _moves(self, draft: Draft) -> Iterator[Draft]:
         """Neighbours: an anchor shifted, added or dropped, another way for an interval or for all, other partial
@@ -98,6 +117,17 @@ class Search:
             if step not in anchors:
                 yield draft.moved(partial=(step,))
                 yield _with_anchor(draft, step)
+
+
+def _exchanges(schedule: Schedule, num_tokens: int) -> Iterator[Schedule]:
+    """The schedule with what two of its steps do exchanged: as much work, by no more engines. Step 0 stays."""
+    for i in range(1, schedule.steps):
+        for j in range(i + 1, schedule.steps):
+            order = np.arange(schedule.steps)
+            order[[i, j]] = j, i
+            kept, stack = schedule.kept[order], schedule.stack[order]
+            if (kept[i] != schedule.kept[i]).any() or stack[i] != schedule.stack[i]:
+                yield limit_orders(Schedule(kept, stack), num_tokens)
 
 
 def _with_anchor(draft: Draft, step: int) -> Draft:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soda_export.lower.lower import lower_plan
 from soda_export.models.identity import SamplerIdentity
 from soda_export.options import ProfileOptions
 from soda_export.plan.planners import PLANNERS
@@ -14,13 +15,15 @@ from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import BLOCKS_RUN, Schedule
 from soda_export.profile.calibration import LabelCalibration
 from soda_export.search.best import search_best
-from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
+from soda_export.search.closed_loop import MEASURED_WAYS, IntervalCosts, Way, _Interval, measure_intervals
 from soda_export.search.draft import Draft, Realizer
 from soda_export.search.journal import Journal
 from soda_export.search.panel import Panel, draw_panel
-from soda_export.search.refine import Search
+from soda_export.search.predict import Predictor
+from soda_export.search.refine import Search, _exchanges
 from soda_export.search.trial import Trials
 from tests.conftest import OpenBench
+from tests.tiny import make_plan
 
 STEPS = 12
 
@@ -148,13 +151,63 @@ def test_drafts_beyond_the_budget_or_the_engines_are_refused(problem: Problem) -
     assert stacked.stack.tolist() == [BLOCKS_RUN, *[0] * 5, BLOCKS_RUN, *[1] * 5]
 
 
+def make_search(problem: Problem, trials: Trials, deadline: float = float("inf")) -> Search:
+    predict = Predictor(measure_intervals(trials, 0.0, lambda *_: None), problem.spec, problem.rows)
+    return Search(realizer(problem, 2.0), trials.rmse, predict, deadline, lambda: None)
+
+
 def test_refining_never_makes_it_worse(open_bench: OpenBench, problem: Problem) -> None:
-    trials = make_trials(open_bench, samples=2)
-    search = Search(realizer(problem, 2.0), trials.rmse, float("inf"), lambda: None)
+    search = make_search(problem, make_trials(open_bench, samples=2))
     start = Draft((0, 2, 4, 6, 8), (Way(0, False),) * 5, (10,))
-    before = search.try_draft(start, "start")
-    _, after = search.refine(start, "refined")
-    assert after <= before
-    assert search.finalists(1)[0].error == after
+    ((_, schedule),) = search.promising([start])
+    before = search.try_schedule(schedule, "start")
+    search.refine_draft(start, before, "refined")
+    moved = search.finalists(1)[0]
+    assert moved.error <= before
+    search.refine_schedule(moved.schedule, moved.error, "exchanged")
+    best = search.finalists(1)[0]
+    assert best.error <= moved.error
     errors = [finalist.error for finalist in search.finalists(100)]
     assert errors == sorted(errors)
+    assert len({m.schedule.kept.tobytes() + m.schedule.stack.tobytes() for m in search.measured}) == len(errors)
+
+
+def test_refining_stops_at_the_deadline(open_bench: OpenBench, problem: Problem) -> None:
+    search = make_search(problem, make_trials(open_bench, samples=2), deadline=0.0)
+    schedule = Schedule.at_anchors(problem.spec, STEPS, (0, 2, 4, 6, 8))
+    search.refine_schedule(schedule, search.try_schedule(schedule, "start"), "exchanged")
+    assert len(search.measured) == 1
+
+
+def test_exchanged_steps_are_the_same_work(problem: Problem) -> None:
+    tokens = problem.spec.num_tokens
+    schedule = Schedule.at_anchors(problem.spec, STEPS, (0, 3, 6, 9))
+    schedule.kept[4, 0], schedule.kept[7, :, 1] = tokens, 16
+    others = list(_exchanges(schedule, tokens))
+    assert len(others) == 3 * 8 + 2 * 6 + 1  # an anchor with another step, one of the two with a reused one, or both
+    for other in others:
+        assert sorted(row.tobytes() for row in other.kept) == sorted(row.tobytes() for row in schedule.kept)
+        assert (other.kept[0] == tokens).all()
+        assert other.flops(problem.spec, problem.rows) == schedule.flops(problem.spec, problem.rows)
+    assert len({other.kept.tobytes() for other in others}) == len(others)
+
+
+def test_exchanged_forecasts_have_the_history_that_they_need(problem: Problem) -> None:
+    schedule = Schedule.at_anchors(problem.spec, STEPS, (0, 1, 2, 8), 2)
+    for other in _exchanges(schedule, problem.spec.num_tokens):
+        lower_plan(make_plan(problem.spec, other.kept), problem.spec)  # refuses what was never computed
+
+
+def test_a_prediction_adds_up_the_intervals(open_bench: OpenBench, problem: Problem) -> None:
+    squares = np.full((STEPS, 11, len(MEASURED_WAYS)), np.inf)
+    for gap in range(1, 11):
+        for anchor in range(STEPS - gap):
+            squares[anchor, gap] = (gap - 1) * (1 + anchor)
+    predict = Predictor(IntervalCosts(squares, 0), problem.spec, problem.rows)
+    assert predict(Schedule.at_anchors(problem.spec, STEPS, tuple(range(STEPS)))) == 0.0
+    assert predict(Schedule.at_anchors(problem.spec, STEPS, (0, 2, 5, *range(6, STEPS)))) == pytest.approx(1 + 2 * 3)
+    to_the_end = Schedule.at_anchors(problem.spec, STEPS, tuple(range(STEPS - 1)))
+    assert predict(to_the_end) == pytest.approx(1 + STEPS - 3)  # as the last interval of its gap that was measured
+    half = Schedule.at_anchors(problem.spec, STEPS, (0, *range(2, STEPS)))
+    half.kept[1, 0] = problem.spec.num_tokens
+    assert 0.3 < predict(half) < 0.8

@@ -1,0 +1,61 @@
+"""What a schedule's error might be, from the closed-loop costs of its intervals: which neighbour to measure first."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.flops import full_step_flops, step_flops
+from ..models.spec import DenoiserSpec
+from ..plan.schedule import BLOCKS_RUN, Schedule
+from .closed_loop import MEASURED_WAYS, IntervalCosts
+
+_STACK = next(w for w, way in enumerate(MEASURED_WAYS) if way.stack)
+_MODULES = {way.order: w for w, way in enumerate(MEASURED_WAYS) if not way.stack}
+
+
+class Predictor:
+    """Each step between anchors adds what its interval's cost rises by, less the share of it that is computed.
+
+    A guess that orders candidates; measuring decides. Refreshing some modules is not credited to the steps after it.
+    """
+
+    def __init__(self, costs: IntervalCosts, spec: DenoiserSpec, rows: int) -> None:
+        self._spec, self._rows, self._full = spec, rows, full_step_flops(spec, rows)
+        nothing = np.zeros((spec.num_layers, len(spec.modules)), np.int64)
+        self._least = step_flops(spec, rows, nothing, BLOCKS_RUN)
+        self._rises = np.maximum(0.0, np.diff(_to_the_end(costs.squares), axis=1))  # [S, G, W]: of gap 2, 3, ...
+        self._shares: dict[bytes, float] = {}
+
+    def __call__(self, schedule: Schedule) -> float:
+        """Predicted mean squared error of the final sample; to be compared with others' alone."""
+        total, anchors = 0.0, schedule.anchors(self._spec.num_tokens)
+        most = self._rises.shape[1]
+        for first, end in zip(anchors, (*anchors[1:], schedule.steps), strict=True):
+            for step in range(first + 1, end):
+                way = _MODULES[int(-schedule.kept[step].min())] if schedule.stack[step] == BLOCKS_RUN else _STACK
+                rise = self._rises[first, min(step - first, most) - 1, way]
+                total += float(rise) * (1.0 - self._share(schedule, step))
+        return total
+
+    def _share(self, schedule: Schedule, step: int) -> float:
+        """How much of its modules a step computes, by FLOPs."""
+        kept, stack = schedule.kept[step], int(schedule.stack[step])
+        key = kept.tobytes() + bytes([stack + 1])
+        if key not in self._shares:
+            spent = step_flops(self._spec, self._rows, kept, stack) - self._least
+            self._shares[key] = max(0.0, spent / (self._full - self._least))
+        return self._shares[key]
+
+
+def _to_the_end(squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intervals that leave the run cost what the last one of their gap does that stays in it, and no less than the next
+    shorter one from the same anchor."""
+    filled = squares.copy()
+    for gap in range(1, filled.shape[1]):
+        column = filled[:, gap]
+        inside = np.isfinite(column).all(axis=1)
+        last = np.flatnonzero(inside)
+        column[~inside] = column[last[-1]] if len(last) else filled[~inside, gap - 1]
+    result: NDArray[np.float64] = np.maximum.accumulate(filled[:, 1:], axis=1)
+    return result
