@@ -5,7 +5,8 @@
 A DiT of XL width with random weights and twelve step programs. Resident weights (`weights_copies`, in copies of the
 weights file) are the anonymous memory that opening all programs adds to a process, and the pages of the weights file
 that are resident after a generation. `everything_copies` counts activations, arena and tables, too. The Python runtime
-repacks the weights for each program; both use the same ONNX Runtime.
+repacks the weights for each program, or with `--weights shared` leaves them where the file is mapped
+(`python-shared`); all use the same ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 PROGRAMS, LABEL = 12, 3
+RUNTIMES = ("cpp", "python", "python-shared")
 
 
 def build(scratch: Path, layers: int) -> Path:
@@ -66,13 +68,21 @@ def resident(weights: str) -> tuple[int, int]:
 
 def sessions(bundle: Path, runtime: str, threads: int) -> Any:
     """A session, its library loaded, nothing of the bundle's programs open."""
-    if runtime == "python":
+    if runtime != "cpp":
         from soda_runtime import Session
 
-        return Session.open(bundle, threads=threads)
+        return Session.open(bundle, threads=threads, weights="shared" if runtime == "python-shared" else "")
     from tests.cpp.library import load
 
     return load().open(bundle, threads=threads).session()
+
+
+def start(session: Any, runtime: str) -> None:
+    """Begin a request."""
+    if runtime == "cpp":
+        session.start(labels=[LABEL], seed=0)
+    else:
+        session.start(LABEL, seed=0)
 
 
 def measure_memory(bundle: Path, runtime: str, threads: int) -> None:
@@ -80,10 +90,7 @@ def measure_memory(bundle: Path, runtime: str, threads: int) -> None:
     session = sessions(bundle, runtime, threads)
     before, _ = resident("weights.safetensors")
     begin = time.perf_counter()
-    if runtime == "python":
-        session.start(LABEL, seed=0)
-    else:
-        session.start(labels=[LABEL], seed=0)
+    start(session, runtime)
     seconds = time.perf_counter() - begin
     opened = resident("weights.safetensors")
     for i in range(PROGRAMS):
@@ -97,22 +104,23 @@ def measure_memory(bundle: Path, runtime: str, threads: int) -> None:
 
 
 def measure_speed(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
-    """Both runtimes in turn, in one process: seconds of a generation, and the largest difference of latents."""
-    python, cpp = sessions(bundle, "python", threads), sessions(bundle, "cpp", threads)
-    times: dict[str, list[float]] = {"python": [], "cpp": []}
-    difference = 0.0
+    """All runtimes in turn, in one process: seconds of a generation, and the largest difference of latents."""
+    opened = {runtime: sessions(bundle, runtime, threads) for runtime in RUNTIMES}
+    times: dict[str, list[float]] = {runtime: [] for runtime in RUNTIMES}
+    latents: dict[str, Any] = {}
     for _ in range(rounds + 1):
-        begin = time.perf_counter()
-        first = python.generate(LABEL, seed=0)
-        middle = time.perf_counter()
-        second = cpp.generate(labels=[LABEL], seed=0)
-        times["python"].append(middle - begin)
-        times["cpp"].append(time.perf_counter() - middle)
-        difference = max(difference, float(np.abs(first - second).max()))
+        for runtime, session in opened.items():
+            begin = time.perf_counter()
+            start(session, runtime)
+            for i in range(PROGRAMS):
+                session.step(i)
+            latents[runtime] = session.latents()
+            times[runtime].append(time.perf_counter() - begin)
     median = {name: statistics.median(values[1:]) for name, values in times.items()}
     return {
-        "seconds": median, "cpp_over_python": median["cpp"] / median["python"],
-        "least": {name: min(values[1:]) for name, values in times.items()}, "difference": difference,
+        "seconds": median, "over_python": {name: value / median["python"] for name, value in median.items()},
+        "least": {name: min(values[1:]) for name, values in times.items()},
+        "difference": {name: float(np.abs(found - latents["python"]).max()) for name, found in latents.items()},
     }  # fmt: skip
 
 
@@ -123,7 +131,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bundle", type=Path, help="a bundle built before by this command; default: build it")
     parser.add_argument("--keep", type=Path, help="build into this folder and leave the bundle there")
-    parser.add_argument("--memory", choices=["python", "cpp"], help=argparse.SUPPRESS)
+    parser.add_argument("--memory", choices=RUNTIMES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
         return measure_memory(args.bundle, args.memory, args.threads)
@@ -131,7 +139,7 @@ def main() -> None:
         bundle = args.bundle or build(args.keep or Path(scratch), args.layers)
         copy = (bundle / "weights.safetensors").stat().st_size
         record: dict[str, Any] = {"weights_bytes": copy, "programs": PROGRAMS}
-        for runtime in ("cpp", "python"):
+        for runtime in RUNTIMES:
             options = ["--bundle", str(bundle), "--memory", runtime, "--threads", str(args.threads)]
             command = [sys.executable, __file__, *options]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
