@@ -82,7 +82,7 @@ class Search:
     ) -> None:
         """Take the first neighbour that helps, again and again, until none does or the time is up."""
         helped = True
-        while helped:
+        while helped and not self.over:
             helped = False
             for neighbour, schedule in neighbours(at):
                 if self.over:
