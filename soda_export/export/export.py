@@ -56,7 +56,7 @@ def export_programs(
     save_file(contiguous, folder / TABLES_NAME)
     index = ExportIndex(
         compute, tuple(assembler.tensors.values()), prepare, names, tuple(map(assembler.taken, table.programs)),
-        WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
+        WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance, False,
         sampler.initial_scale, sampler.timesteps,
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from soda_runtime import Bundle, BundleError
 
-from tests.runtime.conftest import folder, text_folder, v1_folder  # noqa: F401  (fixtures)
+from tests.runtime.conftest import folder, text_folder, v1_folder, v3_folder  # noqa: F401  (fixtures)
 
 from .library import ROOT, Library, load
 

@@ -16,10 +16,9 @@ from soda_runtime.request import example_request
 
 from tests.runtime.bundles import (
     GOLDEN,
-    GOLDEN_TEXT,
-    GOLDEN_V1,
     GOLDEN_V3,
     GOLDEN_V3_TEXT,
+    GOLDENS,
     distance,
     edit_manifest,
     golden_request,
@@ -30,7 +29,6 @@ from tests.runtime.bundles import (
 
 from .library import CancelledError, CppBundle, CppSession, Library, has_backend
 
-GOLDENS = [GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT]
 BACKENDS = ["ort", "openvino"]
 LITERALS = {
     (0, 0, 0): "3f7dbb33 bf6cb6b0 bf1e1b9f bef6d1b2 be1d5357 3e392a6d 3f54ec98 3e4a2da3",

@@ -69,12 +69,12 @@ def _same_verdict(library: Library, folder: Path, text: bytes) -> None:
             raise AssertionError("a bundle that opened broke the null backend") from error
 
 
-@pytest.mark.parametrize("golden", ["folder", "text_folder", "v1_folder"])
+@pytest.mark.parametrize("golden", ["folder", "text_folder", "v1_folder", "v3_folder"])
 def test_both_give_random_values_the_same_verdict(
     library: Library, golden: str, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(golden)
-    name = {"folder": "v2", "text_folder": "v2-text", "v1_folder": "v1"}[golden]
+    name = {"folder": "labels", "text_folder": "prompts", "v1_folder": "v1", "v3_folder": "v3"}[golden]
 
     @bounded
     @given(mutated_manifests(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import Noise
+from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v2"
 GOLDEN_TEXT = GOLDEN.with_name("v2-text")
 GOLDEN_V1 = GOLDEN.with_name("v1")
 GOLDEN_V3, GOLDEN_V3_TEXT = GOLDEN.with_name("v3"), GOLDEN.with_name("v3-text")
+GOLDENS = [GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT]
 
 Json = dict[str, Any]
 
@@ -44,6 +47,22 @@ def read_manifest(folder: Path) -> Json:
     """The parsed manifest of a bundle."""
     manifest: Json = json.loads((folder / "manifest.json").read_text())
     return manifest
+
+
+def current_manifest(golden: Path) -> Json:
+    """The manifest of a golden bundle of version 2 or 3 in the terms of the current version, keys in their order."""
+    manifest = {**read_manifest(golden), "version": VERSION}
+    manifest.setdefault("forecasts", 0)
+    scale = manifest["sampler"].pop("initial_scale")
+    manifest["sampler"].update(corrected=False, initial_scale=scale)
+    return manifest
+
+
+def copy_current(folder: Path, golden: Path = GOLDEN) -> Path:
+    """A copy of a golden bundle of version 2 or 3 as one of the current version."""
+    copy_golden(folder, golden)
+    (folder / "manifest.json").write_text(json.dumps(current_manifest(golden), indent=2) + "\n")
+    return folder
 
 
 def edit_manifest(folder: Path, change: Callable[[Json], object]) -> None:
@@ -75,6 +94,30 @@ def split_safetensors(path: Path) -> tuple[Json, bytes]:
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end]), content[end:]
+
+
+def retable(folder: Path, name: str, table: tuple[str, list[int], bytes] | None) -> None:
+    """Replace, add or (None) drop one table of a bundle, of this dtype, shape and content; hashes fixed."""
+    path = folder / "tables.safetensors"
+    header, content = split_safetensors(path)
+    tables = {
+        key: (entry["dtype"], entry["shape"], content[slice(*entry["data_offsets"])])
+        for key, entry in header.items()
+        if key != "__metadata__" and key != name
+    }
+    if table is not None:
+        tables[name] = table
+    packed, body = {}, b""
+    for key, (dtype, shape, data) in tables.items():
+        packed[key] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    path.write_bytes(safetensors_bytes(packed, body))
+    fix_hashes(folder)
+
+
+def zeros(dtype: str, shape: list[int]) -> tuple[str, list[int], bytes]:
+    """A table of zeros, for `retable`."""
+    return dtype, shape, bytes(math.prod(shape) * {"F64": 8, "BF16": 2}.get(dtype, 4))
 
 
 def flip_bit(path: Path, position: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from soda_runtime import Bundle, BundleError, Session
 from soda_runtime.backends.host import HostMemory
 
-from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, copy_golden
+from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, GOLDEN_V3, copy_current, copy_golden
 
 _REMEDY = re.compile(r"copy the bundle again|build the bundle again|rebuild|update soda-runtime|`soda-export build`")
 
@@ -25,21 +25,27 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the golden bundle, with remembered hashes of its own."""
+    """A copy of the golden bundle as one of the current version, with remembered hashes of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return copy_golden(tmp_path / "bundle")
+    return copy_current(tmp_path / "bundle")
 
 
 @pytest.fixture
 def text_folder(folder: Path) -> Path:
-    """A copy of the golden bundle of prompts."""
-    return copy_golden(folder.with_name("text"), GOLDEN_TEXT)
+    """A copy of the golden bundle of prompts as one of the current version."""
+    return copy_current(folder.with_name("text"), GOLDEN_TEXT)
 
 
 @pytest.fixture
 def v1_folder(folder: Path) -> Path:
     """A copy of the golden bundle of version 1."""
     return copy_golden(folder.with_name("v1"), GOLDEN_V1)
+
+
+@pytest.fixture
+def v3_folder(folder: Path) -> Path:
+    """A copy of the golden bundle of version 3."""
+    return copy_golden(folder.with_name("v3"), GOLDEN_V3)
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,14 @@ from soda_runtime import Bundle, BundleError, SodaError
 from soda_runtime.manifest import LabelCondition, Manifest
 from soda_runtime.request import example_request
 
-from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, may_raise, read_manifest
+from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, GOLDEN_V3, current_manifest, may_raise, read_manifest
 
-MANIFEST = read_manifest(GOLDEN)
-MANIFESTS = {golden.name: read_manifest(golden) for golden in (GOLDEN, GOLDEN_TEXT, GOLDEN_V1)}
-TEXT = (GOLDEN / "manifest.json").read_bytes()
+MANIFEST = current_manifest(GOLDEN)
+MANIFESTS = {
+    "labels": MANIFEST, "prompts": current_manifest(GOLDEN_TEXT), "v1": read_manifest(GOLDEN_V1),
+    "v3": read_manifest(GOLDEN_V3),
+}  # fmt: skip
+TEXT = json.dumps(MANIFEST, indent=2).encode()
 PLAYED_BYTES = 16 << 20
 STEPS = MANIFEST["sampler"]["steps"]
 SLOTS, SLOT_BYTES = MANIFEST["programs"][0]["writes"], MANIFEST["arena"]["slot_bytes"]
@@ -50,10 +53,11 @@ PLACES = {
     name: [place for place in _places(manifest) if not ALIKE & set(place) or {0, "plan.json"} & set(place)]
     for name, manifest in MANIFESTS.items()
 }
-numbers = st.sampled_from([-1, 0, 1, 2, 7, 8, 16, 1024, 2047, 2048, 4096, 12288, 1 << 20, 1 << 31, 1 << 63])
+numbers = st.sampled_from([-1, 0, 1, 2, 3, 7, 8, 16, 1024, 2047, 2048, 4096, 12288, 1 << 20, 1 << 31, 1 << 63])
 texts = st.sampled_from([
     "", "x", "null", "0.attn", "2.ff", "state", "../x", "labels", "embeds", "input_ids", "attention_mask",
     "conditioning", "key_0", "time_embedding", "text", "label", "bfloat16", "fp16", "plan.json",
+    "baseline_coefficients",
 ])  # fmt: skip
 leaves = st.none() | st.booleans() | numbers | st.floats(-1e6, 1e6) | texts
 values: st.SearchStrategy[Any] = leaves | st.lists(numbers, max_size=8) | st.just({})
@@ -168,13 +172,13 @@ def roomy(folder: Path) -> Path:
 
 
 @bounded
-@given(mutated_manifests("v2"))
+@given(mutated_manifests("labels"))
 def test_a_manifest_of_random_values_is_refused_or_plays(folder: Path, text: bytes) -> None:
     _open_and_play(folder, text)
 
 
 @bounded
-@given(mutated_manifests("v2-text"))
+@given(mutated_manifests("prompts"))
 def test_a_manifest_of_prompts_of_random_values_is_refused_or_plays(text_folder: Path, text: bytes) -> None:
     _open_and_play(text_folder, text)
 
@@ -183,6 +187,12 @@ def test_a_manifest_of_prompts_of_random_values_is_refused_or_plays(text_folder:
 @given(mutated_manifests("v1"))
 def test_a_manifest_of_version_1_of_random_values_is_refused_or_plays(v1_folder: Path, text: bytes) -> None:
     _open_and_play(v1_folder, text)
+
+
+@settings(bounded, max_examples=30)
+@given(mutated_manifests("v3"))
+def test_a_manifest_of_version_3_of_random_values_is_refused_or_plays(v3_folder: Path, text: bytes) -> None:
+    _open_and_play(v3_folder, text)
 
 
 @bounded

@@ -17,10 +17,10 @@ from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from soda_runtime.request import example_request
 
-from .bundles import GOLDEN, TOKENS, Json, both, drop, edit_manifest, put
+from .bundles import GOLDEN, GOLDENS, TOKENS, Json, both, copy_golden, current_manifest, drop, edit_manifest, put
 
 Refuses = Callable[[Path, str], None]
-MANIFEST_TEXT = (GOLDEN / "manifest.json").read_bytes()
+MANIFEST_TEXT = json.dumps(current_manifest(GOLDEN), indent=2).encode()
 
 
 def rename(old: str, new: str) -> Callable[[Json], None]:
@@ -63,8 +63,8 @@ def unaligned(manifest: Json) -> None:
 
 
 RESERVED = (
-    "labels", "input_ids", "attention_mask", "embeds", "state", "state_out", "coefficients", "guidance", "noise",
-    "latents", "image",
+    "labels", "input_ids", "attention_mask", "embeds", "state", "state_out", "coefficients", "baseline_coefficients",
+    "guidance", "noise", "latents", "image",
 )  # fmt: skip
 UNPLAIN = ("", "cache.0.attn", "Conditioning", "0x", "_x", "a b", "tensör", "a" * 65, "x\n")
 
@@ -100,17 +100,21 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a missing key in a program": lambda m: m["programs"][0].pop("flops"),
     "another format": put("format", value="zip"),
     "no format": lambda m: m.pop("format"),
-    "a newer version": put("version", value=4),
+    "a newer version": put("version", value=5),
     "an older version": put("version", value=0),
     "a version that is a boolean": put("version", value=True),
     "a version that is a fraction": put("version", value=1.0),
-    "version 1 of a version 2 manifest": put("version", value=1),
-    "a version that is a string": put("version", value="2"),
+    **{f"version {version} of a version 4 manifest": put("version", value=version) for version in (1, 2, 3)},
+    "a version that is a string": put("version", value="4"),
     "a version that is a nested list": put("version", value=[[[[1]]]]),
     "a version of 4000 digits": put("version", value=10**4000),
     "an unknown precision": put("precision", value="fp64"),
     "a boolean for a count": put("sampler", "steps", value=True),
     "a number for a flag": put("sampler", "stochastic", value=1),
+    "a sampler that does not say whether it is corrected": drop("sampler", "corrected"),
+    "a number for a correction": put("sampler", "corrected", value=0),
+    "null for a correction": put("sampler", "corrected", value=None),
+    "a correction at the top": put("corrected", value=False),
     "a string for a number": put("guidance", value="1.5"),
     "null for a number": put("model", "width", value=None),
     "a fraction for a count": put("arena", "bytes", value=12288.0),
@@ -226,6 +230,9 @@ LIES: dict[str, Callable[[Json], object]] = {
         put("prepare", 0, "tables", value=["time_embedding"]), put("prepare", 1, "inputs", value=["labels"]),
     ),
     "a table listed that holds the coefficients": put("prepare", 0, "tables", value=["time_embedding", "coefficients"]),
+    "a table listed that holds the sampler's own coefficients": put(
+        "prepare", 0, "tables", value=["time_embedding", "baseline_coefficients"]
+    ),
     "a table named as the labels": put("prepare", 0, "tables", value=["labels"]),
     "a table of a name that is not plain": put("prepare", 0, "tables", value=["Time"]),
     "a step that takes a tensor twice": put("programs", 0, "inputs", value=["conditioning"] * 2),
@@ -422,6 +429,7 @@ TRUTHS: dict[str, Callable[[Json], object]] = {
         put("tables", value="more.safetensors"),
         lambda m: m["files"].update({"more.safetensors": m["files"]["tables.safetensors"]}),
     ),
+    "coefficients of the schedule's own": put("sampler", "corrected", value=True),
     "learned variance without noise": both(
         put("sampler", "learned_variance", value=True), put("sampler", "stochastic", value=False),
     ),
@@ -508,8 +516,8 @@ TEXTS: dict[str, bytes] = {
     "zeros": bytes(4096),
     "a ZIP archive": b"PK\x03\x04" + bytes(100),
     "not UTF-8": _replaced(b"tiny", b"\xff\xfe\xfd\xfc"),
-    "a key twice": _replaced(b'"version": 2,', b'"version": 2, "version": 2,'),
-    "a key twice, once escaped": _replaced(b'"version": 2,', b'"version": 1, "v\\u0065rsion": 1,'),
+    "a key twice": _replaced(b'"version": 4,', b'"version": 4, "version": 4,'),
+    "a key twice, once escaped": _replaced(b'"version": 4,', b'"version": 1, "v\\u0065rsion": 1,'),
     "a nested key twice": _replaced(b'"bytes": 12288,', b'"bytes": 12288, "bytes": 1,'),
     "NaN": _replaced(b'"guidance": 1.5', b'"guidance": NaN'),
     "Infinity": _replaced(b'"guidance": 1.5', b'"guidance": -Infinity'),
@@ -523,7 +531,7 @@ TEXTS: dict[str, bytes] = {
     "text behind the end": MANIFEST_TEXT + b"{}",
     "a million open brackets": b"[" * 1_000_000,
     "a million open objects": b'{"a":' * 1_000_000,
-    "a version nested 10000 deep": _replaced(b'"version": 2', b'"version": ' + b"[" * 10_000 + b"]" * 10_000),
+    "a version nested 10000 deep": _replaced(b'"version": 4', b'"version": ' + b"[" * 10_000 + b"]" * 10_000),
     "a precision nested 900 deep": _replaced(b'"fp32"', b"[" * 900 + b"]" * 900),
     "a kind nested 900 deep": _replaced(b'"label"', b"[" * 900 + b"]" * 900),
     **{f"the first {size} bytes": MANIFEST_TEXT[:size] for size in (1, 17, 100, 2000, len(MANIFEST_TEXT) - 3)},
@@ -544,16 +552,22 @@ def test_a_manifest_over_16_mib_is_refused_unread(folder: Path, refuses: Refuses
 
 def test_a_newer_version_says_to_update_the_runtime(folder: Path, refuses: Refuses) -> None:
     edit_manifest(folder, both(put("version", value=7), put("surplus", value=1)))
-    with pytest.raises(Exception, match="format version 7, this runtime reads 1 to 3; update soda-runtime"):
+    with pytest.raises(Exception, match="format version 7, this runtime reads 1 to 4; update soda-runtime"):
         refuses(folder, "nothing")
 
 
-@pytest.mark.parametrize("golden", ["folder", "text_folder", "v1_folder"])
-def test_a_golden_manifest_gets_as_far_as_the_backend(
-    golden: str, request: pytest.FixtureRequest, refuses: Refuses
+@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.name)
+def test_a_golden_manifest_gets_as_far_as_the_backend(folder: Path, refuses: Refuses, golden: Path) -> None:
+    with pytest.raises(AssertionError, match="a backend was opened"):
+        refuses(copy_golden(folder.with_name("golden"), golden), "manifest.json")
+
+
+@pytest.mark.parametrize("bundle", ["folder", "text_folder"])
+def test_a_golden_manifest_in_the_terms_of_the_current_version_gets_as_far_as_the_backend(
+    bundle: str, request: pytest.FixtureRequest, refuses: Refuses
 ) -> None:
     with pytest.raises(AssertionError, match="a backend was opened"):
-        refuses(request.getfixturevalue(golden), "manifest.json")
+        refuses(request.getfixturevalue(bundle), "manifest.json")
 
 
 def test_a_latent_shape_that_the_engines_do_not_have_is_refused_before_noise_is_drawn(

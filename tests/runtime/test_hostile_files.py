@@ -10,12 +10,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from soda_runtime import Bundle, BundleError, checks
 from soda_runtime.checks import verify_hashes
+from soda_runtime.manifest import VERSION
 
-from .bundles import GOLDEN, Json, edit_manifest, fix_hashes, flip_bit, safetensors_bytes, split_safetensors
+from .bundles import (
+    GOLDEN,
+    GOLDENS,
+    Json,
+    copy_golden,
+    edit_manifest,
+    fix_hashes,
+    flip_bit,
+    retable,
+    safetensors_bytes,
+    split_safetensors,
+    zeros,
+)  # fmt: skip
 
 Refuses = Callable[[Path, str], None]
 FILES = sorted(path.name for path in GOLDEN.iterdir())
@@ -189,28 +201,8 @@ def test_tables_of_64_gib_are_refused_unread(folder: Path, refuses: Refuses, mon
     refuses(folder, "tables.safetensors")
 
 
-def _table(dtype: str, shape: list[int], size: int) -> tuple[Json, bytes]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}, bytes(size)
-
-
-def _retable(folder: Path, name: str, entry: Json | None, data: bytes = b"") -> None:
-    """Replace, add or (entry None) drop one table, hashes fixed."""
-    path = folder / "tables.safetensors"
-    header, content = split_safetensors(path)
-    tables = {key: (value, content[slice(*value["data_offsets"])]) for key, value in header.items() if key[0] != "_"}
-    tables.pop(name, None)
-    if entry is not None:
-        tables[name] = (entry, data)
-    packed, body = {}, b""
-    for key, (value, part) in tables.items():
-        packed[key] = {**value, "data_offsets": [len(body), len(body) + len(part)]}
-        body += part
-    path.write_bytes(safetensors_bytes(packed, body))
-    fix_hashes(folder)
-
-
 def test_tables_written_anew_but_unchanged_get_as_far_as_the_backend(folder: Path, refuses: Refuses) -> None:
-    _retable(folder, "coefficients", *_table("F32", [8, 4], 128))
+    retable(folder, "coefficients", zeros("F32", [8, 4]))
     with pytest.raises(AssertionError, match="a backend was opened"):
         refuses(folder, "tables.safetensors")
 
@@ -232,19 +224,19 @@ def test_tables_written_anew_but_unchanged_get_as_far_as_the_backend(folder: Pat
         ("time_embedding", "F32", [1, 16]),
         ("time_embedding", "F32", [8]),
         ("surplus", "F32", [8, 4]),
+        ("baseline_coefficients", "F32", [8, 4]),  # of a sampler that is not corrected
     ],
 )  # fmt: skip
 def test_a_table_of_another_shape_or_type_is_refused(
     folder: Path, refuses: Refuses, name: str, dtype: str, shape: list[int]
 ) -> None:
-    size = int(np.prod(shape)) * {"F64": 8, "BF16": 2}.get(dtype, 4)
-    _retable(folder, name, *_table(dtype, shape, size))
+    retable(folder, name, zeros(dtype, shape))
     refuses(folder, "tables.safetensors")
 
 
 @pytest.mark.parametrize("name", ["coefficients", "time_embedding"])
 def test_a_missing_table_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
-    _retable(folder, name, None)
+    retable(folder, name, None)
     refuses(folder, "tables.safetensors")
 
 
@@ -349,13 +341,13 @@ def test_a_tokenizer_over_64_mib_is_refused(text_folder: Path, refuses: Refuses)
 
 @pytest.mark.parametrize("name", ["x" * 100_000, "ä\n\0"])
 def test_a_table_of_an_odd_name_is_refused_in_one_line(folder: Path, refuses: Refuses, name: str) -> None:
-    _retable(folder, name, *_table("F32", [8, 4], 128))
+    retable(folder, name, zeros("F32", [8, 4]))
     refuses(folder, "tables.safetensors")
 
 
-@pytest.mark.parametrize("golden", ["folder", "text_folder", "v1_folder"])
-def test_verify_hashes_takes_a_golden_bundle(golden: str, request: pytest.FixtureRequest) -> None:
-    assert verify_hashes(request.getfixturevalue(golden)).version == 3  # as it is read
+@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.name)
+def test_verify_hashes_takes_a_golden_bundle(tmp_path: Path, golden: Path) -> None:
+    assert verify_hashes(copy_golden(tmp_path / "bundle", golden)).version == VERSION  # as it is read
 
 
 @pytest.mark.parametrize("name", TEXT_FILES)

@@ -24,10 +24,13 @@ TOYS = {
     "half precision": Toy("fp16", windowed=True),
     "bfloat16": Toy("bf16", windowed=True),
     "bfloat16 with all the rest": Toy("bf16", 2, True, True, True),
+    "coefficients of the schedule": Toy(corrected=True),
+    "coefficients of the schedule for a history, noise and learned variance": Toy("fp16", 2, True, True, True, True),
 }
 
 
-def _noise(seed: int, batch: int, stochastic: bool) -> Noise:
+def noise_of(seed: int, batch: int, stochastic: bool) -> Noise:
+    """The noise that a seed stands for in a toy."""
     steps = np.stack([latent_noise(seed, 1 + i, batch, SHAPE) for i in range(STEPS)])
     return Noise(latent_noise(seed, INITIAL_STREAM, batch, SHAPE), steps if stochastic else None)
 
@@ -38,14 +41,14 @@ def test_a_bundle_plays_as_computed_by_hand(tmp_path: Path, toy: Toy) -> None:
     for labels in ([1], [0, 4, 2], [4]):
         for accelerated in (True, False):
             latents = session.generate(labels, seed=5, accelerated=accelerated)
-            expected = toy.play(labels, _noise(5, len(labels), toy.stochastic), accelerated)
+            expected = toy.play(labels, noise_of(5, len(labels), toy.stochastic), accelerated)
             # an ulp in what is rounded to half precision may round the other way
             assert distance(latents, expected) <= {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1e-2}[toy.precision]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_rounds_the_cache(tmp_path: Path, precision: str) -> None:
-    toy, noise = Toy(precision), _noise(5, 1, False)
+    toy, noise = Toy(precision), noise_of(5, 1, False)
     latents = Bundle.open(toy.write(tmp_path / "toy"), threads=1).session().generate(1, seed=5)
     assert distance(latents, toy.play([1], noise)) < distance(latents, Toy().play([1], noise))
 

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from soda_runtime import Noise
 from soda_runtime.manifest import (
+    VERSION,
     Arena,
     LabelCondition,
     Manifest,
@@ -36,6 +37,7 @@ class Toy:
     """The model's prediction is e = s x + gain, its variance channels are e / 2. Steps 1 and 3 take e from the cache.
 
     gain: (label + 1) / 8, made once per request; with `windowed`, that times a table's row, for every step.
+    corrected: the schedule has coefficients of its own.
     """
 
     precision: str = "fp32"
@@ -43,11 +45,13 @@ class Toy:
     stochastic: bool = False
     learned: bool = False
     windowed: bool = False
+    corrected: bool = False
 
-    def coefficients(self) -> Floats:
-        """Any numbers below one, the same ones every time."""
+    def coefficients(self, accelerated: bool) -> Floats:
+        """Any numbers below one, the same ones every time: the sampler's, or the schedule's own where it has some."""
         count = coefficient_count(self.state_size, self.learned)
-        return np.random.default_rng(0).uniform(-0.6, 0.6, (STEPS, count)).astype(np.float32)
+        generator = np.random.default_rng(int(self.corrected and accelerated))
+        return generator.uniform(-0.6, 0.6, (STEPS, count)).astype(np.float32)
 
     def manifest(self) -> Manifest:
         dtype: Any = DTYPES[self.precision]
@@ -64,9 +68,11 @@ class Toy:
         )  # fmt: skip
         files = [p.file for p in (*prepare, *programs)] + ["empty.safetensors", "tables.safetensors"]
         return Manifest(
-            "soda-bundle", 3, "toy", "ort", self.precision,  # type: ignore[arg-type]
+            "soda-bundle", VERSION, "toy", "ort", self.precision,  # type: ignore[arg-type]
             Model("toy", "toy", "", SHAPE, 1, ("m",), 1, 4, LabelCondition("label", CLASSES, 0), "latents"),
-            Sampler("toy", STEPS, (1.0,) * STEPS, self.state_size, self.stochastic, self.learned, 2.0),
+            Sampler(
+                "toy", STEPS, (1.0,) * STEPS, self.state_size, self.stochastic, self.learned, self.corrected, 2.0
+            ),
             1, 1.0, 1.0, 0, tuple(tensors), tuple(prepare), programs, 2, steps, (), Arena(256, 256, 256, 256),
             ("empty.safetensors",), "tables.safetensors", dict.fromkeys(files),  # type: ignore[misc]
         )  # fmt: skip
@@ -74,7 +80,9 @@ class Toy:
     def write(self, folder: Path) -> Path:
         """The bundle at `folder`."""
         folder.mkdir()
-        manifest, tables = self.manifest(), {"coefficients": self.coefficients()}
+        manifest, tables = self.manifest(), {"coefficients": self.coefficients(True)}
+        if self.corrected:
+            tables["baseline_coefficients"] = self.coefficients(False)
         if self.windowed:
             tables["factor"] = _factor()
         header, data = {}, b""
@@ -140,7 +148,7 @@ class Toy:
 
     def play(self, labels: list[int], noise: Noise, accelerated: bool = True) -> Floats:
         """What the bundle must give."""
-        n, table = self.state_size, self.coefficients()
+        n, table = self.state_size, self.coefficients(accelerated)
         z = np.zeros((n, len(labels), *SHAPE), np.float32)
         z[0] = noise.initial * np.float32(2.0)
         gain = rounded((np.array(labels, np.float32).reshape(-1, 1, 1, 1) + 1) / 8, self.precision)

@@ -21,7 +21,8 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
     const auto refuse = [&](const std::string& what) {
         return BundleError(say(path, ": ", what, "; rebuild the bundle"));
     };
-    std::set<std::string> expected = {"coefficients"};
+    const std::set<std::string> coefficients = {coefficient_table(manifest, true), coefficient_table(manifest, false)};
+    std::set<std::string> expected = coefficients;
     for (const auto& program : manifest.prepare) expected.insert(program.tables.begin(), program.tables.end());
     auto tables = read_tables(path);
     for (const auto& name : expected)
@@ -31,8 +32,9 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
         if (table.shape.size() < 2 || table.shape[0] != manifest.sampler.steps)
             throw refuse(say("table ", shown(name), " does not have ", manifest.sampler.steps, " rows"));
     }
-    if (tables["coefficients"].shape != Sizes{manifest.sampler.steps, scalar_count(manifest)})
-        throw refuse(say("coefficients do not have ", scalar_count(manifest), " columns"));
+    for (const auto& name : coefficients)
+        if (tables[name].shape != Sizes{manifest.sampler.steps, scalar_count(manifest)})
+            throw refuse(say(name, " do not have ", scalar_count(manifest), " columns"));
     return tables;
 }
 

@@ -13,9 +13,9 @@ namespace {
 
 constexpr int64_t alignment_bytes = 256;
 constexpr int64_t values_of_a_slot = 3;  // the latest and two before it
-const std::set<std::string> reserved_names = {"labels", "input_ids", "attention_mask", "embeds",
-                                              "state",  "state_out", "coefficients",   "guidance",
-                                              "noise",  "latents",   "image"};
+const std::set<std::string> reserved_names = {"labels",   "input_ids", "attention_mask", "embeds",
+                                              "state",    "state_out", "coefficients",   "baseline_coefficients",
+                                              "guidance", "noise",     "latents",        "image"};
 
 using Words = std::set<std::string>;
 

@@ -1,4 +1,4 @@
-// Decode a manifest of version 2 or 3; the checks of its numbers are in consistency.cpp.
+// Decode a manifest of version 2 to 4; the checks of its numbers are in consistency.cpp.
 #include "manifest.hpp"
 
 #include "errors.hpp"
@@ -7,7 +7,7 @@
 namespace soda {
 namespace {
 
-constexpr int64_t current_version = 3;
+constexpr int64_t current_version = 4;
 
 void decode_condition(const Field& field, Model& model) {
     if (!field.json().is_object()) throw StrictJsonError(field.where() + ": expected an object");
@@ -40,13 +40,15 @@ Model decode_model(const Field& field) {
 }
 
 Sampler decode_sampler(const Field& field) {
-    field.object({"name", "steps", "timesteps", "state_size", "stochastic", "learned_variance", "initial_scale"});
+    field.object(
+        {"name", "steps", "timesteps", "state_size", "stochastic", "learned_variance", "corrected", "initial_scale"});
     return {field["name"].string(),
             field["steps"].integer(),
             decode_each(field["timesteps"], [](const Field& each) { return each.number(); }),
             field["state_size"].integer(),
             field["stochastic"].boolean(),
             field["learned_variance"].boolean(),
+            field["corrected"].boolean(),
             field["initial_scale"].number()};
 }
 
@@ -99,14 +101,26 @@ Manifest decode_manifest(const Field& root) {
     return manifest;
 }
 
+void add_key(Json& object, const std::string& where, const char* key, Json value) {
+    if (object.contains(key)) throw StrictJsonError(say(where, ": unknown key '", key, "'"));
+    object[key] = std::move(value);
+}
+
+// A manifest of version 2 or 3 in the terms of the current one, which has one more key for each version.
+void upgrade(Json& value) {
+    if (value["version"] == 2) add_key(value, "$", "forecasts", 0);
+    const auto sampler = value.find("sampler");  // what else it is, decoding says
+    if (sampler != value.end() && sampler->is_object()) add_key(*sampler, "$.sampler", "corrected", false);
+}
+
 Manifest decode_any_version(Json& value, const std::string& where) {
     if (!value.is_object() || !value.contains("format") || value["format"] != "soda-bundle")
         throw BundleError(where + ": not a soda bundle manifest; give the folder that `soda-export build` made");
     const Json version = value.contains("version") ? value["version"] : Json();
     const bool whole = version.is_number_integer();
     if (whole && version == 1) return upgrade_v1(Field(value));
-    if (whole && version == 2 && !value.contains("forecasts")) {
-        value["forecasts"] = 0;  // the only difference
+    if (whole && (version == 2 || version == 3)) {
+        upgrade(value);
         return decode_manifest(Field(value));
     }
     if (!whole || version != current_version)

@@ -31,10 +31,14 @@ double decode_timestep(const Field& field) {
 
 Sampler decode_sampler(const Field& field) {
     field.object({"name", "steps", "timesteps", "state_size", "stochastic", "initial_scale"});
-    return {
-        field["name"].string(),         field["steps"].integer(),      decode_each(field["timesteps"], decode_timestep),
-        field["state_size"].integer(),  field["stochastic"].boolean(), false,
-        field["initial_scale"].number()};
+    return {field["name"].string(),
+            field["steps"].integer(),
+            decode_each(field["timesteps"], decode_timestep),
+            field["state_size"].integer(),
+            field["stochastic"].boolean(),
+            false,
+            false,
+            field["initial_scale"].number()};
 }
 
 PreparedTensor decode_conditioning(const Field& field) {

@@ -138,12 +138,13 @@ Call Playback::bind_step(int64_t index, size_t program) {
     const Manifest& m = bundle_.manifest();
     const Program& used = m.programs[program];
     const Step& step = m.steps[size_t(index)];
+    const std::string coefficients = coefficient_table(m, accelerated);
     std::map<std::string, std::pair<const Memory*, int64_t>> places = {
         {"state", {states_[index % 2].get(), 0}},
         {"state_out", {states_[(index + 1) % 2].get(), 0}},
         {"guidance", {guidance_.get(), 0}},
         {"noise", {noise_.get(), 0}},
-        {"coefficients", {&bundle_.table("coefficients"), index * bundle_.row_bytes("coefficients")}}};
+        {"coefficients", {&bundle_.table(coefficients), index * bundle_.row_bytes(coefficients)}}};
     for (size_t i = 0; accelerated && i < used.reads.size(); ++i)
         places["cache." + used.reads[i]] = {arena_.get(), step.read_offsets[i] * batch};
     for (size_t i = 0; accelerated && i < used.writes.size(); ++i)

@@ -47,6 +47,10 @@ int64_t scalar_count(const Manifest& manifest) {
     return 1 + n * n + 2 * n + 2 * manifest.sampler.learned_variance + 3 * manifest.forecasts;
 }
 
+const char* coefficient_table(const Manifest& manifest, bool accelerated) {
+    return manifest.sampler.corrected && !accelerated ? "baseline_coefficients" : "coefficients";
+}
+
 Ports request_ports(const Manifest& manifest) {
     if (manifest.model.label) return {{"labels", {Dtype::int64, {rows_axis}}}};
     const TextCondition& text = *manifest.model.text;

@@ -37,7 +37,9 @@ struct Signature {
 // a * b of sizes, or EngineError where that does not fit 64 bits.
 int64_t checked_product(int64_t a, int64_t b);
 
-int64_t scalar_count(const Manifest& manifest);  // length of a row of the table `coefficients`
+int64_t scalar_count(const Manifest& manifest);  // length of a row of the tables of coefficients
+// The table whose rows a request's steps take as `coefficients`.
+const char* coefficient_table(const Manifest& manifest, bool accelerated);
 Ports request_ports(const Manifest& manifest);   // labels, or embeddings, mask and perhaps token ids
 Port tensor_port(const PreparedTensor& tensor);  // as one step, or the request, sees it
 Signature step_signature(const Manifest& manifest, size_t program);

@@ -16,7 +16,7 @@ from .checks import check_files, open_manifest, refusing_unreadable
 from .errors import BundleError, RequestError
 from .manifest import LabelCondition, Manifest, PrepareProgram
 from .session import Session
-from .signature import COEFFICIENTS, Signature, prepare_signature, scalar_count, step_signature
+from .signature import Signature, coefficient_table, prepare_signature, scalar_count, step_signature
 from .tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Bundle:
 def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     path = folder / manifest.tables
     tables = read_tensors(path)
-    expected = {COEFFICIENTS, *(name for program in manifest.prepare for name in program.tables)}
+    coefficients = {coefficient_table(manifest, accelerated) for accelerated in (True, False)}
+    expected = coefficients.union(*(program.tables for program in manifest.prepare))
     if tables.keys() != expected:
         odd = sorted(tables.keys() ^ expected)[0]
         raise BundleError(f"{path}: table {odd!r:.80} is not in both the file and the manifest; rebuild the bundle")
@@ -127,7 +128,8 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
             wanted = f"float32 with {manifest.sampler.steps} rows"
             raise BundleError(f"{path}: table {name!r:.80} is not {wanted}; rebuild the bundle")
     width = scalar_count(manifest)
-    if tables[COEFFICIENTS].shape[1:] != (width,):
-        found = tables[COEFFICIENTS].shape
-        raise BundleError(f"{path}: coefficients have shape {found}, expected {width} columns; rebuild the bundle")
+    for name in sorted(coefficients):
+        if tables[name].shape[1:] != (width,):
+            found = f"{name} have shape {tables[name].shape}"
+            raise BundleError(f"{path}: {found}, expected {width} columns; rebuild the bundle")
     return tables

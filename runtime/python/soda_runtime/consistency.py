@@ -12,6 +12,7 @@ from .engine_index import INDEX_NAME, INDEXED_BACKENDS
 from .manifest import LabelCondition, Manifest, PrepareProgram, Program
 from .signature import (
     ATTENTION_MASK,
+    BASELINE_COEFFICIENTS,
     COEFFICIENTS,
     DTYPES,
     EMBEDS,
@@ -101,7 +102,8 @@ def _prepare_problem(manifest: Manifest) -> str | None:
     tables = [name for program in manifest.prepare for name in program.tables]
     names = [tensor.name for tensor in manifest.tensors] + tables
     reserved = {
-        LABELS, INPUT_IDS, ATTENTION_MASK, EMBEDS, STATE, STATE_OUT, COEFFICIENTS, GUIDANCE, NOISE, LATENTS, IMAGE
+        LABELS, INPUT_IDS, ATTENTION_MASK, EMBEDS, STATE, STATE_OUT, COEFFICIENTS, BASELINE_COEFFICIENTS, GUIDANCE,
+        NOISE, LATENTS, IMAGE,
     }  # fmt: skip
     for name in names:
         if not _TENSOR_NAME.fullmatch(name) or name in reserved:

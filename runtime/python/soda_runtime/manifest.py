@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import BundleError
 from .strict_json import StrictJsonError, brief, decode, encode, parse_json
 
 FORMAT = "soda-bundle"
-VERSION = 3
+VERSION = 4
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -64,7 +64,8 @@ class Model:
 @dataclass(frozen=True)
 class Sampler:
     """The frozen sampler. state_size: tensors in the state z = (x, h1..hK); stochastic: steps read noise;
-    learned_variance: the noise is scaled by what the model predicts."""
+    learned_variance: the noise is scaled by what the model predicts; corrected: the schedule brings coefficients of
+    its own, the sampler's own are in the table `baseline_coefficients`."""
 
     name: str
     steps: int
@@ -72,6 +73,7 @@ class Sampler:
     state_size: int
     stochastic: bool
     learned_variance: bool
+    corrected: bool
     initial_scale: float
 
 
@@ -187,9 +189,8 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             from .manifest_v1 import upgrade_v1
 
             return upgrade_v1(value)
-        if version == 2 and not isinstance(version, (bool, float)) and "forecasts" not in value:
-            value = {**value, "version": VERSION, "forecasts": 0}  # the only difference
-            version = VERSION
+        if version in (2, 3) and not isinstance(version, (bool, float)):
+            value, version = _upgrade(value), VERSION
         if version != VERSION or isinstance(version, (bool, float)):
             raise BundleError(
                 f"{where}: format version {brief(version):.20}, this runtime reads 1 to {VERSION}; "
@@ -198,6 +199,21 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         return decode(Manifest, value)
     except StrictJsonError as error:
         raise BundleError(f"{where}: {error}; rebuild the bundle with this version of soda-export") from None
+
+
+def _upgrade(value: dict[str, Any]) -> dict[str, Any]:
+    """A parsed manifest of version 2 or 3 in the terms of the current one, which has one more key for each version."""
+    if value["version"] == 2:
+        value = _with_key(value, "$", "forecasts", 0)
+    if isinstance(value.get("sampler"), dict):  # what else it is, decoding says
+        value = {**value, "sampler": _with_key(value["sampler"], "$.sampler", "corrected", False)}
+    return {**value, "version": VERSION}
+
+
+def _with_key(value: dict[str, Any], where: str, key: str, default: object) -> dict[str, Any]:
+    if key in value:
+        raise StrictJsonError(f"{where}: unknown key {key!r}")
+    return {**value, key: default}
 
 
 def manifest_text(manifest: Manifest) -> str:

@@ -106,7 +106,7 @@ def upgrade_v1(value: Any) -> Manifest:
         ),
         Sampler(
             sampler.name, sampler.steps, tuple(float(t) for t in sampler.timesteps), sampler.state_size,
-            sampler.stochastic, False, sampler.initial_scale,
+            sampler.stochastic, False, False, sampler.initial_scale,
         ),
         old.rows_per_sample, old.guidance, old.flops_ratio, 0,
         tuple(PreparedTensor(c.name, "float32", True, True, (c.entries, c.width)) for c in prepare.conditioning),

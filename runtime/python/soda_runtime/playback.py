@@ -28,6 +28,7 @@ from .signature import (
     Port,
     cache_in,
     cache_out,
+    coefficient_table,
     finish_signature,
     request_ports,
     step_signature,
@@ -72,7 +73,9 @@ class Playback:
         self.noise_steps = self._noise_steps(noise_bytes)
         self.noise = allocate(noise_bytes * self.noise_steps)
         self.request = {name: self._allocate(port) for name, port in request_ports(manifest).items()}
-        self._tables = {name: _upload(allocate, self._padded(name, table)) for name, table in bundle.tables.items()}
+        self._coefficients = _upload(allocate, self._padded(bundle.tables[coefficient_table(manifest, accelerated)]))
+        tables = [name for program in manifest.prepare for name in program.tables]
+        self._tables = {name: _upload(allocate, bundle.tables[name]) for name in tables}
         self._tensors = {tensor.name: self._allocate_tensor(tensor) for tensor in manifest.tensors}
         self.encode_text, self.prepare_request, self.prepares = self._bind_prepares()
         at_once = isinstance(bundle.backend, DeviceBackend)  # its loop is made of bound steps
@@ -156,10 +159,10 @@ class Playback:
         ahead = backend.noise_bytes if isinstance(backend, DeviceBackend) and sampler.stochastic else 0
         return max(1, min(sampler.steps, ahead // bytes_a_step))
 
-    def _padded(self, name: str, table: NDArray[Any]) -> NDArray[Any]:
+    def _padded(self, table: NDArray[Any]) -> NDArray[Any]:
         """A table whose rows are taken one by one, each at an address that the device's engines take."""
         backend = self._bundle.backend
-        if name != COEFFICIENTS or not isinstance(backend, DeviceBackend):
+        if not isinstance(backend, DeviceBackend):
             return table
         room = -table.shape[1] * table.itemsize % backend.row_bytes // table.itemsize
         return np.pad(table, ((0, 0), (0, room)))
@@ -232,8 +235,8 @@ class Playback:
                 places[cache_in(slot)] = (self.arena, offset * self.batch)
             for slot, offset in zip(used.writes, step.write_offsets, strict=True):
                 places[cache_out(slot)] = (self.arena, offset * self.batch)
-        row_bytes = self._tables[COEFFICIENTS].nbytes // manifest.sampler.steps
-        places[COEFFICIENTS] = (self._tables[COEFFICIENTS], index * row_bytes)
+        row_bytes = self._coefficients.nbytes // manifest.sampler.steps
+        places[COEFFICIENTS] = (self._coefficients, index * row_bytes)
         rows: dict[str, tuple[Memory, int]] = {}
         for tensor in manifest.tensors:
             rows[tensor.name] = (self._tensors[tensor.name], index % self.window if tensor.per_step else 0)

@@ -11,6 +11,8 @@ LABELS = "labels"
 INPUT_IDS, ATTENTION_MASK, EMBEDS = "input_ids", "attention_mask", "embeds"
 STATE, STATE_OUT = "state", "state_out"
 COEFFICIENTS = "coefficients"
+BASELINE_COEFFICIENTS = "baseline_coefficients"
+"""The table of the sampler's own coefficients, where the schedule brings others."""
 GUIDANCE = "guidance"
 NOISE = "noise"
 LATENTS, IMAGE = "latents", "image"
@@ -59,9 +61,14 @@ def coefficient_count(state_size: int, learned_variance: bool = False) -> int:
 
 
 def scalar_count(manifest: Manifest) -> int:
-    """Length of a row of the table `coefficients`: the sampler's, then 3 weights for each group of forecasts."""
+    """Length of a row of the tables of coefficients: the sampler's, then 3 weights for each group of forecasts."""
     sampler = manifest.sampler
     return coefficient_count(sampler.state_size, sampler.learned_variance) + 3 * manifest.forecasts
+
+
+def coefficient_table(manifest: Manifest, accelerated: bool) -> str:
+    """The table whose rows a request's steps take as `coefficients`."""
+    return BASELINE_COEFFICIENTS if manifest.sampler.corrected and not accelerated else COEFFICIENTS
 
 
 def request_ports(manifest: Manifest) -> dict[str, Port]:
