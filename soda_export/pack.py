@@ -114,7 +114,7 @@ def make_manifest(
         ),
         sampler=Sampler(
             table.sampler.name, table.sampler.steps, index.timesteps, index.state_size, index.stochastic,
-            index.learned_variance, index.corrected, index.initial_scale,
+            index.learned_variance, index.fitted, index.initial_scale,
         ),
         rows_per_sample=table.rows, guidance=table.guidance, flops_ratio=table.flops_ratio,
         forecasts=table.num_forecasts,

@@ -174,6 +174,7 @@ class Workbench:
         """Read a plan that someone wrote, and refuse it if it is for something else."""
         plan = read_plan(path)
         check_fits(plan, self.loaded.denoiser.spec, self.identity, self.options.guidance)
+        self.sampler.with_coefficients(plan.coefficients)
         return plan
 
     def build(

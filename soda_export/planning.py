@@ -16,7 +16,7 @@ from .plan.anchors import anchor_cost, solve_anchors
 from .plan.problem import Target
 from .plan.solve import PlanOptions, SolvedPlan, flops_ratio, make_plan, problem_of, solve_plan
 from .profile.sensitivity import MAX_INTERVAL, SensitivityMap
-from .search.best import affordable_samples, search_best
+from .search.best import MORE_SAMPLES, affordable_samples, search_best
 from .search.journal import Journal
 from .search.trial import Trials
 
@@ -66,25 +66,43 @@ def _plan(
     bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
     if options.planner != "best":
-        return solve_plan(sensitivity, bench.loaded.denoiser.spec, options)
+        solved = solve_plan(sensitivity, bench.loaded.denoiser.spec, options)
+        return _fit(bench, sensitivity, solved, options, calibration) if options.fit_sampler == "always" else solved
     return _search(bench, sensitivity, options, calibration)
+
+
+def _fit(
+    bench: Workbench, sensitivity: SensitivityMap, solved: SolvedPlan, options: PlanOptions, calibration: ProfileOptions
+) -> SolvedPlan:
+    """A planner's schedule with the sampler fitted to it."""
+    trials = _trials(bench, sensitivity, options, calibration)
+    trials = trials.with_samples(range(MORE_SAMPLES * options.plan_samples))
+    coefficients = trials.fit_sampler(solved.plan.schedule).coefficients
+    plan = replace(solved.plan, coefficients=coefficients, made_by=f"{solved.plan.made_by} fitted")
+    return replace(solved, plan=plan)
+
+
+def _trials(
+    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
+) -> Trials:
+    if options.plan_samples < 1:
+        raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
+    return Trials(
+        bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
+        bench.calibration(calibration, bench.calibration_texts(calibration)), range(options.plan_samples),
+        sensitivity.info.token_score, fit=options.fit_sampler != "never",
+    )  # fmt: skip
 
 
 def _search(
     bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
     """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
-    if options.plan_samples < 1:
-        raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
     if not 0.0 <= options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
-    spec, score = bench.loaded.denoiser.spec, sensitivity.info.token_score
+    spec, texts = bench.loaded.denoiser.spec, bench.calibration_texts(calibration)
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
-    texts = bench.calibration_texts(calibration)
-    trials = Trials(
-        bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
-        bench.calibration(calibration, texts), range(options.plan_samples), score,
-    )  # fmt: skip
+    trials = _trials(bench, sensitivity, options, calibration)
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
     if samples < options.plan_samples and options.plan_seconds:
         fit = f"only {samples} samples fit" if samples else "no measurements fit"
@@ -93,7 +111,8 @@ def _search(
         return solve_plan(sensitivity, spec, replace(options, planner="soda"))
     inputs = {
         "model": spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, "texts": texts,
-        "text_encoder": bench.components.text_hashes if texts else {}, "samples": samples, "token_score": score,
+        "text_encoder": bench.components.text_hashes if texts else {}, "samples": samples,
+        "token_score": sensitivity.info.token_score,
     }  # fmt: skip
     trials = trials.with_samples(range(samples))
     trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")
@@ -103,9 +122,10 @@ def _search(
     )  # fmt: skip
     made_by = (
         f"best ({found.by}) budget={options.budget} flops_ratio={options.flops_ratio:g} samples={samples} "
-        f"measured={found.measured} max_engines={options.max_engines}"
+        f"measured={found.measured} max_engines={options.max_engines}" + (" fitted" if trials.fit else "")
     )
-    return SolvedPlan(make_plan(sensitivity, found.schedule, made_by))
+    coefficients = found.sampler.coefficients if trials.fit else None
+    return SolvedPlan(make_plan(sensitivity, found.schedule, made_by, coefficients))
 
 
 def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines: EngineOptions) -> StepLatency:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .lower.program import STACK, ProgramTable, Slot, StepProgram
 from .models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser, call_head, label_rows
 from .plan.schedule import BLOCKS_RUN
-from .sampler import SamplerTable, guide
+from .sampler import SamplerTable, Stepper, guide
 from .tokens import TokenScorer, gather_tokens, scatter_tokens, top_tokens
 
 ChooseTokens = Callable[[int, Slot, Tensor, int], Tensor]
@@ -25,7 +25,7 @@ def _top(step: int, slot: Slot, scores: Tensor, keep: int) -> Tensor:
 @torch.no_grad()
 def run_reference(
     denoiser: Denoiser,
-    sampler: SamplerTable,
+    sampler: Stepper,
     table: ProgramTable,
     condition: Tensor | LabelRows | TextRows,
     initial_noise: Tensor,
@@ -35,10 +35,13 @@ def run_reference(
 ) -> Tensor:
     """Latents [B, C, H, W] after all steps.
 
+    sampler: a SamplerTable takes the table's coefficients, where it has any; another stepper is used as it is.
     condition: labels [B], or the labels or the text of all rows. initial_noise: [B, C, H, W]. step_noise:
     [S, B, C, H, W], needed by stochastic samplers.
     choose: replaces the selection of tokens, so that a comparison can settle near-ties the same way on both sides.
     """
+    if isinstance(sampler, SamplerTable):
+        sampler = sampler.with_coefficients(table.own_coefficients)
     scale = table.guidance if guidance is None else guidance
     spec, channels = denoiser.spec, denoiser.spec.latent_shape[0]
     guided = table.sampler.guided_channels or channels

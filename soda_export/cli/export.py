@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from ..files import write_whole
 from ..plan.interchange import TOOLS, Tool
 from ..plan.plan import read_plan
 from .terminal import print_json, start_logging
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -42,6 +45,8 @@ def export(
         content = TOOLS[to].write(given.schedule, given.model)
     except PlanError as error:
         raise PlanError(f"{plan}: {error}") from None
+    if given.coefficients is not None:
+        log.warning("export: the plan's fitted coefficients are left out; %s uses its sampler as it is", to)
     path = out or plan.with_suffix(f".{to}.json")
     write_whole(path, content)
     if json:

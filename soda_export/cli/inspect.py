@@ -79,7 +79,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         "programs": len(used), "engines": [manifest.programs[i].file for i in used],
         "arena_bytes": manifest.arena.bytes, "arena_lower_bound_bytes": manifest.arena.lower_bound_bytes,
         "arena_naive_bytes": manifest.arena.naive_bytes, "weights_bytes": weights, "precision": manifest.precision,
-        "bundle_bytes": files,
+        "bundle_bytes": files, "fitted": manifest.sampler.fitted,
     }  # fmt: skip
     if json:
         print_json(result)
@@ -106,7 +106,8 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("model", f"{manifest.model.family}, {manifest.model.num_layers} layers, {manifest.model.num_tokens} "
                       f"tokens, width {manifest.model.width}, hash {manifest.model.hash[:12]}"),
             ("takes, gives", f"{takes}; {'images' if manifest.finish else manifest.model.output}"),
-            ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"),
+            ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"
+                        + (", fitted to the schedule" if manifest.sampler.fitted else "")),
             ("FLOPs ratio", f"{manifest.flops_ratio:.3f}"),
             *engines,
             ("cache arena", f"{megabytes(manifest.arena.bytes)} a sample (lower bound "
@@ -133,7 +134,8 @@ def _inspect_table(path: Path, table: ProgramTable, json: bool) -> None:
 def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
     result = {
         "model": plan.model.name, "sampler": plan.sampler.name, "steps": plan.sampler.steps,
-        "guidance": plan.guidance, "anchors": plan.anchors, "made_by": plan.made_by,
+        "guidance": plan.guidance, "anchors": plan.anchors, "fitted": plan.coefficients is not None,
+        "made_by": plan.made_by,
     }  # fmt: skip
     if json:
         print_json(result)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from safetensors.numpy import save_file
-from soda_runtime.signature import COEFFICIENTS
+from soda_runtime.signature import BASELINE_COEFFICIENTS, COEFFICIENTS
 
 from ..lower.program import ProgramTable
 from ..models.blocks import TORCH_DTYPES
@@ -37,6 +37,7 @@ def export_programs(
     progress(done, total) counts weights, tracing, and each graph.
     """
     started = time.perf_counter()
+    own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
     total = 3 + len(table.programs)
     compute = COMPUTE[precision]
     write_weights(denoiser, folder, TORCH_DTYPES[compute], int8=precision == "int8-weights")
@@ -52,12 +53,14 @@ def export_programs(
         progress(4 + i, total)
     tables = {name: tensor.numpy() for name, tensor in denoiser.tables(sampler.timesteps).items()}
     arrays = {COEFFICIENTS: step_scalars(sampler, table), **tables}
+    if table.coefficients:
+        arrays[BASELINE_COEFFICIENTS] = step_scalars(own.widened(sampler.state_size), table)
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}
     save_file(contiguous, folder / TABLES_NAME)
     index = ExportIndex(
         compute, tuple(assembler.tensors.values()), prepare, names, tuple(map(assembler.taken, table.programs)),
-        WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance, False,
-        sampler.initial_scale, sampler.timesteps,
+        WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
+        bool(table.coefficients), sampler.initial_scale, sampler.timesteps,
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
     log.info("export: %d graphs in %.1f s", len(index.graphs), time.perf_counter() - started)

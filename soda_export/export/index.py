@@ -24,7 +24,7 @@ class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_size: int
     stochastic: bool
     learned_variance: bool
-    corrected: bool
+    fitted: bool
     initial_scale: float
     timesteps: tuple[float, ...]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ..models.flops import full_step_flops, step_flops
 from ..models.precision import VALUE_BYTES, Compute
 from ..models.spec import DenoiserSpec
-from ..plan.plan import Plan, hash_of, plan_text
+from ..plan.plan import Plan, exact_floats, hash_of, plan_text
 from ..plan.schedule import BLOCKS_RUN, Schedule
 from .arena import layout_arena
 from .liveness import live_values
@@ -48,6 +48,7 @@ def lower_plan(plan: Plan, spec: DenoiserSpec, precision: Compute = "fp32") -> P
         hash_of(plan_text(plan)), len(indices) * full_step_flops(spec, plan.rows) / max(1, spent), tuple(programs),
         indices, programs.index(baseline), weights, values,
         layout_arena(values, value_bytes, _naive_places(programs, spec)),
+        tuple(map(tuple, exact_floats(plan.coefficients))),
     )  # fmt: skip
     verify_table(table)
     return table

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import PlanError
 from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore
 
-FORMAT, VERSION = "soda-programs", 2
+FORMAT, VERSION = "soda-programs", 3
 STACK = "stack"
 
 
@@ -77,7 +79,8 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """programs.json. step_programs: [S] index into programs. baseline: the program that computes everything and
     caches nothing; it serves unaccelerated generation and no step of the plan needs it. forecast_weights: [S][G][3],
     weights of a forecast slot's values of age 0, 1, 2, for each group of the step's program; G is the same for all
-    steps. values: in order of `first`; arena.offsets follows it.
+    steps. values: in order of `first`; arena.offsets follows it. coefficients: the plan's; none where the sampler
+    keeps its own.
     """
 
     format: str
@@ -95,6 +98,12 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     forecast_weights: tuple[tuple[tuple[float, float, float], ...], ...]
     values: tuple[CachedValue, ...]
     arena: ArenaLayout
+    coefficients: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def own_coefficients(self) -> NDArray[np.float32] | None:
+        """The plan's coefficients of the sampler [S, columns], if it has any."""
+        return np.array(self.coefficients, np.float32) if self.coefficients else None
 
     @property
     def num_engines(self) -> int:

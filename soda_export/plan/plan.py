@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,8 +18,9 @@ from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore, identi
 from ..models.spec import DenoiserSpec
 from .schedule import BLOCKS_RUN, Schedule
 
-FORMAT, VERSION = "soda-plan", 2
-_OLD_VERSION = 1  # the same without forecasts and reuse_stack
+FORMAT, VERSION = "soda-plan", 3
+_OLD_VERSIONS = (1, 2)  # the same without coefficients; 1 without forecasts and reuse_stack, too
+_NUMBERS = re.compile(rb"\[[-+.e\d,\s]*\]")
 MAX_GUIDANCE = 1e6
 
 Word = Literal["compute", "reuse", "reuse1", "reuse2"]
@@ -40,11 +42,13 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_score: TokenScore = "mean"
     map_hash: str = ""
     made_by: str = ""
+    coefficients: list[list[float]] = []
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Frozen decisions. token_score names the quantity whose largest tokens a pruned module keeps."""
+    """Frozen decisions. token_score names the quantity whose largest tokens a pruned module keeps. coefficients: of the
+    sampler, fitted to the schedule, in place of its own: [S, columns] as in SamplerTable; None leaves it as it is."""
 
     model: ModelIdentity
     sampler: SamplerIdentity
@@ -53,6 +57,7 @@ class Plan:
     token_score: TokenScore = "mean"
     map_hash: str = ""
     made_by: str = ""
+    coefficients: NDArray[np.float32] | None = None
 
     @property
     def anchors(self) -> tuple[int, ...]:
@@ -66,12 +71,20 @@ class Plan:
 
 
 def plan_text(plan: Plan) -> bytes:
-    """plan.json: a step that does one thing everywhere is one word, a module that does so, too."""
+    """plan.json: a step that does one thing everywhere is one word, a module that does so, too; a row of numbers is one
+    line."""
     steps = [_compact_step(plan, t) for t in range(plan.schedule.steps)]
     file = PlanFile(
-        FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, steps, plan.token_score, plan.map_hash, plan.made_by
+        FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, steps, plan.token_score, plan.map_hash, plan.made_by,
+        exact_floats(plan.coefficients),
     )  # fmt: skip
-    return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+    text = msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+    return _NUMBERS.sub(lambda row: b"[" + b" ".join(row[0][1:-1].split()) + b"]", text)
+
+
+def exact_floats(table: NDArray[np.float32] | None) -> list[list[float]]:
+    """Rows of float32 as the shortest numbers that read back as the same."""
+    return [] if table is None else [[float(str(value)) for value in row] for row in table]
 
 
 def read_plan(path: Path) -> Plan:
@@ -82,7 +95,7 @@ def read_plan(path: Path) -> Plan:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); `soda-export plan` writes one") from None
     except (StrictJsonError, msgspec.ValidationError) as error:
         raise PlanError(f"{path}: {error}; docs/PLAN.md describes the format") from None
-    if file.format != FORMAT or file.version not in (_OLD_VERSION, VERSION):
+    if file.format != FORMAT or file.version not in (*_OLD_VERSIONS, VERSION):
         raise PlanError(f"{path}: format {file.format!r} version {file.version}, expected {FORMAT!r} version {VERSION}")
     try:
         return _expand(file)
@@ -157,7 +170,24 @@ def _expand(file: PlanFile) -> Plan:
         if not isinstance(ops, str) and ops.keys() != set(model.modules):
             odd = sorted(ops.keys() - set(model.modules))
             raise PlanError(f"step {t}: unknown module {odd[0]!r}; the model has {', '.join(model.modules)}")
-    return Plan(model, file.sampler, file.guidance, schedule, file.token_score, file.map_hash, file.made_by)
+    return Plan(
+        model, file.sampler, file.guidance, schedule, file.token_score, file.map_hash, file.made_by,
+        _expand_coefficients(file),
+    )  # fmt: skip
+
+
+def _expand_coefficients(file: PlanFile) -> NDArray[np.float32] | None:
+    """The rows, or None. Whether they are this sampler's is seen where it is known (SamplerTable.with_coefficients)."""
+    rows = file.coefficients
+    if not rows:
+        return None
+    if len(rows) != len(file.steps) or len({len(row) for row in rows}) > 1:
+        raise PlanError(f"coefficients: {len(rows)} rows for {len(file.steps)} steps, or rows of several lengths")
+    with np.errstate(over="ignore"):
+        table = np.array(rows, np.float32)
+    if not np.isfinite(table).all():
+        raise PlanError("coefficients: a number is beyond float32")
+    return table
 
 
 def _expand_module(model: ModelIdentity, step: int, module: str, ops: ModuleOps | str) -> list[int]:

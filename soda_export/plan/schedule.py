@@ -13,6 +13,7 @@ from ..models.spec import DenoiserSpec
 BLOCKS_RUN = -1
 MAX_ORDER = 2
 """Highest order of a forecast: it needs order + 1 computed outputs."""
+_NEW_SHARE = 0.15  # of a full step's FLOPs
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,13 @@ class Schedule:
     def num_kinds(self) -> int:
         """Number of different steps, each of which needs an engine."""
         return len({kept.tobytes() + stack.tobytes() for kept, stack in zip(self.kept, self.stack, strict=True)})
+
+    def renews(self, spec: DenoiserSpec, rows: int) -> list[bool]:
+        """Whether each step computes enough for its prediction to be a new one."""
+        least = _NEW_SHARE * full_step_flops(spec, rows)
+        return [
+            step_flops(spec, rows, kept, int(stack)) > least for kept, stack in zip(self.kept, self.stack, strict=True)
+        ]
 
     def flops(self, spec: DenoiserSpec, rows: int) -> int:
         """FLOPs of the whole run for one sample of `rows` rows."""

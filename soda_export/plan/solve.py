@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import PlanError
 from ..models.identity import identify, same_model
@@ -25,6 +26,7 @@ PlannerName = Literal[
     "best", "soda", "soda-cem", "soda-literal", "dcs", "uas", "dp-forecast", "taylorseer", "taylorseer1",
     "smoothcache", "toca", "duca", "fora", "uniform",
 ]  # fmt: skip
+FitSampler = Literal["best", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,11 @@ class PlanOptions:
     plan_seconds: float = 120.0
     """best: how long it may measure; a search that was stopped goes on. 0 takes soda's schedule as it is."""
     plan_samples: int = 16
-    """best: generations that each schedule is measured on."""
+    """best: generations that each schedule is measured on. Four times as many are for the last choice and for fitting
+    the sampler."""
+    fit_sampler: FitSampler = "best"
+    """Fit the sampler's coefficients to the schedule, which costs no latency: with best alone, with any planner, or
+    never."""
     cost: AnchorCost = "sum"
     """soda: cost of an interval between anchors, exact sum over the map, or CEM's form."""
     strategy: Strategy = "efficiency"
@@ -108,12 +114,15 @@ def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOpt
     return result
 
 
-def make_plan(sensitivity: SensitivityMap, schedule: Schedule, made_by: str) -> Plan:
-    """A schedule as a plan for what the map was measured on."""
+def make_plan(
+    sensitivity: SensitivityMap, schedule: Schedule, made_by: str, coefficients: NDArray[np.float32] | None = None
+) -> Plan:
+    """A schedule as a plan for what the map was measured on. coefficients: of the sampler, where they were fitted."""
     info = sensitivity.info
     return Plan(
-        info.model, info.sampler, info.guidance, schedule, info.token_score, hash_of(map_bytes(sensitivity)), made_by
-    )
+        info.model, info.sampler, info.guidance, schedule, info.token_score, hash_of(map_bytes(sensitivity)), made_by,
+        coefficients,
+    )  # fmt: skip
 
 
 def check_engines(schedule: Schedule, options: PlanOptions) -> None:

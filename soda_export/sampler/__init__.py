@@ -1,13 +1,16 @@
 """The frozen sampler. `freeze_sampler` turns a name and a model's scheduler config into a table of affine maps.
 
 In the order of processing: scheduler.py builds the diffusers scheduler or refuses it, probe.py measures what each of
-its steps does, table.py holds the result, step.py is the arithmetic that a step program contains.
+its steps does, table.py holds the result, step.py is the arithmetic that a step program contains; fit.py fits a table
+to a schedule.
 """
 
+from .fit import MEMORY, FittingSampler
 from .scheduler import SAMPLERS, make_scheduler
 from .step import advance_state, guide
-from .table import SamplerTable, freeze_sampler
+from .table import SamplerTable, Stepper, freeze_sampler
 
 __all__ = [
-    "SAMPLERS", "SamplerTable", "advance_state", "freeze_sampler", "guide", "make_scheduler",
+    "MEMORY", "SAMPLERS", "FittingSampler", "SamplerTable", "Stepper", "advance_state", "freeze_sampler", "guide",
+    "make_scheduler",
 ]  # fmt: skip

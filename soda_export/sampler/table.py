@@ -6,19 +6,36 @@ With the timesteps fixed, a step maps a small state z = (x, h1..) and the model'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, PlanError
 from .probe import StepMap, probe_step
 from .scheduler import CONFIG, make_scheduler
 from .step import advance_state
+
+
+class Stepper(Protocol):
+    """What a run needs of a sampler. Shapes as in SamplerTable."""
+
+    @property
+    def timesteps(self) -> tuple[float, ...]: ...
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    def begin(self, noise: Tensor) -> Tensor: ...
+
+    def model_input(self, step: int, state: Tensor) -> Tensor: ...
+
+    def advance(self, step: int, state: Tensor, output: Tensor, noise: Tensor | None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,34 @@ class SamplerTable:
         """The next state. output: [B, C or 2C, H, W], noise: [B, C, H, W] or None."""
         row = torch.from_numpy(self.coefficients[step]).to(state.device)
         return advance_state(row, state, output, noise, self.learned_variance)
+
+    def with_coefficients(self, coefficients: NDArray[np.float32] | None) -> SamplerTable:
+        """The same sampler with another table; None leaves it as it is. The number of columns says how large the state
+        is. Raises PlanError where it cannot be this sampler's."""
+        if coefficients is None:
+            return self
+        least = self.coefficients.shape[1]
+        steps, columns = coefficients.shape
+        size = math.isqrt(columns - 2 * self.learned_variance) - 1  # 1 + n n + 2 n columns
+        if steps != self.steps or columns < least or (size + 1) ** 2 + 2 * self.learned_variance != columns:
+            raise PlanError(
+                f"the plan's coefficients are {steps} rows of {columns}, which are not a table of {self.name} with "
+                f"{self.steps} steps ({least} columns, or those of a larger state); plan again"
+            )
+        return replace(self, coefficients=coefficients, state_size=size)
+
+    def widened(self, state_size: int) -> SamplerTable:
+        """The same sampler over a larger state, whose further tensors it neither reads nor writes."""
+        n, m = self.state_size, state_size
+        rows = np.zeros((self.steps, (m + 1) ** 2 + 2 * self.learned_variance), np.float32)
+        own = self.coefficients
+        rows[:, 0] = own[:, 0]
+        rows[:, 1 : 1 + m * m].reshape(-1, m, m)[:, :n, :n] = own[:, 1 : 1 + n * n].reshape(-1, n, n)
+        for part in range(2):  # b, then c
+            rows[:, 1 + m * m + part * m :][:, :n] = own[:, 1 + n * n + part * n :][:, :n]
+        if self.learned_variance:
+            rows[:, -2:] = own[:, -2:]
+        return replace(self, coefficients=rows, state_size=m)
 
 
 def freeze_sampler(

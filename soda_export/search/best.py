@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import PlanError
 from ..plan.intervals import solve_intervals
@@ -26,9 +27,10 @@ from ..plan.planners import PLANNERS, Planner
 from ..plan.planners.soda import plan_soda
 from ..plan.problem import Problem, Target
 from ..plan.schedule import Schedule
+from ..sampler import SamplerTable
 from .closed_loop import MEASURED_WAYS, IntervalCosts, Way, measure_intervals
 from .draft import Draft, Realizer
-from .panel import Panel, draw_panel
+from .panel import draw_panel
 from .predict import Predictor
 from .refine import Measured, Search
 from .trial import Trials
@@ -38,17 +40,20 @@ _PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0
 _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
 _LEADERS = 4  # planners
-_FINALISTS, _PLANNERS_IN_FINAL, _MORE_SAMPLES = 4, 2, 4
+_FINALISTS, _PLANNERS_IN_FINAL = 4, 2
+MORE_SAMPLES = 4  # times those of the search, in the run-off and for the last fit
 _LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
 _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing is worth measuring
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the search came to. rmse: over all samples, estimated from those of the run-off. by: which planner, and how
-    it was refined. portfolio: typical error of each planner's schedule, on a few samples."""
+    """What the search came to. sampler: fitted to the schedule where the trials fit, else as it was. rmse: over all
+    samples, estimated from those of the run-off. by: which planner, and how it was refined. portfolio: typical error of
+    each planner's schedule, on a few samples."""
 
     schedule: Schedule
+    sampler: SamplerTable
     rmse: float
     by: str
     measured: int
@@ -117,13 +122,16 @@ def search_best(
             search.refine_draft(start.at, start.error, f"{start.by}, refined")
         else:
             search.refine_schedule(start.at, start.error, f"{start.by}, refined")
-    winner = _run_off(search, leaders, trials, panel, started + seconds, clock)
+    count = MORE_SAMPLES * samples
+    many, weights = trials.with_samples(panel.choose(count), panel.weights(count)), panel.weights(count)
+    winner = _run_off(search, leaders, many, weights, started + seconds, clock)
+    sampler = many.fit_sampler(winner.schedule) if trials.fit else trials.sampler
     log.info("plan: scouted %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))
     log.info(
         "plan: %s, RMSE %.4g; %d schedules and %d intervals measured",
         winner.by, winner.error, len(search.measured), costs.measured,
     )  # fmt: skip
-    return Found(winner.schedule, winner.error, winner.by, len(search.measured), errors)
+    return Found(winner.schedule, sampler, winner.error, winner.by, len(search.measured), errors)
 
 
 def _scout(
@@ -140,11 +148,10 @@ def _scout(
 
 
 def _run_off(
-    search: Search, leaders: list[str], trials: Trials, panel: Panel, deadline: float, clock: Callable[[], None]
-) -> Measured:
-    """The finalist of least RMSE on more samples; those for whom there is no time are out."""
-    count = _MORE_SAMPLES * len(trials.samples)
-    many, weights = trials.with_samples(panel.choose(count)), panel.weights(count)
+    search: Search, leaders: list[str], many: Trials, weights: NDArray[np.float64], deadline: float,
+    clock: Callable[[], None],
+) -> Measured:  # fmt: skip
+    """The finalist of least weighted RMSE on many samples; those for whom there is no time are out."""
     best: Measured | None = None
     planners = [m for m in search.measured if m.by in leaders[:_PLANNERS_IN_FINAL]]
     for finalist in [*search.finalists(_FINALISTS), *planners]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..models.denoiser import Prepared, call_denoiser, call_head
 from ..plan.forecast import forecast_weights
+from ..sampler import MEMORY, Stepper
 from .trial import Trials
 
 MAX_GAP = 10
@@ -91,6 +92,7 @@ class _Interval:
         self.nodes = [t for t in (anchor, anchor - gap, anchor - 2 * gap) if t >= 0]
         self.modules: dict[tuple[int, str], list[Tensor]] = {}
         self.stacks: list[Tensor] = []
+        self.predictions: list[Tensor] = []
 
     @torch.no_grad()
     def play(self) -> NDArray[np.float64]:
@@ -116,27 +118,37 @@ class _Interval:
 
         trials = self.trials
         latents = torch.cat([trials.sampler.model_input(step, trials.states[step])] * trials.rows)
-        _, hidden = call_denoiser(trials.denoiser, latents, self.prepared.conditioning(step), keep)
+        output, hidden = call_denoiser(trials.denoiser, latents, self.prepared.conditioning(step), keep)
         self.stacks.append(hidden)
+        self.predictions.append(trials.guided(output)[:, : latents.shape[1]])
+
+    def _begin(self) -> tuple[Stepper, Tensor]:
+        """What the steps after the anchor are taken with, and the state they find."""
+        trials, state = self.trials, self.trials.states[self.anchor + 1]
+        if not trials.fit:
+            return trials.sampler, state
+        renews = [not self.anchor < step < self.anchor + self.gap for step in range(trials.sampler.steps)]
+        fitting = trials.fitting(renews)
+        return fitting, fitting.resume(state, self.predictions[1 : 1 + MEMORY])
 
     def _finish(self, way: Way) -> Tensor:
         trials, begin = self.trials, self.anchor + 1
-        state = trials.states[begin]
+        stepper, state = self._begin()
         for step in range(begin, trials.sampler.steps):
             if step >= self.anchor + self.gap:
-                state = trials.advance(self.prepared, step, state)
+                state = trials.advance(self.prepared, step, state, stepper=stepper)
                 continue
             weights = forecast_weights(step, self.nodes, way.order)
             if way.stack:
                 hidden = _weighted(weights, self.stacks)
                 output = call_head(trials.denoiser, hidden, self.prepared.conditioning(step))
-                state = trials.advance(self.prepared, step, state, output=output)
+                state = trials.advance(self.prepared, step, state, output=output, stepper=stepper)
             else:
 
                 def reused(layer: int, name: str, _: object, weights: tuple[float, ...] = weights) -> Tensor:
                     return _weighted(weights, self.modules[layer, name])
 
-                state = trials.advance(self.prepared, step, state, reused)
+                state = trials.advance(self.prepared, step, state, reused, stepper=stepper)
         return state[0]
 
 

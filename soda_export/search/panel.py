@@ -58,7 +58,8 @@ def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> 
             if batch and (time.perf_counter() - started) * (batch + 1) / batch > seconds:
                 break
             some = trials.with_samples(range(batch * size, (batch + 1) * size))
-            moved += mean_squares(some.play(pilots[0]) - some.play(pilots[1]))
+            ends = [some.play(pilot, some.sampler) for pilot in pilots]
+            moved += mean_squares(ends[0] - ends[1])
             progress()
         trials.journal.add(key, moved)
     return Panel(tuple(int(i) for i in np.argsort(moved)[::-1]))

@@ -19,7 +19,7 @@ from ..models.identity import SamplerIdentity, TokenScore, identify, rows_per_sa
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
 from ..reference import run_reference
-from ..sampler import SamplerTable, guide
+from ..sampler import FittingSampler, SamplerTable, Stepper, guide
 from .journal import Journal
 
 SEED = 1  # profiling uses 0 by default, evaluation its own range: planning sees neither
@@ -29,6 +29,8 @@ class Trials:
     """A batch of calibration samples; every schedule is measured on the same noise and conditions.
 
     samples: their numbers, each with noise and a condition of its own.
+    fit: whether the sampler's coefficients are fitted to each schedule on these samples (sampler/fit.py), each of which
+    counts by its weight; default alike.
     journal: every measurement is appended to this file, and taken from it if it is there: a search that was stopped
     replays what it had done in no time and goes on.
     """
@@ -36,7 +38,8 @@ class Trials:
     def __init__(
         self, denoiser: Denoiser, sampler: SamplerTable, identity: SamplerIdentity, guidance: float,
         calibration: Callable[[Sequence[int]], LabelRows | TextRows], samples: Sequence[int],
-        token_score: TokenScore = "mean", journal: Journal | None = None,
+        token_score: TokenScore = "mean", journal: Journal | None = None, fit: bool = False,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:  # fmt: skip
         self.denoiser, self.sampler, self.guidance = denoiser, sampler, guidance
         self._identity, self._token_score, self._calibration = identity, token_score, calibration
@@ -46,14 +49,14 @@ class Trials:
         self.step_noise = (
             torch.stack([self._noise(1 + t) for t in range(sampler.steps)]) if sampler.stochastic else None
         )
-        self.journal = Journal() if journal is None else journal
+        self.journal, self.fit, self._weights = Journal() if journal is None else journal, fit, weights
         self._states: list[Tensor] = []
 
-    def with_samples(self, samples: Sequence[int]) -> Trials:
+    def with_samples(self, samples: Sequence[int], weights: NDArray[np.float64] | None = None) -> Trials:
         """The same with other samples."""
         return Trials(
             self.denoiser, self.sampler, self._identity, self.guidance, self._calibration, samples,
-            self._token_score, self.journal,
+            self._token_score, self.journal, self.fit, weights,
         )  # fmt: skip
 
     def seconds_a_call(self) -> float:
@@ -87,18 +90,34 @@ class Trials:
         key = self.key_of(rounded.kept.tobytes() + rounded.stack.tobytes())
         known = self.journal.get(key)
         if known is None:
-            known = mean_squares(self.play(schedule) - self.states[-1][0])
+            known = mean_squares(self.play(schedule, self.stepper(schedule)) - self.states[-1][0])
             self.journal.add(key, known)
         return np.array(known)
 
-    def play(self, schedule: Schedule) -> Tensor:
+    def play(self, schedule: Schedule, stepper: Stepper) -> Tensor:
         """The final latents [B, C, H, W] of the schedule."""
         table = lower_plan(self.plan(schedule), self.denoiser.spec)
-        return run_reference(self.denoiser, self.sampler, table, self.condition, self.noise, self.step_noise)
+        return run_reference(self.denoiser, stepper, table, self.condition, self.noise, self.step_noise)
+
+    def stepper(self, schedule: Schedule) -> Stepper:
+        """What a schedule is measured with: the sampler as it is, or one that is fitted meanwhile."""
+        return self.fitting(schedule.renews(self.denoiser.spec, self.rows)) if self.fit else self.sampler
+
+    def fitting(self, renews: Sequence[bool]) -> FittingSampler:
+        """A sampler to be fitted on these samples. renews: whether each step's prediction is a new one."""
+        weights = None if self._weights is None else torch.from_numpy(self._weights)
+        return FittingSampler(self.sampler, self.states, renews, weights)
+
+    def fit_sampler(self, schedule: Schedule) -> SamplerTable:
+        """The sampler with coefficients that are fitted to the schedule."""
+        fitting = self.fitting(schedule.renews(self.denoiser.spec, self.rows))
+        self.play(schedule, fitting)
+        return fitting.fitted
 
     def key_of(self, what: bytes) -> str:
         """What the journal knows a measurement of `what` on these samples by."""
-        return hashlib.sha256(repr(self.samples).encode() + what).hexdigest()
+        fit = f"fitted {self._weights}".encode() if self.fit else b""
+        return hashlib.sha256(fit + repr(self.samples).encode() + what).hexdigest()
 
     @property
     def states(self) -> list[Tensor]:
@@ -114,17 +133,21 @@ class Trials:
     def advance(
         self, prepared: Prepared, step: int, state: Tensor,
         module_output: Callable[[int, str, Callable[[], Tensor]], Tensor] | None = None,
-        output: Tensor | None = None,
+        output: Tensor | None = None, stepper: Stepper | None = None,
     ) -> Tensor:  # fmt: skip
         """The state after a step: everything computed, or with module outputs or the prediction supplied."""
+        stepper = stepper or self.sampler
         if output is None:
-            latents = torch.cat([self.sampler.model_input(step, state)] * self.rows)
+            latents = torch.cat([stepper.model_input(step, state)] * self.rows)
             compute = module_output or self.computed(prepared)
             output, _ = call_denoiser(self.denoiser, latents, prepared.conditioning(step), compute)
-        channels = self.denoiser.spec.latent_shape[0]
-        guided = guide(output, self.rows, self.guidance, self._identity.guided_channels or channels, channels)
         noise = None if self.step_noise is None else self.step_noise[step]
-        return self.sampler.advance(step, state, guided, noise)
+        return stepper.advance(step, state, self.guided(output), noise)
+
+    def guided(self, output: Tensor) -> Tensor:
+        """Predictions of all rows -> one for each sample."""
+        channels = self.denoiser.spec.latent_shape[0]
+        return guide(output, self.rows, self.guidance, self._identity.guided_channels or channels, channels)
 
     def computed(self, prepared: Prepared) -> Callable[[int, str, Callable[[], Tensor]], Tensor]:
         """Module outputs by computing them."""

@@ -15,7 +15,7 @@ from ..options import ProfileOptions
 from ..pipeline import Progress, Workbench
 from ..plan.plan import describe_sampler, hash_of
 from ..plan.planners import PLANNERS
-from ..plan.solve import PlanOptions
+from ..plan.solve import FitSampler, PlanOptions
 from ..profile.sensitivity import SensitivityMap, map_bytes
 from .plot import plot_sweep
 from .rows import RowFile
@@ -52,6 +52,8 @@ class SweepOptions:
     """best: how long it may measure at each target."""
     plan_samples: int = PlanOptions.plan_samples
     """best: generations that each schedule is measured on."""
+    fit_sampler: FitSampler = PlanOptions.fit_sampler
+    """Fit the sampler's coefficients to the schedules of best alone, of all planners, or of none."""
 
 
 def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:
@@ -83,8 +85,9 @@ def make_setting(
 ) -> Setting:
     """What all units share. Raises PlanError for a map of another sampler."""
     planning = PlanOptions(
-        max_engines=options.max_engines, plan_seconds=options.plan_seconds, plan_samples=options.plan_samples
-    )
+        max_engines=options.max_engines, plan_seconds=options.plan_seconds, plan_samples=options.plan_samples,
+        fit_sampler=options.fit_sampler,
+    )  # fmt: skip
     return Setting(
         _portable(model), bench.options, bench.fit_map(sensitivity), planning, profiling, bench.store.root.resolve(),
         options.batch, BenchOptions(),

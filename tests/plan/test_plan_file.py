@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,17 @@ def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, step
     assert plan_text(again) == plan_text(plan)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=6, max_size=6))
+def test_coefficients_survive_their_file(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+    table = np.array(values, np.float32).reshape(3, 2)
+    plan = replace(make_plan(SPEC, np.full((3, 4, 2), 64)), coefficients=table)
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    path.write_bytes(plan_text(plan))
+    assert np.array_equal(read_plan(path).coefficients, table)
+    assert path.read_text().count("\n") < 35  # a row is a line
+
+
 def written(tmp_path: Path, **changes: object) -> Path:
     plan = json.loads(plan_text(make_plan(SPEC, np.full((3, 4, 2), 64))))
     plan["steps"] = ["compute", {"attn": "reuse", "ff": ["reuse", 16, 32, "compute"]}, "reuse"]
@@ -54,7 +66,11 @@ def test_shorthands_mean_what_they_say(tmp_path: Path) -> None:
         ({"steps": ["compute", {"attn": "reuse"}, "reuse"]}, "step 1: module 'ff' is missing"),
         ({"steps": ["compute", {"attn": "reuse", "ff": "reuse", "mlp": "reuse"}, "reuse"]}, "unknown module 'mlp'"),
         ({"steps": ["compute", "skip", "reuse"]}, "skip"),
-        ({"version": 3}, "version 3"),
+        ({"version": 4}, "version 4"),
+        ({"coefficients": [[1.0, 1.0, 0.0, 0.0]]}, "coefficients: 1 rows for 3 steps"),
+        ({"coefficients": [[1.0], [1.0, 2.0], [1.0]]}, "rows of several lengths"),
+        ({"coefficients": [[1e39]] * 3}, "beyond float32"),
+        ({"coefficients": [["1"]] * 3}, "coefficients"),
         ({"surprise": 1}, "surprise"),
         ({"guidance": "high"}, "guidance"),
     ],

@@ -54,7 +54,7 @@ def current_manifest(golden: Path) -> Json:
     manifest = {**read_manifest(golden), "version": VERSION}
     manifest.setdefault("forecasts", 0)
     scale = manifest["sampler"].pop("initial_scale")
-    manifest["sampler"].update(corrected=False, initial_scale=scale)
+    manifest["sampler"].update(fitted=False, initial_scale=scale)
     return manifest
 
 

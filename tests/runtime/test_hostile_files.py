@@ -224,7 +224,7 @@ def test_tables_written_anew_but_unchanged_get_as_far_as_the_backend(folder: Pat
         ("time_embedding", "F32", [1, 16]),
         ("time_embedding", "F32", [8]),
         ("surplus", "F32", [8, 4]),
-        ("baseline_coefficients", "F32", [8, 4]),  # of a sampler that is not corrected
+        ("baseline_coefficients", "F32", [8, 4]),  # of a sampler that is not fitted
     ],
 )  # fmt: skip
 def test_a_table_of_another_shape_or_type_is_refused(

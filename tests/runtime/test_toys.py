@@ -24,7 +24,7 @@ TOYS = {
     "half precision": Toy("fp16", windowed=True),
     "bfloat16": Toy("bf16", windowed=True),
     "bfloat16 with all the rest": Toy("bf16", 2, True, True, True),
-    "coefficients of the schedule": Toy(corrected=True),
+    "coefficients of the schedule": Toy(fitted=True),
     "coefficients of the schedule for a history, noise and learned variance": Toy("fp16", 2, True, True, True, True),
 }
 

@@ -37,7 +37,7 @@ class Toy:
     """The model's prediction is e = s x + gain, its variance channels are e / 2. Steps 1 and 3 take e from the cache.
 
     gain: (label + 1) / 8, made once per request; with `windowed`, that times a table's row, for every step.
-    corrected: the schedule has coefficients of its own.
+    fitted: the schedule has coefficients of its own.
     """
 
     precision: str = "fp32"
@@ -45,12 +45,12 @@ class Toy:
     stochastic: bool = False
     learned: bool = False
     windowed: bool = False
-    corrected: bool = False
+    fitted: bool = False
 
     def coefficients(self, accelerated: bool) -> Floats:
         """Any numbers below one, the same ones every time: the sampler's, or the schedule's own where it has some."""
         count = coefficient_count(self.state_size, self.learned)
-        generator = np.random.default_rng(int(self.corrected and accelerated))
+        generator = np.random.default_rng(int(self.fitted and accelerated))
         return generator.uniform(-0.6, 0.6, (STEPS, count)).astype(np.float32)
 
     def manifest(self) -> Manifest:
@@ -71,7 +71,7 @@ class Toy:
             "soda-bundle", VERSION, "toy", "ort", self.precision,  # type: ignore[arg-type]
             Model("toy", "toy", "", SHAPE, 1, ("m",), 1, 4, LabelCondition("label", CLASSES, 0), "latents"),
             Sampler(
-                "toy", STEPS, (1.0,) * STEPS, self.state_size, self.stochastic, self.learned, self.corrected, 2.0
+                "toy", STEPS, (1.0,) * STEPS, self.state_size, self.stochastic, self.learned, self.fitted, 2.0
             ),
             1, 1.0, 1.0, 0, tuple(tensors), tuple(prepare), programs, 2, steps, (), Arena(256, 256, 256, 256),
             ("empty.safetensors",), "tables.safetensors", dict.fromkeys(files),  # type: ignore[misc]
@@ -81,7 +81,7 @@ class Toy:
         """The bundle at `folder`."""
         folder.mkdir()
         manifest, tables = self.manifest(), {"coefficients": self.coefficients(True)}
-        if self.corrected:
+        if self.fitted:
             tables["baseline_coefficients"] = self.coefficients(False)
         if self.windowed:
             tables["factor"] = _factor()

@@ -41,14 +41,14 @@ Model decode_model(const Field& field) {
 
 Sampler decode_sampler(const Field& field) {
     field.object(
-        {"name", "steps", "timesteps", "state_size", "stochastic", "learned_variance", "corrected", "initial_scale"});
+        {"name", "steps", "timesteps", "state_size", "stochastic", "learned_variance", "fitted", "initial_scale"});
     return {field["name"].string(),
             field["steps"].integer(),
             decode_each(field["timesteps"], [](const Field& each) { return each.number(); }),
             field["state_size"].integer(),
             field["stochastic"].boolean(),
             field["learned_variance"].boolean(),
-            field["corrected"].boolean(),
+            field["fitted"].boolean(),
             field["initial_scale"].number()};
 }
 
@@ -110,7 +110,7 @@ void add_key(Json& object, const std::string& where, const char* key, Json value
 void upgrade(Json& value) {
     if (value["version"] == 2) add_key(value, "$", "forecasts", 0);
     const auto sampler = value.find("sampler");  // what else it is, decoding says
-    if (sampler != value.end() && sampler->is_object()) add_key(*sampler, "$.sampler", "corrected", false);
+    if (sampler != value.end() && sampler->is_object()) add_key(*sampler, "$.sampler", "fitted", false);
 }
 
 Manifest decode_any_version(Json& value, const std::string& where) {

@@ -48,7 +48,7 @@ struct Sampler {
     std::vector<double> timesteps;
     int64_t state_size;
     bool stochastic, learned_variance;
-    bool corrected;  // the schedule brings coefficients; the sampler's own are in `baseline_coefficients`
+    bool fitted;  // the schedule brings coefficients; the sampler's own are in `baseline_coefficients`
     double initial_scale;
 };
 

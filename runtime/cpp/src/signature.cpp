@@ -48,7 +48,7 @@ int64_t scalar_count(const Manifest& manifest) {
 }
 
 const char* coefficient_table(const Manifest& manifest, bool accelerated) {
-    return manifest.sampler.corrected && !accelerated ? "baseline_coefficients" : "coefficients";
+    return manifest.sampler.fitted && !accelerated ? "baseline_coefficients" : "coefficients";
 }
 
 Ports request_ports(const Manifest& manifest) {

@@ -64,7 +64,7 @@ class Model:
 @dataclass(frozen=True)
 class Sampler:
     """The frozen sampler. state_size: tensors in the state z = (x, h1..hK); stochastic: steps read noise;
-    learned_variance: the noise is scaled by what the model predicts; corrected: the schedule brings coefficients of
+    learned_variance: the noise is scaled by what the model predicts; fitted: the schedule brings coefficients of
     its own, the sampler's own are in the table `baseline_coefficients`."""
 
     name: str
@@ -73,7 +73,7 @@ class Sampler:
     state_size: int
     stochastic: bool
     learned_variance: bool
-    corrected: bool
+    fitted: bool
     initial_scale: float
 
 
@@ -206,7 +206,7 @@ def _upgrade(value: dict[str, Any]) -> dict[str, Any]:
     if value["version"] == 2:
         value = _with_key(value, "$", "forecasts", 0)
     if isinstance(value.get("sampler"), dict):  # what else it is, decoding says
-        value = {**value, "sampler": _with_key(value["sampler"], "$.sampler", "corrected", False)}
+        value = {**value, "sampler": _with_key(value["sampler"], "$.sampler", "fitted", False)}
     return {**value, "version": VERSION}
 
 

@@ -68,7 +68,7 @@ def scalar_count(manifest: Manifest) -> int:
 
 def coefficient_table(manifest: Manifest, accelerated: bool) -> str:
     """The table whose rows a request's steps take as `coefficients`."""
-    return BASELINE_COEFFICIENTS if manifest.sampler.corrected and not accelerated else COEFFICIENTS
+    return BASELINE_COEFFICIENTS if manifest.sampler.fitted and not accelerated else COEFFICIENTS
 
 
 def request_ports(manifest: Manifest) -> dict[str, Port]:

@@ -26,19 +26,19 @@ COLUMNS = {1: 4, 2: 9}  # of a state of so many tensors
 def test_an_unaccelerated_request_takes_the_samplers_own_coefficients(tmp_path: Path) -> None:
     """It gives what it gives without a correction, bit for bit, whatever was played before."""
     plain = Bundle.open(Toy(stochastic=True).write(tmp_path / "plain"), threads=1).session()
-    session = Bundle.open(Toy(stochastic=True, corrected=True).write(tmp_path / "toy"), threads=1).session()
+    session = Bundle.open(Toy(stochastic=True, fitted=True).write(tmp_path / "toy"), threads=1).session()
     for _ in range(2):
         assert not np.array_equal(session.generate(1, seed=5), plain.generate(1, seed=5))
         unaccelerated = session.generate(1, seed=5, accelerated=False)
         assert np.array_equal(unaccelerated, plain.generate(1, seed=5, accelerated=False))
 
 
-@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("fitted", [True, False])
 @pytest.mark.parametrize("accelerated", [True, False])
 def test_every_step_is_bound_to_its_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corrected: bool, accelerated: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: bool, accelerated: bool
 ) -> None:
-    toy, rows = Toy(state_size=2, corrected=corrected), {}
+    toy, rows = Toy(state_size=2, fitted=fitted), {}
     bind = NullEngine.bind
 
     def note(engine: NullEngine, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]) -> Any:
@@ -60,7 +60,7 @@ def test_a_device_takes_the_rows_of_both_tables_at_addresses_that_its_engines_ta
 ) -> None:
     """Others would be copied at each step."""
     pytest.importorskip("onnxruntime")
-    toy = Toy(state_size=2, corrected=True)
+    toy = Toy(state_size=2, fitted=True)
     folder = make_nvidia_bundle(tmp_path / "bundle", toy.write(tmp_path / "toy"))
     library = install_tensorrt(monkeypatch, FakeTensorRT(install_cuda(monkeypatch, FakeCuda()), "tensorrt_rtx"))
     library.cuda.zeros_will_do = mode == "on"  # the loop is recorded before there is a request
@@ -75,28 +75,28 @@ def test_a_device_takes_the_rows_of_both_tables_at_addresses_that_its_engines_ta
 
 
 @pytest.fixture
-def corrected(folder: Path) -> Path:
+def fitted(folder: Path) -> Path:
     """The golden bundle with a second table of coefficients."""
-    edit_manifest(folder, put("sampler", "corrected", value=True))
+    edit_manifest(folder, put("sampler", "fitted", value=True))
     retable(folder, "baseline_coefficients", zeros("F32", [8, COLUMNS[1]]))
     return folder
 
 
-def test_two_tables_of_coefficients_open(corrected: Path, opens: Callable[[Path], None]) -> None:
-    opens(corrected)
+def test_two_tables_of_coefficients_open(fitted: Path, opens: Callable[[Path], None]) -> None:
+    opens(fitted)
 
 
 @pytest.mark.parametrize("table", ["coefficients", "baseline_coefficients"])
-def test_a_missing_table_of_coefficients_is_refused(corrected: Path, refuses: Refuses, table: str) -> None:
-    retable(corrected, table, None)
-    refuses(corrected, "tables.safetensors")
+def test_a_missing_table_of_coefficients_is_refused(fitted: Path, refuses: Refuses, table: str) -> None:
+    retable(fitted, table, None)
+    refuses(fitted, "tables.safetensors")
 
 
 def test_the_samplers_own_coefficients_where_the_schedule_has_none_are_refused(
-    corrected: Path, refuses: Refuses
+    fitted: Path, refuses: Refuses
 ) -> None:
-    edit_manifest(corrected, put("sampler", "corrected", value=False))
-    refuses(corrected, "tables.safetensors")
+    edit_manifest(fitted, put("sampler", "fitted", value=False))
+    refuses(fitted, "tables.safetensors")
 
 
 @pytest.mark.parametrize("table", ["coefficients", "baseline_coefficients"])
@@ -108,25 +108,25 @@ def test_the_samplers_own_coefficients_where_the_schedule_has_none_are_refused(
     ],
 )  # fmt: skip
 def test_either_table_of_coefficients_of_another_shape_or_type_is_refused(
-    corrected: Path, refuses: Refuses, table: str, dtype: str, shape: list[int]
+    fitted: Path, refuses: Refuses, table: str, dtype: str, shape: list[int]
 ) -> None:
-    retable(corrected, table, zeros(dtype, shape))
-    refuses(corrected, "tables.safetensors")
+    retable(fitted, table, zeros(dtype, shape))
+    refuses(fitted, "tables.safetensors")
 
 
-def test_the_message_names_the_table_whose_columns_are_wrong(corrected: Path) -> None:
-    retable(corrected, "baseline_coefficients", zeros("F32", [8, 5]))
+def test_the_message_names_the_table_whose_columns_are_wrong(fitted: Path) -> None:
+    retable(fitted, "baseline_coefficients", zeros("F32", [8, 5]))
     with pytest.raises(BundleError, match=r"baseline_coefficients have shape \(8, 5\), expected 4 columns; rebuild"):
-        Bundle.open(corrected, backend="null")
+        Bundle.open(fitted, backend="null")
 
 
 OLDER: dict[str, tuple[Path, Callable[[Json], object], str]] = {
     "version 2 with forecasts": (GOLDEN, put("forecasts", value=0), r"\$: unknown key 'forecasts'"),
     "version 2 with a correction": (
-        GOLDEN, put("sampler", "corrected", value=False), r"\$\.sampler: unknown key 'corrected'"
+        GOLDEN, put("sampler", "fitted", value=False), r"\$\.sampler: unknown key 'fitted'"
     ),
     "version 3 with a correction": (
-        GOLDEN_V3, put("sampler", "corrected", value=False), r"\$\.sampler: unknown key 'corrected'"
+        GOLDEN_V3, put("sampler", "fitted", value=False), r"\$\.sampler: unknown key 'fitted'"
     ),
     "version 3 without forecasts": (GOLDEN_V3, drop("forecasts"), r"\$: missing key 'forecasts'"),
     "version 3 without a sampler": (GOLDEN_V3, drop("sampler"), r"\$: missing key 'sampler'"),

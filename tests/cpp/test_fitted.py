@@ -10,9 +10,9 @@ import pytest
 from soda_runtime import Bundle, BundleError
 
 from tests.runtime.bundles import copy_golden, distance, edit_manifest
-from tests.runtime.test_corrected import (
+from tests.runtime.test_fitted import (
     OLDER,
-    corrected,
+    fitted,
     test_a_missing_table_of_coefficients_is_refused,
     test_an_older_version_has_its_own_keys,
     test_either_table_of_coefficients_of_another_shape_or_type_is_refused,
@@ -25,7 +25,7 @@ from tests.runtime.toys import Toy
 from .library import BUILD, Library, has_backend
 
 __all__ = [
-    "corrected", "test_a_missing_table_of_coefficients_is_refused", "test_an_older_version_has_its_own_keys",
+    "fitted", "test_a_missing_table_of_coefficients_is_refused", "test_an_older_version_has_its_own_keys",
     "test_either_table_of_coefficients_of_another_shape_or_type_is_refused",
     "test_the_samplers_own_coefficients_where_the_schedule_has_none_are_refused",
     "test_two_tables_of_coefficients_open",
@@ -34,7 +34,7 @@ FAKES = BUILD / "fakes"
 SODA_BUNDLE_ERROR = 100
 TOYS = {
     "no correction": Toy(),
-    "a correction": Toy(corrected=True),
+    "a correction": Toy(fitted=True),
     "a correction of all there is": Toy("fp16", 2, True, True, True, True),
 }
 
@@ -63,7 +63,7 @@ def test_each_kind_of_request_takes_its_own_coefficients(
 
 
 def test_null_takes_either_kind_of_request(library: Library, tmp_path: Path) -> None:
-    session = library.open(Toy(corrected=True).write(tmp_path / "toy"), backend="null").session()
+    session = library.open(Toy(fitted=True).write(tmp_path / "toy"), backend="null").session()
     for baseline in (0, 1, 0):
         assert session.generate(labels=[0, 4], seed=5, baseline=baseline).shape == (2, 1, 2, 2)
 

@@ -1,0 +1,105 @@
+"""Fit a sampler's coefficients to a schedule: least squares leads every step back to the full model's path.
+
+A schedule's predictions are late: a reused one belongs to an earlier, noisier step. In a frozen schedule they are
+always late by as much, so a good part of the error is the same combination of known tensors in every generation: of the
+state, of the prediction, and of the two computed before it. A step of a frozen sampler is linear in those, so nothing
+but its coefficients has to change. They are fitted on calibration samples step by step, each on the states that the
+steps before it have led to (docs/decisions/0023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .step import advance_state
+from .table import SamplerTable
+
+MEMORY = 2
+"""Earlier predictions that a step may use: of the computations before the latest one."""
+_RIDGE = 1e-6  # of each tensor's norm, against tensors that are multiples of each other
+_NOTHING = 1e-5  # of the state: a difference that is rounding
+
+
+class FittingSampler:
+    """A sampler that fits its coefficients while it runs a schedule; as a Stepper it stands in for a SamplerTable.
+
+    Its state has MEMORY tensors more than the sampler's own: the predictions (C channels, guided) of the computations
+    before the latest one, latest first. path: the state before each step and after the last with everything computed,
+    S + 1 of [n, B, C, H, W], from the same noise. renews: for each step, whether its prediction is a new one. weights:
+    [B], what each sample counts for; default alike.
+    """
+
+    def __init__(
+        self, own: SamplerTable, path: Sequence[Tensor], renews: Sequence[bool], weights: Tensor | None = None
+    ) -> None:
+        self.own, self._path, self._renews = own, path, renews
+        self._wide = own.widened(own.state_size + MEMORY)
+        self._rows: NDArray[np.float32] = self._wide.coefficients.copy()
+        self._weights = None if weights is None else weights.double().sqrt().reshape(1, -1, 1)
+
+    @property
+    def fitted(self) -> SamplerTable:
+        """The sampler with the coefficients of the last run."""
+        return self.own.with_coefficients(self._rows.copy())
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """The sampler's."""
+        return self.own.timesteps
+
+    @property
+    def stochastic(self) -> bool:
+        """The sampler's."""
+        return self.own.stochastic
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """[B, C, H, W] -> the state [n + MEMORY, B, C, H, W]."""
+        return self._wide.begin(noise)
+
+    def resume(self, state: Tensor, predictions: Sequence[Tensor]) -> Tensor:
+        """The state in the middle of a run. state: [n, B, C, H, W]. predictions: those before the latest one, as many
+        as there are of MEMORY."""
+        missing = [torch.zeros_like(state[0])] * (MEMORY - len(predictions))
+        return torch.cat([state, torch.stack([*predictions, *missing])])
+
+    def model_input(self, step: int, state: Tensor) -> Tensor:
+        """What the model is called with: [B, C, H, W]."""
+        return self._wide.model_input(step, state)
+
+    def advance(self, step: int, state: Tensor, output: Tensor, noise: Tensor | None) -> Tensor:
+        """Fit the step's row to where it should lead from `state`, and take the step."""
+        n, m = self.own.state_size, self._wide.state_size
+        row = self._wide.coefficients[step].copy()
+        a, b = row[1 : 1 + m * m].reshape(m, m), row[1 + m * m : 1 + m * m + m]
+        if step + 1 < len(self._renews) and self._renews[step + 1]:  # before a new prediction takes its place
+            b[n] = 1.0
+            a[n + 1 :, n:-1] = np.eye(m - n - 1)
+        else:
+            a[n:, n:] = np.eye(m - n)
+        learned = self.own.learned_variance
+        reached = advance_state(torch.from_numpy(row), state, output, noise, learned)[:n]
+        target = self._path[step + 1]
+        if float((target - reached).norm()) > _NOTHING * float(target.norm()):
+            known = torch.cat([state, output[None, :, : state.shape[2]]])
+            change = self._least_squares(known, target - reached)
+            a[:n] += change[:, :m]
+            b[:n] += change[:, m]
+        self._rows[step] = row
+        return advance_state(torch.from_numpy(row), state, output, noise, learned)
+
+    def _least_squares(self, known: Tensor, wanted: Tensor) -> NDArray[np.float32]:
+        """[k, B, C, H, W], [n, B, C, H, W] -> the [n, k] weights whose sums of the known come nearest to the wanted."""
+        x, y = known.flatten(2).double(), wanted.flatten(2).double()
+        if self._weights is not None:
+            x, y = x * self._weights, y * self._weights
+        x, y = x.flatten(1), y.flatten(1)
+        norm = x.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        x = x / norm
+        gram = x @ x.T + _RIDGE * torch.eye(len(x), dtype=torch.float64)
+        solved: NDArray[np.float32] = (torch.linalg.solve(gram, x @ y.T) / norm).T.float().numpy()
+        return solved
