@@ -11,18 +11,22 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from soda_runtime import Session
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
 from soda_export.models.denoiser import TextRows
-from soda_export.options import SamplerOptions
+from soda_export.options import ProfileOptions, SamplerOptions
 from soda_export.pipeline import Workbench
+from soda_export.plan.schedule import Schedule
 from soda_export.reference import run_reference
+from soda_export.search.trial import Trials
 from soda_export.stages import StageStore
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +67,7 @@ def make(
         plan = make_plan(
             spec, schedule.kept, options.sampler, options.eta, options.guidance, stack=schedule.stack
         )  # fmt: skip
-        table = bench.build(plan, "ort", out).table
+        table = bench.build(replace(plan, coefficients=fit(bench, schedule)), "ort", out).table
         rows = condition(bench)
     initial = latent_noise(SEED, INITIAL_STREAM, 2, spec.latent_shape)
     steps = np.stack([latent_noise(SEED, 1 + i, 2, spec.latent_shape) for i in range(options.steps)])
@@ -75,6 +79,16 @@ def make(
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
     expected = {"latents": reference, **({"images": session.images()} if "prompt" in request else {})}
     np.savez(out.with_suffix(".npz"), seed=SEED, **request, **expected)
+
+
+def fit(bench: Workbench, schedule: Schedule) -> NDArray[np.float32]:
+    """Coefficients of the sampler for the schedule."""
+    options = ProfileOptions()
+    calibration = bench.calibration(options, bench.calibration_texts(options))
+    trials = Trials(
+        bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance, calibration, range(4)
+    )  # fmt: skip
+    return trials.fit_sampler(schedule).coefficients
 
 
 if __name__ == "__main__":

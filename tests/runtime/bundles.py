@@ -21,7 +21,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "v2"
 GOLDEN_TEXT = GOLDEN.with_name("v2-text")
 GOLDEN_V1 = GOLDEN.with_name("v1")
 GOLDEN_V3, GOLDEN_V3_TEXT = GOLDEN.with_name("v3"), GOLDEN.with_name("v3-text")
-GOLDENS = [GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT]
+GOLDEN_V4, GOLDEN_V4_TEXT = GOLDEN.with_name("v4"), GOLDEN.with_name("v4-text")
+GOLDENS = [GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT]
 
 Json = dict[str, Any]
 
