@@ -60,7 +60,7 @@ def export_programs(
     index = ExportIndex(
         compute, tuple(assembler.tensors.values()), prepare, names, tuple(map(assembler.taken, table.programs)),
         WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
-        bool(table.coefficients), sampler.initial_scale, sampler.timesteps,
+        sampler.initial_scale, sampler.timesteps, bool(table.coefficients),
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
     log.info("export: %d graphs in %.1f s", len(index.graphs), time.perf_counter() - started)

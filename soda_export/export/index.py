@@ -24,9 +24,9 @@ class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_size: int
     stochastic: bool
     learned_variance: bool
-    fitted: bool
     initial_scale: float
     timesteps: tuple[float, ...]
+    fitted: bool = False
 
     @property
     def graphs(self) -> tuple[str, ...]:

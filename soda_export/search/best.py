@@ -1,13 +1,13 @@
 """`best`: a portfolio of every planner's schedules and our own, measured end to end, and the best of them refined.
 
 1. A panel of calibration samples is drawn, half of them sensitive ones (panel.py). Every published planner plans for
-   the same FLOPs; each schedule is measured on it.
+   the same FLOPs; each schedule is measured on it, with the sampler fitted to it (sampler/fit.py).
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
    refined by local search on the measured error; the interval costs say what to measure first.
 4. The best few of all, and the best of the planners, are measured again on several times as many samples. The least
-   RMSE wins.
+   RMSE wins, and takes the coefficients that are fitted on those samples.
 """
 
 from __future__ import annotations

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from soda_runtime.manifest import Manifest, manifest_text, parse_manifest
 from soda_runtime.strict_json import StrictJsonError, decode, encode, parse_json
 
-from .bundles import GOLDEN, GOLDEN_V1, GOLDEN_V3, GOLDEN_V3_TEXT, current_manifest, may_raise
+from .bundles import (
+    GOLDEN,
+    GOLDEN_V1,
+    GOLDEN_V3,
+    GOLDEN_V3_TEXT,
+    GOLDEN_V4,
+    GOLDEN_V4_TEXT,
+    current_manifest,
+    may_raise,
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,12 @@ def test_a_manifest_of_version_3_is_read_as_the_canonical_text_of_the_current_on
     manifest = parse_manifest((golden / "manifest.json").read_bytes(), "golden")
     assert manifest_text(manifest) == json.dumps(current_manifest(golden), indent=2) + "\n"
     assert parse_manifest(manifest_text(manifest).encode(), "upgraded") == manifest
+
+
+@pytest.mark.parametrize("golden", [GOLDEN_V4, GOLDEN_V4_TEXT], ids=lambda golden: golden.name)
+def test_a_manifest_is_its_own_canonical_text(golden: Path) -> None:
+    text = (golden / "manifest.json").read_text()
+    assert manifest_text(parse_manifest(text.encode(), "golden")) == text
 
 
 def test_a_manifest_of_version_1_is_read_as_the_same_one_of_version_2() -> None:

@@ -72,7 +72,8 @@ def test_the_panel_seats_the_most_sensitive_samples(open_bench: OpenBench, probl
     panel = draw_panel(trials, 60.0, lambda: None)
     pool = trials.with_samples(range(len(panel.ranked)))
     pilots = [Schedule.at_anchors(problem.spec, STEPS, tuple(range(0, STEPS, 3)), order) for order in (0, 2)]
-    moved = ((pool.play(pilots[0]) - pool.play(pilots[1])) ** 2).mean(dim=(1, 2, 3)).numpy()
+    ends = [pool.play(pilot, pool.sampler) for pilot in pilots]
+    moved = ((ends[0] - ends[1]) ** 2).mean(dim=(1, 2, 3)).numpy()
     assert len(panel.ranked) >= 16
     assert set(panel.ranked[:4]) == set(np.argsort(moved)[-4:].tolist())
 
