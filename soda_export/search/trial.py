@@ -51,6 +51,7 @@ class Trials:
         )
         self.journal, self.fit, self._weights = Journal() if journal is None else journal, fit, weights
         self._states: list[Tensor] = []
+        self._fitted: dict[str, SamplerTable] = {}
 
     def with_samples(self, samples: Sequence[int], weights: NDArray[np.float64] | None = None) -> Trials:
         """The same with other samples."""
@@ -86,12 +87,14 @@ class Trials:
 
     def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
         """Mean squared error of each sample's final latents: [B]."""
-        rounded = round_keeps(schedule, self.denoiser.spec)
-        key = self.key_of(rounded.kept.tobytes() + rounded.stack.tobytes())
+        key = self._schedule_key(schedule)
         known = self.journal.get(key)
         if known is None:
-            known = mean_squares(self.play(schedule, self.stepper(schedule)) - self.states[-1][0])
+            fitting = self._fitting(schedule) if self.fit else None
+            known = mean_squares(self.play(schedule, fitting or self.sampler) - self.states[-1][0])
             self.journal.add(key, known)
+            if fitting:
+                self._fitted[key] = fitting.fitted
         return np.array(known)
 
     def play(self, schedule: Schedule, stepper: Stepper) -> Tensor:
@@ -99,20 +102,26 @@ class Trials:
         table = lower_plan(self.plan(schedule), self.denoiser.spec)
         return run_reference(self.denoiser, stepper, table, self.condition, self.noise, self.step_noise)
 
-    def stepper(self, schedule: Schedule) -> Stepper:
-        """What a schedule is measured with: the sampler as it is, or one that is fitted meanwhile."""
-        return self.fitting(schedule.renews(self.denoiser.spec, self.rows)) if self.fit else self.sampler
+    def fit_sampler(self, schedule: Schedule) -> SamplerTable:
+        """The sampler with coefficients that are fitted to the schedule."""
+        key = self._schedule_key(schedule)
+        if key not in self._fitted:
+            fitting = self._fitting(schedule)
+            self.play(schedule, fitting)
+            self._fitted[key] = fitting.fitted
+        return self._fitted[key]
 
     def fitting(self, renews: Sequence[bool]) -> FittingSampler:
         """A sampler to be fitted on these samples. renews: whether each step's prediction is a new one."""
         weights = None if self._weights is None else torch.from_numpy(self._weights)
         return FittingSampler(self.sampler, self.states, renews, weights)
 
-    def fit_sampler(self, schedule: Schedule) -> SamplerTable:
-        """The sampler with coefficients that are fitted to the schedule."""
-        fitting = self.fitting(schedule.renews(self.denoiser.spec, self.rows))
-        self.play(schedule, fitting)
-        return fitting.fitted
+    def _fitting(self, schedule: Schedule) -> FittingSampler:
+        return self.fitting(schedule.renews(self.denoiser.spec, self.rows))
+
+    def _schedule_key(self, schedule: Schedule) -> str:
+        rounded = round_keeps(schedule, self.denoiser.spec)
+        return self.key_of(rounded.kept.tobytes() + rounded.stack.tobytes())
 
     def key_of(self, what: bytes) -> str:
         """What the journal knows a measurement of `what` on these samples by."""
