@@ -17,11 +17,13 @@ class Pair(msgspec.Struct, frozen=True):
     """RMSE of the main planner / RMSE of `other`: below 1 the main one is closer to the unaccelerated samples.
 
     ratios: target FLOPs ratio -> that, where both have rows of the same seeds. geometric_mean: over those targets.
+    typical: the same of the mean of the samples' own RMSEs, which no single sample decides.
     """
 
     other: str
     ratios: dict[float, Interval]
     geometric_mean: Interval | None
+    typical: Interval | None
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -70,7 +72,14 @@ def _pair(rows: RowFile, scored: list[SweepRow], planner: str, other: str) -> Pa
         errors[target] = _errors(rows, [mine[k] for k in keys]), _errors(rows, [theirs[k] for k in keys])
     ratios = {target: rmse_ratio(*pair) for target, pair in errors.items()}
     kept = {target: ratio for target, ratio in ratios.items() if ratio is not None}
-    return Pair(other, kept, geometric_mean_ratio([errors[target] for target in kept]))
+    points = [errors[target] for target in kept]
+    return Pair(other, kept, geometric_mean_ratio(points), _typical_ratio(points))
+
+
+def _typical_ratio(points: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Interval | None:
+    """Ratio of the means of the samples' own RMSEs: of roots, where geometric_mean_ratio takes the root of a mean."""
+    found = geometric_mean_ratio([(np.sqrt(mine), np.sqrt(theirs)) for mine, theirs in points])
+    return None if found is None else Interval(found.mean**2, found.low**2, found.high**2)
 
 
 def _errors(rows: RowFile, chosen: Iterable[SweepRow]) -> NDArray[np.float64]:

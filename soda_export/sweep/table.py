@@ -57,7 +57,7 @@ def markdown(scored: Sequence[SweepRow], refused: Sequence[SweepRow], summary: S
         parts += [
             f"## {summary.planner} against each other planner",
             f"RMSE of {summary.planner} / RMSE of the other on the same samples; below 1, {summary.planner} is closer "
-            "to the unaccelerated samples.",
+            "to the unaccelerated samples. A typical sample: the means of the samples' own RMSEs, geometric mean.",
             _comparisons(summary.pairs),
         ]
     if refused:
@@ -101,9 +101,12 @@ def _scores(rows: Sequence[SweepRow]) -> str:
 
 def _comparisons(pairs: Sequence[Pair]) -> str:
     targets = sorted({target for pair in pairs for target in pair.ratios})
-    head = ("other", *(f"at {target:g}" for target in targets), "geometric mean")
+    head = ("other", *(f"at {target:g}" for target in targets), "geometric mean", "typical sample")
     best_last = sorted(pairs, key=lambda pair: pair.geometric_mean.mean if pair.geometric_mean else 0.0)
-    lines = [(p.other, *(show(p.ratios.get(target)) for target in targets), show(p.geometric_mean)) for p in best_last]
+    lines = [
+        (p.other, *(show(p.ratios.get(target)) for target in targets), show(p.geometric_mean), show(p.typical))
+        for p in best_last
+    ]
     return _table(head, lines)
 
 

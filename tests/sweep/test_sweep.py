@@ -202,11 +202,24 @@ def made_rows(folder: Path) -> RowFile:
     return rows
 
 
+def test_one_sample_does_not_decide_about_the_typical_one(tmp_path: Path) -> None:
+    rows = made_rows(tmp_path)
+    for row in rows.rows:
+        if row.planner == "best":
+            path = tmp_path / "errors" / f"best-{row.target_flops_ratio:g}-0-64.npy"
+            np.save(path, np.concatenate([rows.errors(row)[:63], [10.0]]))
+    pair = next(pair for pair in summarise_pairs(rows, "best").pairs if pair.other == "good")
+    assert pair.geometric_mean is not None
+    assert pair.typical is not None
+    assert pair.geometric_mean.mean > 2.0
+    assert pair.typical.mean < pair.geometric_mean.mean / 2
+
+
 def test_comparisons_are_paired(tmp_path: Path) -> None:
     summary = summarise_pairs(made_rows(tmp_path), "best")
     pairs = {pair.other: pair for pair in summary.pairs}
     assert pairs.keys() == {"good", "bad"}
-    for ratio in (*pairs["good"].ratios.values(), pairs["good"].geometric_mean):
+    for ratio in (*pairs["good"].ratios.values(), pairs["good"].geometric_mean, pairs["good"].typical):
         assert ratio is not None
         assert (ratio.low, ratio.mean, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
     assert pairs["bad"].geometric_mean is not None
