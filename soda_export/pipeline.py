@@ -174,7 +174,10 @@ class Workbench:
         """Read a plan that someone wrote, and refuse it if it is for something else."""
         plan = read_plan(path)
         check_fits(plan, self.loaded.denoiser.spec, self.identity, self.options.guidance)
-        self.sampler.with_coefficients(plan.coefficients)
+        try:
+            self.sampler.with_coefficients(plan.coefficients)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
         return plan
 
     def build(

@@ -156,6 +156,13 @@ def test_coefficients_of_another_sampler_are_refused(shape: tuple[int, int]) -> 
         table.with_coefficients(np.zeros(shape, np.float32))
 
 
+def test_a_plan_with_anothers_coefficients_is_refused_by_name(digits: Workbench, tmp_path: Path) -> None:
+    plan = digits.plan_of(every_other(digits), "by hand")
+    (tmp_path / "plan.json").write_bytes(plan_text(replace(plan, coefficients=np.zeros((STEPS, 5), np.float32))))
+    with pytest.raises(PlanError, match=r"plan\.json: the plan's coefficients are 10 rows of 5"):
+        digits.load_plan(tmp_path / "plan.json")
+
+
 def test_a_bundle_plays_both_tables(open_bench: OpenBench, tmp_path: Path) -> None:
     """Accelerated by the fitted coefficients, unaccelerated by the sampler's own."""
     bench, schedule = open_bench(steps=STEPS), forecasting_schedule()
