@@ -75,21 +75,23 @@ def _fit(
     bench: Workbench, sensitivity: SensitivityMap, solved: SolvedPlan, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
     """A planner's schedule with the sampler fitted to it."""
-    trials = _trials(bench, sensitivity, options, calibration)
-    trials = trials.with_samples(range(MORE_SAMPLES * options.plan_samples))
+    texts, samples = bench.calibration_texts(calibration), MORE_SAMPLES * options.plan_samples
+    trials = _trials(bench, sensitivity, options, calibration, texts, samples)
     coefficients = trials.fit_sampler(solved.plan.schedule).coefficients
     plan = replace(solved.plan, coefficients=coefficients, made_by=f"{solved.plan.made_by} fitted")
     return replace(solved, plan=plan)
 
 
 def _trials(
-    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
-) -> Trials:
+    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions,
+    texts: list[str], samples: int,
+) -> Trials:  # fmt: skip
+    """What schedules are measured, or fitted, on. texts: those of bench.calibration_texts."""
     if options.plan_samples < 1:
         raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
     return Trials(
         bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
-        bench.calibration(calibration, bench.calibration_texts(calibration)), range(options.plan_samples),
+        bench.calibration(calibration, texts), range(samples),
         sensitivity.info.token_score, fit=options.fit_sampler != "never",
     )  # fmt: skip
 
@@ -102,7 +104,7 @@ def _search(
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
     spec, texts = bench.loaded.denoiser.spec, bench.calibration_texts(calibration)
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
-    trials = _trials(bench, sensitivity, options, calibration)
+    trials = _trials(bench, sensitivity, options, calibration, texts, options.plan_samples)
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
     if samples < options.plan_samples and options.plan_seconds:
         fit = f"only {samples} samples fit" if samples else "no measurements fit"

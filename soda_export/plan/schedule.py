@@ -64,20 +64,22 @@ class Schedule:
     def renews(self, spec: DenoiserSpec, rows: int) -> list[bool]:
         """Whether each step computes enough for its prediction to be a new one."""
         least = _NEW_SHARE * full_step_flops(spec, rows)
-        return [
-            step_flops(spec, rows, kept, int(stack)) > least for kept, stack in zip(self.kept, self.stack, strict=True)
-        ]
+        return [cost > least for cost in self._step_flops(spec, rows)]
 
     def flops(self, spec: DenoiserSpec, rows: int) -> int:
         """FLOPs of the whole run for one sample of `rows` rows."""
+        return sum(self._step_flops(spec, rows))
+
+    def _step_flops(self, spec: DenoiserSpec, rows: int) -> list[int]:
+        """FLOPs of each step for one sample of `rows` rows; equal steps are counted once."""
         cost: dict[bytes, int] = {}
-        total = 0
+        of_step = []
         for kept, stack in zip(self.kept, self.stack, strict=True):
             key = kept.tobytes() + stack.tobytes()
             if key not in cost:
                 cost[key] = step_flops(spec, rows, kept, int(stack))
-            total += cost[key]
-        return total
+            of_step.append(cost[key])
+        return of_step
 
     def flops_ratio(self, spec: DenoiserSpec, rows: int) -> float:
         """FLOPs of computing everything at every step / FLOPs of this schedule."""

@@ -123,7 +123,8 @@ def search_best(
         else:
             search.refine_schedule(start.at, start.error, f"{start.by}, refined")
     count = MORE_SAMPLES * samples
-    many, weights = trials.with_samples(panel.choose(count), panel.weights(count)), panel.weights(count)
+    weights = panel.weights(count)
+    many = trials.with_samples(panel.choose(count), weights)
     winner = _run_off(search, leaders, many, weights, started + seconds, clock)
     sampler = many.fit_sampler(winner.schedule) if trials.fit else trials.sampler
     log.info("plan: scouted %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))
