@@ -64,6 +64,7 @@ def measure_diffusers(
 
 def measure_reference(model: str, plan: Path, batch: int, device: str, rounds: int) -> dict[str, float]:
     """Seconds of a generation with the eager reference, by the plan and all-compute: not compiled, fp32."""
+    from soda_export.eager.reference import run_reference
     from soda_export.lower.lower import lower_plan
     from soda_export.models.denoiser import TextRows
     from soda_export.models.load import ModelRequest, load_denoiser
@@ -71,7 +72,6 @@ def measure_reference(model: str, plan: Path, batch: int, device: str, rounds: i
     from soda_export.plan.plan import Plan, read_plan
     from soda_export.plan.schedule import Schedule
     from soda_export.profile.calibration import TextCalibration, random_texts
-    from soda_export.reference import run_reference
     from soda_export.sampler import freeze_sampler
 
     loaded, given = load_denoiser(ModelRequest(model, random_weights=0)), read_plan(plan)

@@ -32,7 +32,7 @@ from peers.rows import Row, make_rows, unaccelerated_verdict, verdicts
 from peers.settings import settings_like
 from peers.systems import EAGER, System, bundle_system, bundle_systems, plan_systems, torch_systems
 
-from soda_export.doctor import describe_machine
+from soda_export.bench.doctor import describe_machine
 from soda_export.options import ProfileOptions
 
 log = logging.getLogger("peers")

@@ -24,16 +24,16 @@ import msgspec
 import numpy as np
 
 from soda_export.bench import BenchOptions, bench_bundle
+from soda_export.bench.doctor import describe_machine
+from soda_export.build.pipeline import Workbench
+from soda_export.build.stages import StageStore
 from soda_export.compile import library_version
-from soda_export.doctor import describe_machine
 from soda_export.models.flops import full_step_flops
 from soda_export.models.identity import SamplerIdentity, identify
 from soda_export.models.spec import DenoiserSpec
 from soda_export.options import BundleOptions, SamplerOptions
-from soda_export.pipeline import Workbench
 from soda_export.plan.plan import Plan, read_plan
 from soda_export.plan.schedule import BLOCKS_RUN, Schedule
-from soda_export.stages import StageStore
 
 
 def save_random_dit(folder: Path, layers: int) -> None:

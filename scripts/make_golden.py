@@ -21,13 +21,13 @@ from soda_runtime import Session
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
+from soda_export.build.pipeline import Workbench
+from soda_export.build.stages import StageStore
+from soda_export.eager.reference import run_reference
 from soda_export.models.denoiser import TextRows
 from soda_export.options import ProfileOptions, SamplerOptions
-from soda_export.pipeline import Workbench
 from soda_export.plan.schedule import Schedule
-from soda_export.reference import run_reference
 from soda_export.search.trial import Trials
-from soda_export.stages import StageStore
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

@@ -9,7 +9,7 @@ from typing import Literal
 from .models.identity import SamplerIdentity, TokenScore
 from .models.precision import Precision
 from .models.spec import DenoiserSpec
-from .profile.sensitivity import Metric
+from .plan.sensitivity import Metric
 
 DEFAULTS = {
     "dit": (SamplerIdentity("ddim", 50), 1.5), "pixart": (SamplerIdentity("dpm-solver++", 20), 4.5),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from soda_export.pipeline import Built, Workbench
+    from soda_export.build.pipeline import Built, Workbench
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: torch's threads would wait for each other's cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,9 +35,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenBench:
     """Workbenches over the toy model that share one stage store."""
+    from soda_export.build.pipeline import Workbench
+    from soda_export.build.stages import StageStore
     from soda_export.options import SamplerOptions
-    from soda_export.pipeline import Workbench
-    from soda_export.stages import StageStore
 
     root = tmp_path_factory.mktemp("store")
 
@@ -61,10 +61,10 @@ def open_text_bench(tiny_pixart: Path, tmp_path_factory: pytest.TempPathFactory)
     """Workbenches over the toy PixArt that share one stage store; `scheduler` overrides its scheduler's settings."""
     from dataclasses import replace
 
+    from soda_export.build.pipeline import Workbench
+    from soda_export.build.stages import StageStore
     from soda_export.models.load import load_denoiser
     from soda_export.options import SamplerOptions
-    from soda_export.pipeline import Workbench
-    from soda_export.stages import StageStore
 
     root, loaded = tmp_path_factory.mktemp("text-store"), load_denoiser(str(tiny_pixart))
 

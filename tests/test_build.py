@@ -16,9 +16,9 @@ import pytest
 from soda_runtime import Session
 from soda_runtime.checks import verify_hashes
 
+from soda_export.build.stages import StageStore
 from soda_export.errors import ExportError
 from soda_export.plan.plan import plan_text
-from soda_export.stages import StageStore
 from tests.conftest import OpenBench
 from tests.tiny import LAYERS, TOKENS, make_plan
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from soda_export import planning
+from soda_export.bench.latency import StepLatency, check_can_time, probe_schedule, time_kinds
 from soda_export.compile.options import EngineOptions
 from soda_export.errors import PlanError, UsageError
-from soda_export.latency import StepLatency, check_can_time, probe_schedule, time_kinds
 from soda_export.lower.lower import lower_plan
 from soda_export.options import BundleOptions, ProfileOptions
 from soda_export.plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule

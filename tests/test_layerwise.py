@@ -11,10 +11,16 @@ import pytest
 from soda_runtime.bundle import Bundle
 from soda_runtime.signature import step_signature
 
+from soda_export.bench.layerwise import (
+    compare_programs,
+    compare_values,
+    example_inputs,
+    run_engine,
+    run_reference_model,
+)
 from soda_export.cli.engines import inspect_engines
 from soda_export.cli.verify import verify
 from soda_export.errors import UsageError
-from soda_export.layerwise import compare_programs, compare_values, example_inputs, run_engine, run_reference_model
 from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from soda_export.build.pipeline import Workbench
+from soda_export.build.stages import StageStore
 from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.seeds import seed_noise
 from soda_export.models.denoiser import TextRows, label_rows
 from soda_export.models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
 from soda_export.options import SamplerRequest, defaults_for
-from soda_export.pipeline import Workbench
-from soda_export.stages import StageStore
 
 from .case import Case
 

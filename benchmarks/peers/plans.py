@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from soda_export.build.pipeline import Workbench
 from soda_export.errors import SodaError
 from soda_export.models.spec import DenoiserSpec
 from soda_export.options import BundleOptions, ProfileOptions
-from soda_export.pipeline import Workbench
 from soda_export.plan.plan import Plan, hash_of, plan_text, read_plan
 from soda_export.plan.schedule import BLOCKS_RUN, Schedule
+from soda_export.plan.sensitivity import map_bytes
 from soda_export.plan.solve import PlanOptions, flops_ratio
-from soda_export.planning import make_plan_for
-from soda_export.profile.sensitivity import map_bytes
+from soda_export.search.planning import make_plan_for
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from soda_export.eager.reference import run_reference
 from soda_export.lower.lower import lower_plan
 from soda_export.models.blocks import TORCH_DTYPES
 from soda_export.models.denoiser import LabelRows, TextRows
@@ -17,7 +18,6 @@ from soda_export.models.identity import SamplerIdentity, identify
 from soda_export.models.load import ModelRequest, load_denoiser
 from soda_export.plan.plan import Plan, read_plan
 from soda_export.plan.schedule import Schedule
-from soda_export.reference import run_reference
 from soda_export.sampler import freeze_sampler
 
 from .case import Case

@@ -9,14 +9,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..bench.fastest import choose_backend
+from ..build.pipeline import Workbench
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
-from ..fastest import choose_backend
 from ..models.load import DEFAULT_PARTS, ModelRequest
 from ..models.spec import TextCondition
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
-from ..pipeline import Workbench
 from ..plan.solve import PlanOptions
 from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
 from .terminal import megabytes, print_json, print_table, progress_bar, start_logging

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..bench.doctor import examine
 from ..compile import library_version
-from ..doctor import examine
 from .terminal import print_columns, print_json, print_table
 
 

@@ -12,7 +12,7 @@ from soda_runtime.checks import open_manifest
 from soda_runtime.engine_index import INDEX_NAME, read_index
 from soda_runtime.manifest import Manifest
 
-from ..engines import LAYERS_NAME
+from ..build.engines import LAYERS_NAME
 from ..errors import UsageError
 from .terminal import megabytes, print_json, print_table
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..build.stages import StageStore
 from ..eval.evaluate import EvalOptions, EvalRow, Evaluator
 from ..eval.metrics import Interval
 from ..eval.networks import NetworkOptions
 from ..models.load import ModelRequest
-from ..stages import StageStore
 from .planning import SHELF
 from .terminal import print_json, progress_bar, start_logging
 

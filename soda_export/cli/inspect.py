@@ -14,7 +14,7 @@ from ..lower.program import ProgramTable, read_table
 from ..models.origin import builtin_models
 from ..models.published import published_models, read_published
 from ..plan.plan import Plan, read_plan
-from ..profile.sensitivity import SensitivityMap, read_map
+from ..plan.sensitivity import SensitivityMap, read_map
 from ..report.schedule import draw_schedule
 from .engines import inspect_engines
 from .terminal import megabytes, print_json, print_table

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..bench.latency import check_can_time
+from ..build.pipeline import Progress, Workbench
+from ..build.stages import StageStore
 from ..compile.options import EngineOptions
-from ..latency import check_can_time
 from ..models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
 from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
-from ..pipeline import Progress, Workbench
 from ..plan.plan import Plan, read_plan
+from ..plan.sensitivity import SensitivityMap, read_map
 from ..plan.solve import PlanOptions, SolvedPlan
-from ..planning import check_budget, make_plan_for
-from ..profile.sensitivity import SensitivityMap, read_map
-from ..stages import StageStore
+from ..search.planning import check_budget, make_plan_for
 
 SHELF = Path("engines")
 

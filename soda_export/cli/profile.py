@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from ..files import write_whole
 from ..models.load import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
-from ..profile.sensitivity import map_bytes
+from ..plan.sensitivity import map_bytes
 from .planning import open_workbench
 from .terminal import print_json, print_table, progress_bar, start_logging
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
+from ..build.pack import prove_bundle
 from ..errors import BundleError
-from ..layerwise import TOLERANCES, Comparison, compare_programs
-from ..pack import prove_bundle
 from .terminal import print_json, print_table, progress_bar
 
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..build.pipeline import Workbench
 from ..models.denoiser import TextRows
 from ..models.identity import rows_per_sample
 from ..models.spec import LabelCondition
 from ..options import ProfileOptions
-from ..pipeline import Workbench
 from ..profile.calibration import DEFAULT_PROMPTS, TextCalibration, TextSamples, random_texts
 from .scenes import Scene, held_out_prompts
 

@@ -13,14 +13,14 @@ import msgspec
 from soda_runtime import Bundle
 from soda_runtime.manifest import LabelCondition
 
+from ..build.pipeline import Progress, Workbench
+from ..build.stages import StageStore
 from ..errors import PlanError, UsageError
 from ..lower.lower import lower_plan
 from ..models.load import DEFAULT_PARTS, LoadedModel, ModelRequest, builtin_models, load_denoiser
 from ..options import ProfileOptions, SamplerOptions, SamplerRequest
-from ..pipeline import Progress, Workbench
 from ..plan.plan import Plan, check_fits, read_plan
 from ..search.trial import SEED as PLAN_SEED
-from ..stages import StageStore
 from .compare import Comparison, Scores, compare_samples
 from .judges import find_judge
 from .networks import NetworkOptions, load_networks

@@ -16,13 +16,13 @@ from soda_runtime import Bundle, Embeds
 from soda_runtime.manifest import LabelCondition
 from soda_runtime.philox import INITIAL_STREAM, normal
 
+from ..build.pipeline import Workbench
+from ..eager.reference import run_reference
 from ..export.decoder import load_decoder
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable
-from ..pipeline import Workbench
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
-from ..reference import run_reference
 from .conditions import SeedConditions, model_prompts
 from .seeds import seed_noise
 
@@ -49,7 +49,7 @@ class SampleSource(Protocol):
 
 
 class ModelSamples:
-    """Eager samples of one model with its frozen sampler (soda_export/reference.py), for any plan."""
+    """Eager samples of one model with its frozen sampler (soda_export/eager/reference.py), for any plan."""
 
     def __init__(self, bench: Workbench) -> None:
         self.bench, self._spec = bench, bench.loaded.denoiser.spec

@@ -8,13 +8,13 @@ import torch
 from soda_runtime.signature import coefficient_count
 from torch import Tensor, nn
 
+from ..eager.tokens import TokenScorer
 from ..lower.program import ProgramTable
 from ..models.blocks import TORCH_DTYPES
 from ..models.context import TextContext
 from ..models.denoiser import Denoiser
 from ..models.spec import DenoiserSpec, TextCondition
 from ..sampler import SamplerTable, advance_state, guide
-from ..tokens import TokenScorer
 from .trace import Example, Fragment, Piece, trace_pieces
 
 

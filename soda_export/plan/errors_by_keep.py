@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import PlanError
 from ..models.flops import module_flops
 from ..models.spec import DenoiserSpec
-from ..profile.sensitivity import RATES, SensitivityMap
+from .sensitivity import RATES, SensitivityMap
 
 _CHOICES = 16  # kept-token counts offered to a module, 0 included
 

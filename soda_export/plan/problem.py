@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..models.flops import full_step_flops
 from ..models.identity import rows_per_sample
 from ..models.spec import DenoiserSpec
-from ..profile.sensitivity import SensitivityMap
+from .sensitivity import SensitivityMap
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..errors import PlanError
 from ..models.identity import identify, same_model
 from ..models.spec import DenoiserSpec
-from ..profile.sensitivity import SensitivityMap, map_bytes
 from .anchors import AnchorCost
 from .decide import Strategy
 from .plan import Plan, hash_of
@@ -20,6 +19,7 @@ from .planners import PLANNERS
 from .planners.soda import SodaOptions, solve_soda
 from .problem import Problem, Target
 from .schedule import BLOCKS_RUN, Schedule
+from .sensitivity import SensitivityMap, map_bytes
 
 log = logging.getLogger(__name__)
 PlannerName = Literal[

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .sensitivity import MAX_INTERVAL, RATES
+from ..plan.sensitivity import MAX_INTERVAL, RATES
 
 
 class ErrorSums:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .sensitivity import RATES, Metric
+from ..plan.sensitivity import RATES, Metric
 
 
 def token_terms(new: Tensor, old: Tensor, metric: Metric) -> Tensor:

@@ -16,14 +16,14 @@ import torch
 from soda_runtime.philox import INITIAL_STREAM, normal
 from torch import Tensor
 
+from ..eager.tokens import TokenScorer, top_tokens
 from ..models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser
 from ..models.identity import SamplerIdentity, TokenScore, identify, rows_per_sample
 from ..models.spec import DenoiserSpec
+from ..plan.sensitivity import FORMAT, MAX_INTERVAL, VERSION, MapInfo, Metric, SensitivityMap, half_agreement
 from ..sampler import SamplerTable, guide
-from ..tokens import TokenScorer, top_tokens
 from .accumulate import ErrorSums
 from .metric import reuse_and_prune_errors, token_terms
-from .sensitivity import FORMAT, MAX_INTERVAL, VERSION, MapInfo, Metric, SensitivityMap, half_agreement
 
 log = logging.getLogger(__name__)
 _BATCH = 8  # samples that run together

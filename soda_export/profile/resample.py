@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .sensitivity import MAX_INTERVAL, SensitivityMap
+from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 
 
 def resample_map(sensitivity: SensitivityMap, measured: Sequence[float], wanted: Sequence[float]) -> SensitivityMap:

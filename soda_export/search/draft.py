@@ -15,7 +15,7 @@ from ..models.spec import DenoiserSpec
 from ..plan.allocate import allocate
 from ..plan.planners.orders import limit_orders
 from ..plan.schedule import BLOCKS_RUN, Schedule
-from ..profile.sensitivity import MAX_INTERVAL, SensitivityMap
+from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 from .closed_loop import Way
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from soda_runtime.philox import INITIAL_STREAM, normal
 from torch import Tensor
 
+from ..eager.reference import run_reference
 from ..lower.lower import lower_plan, round_keeps
 from ..models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser
 from ..models.identity import SamplerIdentity, TokenScore, identify, rows_per_sample
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
-from ..reference import run_reference
 from ..sampler import FittingSampler, SamplerTable, Stepper, guide
 from .journal import Journal
 

@@ -7,16 +7,16 @@ from itertools import pairwise, product
 from pathlib import Path
 
 from ..bench import BenchOptions
+from ..build.pipeline import Progress, Workbench
 from ..errors import UsageError
 from ..eval.seeds import HELD_OUT_SEEDS, check_held_out, parse_seeds
 from ..models.load import ModelRequest, builtin_models
 from ..models.published import published_models
 from ..options import ProfileOptions
-from ..pipeline import Progress, Workbench
 from ..plan.plan import describe_sampler, hash_of
 from ..plan.planners import PLANNERS
+from ..plan.sensitivity import SensitivityMap, map_bytes
 from ..plan.solve import FitSampler, PlanOptions
-from ..profile.sensitivity import SensitivityMap, map_bytes
 from .plot import plot_sweep
 from .rows import RowFile
 from .run import WorkerOptions, run_units

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bench import BenchOptions, BenchResult, bench_bundle
+from ..build.pipeline import Workbench
+from ..build.stages import StageStore
 from ..errors import PlanError
 from ..eval.compare import compare_samples
 from ..eval.evaluate import PARTS
@@ -21,12 +23,10 @@ from ..eval.sample import ModelSamples
 from ..lower.lower import lower_plan
 from ..models.load import ModelRequest, load_denoiser
 from ..options import ProfileOptions, SamplerOptions
-from ..pipeline import Workbench
 from ..plan.plan import Plan
+from ..plan.sensitivity import SensitivityMap
 from ..plan.solve import PlanOptions
-from ..planning import make_plan_for
-from ..profile.sensitivity import SensitivityMap
-from ..stages import StageStore
+from ..search.planning import make_plan_for
 
 _ON_TARGET = 0.01
 _BACKEND = "ort"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from soda_runtime import EngineError
 
+from soda_export.bench.fastest import Place, choose_backend, places_for
 from soda_export.compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
 from soda_export.errors import CompileError
-from soda_export.fastest import Place, choose_backend, places_for
 from soda_export.options import BundleOptions
 from tests.cli.conftest import Soda
 from tests.conftest import OpenBench
@@ -27,7 +27,7 @@ CPU = [Place("ort", "cpu"), Place("openvino", "cpu")]
 def test_auto_takes_the_backend_that_is_faster(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
     for seconds, expected in (((0.2, 0.1), "openvino"), ((0.1, 0.2), "ort")):
         found = dict(zip(CPU, seconds, strict=True))
-        monkeypatch.setattr("soda_export.fastest.step_seconds", lambda _, place, found=found: found[place])
+        monkeypatch.setattr("soda_export.bench.fastest.step_seconds", lambda _, place, found=found: found[place])
         choice = choose_backend(open_bench(steps=4), BundleOptions())
         assert choice.backend == expected
         assert choice.why == ", ".join(f"{n} {1e3 * s:.1f} ms" for n, s in found.items()) + " an all-compute step"
@@ -60,7 +60,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, TensorRT-RTX and ONNX Runtime's CUDA provider; nothing of it computes."""
     monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", lambda *_: "sm89")
     places = {"ort": ("cpu", "cuda"), "openvino": ("cpu",), "trt": (), "trt_rtx": ("cuda",)}
-    monkeypatch.setattr("soda_export.fastest.backend_status", lambda name: status(name, devices=places[name]))
+    monkeypatch.setattr("soda_export.bench.fastest.backend_status", lambda name: status(name, devices=places[name]))
 
 
 def test_auto_takes_a_gpu_where_that_is_faster(
@@ -75,7 +75,7 @@ def test_auto_takes_a_gpu_where_that_is_faster(
     monkeypatch.setattr(bench, "build", build)
     cuda, rtx = Place("ort", "cuda"), Place("trt_rtx", "cuda")
     seconds = {CPU[0]: 0.4, cuda: 0.02, CPU[1]: 0.3, rtx: 0.01}
-    monkeypatch.setattr("soda_export.fastest.step_seconds", lambda _, place: seconds[place])
+    monkeypatch.setattr("soda_export.bench.fastest.step_seconds", lambda _, place: seconds[place])
     choice = choose_backend(bench, BundleOptions())
     assert (choice.backend, built) == ("trt_rtx", ["ort", "trt_rtx"])
     assert "ort on cuda 20.0 ms" in choice.why
@@ -94,7 +94,7 @@ def test_auto_leaves_out_a_gpu_that_cannot_be_used(
             raise EngineError("CUDA: no kernel image is available")
         return 0.1 if place.backend == "ort" else 0.2
 
-    monkeypatch.setattr("soda_export.fastest.step_seconds", seconds)
+    monkeypatch.setattr("soda_export.bench.fastest.step_seconds", seconds)
     bench = open_bench(steps=4)
     real = bench.build
 
@@ -104,7 +104,7 @@ def test_auto_leaves_out_a_gpu_that_cannot_be_used(
         return real(plan, backend, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bench, "build", build)
-    with caplog.at_level(logging.WARNING, "soda_export.fastest"):
+    with caplog.at_level(logging.WARNING, "soda_export.bench.fastest"):
         assert choose_backend(bench, BundleOptions()).backend == "ort"
     said = [record.getMessage() for record in caplog.records]
     assert "backend: ort on cuda is left out: CUDA: no kernel image is available" in said

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from soda_export.pipeline import Built
+from soda_export.build.pipeline import Built
 from soda_export.plan.plan import plan_text
 from tests.plan.test_anchors import PRIOR
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from soda_runtime import Bundle
 
+from soda_export.build.pipeline import Built, Workbench
+from soda_export.build.stages import StageStore
 from soda_export.errors import PlanError, SodaError, UsageError
 from soda_export.eval.compare import compare_samples
 from soda_export.eval.conditions import SeedConditions, held_out_scenes
@@ -26,9 +28,7 @@ from soda_export.eval.scenes import render
 from soda_export.eval.seeds import HELD_OUT_SEEDS, check_held_out, parse_seeds, seed_noise
 from soda_export.lower.lower import lower_plan
 from soda_export.models.load import ModelRequest
-from soda_export.pipeline import Built, Workbench
 from soda_export.plan.plan import plan_text
-from soda_export.stages import StageStore
 from tests.conftest import OpenBench
 from tests.tiny import make_plan, mixed_kept
 

@@ -23,6 +23,9 @@ from soda_runtime.signature import (
 )
 from torch import Tensor
 
+from soda_export.build.pipeline import Workbench
+from soda_export.eager.reference import run_reference
+from soda_export.eager.tokens import top_margin, top_tokens
 from soda_export.export.assemble import ProgramAssembler
 from soda_export.export.fragments import trace_fragments
 from soda_export.export.reuse import step_scalars
@@ -31,9 +34,6 @@ from soda_export.lower.program import ProgramTable, Slot
 from soda_export.models.blocks import TORCH_DTYPES
 from soda_export.models.denoiser import LabelRows, TextRows, label_rows
 from soda_export.models.precision import Precision
-from soda_export.pipeline import Workbench
-from soda_export.reference import run_reference
-from soda_export.tokens import top_margin, top_tokens
 
 NEAR_TIE = 2e-5
 

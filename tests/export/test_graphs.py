@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from soda_export.build.pipeline import Built
 from soda_export.export.assemble import CONDITIONING_NAME
 from soda_export.export.trace import OPSET
-from soda_export.pipeline import Built
 
 
 def _graphs(built: Built) -> dict[str, onnx.ModelProto]:

@@ -13,11 +13,11 @@ from soda_runtime import Embeds, Noise, Session
 from soda_runtime.errors import RequestError
 from torch import Tensor
 
+from soda_export.build.pipeline import Built, Workbench
+from soda_export.build.stages import StageStore
 from soda_export.models.denoiser import TextRows
 from soda_export.options import BundleOptions, SamplerOptions
-from soda_export.pipeline import Built, Workbench
 from soda_export.sampler import make_scheduler
-from soda_export.stages import StageStore
 from tests.conftest import OpenBench
 from tests.export.selection import SelectionRecorder, play_reference
 from tests.tiny import LAYERS, TOKENS, make_plan, mixed_kept, save_tiny_model

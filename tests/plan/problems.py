@@ -10,7 +10,7 @@ from soda_export.models.identity import SamplerIdentity, identify
 from soda_export.models.spec import DenoiserSpec, LabelCondition, TextCondition
 from soda_export.plan.problem import Problem
 from soda_export.plan.schedule import BLOCKS_RUN, Schedule
-from soda_export.profile.sensitivity import FORMAT, MAX_INTERVAL, RATES, VERSION, MapInfo, SensitivityMap
+from soda_export.plan.sensitivity import FORMAT, MAX_INTERVAL, RATES, VERSION, MapInfo, SensitivityMap
 
 DIGITS = DenoiserSpec(
     name="digits-like", family="dit", hash="0" * 64, num_layers=6, modules=("attn", "ff"), num_tokens=64, width=96,

@@ -14,8 +14,8 @@ from soda_export.models.spec import DenoiserSpec, LabelCondition
 from soda_export.plan.decide import decide_modules, spent_flops, take
 from soda_export.plan.errors_by_keep import Choices, offered_keeps, tabulate_choices
 from soda_export.plan.merge import merge_steps
+from soda_export.plan.sensitivity import FORMAT, MAX_INTERVAL, RATES, VERSION, MapInfo, SensitivityMap
 from soda_export.plan.solve import PlanOptions, flops_ratio, pruned_share, solve_plan
-from soda_export.profile.sensitivity import FORMAT, MAX_INTERVAL, RATES, VERSION, MapInfo, SensitivityMap
 
 SPEC = DenoiserSpec(
     name="toy", family="dit", hash="0" * 64, num_layers=4, modules=("attn", "ff"), num_tokens=64, width=96,

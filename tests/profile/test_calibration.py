@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from soda_export.build.pipeline import Workbench
+from soda_export.build.stages import StageStore
 from soda_export.errors import PlanError, UsageError
 from soda_export.models.load import load_denoiser
 from soda_export.models.spec import TextCondition
 from soda_export.options import ProfileOptions, SamplerOptions
-from soda_export.pipeline import Workbench
+from soda_export.plan.sensitivity import SensitivityMap
 from soda_export.profile.calibration import DEFAULT_PROMPTS, TextCalibration, TextSamples, random_texts, read_prompts
-from soda_export.profile.sensitivity import SensitivityMap
-from soda_export.stages import StageStore
 from tests.conftest import OpenBench
 from tests.tiny import save_tiny_pixart
 

@@ -11,11 +11,11 @@ import torch
 from soda_export.errors import PlanError
 from soda_export.models.identity import rows_per_sample
 from soda_export.options import ProfileOptions
+from soda_export.plan.sensitivity import RATES, Metric, SensitivityMap, map_bytes, read_map
 from soda_export.profile import profile as profile_module
 from soda_export.profile.calibration import LabelCalibration
 from soda_export.profile.metric import reuse_and_prune_errors, token_terms
 from soda_export.profile.profile import profile_denoiser
-from soda_export.profile.sensitivity import RATES, Metric, SensitivityMap, map_bytes, read_map
 from tests.conftest import OpenBench
 
 

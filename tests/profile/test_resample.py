@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from soda_export.plan.sensitivity import MAX_INTERVAL, RATES, MapInfo, SensitivityMap
 from soda_export.profile.resample import resample_map
-from soda_export.profile.sensitivity import MAX_INTERVAL, RATES, MapInfo, SensitivityMap
 from tests.plan.test_solve import random_map
 
 

@@ -11,23 +11,23 @@ import torch
 from soda_runtime import Noise, Session
 from torch import Tensor
 
+from soda_export.build.pipeline import Workbench
+from soda_export.build.stages import StageStore
+from soda_export.eager.reference import run_reference
 from soda_export.errors import PlanError
 from soda_export.eval.sample import ModelSamples, compute_everything
 from soda_export.lower.lower import lower_plan
 from soda_export.models.identity import SamplerIdentity
 from soda_export.models.load import load_denoiser
 from soda_export.options import ProfileOptions, SamplerOptions
-from soda_export.pipeline import Workbench
 from soda_export.plan.plan import plan_text, read_plan
 from soda_export.plan.schedule import BLOCKS_RUN, Schedule
 from soda_export.plan.solve import PlanOptions
-from soda_export.planning import make_plan_for
 from soda_export.profile.calibration import LabelCalibration
-from soda_export.reference import run_reference
 from soda_export.sampler import MEMORY, FittingSampler, SamplerTable, freeze_sampler
 from soda_export.search.closed_loop import _Interval
+from soda_export.search.planning import make_plan_for
 from soda_export.search.trial import Trials
-from soda_export.stages import StageStore
 from tests.conftest import OpenBench
 from tests.tiny import forecasting_schedule, make_plan
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...profile.sensitivity import SensitivityMap
 from ..anchors import AnchorCost, anchor_cost, solve_anchors
 from ..problem import Problem, Target
 from ..schedule import MAX_ORDER, Schedule
+from ..sensitivity import SensitivityMap
 from .interpolate import meet_ratio
 from .targets import check_one_given, measured
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...errors import PlanError
-from ...profile.sensitivity import SensitivityMap
 from ..problem import Problem, Target
+from ..sensitivity import SensitivityMap
 
 TOLERANCE = 0.01
 """How far a schedule's FLOPs may be from those asked for, as a share."""

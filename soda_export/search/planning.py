@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .compile.options import EngineOptions
-from .errors import PlanError, UsageError
-from .latency import StepLatency, check_can_time, probe_schedule, time_kinds
-from .options import BundleOptions, ProfileOptions
-from .plan.anchors import anchor_cost, solve_anchors
-from .plan.problem import Target
-from .plan.solve import PlanOptions, SolvedPlan, flops_ratio, make_plan, problem_of, solve_plan
-from .profile.sensitivity import MAX_INTERVAL, SensitivityMap
-from .search.best import MORE_SAMPLES, affordable_samples, search_best
-from .search.journal import Journal
-from .search.trial import Trials
+from ..bench.latency import StepLatency, check_can_time, probe_schedule, time_kinds
+from ..compile.options import EngineOptions
+from ..errors import PlanError, UsageError
+from ..options import BundleOptions, ProfileOptions
+from ..plan.anchors import anchor_cost, solve_anchors
+from ..plan.problem import Target
+from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
+from ..plan.solve import PlanOptions, SolvedPlan, flops_ratio, make_plan, problem_of, solve_plan
+from .best import MORE_SAMPLES, affordable_samples, search_best
+from .journal import Journal
+from .trial import Trials
 
 if TYPE_CHECKING:
-    from .pipeline import Workbench
+    from ..build.pipeline import Workbench
 
 log = logging.getLogger(__name__)
 _CLOSE = 0.01  # a speedup is met when it is predicted within this share

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .lower.program import STACK, ProgramTable, Slot, StepProgram
-from .models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser, call_head, label_rows
-from .plan.schedule import BLOCKS_RUN
-from .sampler import SamplerTable, Stepper, guide
+from ..lower.program import STACK, ProgramTable, Slot, StepProgram
+from ..models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser, call_head, label_rows
+from ..plan.schedule import BLOCKS_RUN
+from ..sampler import SamplerTable, Stepper, guide
 from .tokens import TokenScorer, gather_tokens, scatter_tokens, top_tokens
 
 ChooseTokens = Callable[[int, Slot, Tensor, int], Tensor]

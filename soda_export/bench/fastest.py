@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from soda_runtime import Bundle
 from soda_runtime.request import example_request
 
-from .bench.timing import time_steps
-from .compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
-from .errors import CompileError, SodaError
-from .models.precision import Precision
-from .options import BundleOptions
-from .plan.schedule import Schedule
+from ..compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
+from ..errors import CompileError, SodaError
+from ..models.precision import Precision
+from ..options import BundleOptions
+from ..plan.schedule import Schedule
+from .timing import time_steps
 
 if TYPE_CHECKING:
-    from .pipeline import Workbench
+    from ..build.pipeline import Workbench
 
 log = logging.getLogger(__name__)
 _STEPS = 5  # timed, after one that warms up

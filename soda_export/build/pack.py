@@ -30,12 +30,12 @@ from soda_runtime.manifest import (
 )  # fmt: skip
 from soda_runtime.request import example_request
 
-from . import __version__
-from .errors import BundleError, ExportError
-from .export.index import ExportIndex
-from .lower.program import ProgramTable, Slot
-from .models import spec as models
-from .models.spec import DenoiserSpec
+from .. import __version__
+from ..errors import BundleError, ExportError
+from ..export.index import ExportIndex
+from ..lower.program import ProgramTable, Slot
+from ..models import spec as models
+from ..models.spec import DenoiserSpec
 from .stages import StageStore
 
 log = logging.getLogger(__name__)

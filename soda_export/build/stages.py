@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from . import __version__
+from .. import __version__
 
 _LIBRARIES = ("diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
 log = logging.getLogger(__name__)

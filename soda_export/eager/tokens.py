@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .models.identity import TokenScore
+from ..models.identity import TokenScore
 
 
 class TokenScorer(nn.Module):

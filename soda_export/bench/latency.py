@@ -14,14 +14,14 @@ import numpy as np
 from soda_runtime import Bundle
 from soda_runtime.request import example_request
 
-from .bench.timing import time_steps
-from .compile import AHEAD_OF_TIME
-from .compile.nvidia.targets import check_runs_here
-from .compile.options import EngineOptions
-from .errors import CompileError, PlanError, UsageError
-from .models.flops import full_step_flops, step_flops
-from .models.spec import DenoiserSpec
-from .plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
+from ..compile import AHEAD_OF_TIME
+from ..compile.nvidia.targets import check_runs_here
+from ..compile.options import EngineOptions
+from ..errors import CompileError, PlanError, UsageError
+from ..models.flops import full_step_flops, step_flops
+from ..models.spec import DenoiserSpec
+from ..plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
+from .timing import time_steps
 
 log = logging.getLogger(__name__)
 _ROUNDS = 5

@@ -36,9 +36,9 @@ from soda_runtime.signature import (
     step_signature,
 )
 
-from .compile.content import weights_file
-from .engines import graph_path, link_file
-from .errors import CompileError
+from ..build.engines import graph_path, link_file
+from ..compile.content import weights_file
+from ..errors import CompileError
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 2e-1}
 """Precision -> greatest difference of a layer's output, relative to its largest magnitude. Products of a thousand terms
@@ -244,7 +244,7 @@ def _run_polygraphy(backend: str, graph: Path, feeds: Values) -> Values:
         given, made = Path(folder) / "in.npz", Path(folder) / "out.npz"
         np.savez(given, **feeds)  # type: ignore[arg-type]
         environment = {**os.environ, **({"POLYGRAPHY_USE_TENSORRT_RTX": "1"} if backend == "trt_rtx" else {})}
-        command = [sys.executable, "-m", "soda_export.layerwise_trt", str(graph), str(given), str(made)]
+        command = [sys.executable, "-m", "soda_export.bench.layerwise_trt", str(graph), str(given), str(made)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]

@@ -11,24 +11,24 @@ from typing import Any
 from soda_runtime.manifest import FinishProgram, PrepareProgram
 from soda_runtime.signature import ATTENTION_MASK, EMBEDS, INPUT_IDS
 
-from .compile.options import EngineOptions
+from ..compile.options import EngineOptions
 from .engines import make_engines
-from .errors import ModelError
-from .export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder
-from .export.encode import encode_texts
-from .export.text_encoder import (
+from ..errors import ModelError
+from ..export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder
+from ..export.encode import encode_texts
+from ..export.text_encoder import (
     TEXT_ENCODER_NAME,
     TEXT_WEIGHTS_NAME,
     TOKENIZER_NAME,
     export_text_encoder,
     export_tokenizer,
 )
-from .models.load import LoadedModel
-from .models.precision import Compute
-from .models.spec import TextCondition
-from .models.t5 import parse_t5_config
+from ..models.load import LoadedModel
+from ..models.precision import Compute
+from ..models.spec import TextCondition
+from ..models.t5 import parse_t5_config
 from .pack import Components
-from .profile.calibration import TextSamples
+from ..profile.calibration import TextSamples
 from .stages import StageStore
 
 Progress = Callable[[str, int, int], None]

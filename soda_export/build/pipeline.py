@@ -12,24 +12,24 @@ import msgspec
 import numpy as np
 from soda_runtime.checks import sha256_of
 
-from .compile import AHEAD_OF_TIME, check_precision
-from .compile.options import EngineOptions
+from ..compile import AHEAD_OF_TIME, check_precision
+from ..compile.options import EngineOptions
 from .components import ComponentMaker
 from .engines import graph_path, make_engines, write_engine_index
-from .errors import PlanError, UsageError
-from .export.export import export_programs
-from .export.index import read_index
-from .lower.lower import lower_plan
-from .lower.program import ProgramTable, read_table, table_text
-from .models.identity import SamplerIdentity, identify, rows_per_sample
-from .models.load import LoadedModel, ModelRequest, load_denoiser
-from .models.precision import COMPUTE, Compute
-from .models.spec import DenoiserSpec, TextCondition
-from .options import BundleOptions, ProfileOptions, SamplerOptions
+from ..errors import PlanError, UsageError
+from ..export.export import export_programs
+from ..export.index import read_index
+from ..lower.lower import lower_plan
+from ..lower.program import ProgramTable, read_table, table_text
+from ..models.identity import SamplerIdentity, identify, rows_per_sample
+from ..models.load import LoadedModel, ModelRequest, load_denoiser
+from ..models.precision import COMPUTE, Compute
+from ..models.spec import DenoiserSpec, TextCondition
+from ..options import BundleOptions, ProfileOptions, SamplerOptions
 from .pack import pack_bundle
-from .plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
-from .plan.schedule import Schedule
-from .profile.calibration import (
+from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
+from ..plan.schedule import Schedule
+from ..profile.calibration import (
     DEFAULT_PROMPTS,
     LabelCalibration,
     TextCalibration,
@@ -37,10 +37,10 @@ from .profile.calibration import (
     read_prompts,
     read_texts,
 )
-from .profile.profile import Calibration, profile_denoiser
-from .profile.resample import resample_map
-from .profile.sensitivity import SensitivityMap, map_bytes, read_map
-from .sampler import SamplerTable, freeze_sampler
+from ..profile.profile import Calibration, profile_denoiser
+from ..profile.resample import resample_map
+from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
+from ..sampler import SamplerTable, freeze_sampler
 from .stages import StageStore
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from soda_runtime.engine_index import FORMAT, INDEX_NAME, VERSION, EngineEntry, 
 from soda_runtime.signature import COEFFICIENTS, WINDOW_AXIS
 from soda_runtime.tensors import read_header
 
-from .compile import AHEAD_OF_TIME, compile_engine, compile_engines, library_version
-from .compile.content import graph_content
-from .compile.nvidia.card import CARD_NAME, ENGINE_NAME, BuiltCard, read_card
-from .compile.options import EngineOptions
+from ..compile import AHEAD_OF_TIME, compile_engine, compile_engines, library_version
+from ..compile.content import graph_content
+from ..compile.nvidia.card import CARD_NAME, ENGINE_NAME, BuiltCard, read_card
+from ..compile.options import EngineOptions
 from .stages import StageStore
 
 log = logging.getLogger(__name__)

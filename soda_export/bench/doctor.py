@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from . import __version__
-from .compile import REGISTRY, BackendStatus, backend_status
+from .. import __version__
+from ..compile import REGISTRY, BackendStatus, backend_status
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16")
 _EXTRAS = {

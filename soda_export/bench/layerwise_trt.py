@@ -1,4 +1,4 @@
-"""python -m soda_export.layerwise_trt GRAPH IN.npz OUT.npz: every value of a graph as TensorRT computes it.
+"""python -m soda_export.bench.layerwise_trt GRAPH IN.npz OUT.npz: every value of a graph as TensorRT computes it.
 
 A process of its own, because Polygraphy takes TensorRT or TensorRT-RTX by a variable of the process. Not yet run
 on a GPU.
