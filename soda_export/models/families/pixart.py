@@ -1,0 +1,68 @@
+"""PixArt-alpha and Sigma (Chen et al. 2023, 2024): diffusers' PixArtTransformer2DModel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..family import Constant, Family, Latents, Request, SiteRule, Sizes, Timestep
+from ..spec import STACK, Port
+
+_PIXELS_PER_LATENT = 8  # of the autoencoders of every model with micro-conditioning
+
+
+def _latents(sizes: Sizes) -> tuple[int, ...]:
+    side = sizes.config["sample_size"]
+    return (sizes.config["in_channels"], side, side)
+
+
+def _prediction(sizes: Sizes) -> tuple[int, ...]:
+    channels, *rest = _latents(sizes)
+    return (sizes.config["out_channels"] or channels, *rest)
+
+
+def _ports(sizes: Sizes) -> tuple[Port, ...]:
+    tokens = sizes.text_tokens
+    return (
+        Port("embeds", "embedding", (tokens, sizes.config["caption_channels"])),
+        Port("attention_mask", "mask", (tokens,)),
+    )
+
+
+def _micro_conditions(sizes: Sizes) -> dict[str, Any]:
+    """Height and width in pixels, and their ratio; a model without micro-conditioning does not look at them."""
+    import torch
+
+    _, height, width = (_PIXELS_PER_LATENT * n for n in sizes.latent_shape)
+    return {
+        "resolution": torch.tensor([[float(height), float(width)]]),
+        "aspect_ratio": torch.tensor([[height / width]]),
+    }
+
+
+PIXART = Family(
+    name="pixart",
+    classes=("PixArtTransformer2DModel",),
+    arguments={
+        "hidden_states": Latents(),
+        "timestep": Timestep(),
+        "encoder_hidden_states": Request("embeds"),
+        "encoder_attention_mask": Request("attention_mask"),
+        "added_cond_kwargs": Constant(_micro_conditions, rows=True),
+    },
+    sites=(
+        SiteRule("transformer_blocks.*.attn1", "attn", renew="queries", optional=True),
+        SiteRule("transformer_blocks.*.attn2", "cross_attn", renew="tokens"),
+        SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
+        SiteRule("transformer_blocks.-1", STACK),
+    ),
+    latent_shape=_latents,
+    prediction_shape=_prediction,
+    ports=_ports,
+    sampler="dpm-solver++",
+    steps=20,
+    default_guidance=4.5,
+    blocks=("transformer_blocks.*",),
+    once=("adaln_single.linear",),
+    text_tokens=120,
+    text_tokens_by_pipeline={"PixArtSigmaPipeline": 300},
+)

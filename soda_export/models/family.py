@@ -1,0 +1,109 @@
+"""What a model family is, as data: which class, what its arguments are, which module outputs a plan may decide about.
+
+A family is one record (models/families/) and one test. Everything else, from profiling to engines, reads this record and
+the unmodified diffusers module. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .spec import Port
+
+
+@dataclass(frozen=True)
+class SiteRule:
+    """Modules whose outputs are sites.
+
+    path: module path, with * for each layer number; `transformer_blocks.-1` is the last one. outputs: which of the
+    values that the module returns, where it returns several; () where it returns one tensor. A value that the model
+    returns as None in some layer (an MMDiT's last context) is left out there.
+
+    renew: how some tokens can be renewed singly. "tokens": the module works token by token, so it is called with the
+    kept tokens alone. "queries": the kept tokens attend to all, so it is called with the kept ones, and with all tokens
+    as `encoder_hidden_states`. Tokens are axis 1 of its first argument. optional: only where the user asks for it
+    (--prune-attention).
+    """
+
+    path: str
+    kind: str
+    outputs: tuple[int, ...] = ()
+    renew: Literal["", "tokens", "queries"] = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Latents:
+    """An argument of forward that takes the latents [R, *latent_shape]."""
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """An argument that takes the step's timestep [R], times `scale`."""
+
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """An argument that takes what a request gives under `port`: [R, *shape], or [R] for a label or number."""
+
+    port: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An argument that is the same in every call: `make(sizes)` gives nested dicts of tensors, or a tensor. A row axis
+    is left to the record: make(sizes) with one row, `rows` says that it is repeated for each row."""
+
+    make: Callable[[Sizes], Any]
+    rows: bool = False
+
+
+Argument = Latents | Timestep | Request | Constant
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a family reads off a configuration. config: of the denoiser, defaults filled in. parts: of the other parts
+    of the pipeline, by name. text_tokens: length that prompts are padded to."""
+
+    config: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    text_tokens: int
+    latent_shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of denoisers.
+
+    classes: diffusers classes. component: the pipeline's part. arguments: of forward, by name; what is not named keeps
+    its default. latent_shape, prediction_shape, ports: read off the sizes. sites: in the order in which a layer computes
+    them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
+    blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
+    guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
+    check(path, config) refuses what would not be reproduced exactly. planner: constants of published planners, for the
+    families that they were published for.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    arguments: Mapping[str, Argument]
+    sites: tuple[SiteRule, ...]
+    latent_shape: Callable[[Sizes], tuple[int, ...]]
+    prediction_shape: Callable[[Sizes], tuple[int, ...]]
+    ports: Callable[[Sizes], tuple[Port, ...]]
+    sampler: str
+    steps: int
+    default_guidance: float
+    blocks: tuple[str, ...]
+    once: tuple[str, ...] = ()
+    component: str = "transformer"
+    guidance: Literal["rows", "port", "none"] = "rows"
+    text_tokens: int = 0
+    text_tokens_by_pipeline: Mapping[str, int] = field(default_factory=dict)
+    check: Callable[[Path, Mapping[str, Any]], None] = lambda path, config: None
