@@ -1,0 +1,48 @@
+"""Put together what a denoiser's forward takes, as the family's record says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .family import Constant, Family, Latents, Request, Timestep
+
+
+def forward_arguments(
+    family: Family, latents: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor], constants: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keyword arguments of forward.
+
+    latents: [R, *latent_shape]. timestep: [R], as the scheduler counts. inputs: what a request gives by port, [R, ...].
+    constants: argument -> what its Constant makes, with one row where `rows` is set.
+    """
+    floating = latents.dtype
+    made: dict[str, Any] = {}
+    for name, argument in family.arguments.items():
+        if isinstance(argument, Latents):
+            made[name] = latents
+        elif isinstance(argument, Timestep):
+            made[name] = timestep * argument.scale if argument.scale != 1.0 else timestep
+        elif isinstance(argument, Request):
+            if argument.port not in inputs:
+                continue  # this configuration of the family has no such port
+            value = inputs[argument.port]
+            made[name] = value.to(floating) if value.is_floating_point() else value
+        elif isinstance(argument, Constant):
+            rows = latents.shape[0]
+            repeat = (lambda t: t.expand(rows, *t.shape[1:])) if argument.rows else (lambda t: t)
+            made[name] = map_tensors(constants[name], repeat)
+    return made
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Nested dicts, lists and tuples with each tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(entry, change) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(entry, change) for entry in value)
+    return value
