@@ -1,0 +1,93 @@
+"""A traced denoiser as one graph: its sites' values, and beside each renewable site the branch for kept tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..models.paths import SiteModule
+from .denoiser import KEPT, DenoiserTrace
+from .marks import DOMAIN, first_argument, input_mark, output_mark
+from .onnx import TracedGraph
+from .tidy import tidy
+
+
+@dataclass(frozen=True)
+class SiteValues:
+    """outputs: computed in full. tokens: what the module is given, [R, N, D]; kept: a free value that stands for some
+    of those tokens; renewed: the outputs for the kept ones. The last three are None where tokens cannot be renewed."""
+
+    outputs: tuple[ir.Value, ...]
+    tokens: ir.Value | None = None
+    kept: ir.Value | None = None
+    renewed: ir.Value | None = None
+
+
+@dataclass(frozen=True)
+class DenoiserGraph:
+    """inputs: latents, timestep and ports by name. sites: in the order of the spec. weights: value -> name in the
+    checkpoint, perhaps transposed. constants: values that the configuration decides."""
+
+    inputs: Mapping[str, ir.Value]
+    prediction: ir.Value
+    sites: tuple[SiteValues, ...]
+    weights: Mapping[ir.Value, str]
+
+
+def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequence[str]) -> DenoiserGraph:
+    """The tidied trace, with the renewal of each site of `kinds` as a branch of its own."""
+    whole = tidy(trace.whole)
+    graph, weights = whole.graph, dict(whole.weights)
+    marks = {node.attributes.get_string("name"): node for node in graph if node.domain == DOMAIN}
+    renewals = {kind: (path, tidy(renewal)) for kind, (path, renewal) in trace.renewals.items()}
+    names = {name: value for value, name in weights.items()}
+    values = []
+    for site in sites:
+        outputs = []
+        while (name := output_mark(site.path, len(outputs))) in marks:
+            outputs.append(marks[name].outputs[0])
+        kind = site.rule.kind
+        if kind not in kinds or kind not in renewals:
+            values.append(SiteValues(tuple(outputs)))
+            continue
+        path, renewal = renewals[kind]
+        token_mark = marks[input_mark(site.path, first_argument(site.module))]
+        kept = ir.Value(name=f"{KEPT}.{site.path}", type=token_mark.outputs[0].type)
+        arguments = {
+            value.name: marks[str(value.name).replace(path, site.path, 1)].outputs[0]
+            for value in renewal.graph.inputs
+            if value.name != KEPT
+        }
+        renewed = _graft(renewal, site.path, {KEPT: kept, **arguments}, weights, names)
+        values.append(SiteValues(tuple(outputs), token_mark.outputs[0], kept, renewed))
+    inputs = {str(value.name): value for value in graph.inputs}
+    return DenoiserGraph(inputs, graph.outputs[0], tuple(values), weights)
+
+
+def _graft(
+    fragment: TracedGraph, path: str, given: Mapping[str | None, ir.Value], weights: dict[ir.Value, str],
+    names: dict[str, ir.Value],
+) -> ir.Value:  # fmt: skip
+    """Copy a fragment's nodes; its weights are those under `path`. Returns its output."""
+    known: dict[ir.Value, ir.Value] = {value: given[value.name] for value in fragment.graph.inputs}
+
+    def local(value: ir.Value) -> ir.Value:
+        if value not in known:
+            if value in fragment.weights:
+                name = f"{path}.{fragment.weights[value]}"
+                if name not in names:
+                    names[name] = ir.Value(name=name, type=value.type, shape=value.shape)
+                    weights[names[name]] = name
+                known[value] = names[name]
+            else:  # a constant of the code
+                known[value] = value
+        return known[value]
+
+    for node in fragment.graph:
+        inputs = [None if value is None else local(value) for value in node.inputs]
+        outputs = [ir.Value(name=f"{path}/{v.name}", type=v.type, shape=v.shape) for v in node.outputs]
+        ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs, name=f"{path}/{node.name}")
+        known |= dict(zip(node.outputs, outputs, strict=True))
+    return local(fragment.graph.outputs[0])

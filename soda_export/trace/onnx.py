@@ -1,0 +1,102 @@
+"""An nn.Module under a FakeTensorMode, with example inputs, into an ONNX graph whose weights are names alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+
+OPSET = 23  # the first with Attention
+
+
+@dataclass(frozen=True)
+class TracedGraph:
+    """graph: inputs in the order of the examples; `weights`: initializer -> name of the parameter that it stands for.
+    Other initializers have a value."""
+
+    graph: ir.Graph
+    weights: dict[ir.Value, str]
+
+    def renamed(self, change: Callable[[str], str]) -> TracedGraph:
+        """The same with weights under other names."""
+        return TracedGraph(self.graph, {value: change(name) for value, name in self.weights.items()})
+
+
+def trace_to_onnx(
+    module: nn.Module, examples: Mapping[str, Tensor], symbolic: Mapping[str, tuple[int, ...]], mode: Any,
+    buffers: Mapping[str, Tensor], where: str,
+) -> TracedGraph:  # fmt: skip
+    """Trace module(*examples) -> one tensor. symbolic: axes of each example that may have any size. buffers: real
+    values of initializers, which are folded into the graph; all others stay names. Raises ModelError, naming `where`.
+    """
+    axes = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("tokens", min=2)}
+    shapes = tuple({axis: axes[axis] for axis in symbolic[name]} for name in examples)
+    try:
+        with quiet(), torch.no_grad(), mode:
+            exported = torch.export.export(
+                module, tuple(examples.values()), dynamic_shapes=(shapes,), strict=False
+            )
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                exported, dynamo=True, opset_version=OPSET, optimize=False, verbose=False, input_names=list(examples),
+            )  # fmt: skip
+    except Exception as error:
+        raise ModelError(f"{where}: cannot be traced: {_first_cause(error)}") from error
+    assert program is not None
+    graph = program.model.graph
+    weights: dict[ir.Value, str] = {}
+    for name, value in list(graph.initializers.items()):
+        if name in buffers:
+            value.const_value = ir.tensor(buffers[name].contiguous().numpy(), name=name)
+        elif not _is_real(value):
+            value.const_value, weights[value] = None, name
+    _fold(program.model)
+    return TracedGraph(graph, {value: name for value, name in weights.items() if value in set(graph.initializers.values())})
+
+
+def _is_real(value: ir.Value) -> bool:
+    """Whether an initializer's numbers are at hand, as those of constants of the code are."""
+    raw = getattr(value.const_value, "raw", None)
+    return not isinstance(raw, torch._subclasses.fake_tensor.FakeTensor)
+
+
+def _fold(model: ir.Model) -> None:
+    """Constants evaluated, dead nodes and doubled values removed."""
+    from onnxscript.optimizer import optimize_ir
+
+    with quiet():
+        optimize_ir(model, input_size_limit=1 << 28, output_size_limit=1 << 28)
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    at = next((line for line in lines if line.startswith("File ")), "")
+    return f"{lines[0] if lines else type(error).__name__}{f' ({at})' if at else ''}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter reports its own progress and missing optional packages; none of it concerns the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
