@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor, nn
 
 from ..errors import ModelError
@@ -34,12 +35,16 @@ class TracedGraph:
 
 def trace_to_onnx(
     module: nn.Module, examples: Mapping[str, Tensor], symbolic: Mapping[str, tuple[int, ...]], mode: Any,
-    buffers: Mapping[str, Tensor], where: str,
+    buffers: Mapping[str, Tensor], where: str, independent: bool = False,
 ) -> TracedGraph:  # fmt: skip
     """Trace module(*examples) -> one tensor. symbolic: axes of each example that may have any size. buffers: real
-    values of initializers, which are folded into the graph; all others stay names. Raises ModelError, naming `where`.
+    values of initializers, which are folded into the graph; all others stay names. Axis 0 of all examples is the same
+    number of rows, and axis 1 the same number of tokens, unless they are independent. Raises ModelError, naming
+    `where`.
     """
-    axes = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("tokens", min=2)}
+    axes: dict[int, Any] = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("tokens", min=2)}
+    if independent:
+        axes = dict.fromkeys(axes, torch.export.Dim.AUTO)
     shapes = tuple({axis: axes[axis] for axis in symbolic[name]} for name in examples)
     try:
         with quiet(), torch.no_grad(), mode:
@@ -57,7 +62,7 @@ def trace_to_onnx(
     weights: dict[ir.Value, str] = {}
     for name, value in list(graph.initializers.items()):
         if name in buffers:
-            value.const_value = ir.tensor(buffers[name].contiguous().numpy(), name=name)
+            value.const_value = TorchTensor(buffers[name].contiguous(), name=name)
         elif not _is_real(value):
             value.const_value, weights[value] = None, name
     _fold(program.model)

@@ -15,10 +15,38 @@ Pass = Callable[[TracedGraph], None]
 
 def tidy(traced: TracedGraph) -> TracedGraph:
     """All passes, in order."""
-    for run in (static_reshapes, transposed_weights, spelled_attention, fp32_softmax):
+    for run in (true_squeezes, permuting_einsums, static_reshapes, transposed_weights, spelled_attention, fp32_softmax):
         run(traced)
     remove_dead(traced)
     return traced
+
+
+def true_squeezes(traced: TracedGraph) -> None:
+    """torch squeezes an axis of another size than 1 by leaving it; ONNX refuses."""
+    for node in list(traced.graph):
+        if node.op_type != "Squeeze" or node.inputs[0] is None or len(node.inputs) < 2 or node.inputs[1] is None:
+            continue
+        source, axes = node.inputs[0], node.inputs[1].const_value
+        if axes is None or source.shape is None:
+            continue
+        if all(source.shape[int(axis)] != 1 for axis in axes.numpy().reshape(-1)):
+            _replace(node.outputs[0], source)
+            traced.graph.remove(node, safe=True)
+
+
+def permuting_einsums(traced: TracedGraph) -> None:
+    """An Einsum that only permutes axes is a Transpose, which every type and library has."""
+    for node in list(traced.graph):
+        if node.op_type != "Einsum" or len(node.inputs) != 1:
+            continue
+        before, _, after = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+        if sorted(before) != sorted(after) or len(set(before)) != len(before):
+            continue
+        turned = ir.node("Transpose", list(node.inputs), {"perm": [before.index(axis) for axis in after]}, name=node.name)
+        turned.outputs[0].type, turned.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+        traced.graph.insert_before(node, turned)
+        _replace(node.outputs[0], turned.outputs[0])
+        traced.graph.remove(node, safe=True)
 
 
 def static_reshapes(traced: TracedGraph) -> None:
