@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .family import Constant, Family, Latents, Request, Timestep
 
@@ -46,3 +47,18 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map_tensors(entry, change) for entry in value)
     return value
+
+
+def bound_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name; what lands in **kwargs is among them."""
+    signature = inspect.signature(module.forward)
+    bound = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            bound |= bound.pop(name, {})
+    return bound
+
+
+def first_argument(module: nn.Module) -> str:
+    """Name of the argument that carries a module's tokens."""
+    return next(iter(inspect.signature(module.forward).parameters))

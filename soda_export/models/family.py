@@ -20,7 +20,8 @@ class SiteRule:
 
     path: module path, with * for each layer number; `transformer_blocks.-1` is the last one. outputs: which of the
     values that the module returns, where it returns several; () where it returns one tensor. A value that the model
-    returns as None in some layer (an MMDiT's last context) is left out there.
+    returns as None in some layer is left out there. last_outputs: instead, for the last such module, where the model
+    drops a value (an MMDiT's last context).
 
     renew: how some tokens can be renewed singly. "tokens": the module works token by token, so it is called with the
     kept tokens alone. "queries": the kept tokens attend to all, so it is called with the kept ones, and with all tokens
@@ -31,6 +32,7 @@ class SiteRule:
     path: str
     kind: str
     outputs: tuple[int, ...] = ()
+    last_outputs: tuple[int, ...] = ()
     renew: Literal["", "tokens", "queries"] = ""
     optional: bool = False
 
@@ -69,12 +71,19 @@ Argument = Latents | Timestep | Request | Constant
 @dataclass(frozen=True)
 class Sizes:
     """What a family reads off a configuration. config: of the denoiser, defaults filled in. parts: of the other parts
-    of the pipeline, by name. text_tokens: length that prompts are padded to."""
+    of the pipeline, by name. text_tokens: length that prompts are padded to. image_side: pixels that were asked for, 0
+    for the model's own size."""
 
     config: Mapping[str, Any]
     parts: Mapping[str, Any]
     text_tokens: int
+    image_side: int = 0
     latent_shape: tuple[int, ...] = ()
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Side of the square of pixels that the autoencoder makes of a latent; 8 where there is none."""
+        return 1 << (len(self.parts["vae"]["block_out_channels"]) - 1) if "vae" in self.parts else 8
 
 
 @dataclass(frozen=True)
@@ -106,4 +115,8 @@ class Family:
     guidance: Literal["rows", "port", "none"] = "rows"
     text_tokens: int = 0
     text_tokens_by_pipeline: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: str = "tokenizer"
+    patch: int = 0
+    any_size: bool = False
+    adapt: Callable[[Family, Mapping[str, Any]], Family] = lambda family, config: family
     check: Callable[[Path, Mapping[str, Any]], None] = lambda path, config: None

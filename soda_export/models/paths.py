@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ModelError
@@ -35,7 +36,9 @@ def site_modules(model: nn.Module, family: Family) -> list[SiteModule]:
         group = len(lists) if ".*" not in rule.path else lists.index(rule.path.split(".*")[0])
         for number, path in enumerate(paths):
             layer = int(re.findall(r"\.(\d+)", path)[0]) if ".*" in rule.path else 0
-            found.append(((group, layer, place), SiteModule(rule, path, modules[path], number, len(paths))))
+            last = number == len(paths) - 1 and bool(rule.last_outputs)
+            own = replace(rule, outputs=rule.last_outputs) if last else rule
+            found.append(((group, layer, place), SiteModule(own, path, modules[path], number, len(paths))))
     return [site for _, site in sorted(found, key=lambda entry: entry[0])]
 
 

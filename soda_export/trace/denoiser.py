@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.arguments import forward_arguments, map_tensors
+from ..models.fake import FakeModel
 from ..models.family import Family
 from ..models.paths import SiteModule, site_modules
 from ..models.spec import ModelSpec
@@ -21,15 +22,6 @@ LATENTS, TIMESTEP, KEPT = "latents", "timestep", "kept"
 _ROWS = 3  # sizes of 0 and 1 would be specialised
 _KEPT = 5
 _DTYPES = {"label": torch.int64, "mask": torch.int64, "embedding": torch.float32, "scalar": torch.float32}
-
-
-@dataclass(frozen=True)
-class FakeModel:
-    """A module under a FakeTensorMode, and the real values of the buffers that its configuration decides."""
-
-    module: nn.Module
-    mode: Any
-    buffers: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

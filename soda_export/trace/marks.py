@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..models.arguments import bound_arguments, first_argument
 from ..models.paths import SiteModule
 
+__all__ = ["DOMAIN", "OP", "first_argument", "input_mark", "mark", "marked", "output_mark"]
 DOMAIN, OP = "soda", "Mark"
 
 
@@ -44,21 +45,6 @@ def marked(sites: Sequence[SiteModule]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def bound_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments by name; what lands in **kwargs is among them."""
-    signature = inspect.signature(module.forward)
-    bound = dict(signature.bind(*args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            bound |= bound.pop(name, {})
-    return bound
-
-
-def first_argument(module: nn.Module) -> str:
-    """Name of the argument that carries a module's tokens."""
-    return next(iter(inspect.signature(module.forward).parameters))
 
 
 def _name_inputs(site: SiteModule) -> Any:
