@@ -7,11 +7,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InternalError
 from ..models.decisions import COMPUTE, IDLE
 from ..models.flops import full_step_flops, step_flops
 from ..models.spec import ModelSpec
 
 _NEW_SHARE = 0.15  # of a full step's FLOPs
+
+
+def cached_work(spec: ModelSpec, order: int = 0, stack: bool = False) -> NDArray[np.int64]:
+    """[K], what a step does that computes none of the leaf sites, or not even the stack: all reused, or forecast."""
+    work = np.full((1, len(spec.sites)), COMPUTE, np.int64)
+    if not stack:
+        work[0, list(spec.leaves)] = -order
+    elif spec.stack is None:
+        raise InternalError(f"{spec.name} has no stack")
+    else:
+        work[0, spec.stack] = -order
+    row: NDArray[np.int64] = Schedule.of(spec, work).work[0]
+    return row
+
+
+def fixed_flops(spec: ModelSpec, rows: int) -> int:
+    """FLOPs of a step that reuses every leaf site, for one sample: what each step pays whose stack is not reused."""
+    return step_flops(spec, rows, cached_work(spec).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +60,14 @@ class Schedule:
     ) -> Schedule:
         """Everything at the anchors; in between every leaf site, or the stack, reused or forecast as far as its history
         allows."""
-        work = np.full((steps, len(spec.sites)), COMPUTE, np.int64)
-        sites = [spec.stack] if stack else list(spec.leaves)
-        past = 0
+        work, past = np.full((steps, len(spec.sites)), COMPUTE, np.int64), 0
+        by_order = [cached_work(spec, o, stack) for o in range(order + 1)]
         for t in range(steps):
             if t in anchors:
                 past += 1
             else:
-                work[t, sites] = -min(order, past - 1)
-        return cls.of(spec, work)
+                work[t] = by_order[min(order, past - 1)]
+        return cls(work)
 
     @property
     def steps(self) -> int:
