@@ -118,5 +118,7 @@ class Family:
     tokenizer: str = "tokenizer"
     patch: int = 0
     any_size: bool = False
+    image_tokens: Callable[[Sizes], int] = lambda sizes: 0
+    uniform_sigmas: bool = False
     adapt: Callable[[Family, Mapping[str, Any]], Family] = lambda family, config: family
     check: Callable[[Path, Mapping[str, Any]], None] = lambda path, config: None

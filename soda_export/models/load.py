@@ -24,6 +24,7 @@ from .family import Constant, Family, Sizes
 from .hub import DEFAULT_PARTS
 from .origin import BUILTIN_FOLDER, ModelRequest, Origin, builtin_models, find_origin, resolve_folder
 from .published import CONFIG_FILES, read_json
+from .schedule import pipeline_schedule
 from .spec import ModelSpec
 from .weights import CheckpointWeights, RandomWeights, Weights, num_parameters
 
@@ -39,8 +40,9 @@ class LoadedModel:
     """A model ready to be profiled and exported, with the configuration of the scheduler it came with.
 
     family: the record as this configuration has it. kind, config: the denoiser's class and configuration. config_path:
-    where that stands. constants: argument of forward -> what its Constant makes, with one row. folder: the diffusers
-    folder, None for random weights; published: the configurations of parts that lie in no folder.
+    where that stands. constants: argument of forward -> what its Constant makes, with one row. scheduler_config: with
+    what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
+    configurations of parts that lie in no folder.
     """
 
     spec: ModelSpec
@@ -122,8 +124,9 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
         "model %s: %.3g M weights, %d sites, %.1f s", spec.name, num_parameters(weights) / 1e6, len(spec.sites),
         time.perf_counter() - started,
     )  # fmt: skip
+    scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
     return LoadedModel(
-        spec, family, kind, config, path, weights, constants, origin.scheduler, origin.folder, origin.published
+        spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ModelError, PlanError
 from .probe import StepMap, probe_step
-from .scheduler import CONFIG, make_scheduler
+from .scheduler import CONFIG, make_scheduler, timestep_options
 from .step import advance_state
 
 
@@ -129,7 +129,7 @@ def freeze_sampler(
     options = {"eta": eta} if sampler == "ddim" else {}
     learned = scheduler.config.get("variance_type") == "learned_range"
     try:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, **timestep_options(config, steps))
         timesteps = tuple(_exact(t) for t in scheduler.timesteps.tolist())
         if len(timesteps) != steps:
             raise ValueError(f"its timestep_spacing gives {len(timesteps)}")

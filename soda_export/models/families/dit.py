@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
 from ..spec import STACK, Port
-
-
-def _latents(sizes: Sizes) -> tuple[int, ...]:
-    side = sizes.config["sample_size"]
-    return (sizes.config["in_channels"], side, side)
-
-
-def _prediction(sizes: Sizes) -> tuple[int, ...]:
-    channels, *rest = _latents(sizes)
-    return (sizes.config["out_channels"] or channels, *rest)
+from .square import check_square, square_latents, square_prediction
 
 
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
@@ -30,12 +21,13 @@ DIT = Family(
         SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
         SiteRule("transformer_blocks.-1", STACK),
     ),
-    latent_shape=_latents,
-    prediction_shape=_prediction,
+    latent_shape=square_latents,
+    prediction_shape=square_prediction,
     ports=_ports,
     sampler="ddim",
     steps=50,
     default_guidance=1.5,
     blocks=("transformer_blocks.*",),
     once=("transformer_blocks.*.norm1.linear",),
+    check=check_square,
 )

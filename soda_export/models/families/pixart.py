@@ -6,24 +6,16 @@ from typing import Any
 
 from ..family import Constant, Family, Latents, Request, SiteRule, Sizes, Timestep
 from ..spec import STACK, Port
+from .square import check_square, square_latents, square_prediction
 
 _PIXELS_PER_LATENT = 8  # of the autoencoders of every model with micro-conditioning
 
 
-def _latents(sizes: Sizes) -> tuple[int, ...]:
-    side = sizes.config["sample_size"]
-    return (sizes.config["in_channels"], side, side)
-
-
-def _prediction(sizes: Sizes) -> tuple[int, ...]:
-    channels, *rest = _latents(sizes)
-    return (sizes.config["out_channels"] or channels, *rest)
-
-
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
     tokens = sizes.text_tokens
+    width = sizes.config["caption_channels"] or sizes.config["cross_attention_dim"]
     return (
-        Port("embeds", "embedding", (tokens, sizes.config["caption_channels"])),
+        Port("embeds", "embedding", (tokens, width)),
         Port("attention_mask", "mask", (tokens,)),
     )
 
@@ -55,8 +47,8 @@ PIXART = Family(
         SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
         SiteRule("transformer_blocks.-1", STACK),
     ),
-    latent_shape=_latents,
-    prediction_shape=_prediction,
+    latent_shape=square_latents,
+    prediction_shape=square_prediction,
     ports=_ports,
     sampler="dpm-solver++",
     steps=20,
@@ -65,4 +57,5 @@ PIXART = Family(
     once=("adaln_single.linear",),
     text_tokens=120,
     text_tokens_by_pipeline={"PixArtSigmaPipeline": 300},
+    check=check_square,
 )
