@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .models.identity import SamplerIdentity, TokenScore
 from .models.precision import Precision
-from .models.spec import DenoiserSpec
 from .plan.sensitivity import Metric
+from .sampler import own_sampler
 
-DEFAULTS = {
-    "dit": (SamplerIdentity("ddim", 50), 1.5), "pixart": (SamplerIdentity("dpm-solver++", 20), 4.5),
-    "shapes": (SamplerIdentity("dpm-solver++", 20), 7.0),
-}  # fmt: skip
-"""Family -> sampler and guidance of its published results; `shapes`, a built-in model, -> those it was judged with."""
+if TYPE_CHECKING:
+    from .models.load import LoadedModel
+
+_JUDGED_WITH = {"shapes": 7.0}
+"""Built-in model -> the guidance that it was judged with."""
 
 
-def defaults_for(spec: DenoiserSpec) -> tuple[SamplerIdentity, float]:
-    """Sampler and guidance of a model where neither the user nor a map or plan says."""
-    return DEFAULTS.get(spec.name) or DEFAULTS[spec.family]
+def defaults_for(loaded: LoadedModel) -> tuple[SamplerIdentity, float]:
+    """Sampler and guidance of a model where neither the user nor a map or plan says: its own scheduler, the steps and
+    guidance of its family's published results. Raises ModelError where its scheduler has no counterpart."""
+    family = loaded.family
+    guidance = _JUDGED_WITH.get(loaded.spec.name, family.default_guidance) if family.guidance == "rows" else 1.0
+    return SamplerIdentity(own_sampler(loaded.scheduler_config), family.steps), guidance
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class ComponentMaker:
     @property
     def has_text_encoder(self) -> bool:
         """Whether the model comes with a text encoder and its tokenizer."""
-        is_text = isinstance(self._loaded.denoiser.spec.condition, TextCondition)
+        is_text = isinstance(self._loaded.spec.condition, TextCondition)
         return is_text and self._loaded.component_folder("text_encoder") is not None
 
     @cached_property
@@ -80,7 +80,7 @@ class ComponentMaker:
 
     @property
     def _tokens(self) -> int:
-        condition = self._loaded.denoiser.spec.condition
+        condition = self._loaded.spec.condition
         assert isinstance(condition, TextCondition)
         return condition.max_tokens
 
@@ -106,7 +106,7 @@ class ComponentMaker:
         assert config is not None
         source: Path | dict[str, Any] = folder if folder is not None else config
         seed = _RANDOM_SEED if folder is None else None
-        latent_shape = self._loaded.denoiser.spec.latent_shape
+        latent_shape = self._loaded.spec.latent_shape
 
         def export(out: Path) -> None:
             export_decoder(

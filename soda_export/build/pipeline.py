@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -21,23 +21,25 @@ from ..export.export import export_programs
 from ..export.index import read_index
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable, read_table, table_text
+from ..eager.conditions import (
+    DEFAULT_PROMPTS,
+    Conditions,
+    own_conditions,
+    random_texts,
+    read_prompts,
+    read_texts,
+    text_ports,
+)
+from ..eager.model import EagerModel
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
-from ..models.load import LoadedModel, ModelRequest, load_denoiser
+from ..models.load import LoadedModel, ModelRequest, load_model
 from ..models.precision import COMPUTE, Compute
-from ..models.spec import DenoiserSpec, TextCondition
+from ..models.spec import ModelSpec
 from ..options import BundleOptions, ProfileOptions, SamplerOptions
 from .pack import pack_bundle
 from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
 from ..plan.schedule import Schedule
-from ..profile.calibration import (
-    DEFAULT_PROMPTS,
-    LabelCalibration,
-    TextCalibration,
-    random_texts,
-    read_prompts,
-    read_texts,
-)
-from ..profile.profile import Calibration, profile_denoiser
+from ..profile.profile import profile_denoiser
 from ..profile.resample import resample_map
 from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
 from ..sampler import SamplerTable, freeze_sampler
@@ -64,19 +66,34 @@ class Workbench:
     def __init__(
         self, model: str | ModelRequest | LoadedModel, options: SamplerOptions, store: StageStore, progress: Progress
     ) -> None:
-        self.loaded: LoadedModel = model if isinstance(model, LoadedModel) else load_denoiser(model)
+        self.loaded: LoadedModel = model if isinstance(model, LoadedModel) else load_model(model)
         self.options, self.store, self.progress = options, store, progress
-        spec = self.loaded.denoiser.spec
-        self.sampler: SamplerTable = freeze_sampler(
-            options.sampler, self.loaded.scheduler_config, options.steps, options.eta,
-            learned_variance=spec.out_channels == 2 * spec.latent_shape[0],
-        )
+        spec = self.loaded.spec
+        self.sampler: SamplerTable = self._freeze(options.steps)
         if options.guided_channels > spec.latent_shape[0]:
             raise UsageError(f"--guidance-channels {options.guided_channels}: the model has {spec.latent_shape[0]}")
         self.identity = SamplerIdentity(options.sampler, options.steps, options.eta, options.guided_channels)
         self.components = ComponentMaker(self.loaded, store, progress)
         if not 0.0 <= options.guidance <= MAX_GUIDANCE:
             raise UsageError(f"--guidance {options.guidance:g}: must be within 0 .. {MAX_GUIDANCE:g}; 1 turns it off")
+        if options.guidance > 1.0 and self.loaded.family.guidance != "rows":
+            raise UsageError(
+                f"--guidance {options.guidance:g}: a {self.loaded.family.name} model has guidance built in; leave it "
+                "out, and give requests their own where the model takes one"
+            )
+
+    def _freeze(self, steps: int) -> SamplerTable:
+        spec = self.loaded.spec
+        return freeze_sampler(
+            self.options.sampler, self.loaded.scheduler_config, steps, self.options.eta,
+            learned_variance=spec.prediction_shape[0] == 2 * spec.latent_shape[0],
+        )  # fmt: skip
+
+    @cached_property
+    def eager(self) -> EagerModel:
+        """The unmodified module with its weights, loaded when it is first asked for."""
+        loaded = self.loaded
+        return EagerModel(loaded.module, loaded.family, loaded.spec, loaded.constants)
 
     def profile(self, options: ProfileOptions) -> SensitivityMap:
         """Measure the sensitivity map, or take it from its file."""
@@ -86,7 +103,7 @@ class Workbench:
             raise UsageError(f"--profile-memory {options.profile_memory:g}: must be a number of GB above 0")
         texts = self.calibration_texts(options)
         inputs = {
-            "model": self.loaded.denoiser.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
+            "model": self.loaded.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
             "profile": replace(options, prompts=None, profile_embeds=None),  # what the files hold is in texts
             "texts": texts, "text_encoder": self.components.text_hashes if texts else {},
         }  # fmt: skip
@@ -108,7 +125,7 @@ class Workbench:
 
     def calibration_texts(self, options: ProfileOptions) -> list[str]:
         """The prompts to profile with; none for class labels, given embeddings, or without a text encoder."""
-        is_text = isinstance(self.loaded.denoiser.spec.condition, TextCondition)
+        is_text = bool(text_ports(self.loaded.spec))
         if not is_text and (options.prompts or options.profile_embeds):
             raise UsageError("--prompts and --profile-embeds are for text models; this one takes class labels")
         if options.prompts is not None and options.profile_embeds is not None:
@@ -125,17 +142,18 @@ class Workbench:
         path = options.prompts or (own if own is not None and own.is_file() else None)
         return list(DEFAULT_PROMPTS) if path is None else read_prompts(path)
 
-    def calibration(self, options: ProfileOptions, texts: list[str]) -> Calibration:
+    def calibration(self, options: ProfileOptions, texts: list[str]) -> Conditions:
         """What samples are conditioned on; texts: those of calibration_texts."""
-        spec, rows = self.loaded.denoiser.spec, rows_per_sample(self.options.guidance)
-        if not isinstance(spec.condition, TextCondition):
-            return LabelCalibration(spec, rows)
+        spec = self.loaded.spec
+        own = own_conditions(spec)
+        if not text_ports(spec):
+            return own
         if options.profile_embeds is not None:
-            return TextCalibration(read_texts(options.profile_embeds, spec.condition), rows)
+            return own | read_texts(options.profile_embeds, spec, negative=self.rows == 2)
         if texts:
-            return TextCalibration(self.components.encode(texts[: options.samples]), rows)
+            return own | self.components.encode(texts[: options.samples])
         log.warning("profile: no text encoder at hand, so random embeddings are used; --profile-embeds gives real ones")
-        return TextCalibration(random_texts(spec.condition, options.samples, options.seed), rows)
+        return own | random_texts(spec, options.samples, options.seed)
 
     def fit_map(self, sensitivity: SensitivityMap) -> SensitivityMap:
         """The map as it is, or read at this number of steps; refuses one of another sampler or guidance (planning
@@ -146,10 +164,7 @@ class Workbench:
                 "map: measured at %d steps, read at %d by the noise level; --samples on this number of steps is surer",
                 info.sampler.steps, self.options.steps,
             )  # fmt: skip
-            measured = freeze_sampler(
-                self.options.sampler, self.loaded.scheduler_config, info.sampler.steps, self.options.eta,
-                learned_variance=self.sampler.learned_variance,
-            )  # fmt: skip
+            measured = self._freeze(info.sampler.steps)
             sensitivity = resample_map(sensitivity, measured.timesteps, self.sampler.timesteps)
             info = sensitivity.info
         if info.sampler != self.identity or info.guidance != self.options.guidance:
@@ -167,13 +182,13 @@ class Workbench:
 
     def plan_of(self, schedule: Schedule, made_by: str) -> Plan:
         """A schedule as a plan for this model and sampler."""
-        spec = self.loaded.denoiser.spec
+        spec = self.loaded.spec
         return Plan(identify(spec), self.identity, self.options.guidance, schedule, made_by=made_by)
 
     def load_plan(self, path: Path) -> Plan:
         """Read a plan that someone wrote, and refuse it if it is for something else."""
         plan = read_plan(path)
-        check_fits(plan, self.loaded.denoiser.spec, self.identity, self.options.guidance)
+        check_fits(plan, self.loaded.spec, self.identity, self.options.guidance)
         try:
             self.sampler.with_coefficients(plan.coefficients)
         except PlanError as error:
@@ -185,9 +200,9 @@ class Workbench:
         engine_options: EngineOptions = EngineOptions(),
     ) -> Built:  # fmt: skip
         """Lower, export, compile and pack a plan that fits this model."""
-        denoiser, text, precision = self.loaded.denoiser, plan_text(plan), options.precision
+        spec, text, precision = self.loaded.spec, plan_text(plan), options.precision
         check_precision(backend, precision)
-        spec, compute = denoiser.spec, COMPUTE[precision]
+        compute = COMPUTE[precision]
         common = {"model": spec, "scheduler": self.loaded.scheduler_config, "precision": precision}
         lowered = self.store.produce(
             "programs", {**common, "plan": text.decode()},
@@ -199,7 +214,7 @@ class Workbench:
         exported = self.store.produce(
             "export", common,
             lambda folder: export_programs(
-                denoiser, self.sampler, table, precision, folder, partial(self.progress, "export")
+                self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export")
             ),
         )  # fmt: skip
         index = read_index(exported)
@@ -218,7 +233,7 @@ class Workbench:
 
     def _describe_engines(self, engines: list[Path], precision: Compute) -> list[Path]:
         """engines.json, and what the engines are made of."""
-        model = self.loaded.denoiser.spec.name
+        model = self.loaded.spec.name
         inputs = {"engines": [str(engine) for engine in engines], "model": model}
         folder = self.store.produce(
             "engine-index", {**inputs, "precision": precision},
@@ -227,7 +242,7 @@ class Workbench:
         return sorted(folder.iterdir())
 
 
-def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Compute) -> None:
+def _write_programs(folder: Path, plan: Plan, text: bytes, spec: ModelSpec, precision: Compute) -> None:
     table = lower_plan(plan, spec, precision)
     (folder / "plan.json").write_bytes(text)
     (folder / "programs.json").write_bytes(table_text(table))

@@ -15,7 +15,6 @@ from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
 from ..models.load import DEFAULT_PARTS, ModelRequest
-from ..models.spec import TextCondition
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
 from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
@@ -76,7 +75,7 @@ def build(
         else:
             chosen = solve(bench, sensitivity, profiling, planning, bundle, engines).plan
         kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
-        name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
+        name = f"{bench.loaded.spec.name}-{kind}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines)
     table = built.table
     result = {
@@ -101,6 +100,6 @@ def build(
 
 def _example(bench: Workbench) -> str:
     """What to try the bundle with."""
-    if not isinstance(bench.loaded.denoiser.spec.condition, TextCondition):
+    if bench.loaded.spec.port("label") is not None:
         return "--labels 0,1,2,3 --out out.png"
     return '--prompt "..." --out out.png' if bench.components.has_text_encoder else "--embeds embeds.safetensors"

@@ -87,7 +87,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     plan_file = folder / "plan.json"
     if plan_file.is_file():
         plan = read_plan(plan_file)
-        print("\n".join(draw_schedule(plan.schedule, plan.model.num_tokens, plan.model.modules)))
+        print("\n".join(draw_schedule(plan.schedule, plan.model)))
     full = manifest.programs[manifest.baseline_program].flops
     kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
     quantized = ", matrices in int8" if "I8" in kinds else ""
@@ -140,7 +140,7 @@ def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(plan.schedule, plan.model.num_tokens, plan.model.modules)))
+    print("\n".join(draw_schedule(plan.schedule, plan.model)))
     print_table(str(path), [(key, str(value)) for key, value in result.items()])
 
 

@@ -66,8 +66,8 @@ def plan(
         sensitivity = given_map(map)
         bench = open_workbench(model, sampler, progress, sensitivity)
         solved = solve(bench, sensitivity, profiling, planning)
-    table = lower_plan(solved.plan, bench.loaded.denoiser.spec)
-    path = out or Path(f"{bench.loaded.denoiser.spec.name}-{budget_name(planning)}.plan.json")
+    table = lower_plan(solved.plan, bench.loaded.spec)
+    path = out or Path(f"{bench.loaded.spec.name}-{budget_name(planning)}.plan.json")
     write_whole(path, plan_text(solved.plan))
     result = {
         "plan": str(path), "anchors": solved.plan.anchors, "flops_ratio": table.flops_ratio,
@@ -77,7 +77,7 @@ def plan(
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(solved.plan.schedule, solved.plan.model.num_tokens, solved.plan.model.modules)))
+    print("\n".join(draw_schedule(solved.plan.schedule, solved.plan.model)))
     print_table(
         str(path),
         [

@@ -8,7 +8,7 @@ from ..bench.latency import check_can_time
 from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
 from ..compile.options import EngineOptions
-from ..models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
+from ..models.load import DEFAULT_PARTS, ModelRequest, load_model
 from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
 from ..plan.plan import Plan, read_plan
 from ..plan.sensitivity import SensitivityMap, read_map
@@ -23,13 +23,13 @@ def open_workbench(
     parts: tuple[str, ...] = (*DEFAULT_PARTS, "text_encoder"),
 ) -> Workbench:  # fmt: skip
     """Load the model and freeze the sampler; what was not asked for follows the given plan or map."""
-    loaded = load_denoiser(model, parts)
+    loaded = load_model(model, parts)
     if isinstance(given, Plan):
         options = request.resolve(given.sampler, given.guidance)
     elif given is not None:
         options = request.resolve(given.info.sampler, given.info.guidance)
     else:
-        options = request.resolve(*defaults_for(loaded.denoiser.spec))
+        options = request.resolve(*defaults_for(loaded))
     return Workbench(loaded, options, StageStore(SHELF / ".work"), progress)
 
 

@@ -52,7 +52,7 @@ class ModelSamples:
     """Eager samples of one model with its frozen sampler (soda_export/eager/reference.py), for any plan."""
 
     def __init__(self, bench: Workbench) -> None:
-        self.bench, self._spec = bench, bench.loaded.denoiser.spec
+        self.bench, self._spec = bench, bench.loaded.spec
         self._conditions = SeedConditions(bench)
 
     def of_table(self, table: ProgramTable) -> SampleSource:
@@ -107,7 +107,7 @@ class ModelSamples:
         noise = seed_noise(seeds, self._spec.latent_shape, sampler.steps if sampler.stochastic else 0)
         steps = None if noise.steps is None else torch.from_numpy(noise.steps)
         latents: NDArray[np.float32] = run_reference(
-            self.bench.loaded.denoiser, sampler, table, self._conditions(seeds), torch.from_numpy(noise.initial), steps
+            self.bench.eager, sampler, table, self._conditions(seeds), torch.from_numpy(noise.initial), steps
         ).numpy()
         return latents
 
@@ -160,9 +160,7 @@ class BundleSamples:
 
 def compute_everything(bench: Workbench) -> Plan:
     """The plan of the unaccelerated model."""
-    spec = bench.loaded.denoiser.spec
-    kept = np.full((bench.sampler.steps, spec.num_layers, len(spec.modules)), spec.num_tokens, np.int64)
-    return bench.plan_of(Schedule.of(kept), "everything computed")
+    return bench.plan_of(Schedule.full(bench.loaded.spec, bench.sampler.steps), "everything computed")
 
 
 def batches(seeds: range, batch: int) -> list[range]:

@@ -66,7 +66,7 @@ def _plan(
     bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
     if options.planner != "best":
-        solved = solve_plan(sensitivity, bench.loaded.denoiser.spec, options)
+        solved = solve_plan(sensitivity, bench.loaded.spec, options)
         return _fit(bench, sensitivity, solved, options, calibration) if options.fit_sampler == "always" else solved
     return _search(bench, sensitivity, options, calibration)
 
@@ -102,7 +102,7 @@ def _search(
     """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
     if not 0.0 <= options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
-    spec, texts = bench.loaded.denoiser.spec, bench.calibration_texts(calibration)
+    spec, texts = bench.loaded.spec, bench.calibration_texts(calibration)
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
     trials = _trials(bench, sensitivity, options, calibration, texts, options.plan_samples)
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
@@ -133,12 +133,12 @@ def _search(
 def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines: EngineOptions) -> StepLatency:
     """Time every kind of step on the backend, with a bundle that is made for that by the same options."""
     check_can_time(bundle.backend, batch, engines)
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     schedule = probe_schedule(spec, bench.sampler.steps)
     plan = bench.plan_of(schedule, "probe of step latencies")
     out = bench.store.root / f"probe-{spec.name}-{bundle.backend}"
     built = bench.build(plan, bundle.backend, out, bundle, engines)
-    latency = time_kinds(built.out, schedule, batch)
+    latency = time_kinds(built.out, schedule, spec, batch)
     log.info(
         "latency: %.2f ms a step of everything, %.2f ms with caching, %.2f ms reused, batch %d",
         1e3 * latency.whole, 1e3 * latency.anchor, 1e3 * latency.reused[0], batch,
@@ -151,7 +151,7 @@ def _plan_for_speedup(
     latency: StepLatency,
 ) -> SolvedPlan:  # fmt: skip
     """Find the FLOPs ratio whose plan has the wanted speedup by the measured step latencies."""
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     rows, steps = bench.rows, bench.sampler.steps
     wanted = options.speedup or latency.unaccelerated(steps) / (options.latency_ms / 1e3)
     given = f"--speedup {wanted:g}" if options.speedup else f"--latency-ms {options.latency_ms:g}"
