@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,6 @@ from ..models.spec import ModelSpec, Port
 
 Rows = Mapping[str, Tensor]
 """By port: [R, *port's shape], the conditional rows first."""
-Calibration = Callable[[Sequence[int]], Rows]
-"""Numbers of samples -> what they are conditioned on."""
 
 _TEXT_KINDS = ("embedding", "mask")
 _DIFFUSERS_NAMES = {
@@ -42,10 +40,6 @@ class Conditions:
             other = self.negative[port].expand_as(chosen) if port in self.negative else chosen
             made[port] = torch.cat([chosen, other]) if rows == 2 else chosen
         return made
-
-    def calibration(self, rows: int) -> Calibration:
-        """The same as a function of the samples."""
-        return lambda samples: self.rows(samples, rows)
 
     def __or__(self, other: Conditions) -> Conditions:
         """The ports of both; the other's where both have one."""

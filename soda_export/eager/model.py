@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..models.arguments import forward_arguments, map_tensors
 from ..models.family import Family
+from ..models.identity import rows_per_sample
+from ..models.load import LoadedModel
 from ..models.paths import expand_path, site_modules
 from ..models.spec import ModelSpec
 from .sites import HookedSite, OnSite, OutputForm, SiteCall, replace_forward
@@ -30,7 +32,9 @@ class EagerModel:
         self, module: nn.Module, family: Family, spec: ModelSpec, constants: Mapping[str, Any],
         device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
-        self.module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.module = nn.Module.to(module, device).eval().requires_grad_(False)
+        if any(parameter.dtype != dtype for parameter in module.parameters()):
+            nn.Module.to(module, dtype)  # diffusers' own prints
         self.family, self.spec = family, spec
         self.device, self.dtype = torch.device(device), dtype
         self.products: torch.dtype | None = None
@@ -45,11 +49,24 @@ class EagerModel:
         names = {site.name for site in spec.sites}
         self._blocks = [(modules[path], OutputForm(path)) for path in paths if path not in names]
 
+    @classmethod
+    def of(
+        cls, loaded: LoadedModel, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> EagerModel:
+        """A loaded model with its weights; in float32 on the processor it shares `loaded.module`."""
+        shared = torch.device(device).type == "cpu" and dtype == torch.float32
+        module = loaded.module if shared else loaded.build(dtype)
+        return cls(module, loaded.family, loaded.spec, loaded.constants, device, dtype)
+
     def with_products(self, dtype: torch.dtype | None) -> EagerModel:
         """The same module with matrix products in dtype; None: in that of the weights."""
         other = copy.copy(self)
         other.products = dtype
         return other
+
+    def rows_for(self, guidance: float) -> int:
+        """Rows of the batch for each sample: 2 where guidance needs a prediction without the condition, too."""
+        return rows_per_sample(guidance) if self.family.guidance == "rows" else 1
 
     def place(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the device, floats as the module computes."""
@@ -68,9 +85,7 @@ class EagerModel:
         """
         dtype = torch.int64 if timestep == int(timestep) else torch.float32  # schedulers of whole timesteps give int64
         times = torch.full((latents.shape[0],), timestep, dtype=dtype, device=self.device)
-        arguments = forward_arguments(
-            self.family, self._placed(latents), times, self.place(inputs), self._constants
-        )
+        arguments = forward_arguments(self.family, self._placed(latents), times, self.place(inputs), self._constants)
         stack_given = self.spec.stack is not None and self.spec.stack in given
         bf16 = torch.autocast(self.device.type, self.products or torch.bfloat16, enabled=self.products is not None)
         with self._hooked(on_site, stack_given, latents.shape[0]), bf16:

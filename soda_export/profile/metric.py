@@ -13,28 +13,39 @@ from torch import Tensor
 
 from ..plan.sensitivity import RATES, Metric
 
+_CHUNK = 1 << 19  # numbers that are compared at once: what the processor's cache holds, four times faster than all
+
 
 def token_terms(new: Sequence[Tensor], old: Sequence[Tensor], metric: Metric) -> Tensor:
-    """What each token contributes to the error of using old for new: [I, B, N], guidance halves summed.
+    """What each token contributes to the error of using old for new: float32 [I, B, N], guidance halves summed.
 
-    new: a site's outputs, each [B, G, N_i, D_i]. old: the same with a leading axis, I older ones. N is the sum of the
-    N_i. A sample's terms add up to 1 - cos (mean over tokens and halves), the relative L1 error, or the square of the
-    relative L2 error.
+    new: a site's outputs, each [B, G, N_i, D_i]. old: the same with a leading axis, I older ones, of any float type. N
+    is the sum of the N_i. A sample's terms add up to 1 - cos (mean over tokens and halves), the relative L1 error, or
+    the square of the relative L2 error.
     """
-    count = sum(tensor.shape[2] for tensor in new)
+    parts = []
+    for a, b in zip(new, old, strict=True):
+        tokens = max(1, _CHUNK * a.shape[2] // max(1, b.numel()))
+        pieces = zip(a.split(tokens, dim=2), b.split(tokens, dim=3), strict=True)
+        parts += [_unscaled(x.float(), y.float(), metric) for x, y in pieces]
+    terms = torch.cat(parts, dim=-1)
     if metric == "cosine":
-        return torch.cat([_cosine_terms(a, b) for a, b in zip(new, old, strict=True)], dim=-1) / count
-    power = 1 if metric == "l1" else 2
-    scale = sum((a.abs().pow(power).sum(dim=(1, 2, 3)) for a in new), torch.zeros(()))
-    terms = [(a - b).abs().pow(power).sum(dim=(-3, -1)) for a, b in zip(new, old, strict=True)]
-    return torch.cat(terms, dim=-1) / scale.clamp(min=1e-12)[:, None]
+        return terms / terms.shape[-1]
+    scale = torch.stack([_powers(tensor.float(), metric).sum(dim=(1, 2, 3)) for tensor in new]).sum(dim=0)
+    return terms / scale.clamp(min=1e-12)[:, None]
 
 
-def _cosine_terms(new: Tensor, old: Tensor) -> Tensor:
-    """[B, G, N, D], [I, B, G, N, D] -> mean over G of 1 - cos: [I, B, N]."""
+def _unscaled(new: Tensor, old: Tensor, metric: Metric) -> Tensor:
+    """[B, G, n, D], [I, B, G, n, D] -> [I, B, n]."""
+    if metric != "cosine":
+        return _powers(new - old, metric).sum(dim=(-3, -1))
     along = torch.linalg.vecdot(new, old)
     norms = torch.linalg.vector_norm(new, dim=-1) * torch.linalg.vector_norm(old, dim=-1)
     return (1.0 - along / norms.clamp(min=1e-12)).clamp(min=0.0).mean(dim=-2)
+
+
+def _powers(x: Tensor, metric: Metric) -> Tensor:
+    return x.abs() if metric == "l1" else x * x
 
 
 def reuse_and_prune_errors(terms: Tensor, order: Tensor, metric: Metric) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from soda_export.eager.model import EagerModel
 from soda_export.models.families.dit import DIT
 from soda_export.models.families.pixart import PIXART
 from soda_export.models.family import Constant, Family, Sizes
+from soda_export.models.load import load_model
 from soda_export.models.paths import site_modules
 from soda_export.models.spec import STACK, ModelSpec, Site
 
@@ -41,16 +41,16 @@ def toy_pixart(seed: int = 0, **config: Any) -> EagerModel:
     return eager_model(_stirred(PixArtTransformer2DModel(**{**settings, **config})), PIXART, text_tokens=8)
 
 
-def load_dit(folder: Path) -> EagerModel:
-    """A DiT of a diffusers folder."""
-    return eager_model(DiTTransformer2DModel.from_pretrained(folder / "transformer"), DIT)
+def digits() -> EagerModel:
+    """The built-in model of digits, trained."""
+    return EagerModel.of(load_model("digits"))
 
 
 def eager_model(module: nn.Module, family: Family, text_tokens: int = 0) -> EagerModel:
     """A module with every token renewable. FLOPs are made up: all sites but the stack cost 100 a token and 1 a row."""
     config: Any = module.config
     sizes = Sizes(config, {}, text_tokens)
-    sizes = Sizes(config, {}, text_tokens, family.latent_shape(sizes))
+    sizes = Sizes(config, {}, text_tokens, latent_shape=family.latent_shape(sizes))
     tokens = (config.sample_size // config.patch_size) ** 2
     width = config.num_attention_heads * config.attention_head_dim
     sites = []
@@ -62,7 +62,7 @@ def eager_model(module: nn.Module, family: Family, text_tokens: int = 0) -> Eage
             Site(
                 site.path, site.rule.kind, 1.0 if is_stack else layer, ((tokens, width),),
                 flops=100 * tokens if is_stack else 100 * tokens + 1, tokens=renewable, kept_flops=(1, 100),
-                inside="" if is_stack else "transformer_blocks.%d" % (config.num_layers - 1),
+                inside="" if is_stack else f"transformer_blocks.{config.num_layers - 1}",
             )
         )  # fmt: skip
     spec = ModelSpec(
