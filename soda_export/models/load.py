@@ -18,7 +18,7 @@ from ..errors import ModelError
 from .architecture import architecture_class, build_empty, check_agrees, hash_random
 from .checkpoint import hash_model
 from .describe import describe_sites
-from .fake import FakeModel, make_fake
+from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
 from .family import Constant, Family, Sizes
 from .hub import DEFAULT_PARTS
@@ -76,7 +76,9 @@ class LoadedModel:
 
     def fake(self, dtype: torch.dtype) -> FakeModel:
         """The module without memory for its weights, and the values of its buffers."""
-        return _make_fake(self.kind, self.config_path, dict(self.config), dtype, self.weights)
+        build = _builder(self.kind, self.config_path, dict(self.config))
+        names = set(self.weights.names)
+        return with_buffers(make_fake(build, dtype), build, lambda name: self.weights.read(name) if name in names else None)
 
     def component_folder(self, part: str) -> Path | None:
         """Where a part (vae, text_encoder, tokenizer) lies, if it does."""
@@ -105,7 +107,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     kind = architecture_class(path, config, list(FAMILIES))
     if origin.expected is not None:
         check_agrees(path, config, kind, origin.expected, request.model)
-    fake = _make_fake(kind, path, config, torch.float32, None)
+    fake = make_fake(_builder(kind, path, config), torch.float32)
     settings = dict(fake.module.config)
     family = FAMILIES[kind].adapt(FAMILIES[kind], settings)
     family.check(path, settings)
@@ -130,13 +132,8 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     )
 
 
-def _make_fake(
-    kind: str, path: Path, config: dict[str, Any], dtype: torch.dtype, weights: Weights | None
-) -> FakeModel:
-    def stored(name: str) -> Tensor | None:
-        return weights.read(name) if weights is not None and name in weights.names else None
-
-    return make_fake(lambda parameter: build_empty(kind, path, config, parameter), dtype, stored)
+def _builder(kind: str, path: Path, config: dict[str, Any]) -> Build:
+    return lambda parameter: build_empty(kind, path, config, parameter)
 
 
 def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights:

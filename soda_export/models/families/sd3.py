@@ -30,7 +30,9 @@ def _ports(sizes: Sizes) -> tuple[Port, ...]:
 
 
 def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
-    """3.5, which normalises queries and keys, is guided less."""
+    """3.5, which normalises queries and keys, is guided less; its medium size has a second attention in some layers."""
+    if not config["dual_attention_layers"]:
+        family = replace(family, sites=tuple(rule for rule in family.sites if not rule.path.endswith(".attn2")))
     return replace(family, default_guidance=4.5) if config["qk_norm"] else family
 
 
@@ -45,7 +47,7 @@ SD3 = Family(
     },
     sites=(
         SiteRule("transformer_blocks.*.attn", "joint_attn", outputs=(0, 1), last_outputs=(0,)),
-        SiteRule("transformer_blocks.*.attn2", "attn", renew="queries", optional=True),
+        SiteRule("transformer_blocks.*.attn2", "attn"),
         SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
         SiteRule("transformer_blocks.*.ff_context", "ff_context"),
         SiteRule("transformer_blocks.-1", STACK, outputs=(1,)),
