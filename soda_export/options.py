@@ -85,9 +85,9 @@ class ProfileOptions:
     token_score: TokenScore = "mean"
     """Whose largest tokens are kept: channel mean of the module's input, its absolute value, or the cached output's."""
     profile_memory: float = 4.0
-    """Most GB for the history of outputs; more layers than fit are profiled in several passes."""
-    profile_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the matrix products; bf16 is faster where the machine has it."""
+    """Most GB for the history of outputs; where it does not fit, a random subset of the tokens is compared."""
+    profile_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the matrix products; auto: bf16 where the machine multiplies it faster."""
     prompts: Path | None = None
     """Text models: file with one prompt a line. [default: the model's own prompts.txt, else built-in ones]"""
     profile_embeds: Path | None = None

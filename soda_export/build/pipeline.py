@@ -38,8 +38,9 @@ from ..models.spec import ModelSpec
 from ..options import BundleOptions, ProfileOptions, SamplerOptions
 from .pack import pack_bundle
 from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
+from ..plan.prior import uniform_map
 from ..plan.schedule import Schedule
-from ..profile.profile import profile_denoiser
+from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from ..profile.resample import resample_map
 from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
 from ..sampler import SamplerTable, freeze_sampler
@@ -109,12 +110,17 @@ class Workbench:
         }  # fmt: skip
         unfinished = self.store.resumable("profile", inputs)
 
+        settings = ProfileSettings(
+            self.identity, self.options.guidance, options.samples, options.seed, options.metric, options.token_score,
+            options.profile_precision, int(options.profile_memory * 1e9),
+        )  # fmt: skip
+
         def make(folder: Path) -> None:
+            conditions = self.calibration(options, texts)
+            cost = estimate_profile(self.eager, self.sampler, conditions, settings)
+            log.info("profile: about %s and %.1f GB", duration(cost.seconds), cost.bytes / 1e9)
             sensitivity = profile_denoiser(
-                self.loaded.denoiser, self.sampler, self.calibration(options, texts), identity=self.identity,
-                guidance=self.options.guidance, samples=options.samples, seed=options.seed, metric=options.metric,
-                token_score=options.token_score, bf16=options.profile_precision == "bf16",
-                memory_bytes=int(options.profile_memory * 1e9), partial=unfinished / "sums.npz",
+                self.eager, self.sampler, conditions, settings, partial=unfinished / "sums.npz",
                 progress=partial(self.progress, "profile"),
             )  # fmt: skip
             (folder / "map.safetensors").write_bytes(map_bytes(sensitivity))
@@ -185,6 +191,10 @@ class Workbench:
         spec = self.loaded.spec
         return Plan(identify(spec), self.identity, self.options.guidance, schedule, made_by=made_by)
 
+    def uniform_map(self) -> SensitivityMap:
+        """A map that was not profiled: every step and site alike."""
+        return uniform_map(self.loaded.spec, self.identity, self.options.steps, self.options.guidance)
+
     def load_plan(self, path: Path) -> Plan:
         """Read a plan that someone wrote, and refuse it if it is for something else."""
         plan = read_plan(path)
@@ -251,3 +261,8 @@ def _write_programs(folder: Path, plan: Plan, text: bytes, spec: ModelSpec, prec
         table.num_engines, len(table.step_programs), table.flops_ratio, table.arena.bytes / 1e6,
         table.arena.lower_bound_bytes / 1e6, table.arena.naive_bytes / 1e6,
     )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

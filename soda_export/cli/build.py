@@ -49,10 +49,13 @@ def build(
 
         soda-export build --model digits --plan my-plan.json --out engines/mine
 
+        soda-export build --model flux-dev --random-weights 0 --flops-ratio 2 --planner soda --map uniform
+
     Parameters
     ----------
     map
-        Sensitivity map of `soda-export profile`; profiles if not given.
+        Sensitivity map of `soda-export profile`, or `uniform` to plan without one; profiles if not given, where the
+        planner reads a map.
     plan
         Plan to build, made by `soda-export plan`, by hand or by another planner (docs/PLAN.md); needs no --budget.
     json
@@ -73,7 +76,7 @@ def build(
         if plan is not None:
             chosen = bench.load_plan(plan)
         else:
-            chosen = solve(bench, sensitivity, profiling, planning, bundle, engines).plan
+            chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
         kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
         name = f"{bench.loaded.spec.name}-{kind}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines)
