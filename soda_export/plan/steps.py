@@ -80,8 +80,8 @@ def _read_kind(
     for k, op in zip(numbers, entry, strict=True):
         tokens = model.site_tokens[k]
         if isinstance(op, int) and not 0 < op <= tokens:
-            why = f'is outside 1 .. {tokens} tokens; use "reuse" for 0'
+            why = f' is outside 1 .. {tokens} tokens; use "reuse" for 0'
             if not tokens:
-                why = "its tokens cannot be renewed singly; use a word"
-            raise PlanError(f"step {step}, {model.names[k]}: keep={op} {why}")
+                why = ": its tokens cannot be renewed singly; use a word"
+            raise PlanError(f"step {step}, {model.names[k]}: keep={op}{why}")
     return [_WORDS[op] if isinstance(op, str) else op for op in entry]
