@@ -27,7 +27,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy DiT folder."""
-    from tests.tiny import save_tiny_model
+    from tests.tiny_models import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
@@ -51,7 +51,7 @@ def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Op
 @pytest.fixture(scope="session")
 def tiny_pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy PixArt folder, with text encoder and VAE."""
-    from tests.tiny import save_tiny_pixart
+    from tests.tiny_models import save_tiny_pixart
 
     return save_tiny_pixart(tmp_path_factory.mktemp("models") / "tiny-pixart")
 

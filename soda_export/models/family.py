@@ -82,8 +82,9 @@ class Sizes:
 
     @property
     def pixels_per_latent(self) -> int:
-        """Side of the square of pixels that the autoencoder makes of a latent; 8 where there is none."""
-        return 1 << (len(self.parts["vae"]["block_out_channels"]) - 1) if "vae" in self.parts else 8
+        """Side of the square of pixels that the autoencoder makes of a latent; 8 where nothing is known of it."""
+        channels = self.parts.get("vae", {}).get("block_out_channels")
+        return 1 << (len(channels) - 1) if channels else 8
 
 
 @dataclass(frozen=True)
