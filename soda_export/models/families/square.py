@@ -30,8 +30,8 @@ def check_patches(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_square(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what gives no prediction of the latents, and a variance at most."""
+    """Refuse outputs that are not a prediction of the latents alone, or with a variance."""
     check_patches(path, config)
     channels, predicted = config["in_channels"], config["out_channels"] or config["in_channels"]
-    if predicted < channels:
-        raise ModelError(f"{path}: out_channels={predicted} is less than in_channels={channels}")
+    if predicted not in (channels, 2 * channels):
+        raise ModelError(f"{path}: out_channels={predicted} is neither in_channels={channels} nor twice as many")
