@@ -170,7 +170,7 @@ def test_the_verifier_finds_what_leaves_the_arena_its_alignment_or_its_size() ->
     name = "transformer_blocks.0.attn#1"
     for size in (table.slots[name].bytes - 256, table.slots[name].bytes + 256, 100):
         slots = {**table.slots, name: msgspec.structs.replace(table.slots[name], bytes=size)}
-        with pytest.raises(InternalError, match="slot transformer_blocks.0.attn#1"):
+        with pytest.raises(InternalError, match=r"slot transformer_blocks\.0\.attn#1"):
             verify_table(msgspec.structs.replace(table, slots=slots))
 
 

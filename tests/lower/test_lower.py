@@ -34,7 +34,8 @@ def cases(draw: st.DrawFn, specs: tuple[ModelSpec, ...] = (TOY, FLUX_TOY, NESTED
     work[:, containers] = often
     quanta = np.array([site.keep_quantum for site in spec.sites])
     renewed = (work > 0) & (work < COMPUTE)
-    work = np.where(renewed, [0 if site.tokens == 0 else quantum * 2 for site, quantum in zip(spec.sites, quanta)], work)
+    tokens = np.array([site.tokens for site in spec.sites])
+    work = np.where(renewed, np.where(tokens == 0, 0, 2 * quanta), work)
     work[0] = COMPUTE
     return spec, limit_orders(Schedule.of(spec, work))
 
@@ -172,14 +173,14 @@ def test_a_forecast_without_enough_history_is_refused() -> None:
         lower_plan(plan_of(TOY, work), TOY)
     work = full_work(TOY, 2)
     work[1, TOY.stack] = -1
-    with pytest.raises(PlanError, match=r"step 1, transformer_blocks.3: a forecast of order 1 needs 2 computed outputs"):
+    with pytest.raises(PlanError, match=r"step 1, transformer_blocks.3: a forecast of order 1 needs 2 computed"):
         lower_plan(plan_of(TOY, work), TOY)
 
 
 def test_tokens_that_cannot_be_renewed_singly_are_refused() -> None:
     work = full_work(FLUX_TOY, 2)
     work[1, 1] = 8
-    with pytest.raises(PlanError, match=r"step 1, transformer_blocks.0.ff: keep=8: its tokens cannot be renewed singly"):
+    with pytest.raises(PlanError, match=r"step 1, transformer_blocks.0.ff: keep=8: its tokens cannot be renewed"):
         lower_plan(plan_of(FLUX_TOY, work), FLUX_TOY)
 
 

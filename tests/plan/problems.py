@@ -85,12 +85,12 @@ FLUX_TOY = flux_spec("flux-toy", 2, 3, 32, 8, 16)
 NESTED = ModelSpec(
     "nested", "unet", "5" * 64,
     (
-        Site("down.attn", "attn", 0.0, ((64, 8),), 1000, tokens=64, kept_flops=(200, 10), inside="down"),
-        Site("down.ff", "ff", 0.0, ((64, 8),), 2000, tokens=64, kept_flops=(0, 30), inside="down"),
-        Site("down", "block", 0.0, ((64, 8), (16, 8)), 100),
-        Site("mid", "resnet", 0.5, ((16, 8),), 3000),
-        Site("up.attn", "attn", 1.0, ((256, 4),), 4000, tokens=256, kept_flops=(0, 15), inside="up"),
-        Site("up", "block", 1.0, ((256, 4),), 100),
+        Site("down.attn", "attn", 0.0, ((64, 8),), 100_000, tokens=64, kept_flops=(20_000, 1250), inside="down"),
+        Site("down.ff", "ff", 0.0, ((64, 8),), 200_000, tokens=64, kept_flops=(0, 3125), inside="down"),
+        Site("down", "block", 0.0, ((64, 8), (16, 8)), 10_000),
+        Site("mid", "resnet", 0.5, ((16, 8),), 300_000),
+        Site("up.attn", "attn", 1.0, ((256, 4),), 400_000, tokens=256, kept_flops=(16_000, 1500), inside="up"),
+        Site("up", "block", 1.0, ((256, 4),), 10_000),
     ),
     (Port("labels", "label", num_classes=10, null_class=10),), (4, 16, 16), (4, 16, 16), "latents",
 )  # fmt: skip

@@ -214,7 +214,7 @@ def test_older_plans_say_the_same_of_the_sites_of_a_pixart(tmp_path: Path) -> No
     [
         (["attn", "mlp"], ["compute"], "modules attn, mlp: not those of a DiT or PixArt"),
         (["attn", "attn"], ["compute"], "modules attn, attn"),
-        (["attn", "ff"], ["compute", {"attn": "reuse", "ff": [65, 1, 1, 1]}], "step 1, transformer_blocks.0.ff: keep=65"),
+        (["attn", "ff"], ["compute", {"attn": "reuse", "ff": [65, 1, 1, 1]}], "step 1, transformer_blocks.0.ff: keep"),
         (["attn", "ff"], ["compute", {"attn": "idle", "ff": "reuse"}], "idle"),
     ],
 )

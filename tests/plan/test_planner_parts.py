@@ -122,7 +122,6 @@ def test_what_a_reused_site_contains_is_idle_and_costs_nothing(seed: int) -> Non
     for inner, outer in (("down.attn", "down"), ("down.ff", "down"), ("up.attn", "up")):
         assert ((by_site[inner] == IDLE) == (by_site[outer] != COMPUTE)).all()
     assert (by_site["mid"] != IDLE).all()
-    given_up = [site.name for site in NESTED.sites].index("down")
     assert (Schedule.of(NESTED, schedule.work).work == schedule.work).all()
 
 
