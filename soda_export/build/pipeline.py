@@ -14,13 +14,6 @@ from soda_runtime.checks import sha256_of
 
 from ..compile import AHEAD_OF_TIME, check_precision
 from ..compile.options import EngineOptions
-from .components import ComponentMaker
-from .engines import graph_path, make_engines, write_engine_index
-from ..errors import PlanError, UsageError
-from ..export.export import export_programs
-from ..export.index import read_index
-from ..lower.lower import lower_plan
-from ..lower.program import ProgramTable, read_table, table_text
 from ..eager.conditions import (
     DEFAULT_PROMPTS,
     Conditions,
@@ -31,19 +24,26 @@ from ..eager.conditions import (
     text_ports,
 )
 from ..eager.model import EagerModel
+from ..errors import PlanError, UsageError
+from ..export.export import export_programs
+from ..export.index import read_index
+from ..lower.lower import lower_plan
+from ..lower.program import ProgramTable, read_table, table_text
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
 from ..models.load import LoadedModel, ModelRequest, load_model
 from ..models.precision import COMPUTE, Compute
 from ..models.spec import ModelSpec
 from ..options import BundleOptions, ProfileOptions, SamplerOptions
-from .pack import pack_bundle
 from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
 from ..plan.prior import uniform_map
 from ..plan.schedule import Schedule
+from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
 from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from ..profile.resample import resample_map
-from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
 from ..sampler import SamplerTable, freeze_sampler
+from .components import ComponentMaker
+from .engines import graph_path, make_engines, write_engine_index
+from .pack import pack_bundle
 from .stages import StageStore
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,6 @@ def build_empty(
     Raises ModelError for a configuration that diffusers cannot build.
     """
     import diffusers
-    import torch
 
     maker = getattr(diffusers, kind)
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -50,12 +49,18 @@ def build_empty(
                 raise ModelError(f"{path}: {key!r} is no setting of {kind}; diffusers would ignore it")
             del settings[key]
     try:
-        with _without_initialisation(), _replacing_parameters(parameter), torch.random.fork_rng(devices=[]):
-            model: nn.Module = maker(**settings)
+        return empty_module(lambda: maker(**settings), parameter)
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path}: diffusers cannot build {kind} from it: {first_line}") from None
-    return model.requires_grad_(False).eval()
+
+
+def empty_module(make: Callable[[], nn.Module], parameter: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    """What `make` gives, in evaluation mode, without the work and memory of initialising its parameters."""
+    import torch
+
+    with _without_initialisation(), _replacing_parameters(parameter), torch.random.fork_rng(devices=[]):
+        return make().requires_grad_(False).eval()
 
 
 def _without_initialisation() -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +48,7 @@ def trace_denoiser(
     known |= _flat_constants(constants)
     with marked(sites), recorder:
         whole = trace_to_onnx(
-            call, examples, {name: (0,) for name in examples}, fake.mode, known, where=type(fake.module).__name__
+            call, examples, dict.fromkeys(examples, (0,)), fake.mode, known, where=type(fake.module).__name__
         )
     whole = whole.renamed(lambda name: name.removeprefix("model."))
     renewals = {kind: (site.path, _trace_renewal(site, recorder, fake, known)) for kind, site in recorder.first.items()}

@@ -28,6 +28,11 @@ class TracedGraph:
     graph: ir.Graph
     weights: dict[ir.Value, str]
 
+    def used(self) -> TracedGraph:
+        """The same without weights that no node takes."""
+        taken = {value for node in self.graph for value in node.inputs}
+        return TracedGraph(self.graph, {value: name for value, name in self.weights.items() if value in taken})
+
     def renamed(self, change: Callable[[str], str]) -> TracedGraph:
         """The same with weights under other names."""
         return TracedGraph(self.graph, {value: change(name) for value, name in self.weights.items()})
