@@ -19,8 +19,8 @@ from ..compile import AHEAD_OF_TIME
 from ..compile.nvidia.targets import check_runs_here
 from ..compile.options import EngineOptions
 from ..errors import CompileError, PlanError, UsageError
-from ..models.flops import full_step_flops, step_flops
 from ..models.decisions import COMPUTE, IDLE, MAX_ORDER, REUSE
+from ..models.flops import full_step_flops, step_flops
 from ..models.spec import ModelSpec
 from ..plan.schedule import Schedule
 from .timing import time_steps
@@ -55,7 +55,8 @@ class StepLatency:
                 seconds += self.stack[-int(work[spec.stack])]
                 continue
             order = _order(work)
-            idle = step_flops(spec, rows, [min(int(w), REUSE) if k in spec.leaves else int(w) for k, w in enumerate(work)])
+            least = [min(int(w), REUSE) if k in spec.leaves else int(w) for k, w in enumerate(work)]
+            idle = step_flops(spec, rows, least)
             share = (step_flops(spec, rows, work.tolist()) - idle) / max(1, full - idle)
             seconds += self.reused[order] + share * (self.anchor - self.reused[order])
         return seconds
@@ -72,8 +73,10 @@ def probe_schedule(spec: ModelSpec, steps: int) -> Schedule:
     work = Schedule.full(spec, steps).work
     for i in range(steps - MAX_ORDER - 2):
         t = MAX_ORDER + 1 + i
-        whole = spec.stack is not None and i % (2 * (MAX_ORDER + 1)) > MAX_ORDER
-        work[t, [spec.stack] if whole else list(spec.leaves)] = -(i % (MAX_ORDER + 1))
+        sites = list(spec.leaves)
+        if spec.stack is not None and i % (2 * (MAX_ORDER + 1)) > MAX_ORDER:
+            sites = [spec.stack]
+        work[t, sites] = -(i % (MAX_ORDER + 1))
     return Schedule.of(spec, work)
 
 

@@ -265,4 +265,6 @@ def _write_programs(folder: Path, plan: Plan, text: bytes, spec: ModelSpec, prec
 
 def duration(seconds: float) -> str:
     """Seconds in words."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

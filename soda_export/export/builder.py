@@ -110,7 +110,8 @@ class GraphBuilder:
     ) -> None:  # fmt: skip
         """Copy whatever `wanted` is computed from, but for what is `known`: value of the trace -> value of this graph.
         What is copied becomes known. widen(node, i) may supply another value for a node's input."""
-        for node in producers(wanted, lambda value: value in known):
+        given = known.__contains__
+        for node in producers(wanted, given):
             if node.domain == DOMAIN:  # the name of a value, and nothing else
                 known[node.outputs[0]] = self._local(node.inputs[0], known, weights)  # type: ignore[arg-type]
                 continue

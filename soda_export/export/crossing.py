@@ -1,8 +1,8 @@
 """Which values known before a step are handed to it: few bytes, few tensors.
 
-A step needs values that the timestep or the request decides. Each is followed back through nodes that only rearrange or
-offset it, as long as what crosses does not grow: six slices of one modulation cross as one tensor, and an expanded value
-is expanded on the other side. Small values of a kind cross together, as columns of one tensor.
+A step needs values that the timestep or the request decides. Each is followed back through nodes that only rearrange
+or offset it, as long as what crosses does not grow: six slices of one modulation cross as one tensor, and an expanded
+value is expanded on the other side. Small values of a kind cross together, as columns of one tensor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Crossing:
         self.times = times
         self._origin: dict[ir.Value, ir.Value] = {}
 
-    def before(self, wanted: Iterable[ir.Value], given: Callable[[ir.Value], bool], later: int = LATENTS) -> list[ir.Value]:
+    def before(
+        self, wanted: Iterable[ir.Value], given: Callable[[ir.Value], bool], later: int = LATENTS
+    ) -> list[ir.Value]:
         """Values that cross where `wanted` is computed, in order of need. given: what is supplied otherwise. later: the
         values on this side are those known as late as all of these bits say."""
         found: dict[ir.Value, None] = {}
@@ -49,10 +51,11 @@ class Crossing:
             if not self.is_late(value, later) and self.times.of(value) != CONSTANT:
                 found.setdefault(value)
         for node in producers(ends, stop):
-            for value in node.inputs:
-                if value is not None and not given(value) and not self.is_late(value, later):
-                    if self.times.of(value) != CONSTANT:
-                        found.setdefault(value)
+            for source in node.inputs:
+                if source is None or given(source) or self.is_late(source, later):
+                    continue
+                if self.times.of(source) != CONSTANT:
+                    found.setdefault(source)
         return list(found)
 
     def is_late(self, value: ir.Value, later: int) -> bool:
@@ -106,9 +109,10 @@ def _entries(value: ir.Value) -> int:
 def row_shape(value: ir.Value) -> tuple[int, ...]:
     """Shape of one row. Raises ExportError where the first axis is not the rows', or another one has no fixed size."""
     shape = list(value.shape or [])
-    if len(shape) < 2 or isinstance(shape[0], int) or not all(isinstance(size, int) for size in shape[1:]):
+    sizes = [size for size in shape[1:] if isinstance(size, int)]
+    if len(shape) < 2 or isinstance(shape[0], int) or len(sizes) != len(shape) - 1:
         raise ExportError(f"value {value.name} of shape {shape} cannot be handed to the steps: it has no axis of rows")
-    return tuple(int(size) for size in shape[1:])
+    return tuple(sizes)
 
 
 @dataclass(frozen=True)
@@ -159,5 +163,6 @@ def pack_crossing(values: Sequence[ir.Value], times: BindingTimes) -> tuple[Cros
         name = _NAMES[known] if (known, "float32") not in groups or dtype == "float32" else f"{_NAMES[known]}_low"
         tensors.append(CrossingTensor(name, dtype, bool(known & REQUEST), bool(known & STEP), tuple(parts)))
     for i, (known, dtype, value) in enumerate(alone):
-        tensors.append(CrossingTensor(f"{_NAMES[known]}_{i}", dtype, bool(known & REQUEST), bool(known & STEP), (value,)))
+        name = f"{_NAMES[known]}_{i}"
+        tensors.append(CrossingTensor(name, dtype, bool(known & REQUEST), bool(known & STEP), (value,)))
     return tuple(tensors)

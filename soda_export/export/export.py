@@ -138,7 +138,7 @@ def _taken_weights(graph: DenoiserGraph, crossing: Crossing, slices: list[Slice]
     found: dict[ir.Value, None] = {}
     for part in slices:
         crossed = set(crossing.before(part.wanted, part.given.__contains__))
-        found |= dict.fromkeys(_leaves(part.wanted, lambda v, g=part.given, c=crossed: v in g or v in c))
+        found |= dict.fromkeys(_leaves(part.wanted, (crossed | part.given).__contains__))
     return list(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..models.spec import ModelSpec
 from ..trace.bind import REQUEST, STEP, BindingTimes, producers
 from ..trace.denoiser import TIMESTEP
 from ..trace.graph import DenoiserGraph
+from ..trace.onnx import fixed_sizes
 from .builder import GraphBuilder, Known
 from .crossing import FLOATS, Crossing, CrossingTensor
 from .weights import ReadWeight, WeightsFile
@@ -131,8 +132,8 @@ class PrepareWriter:
             shape = builder.ints(*_row(value))
             pairs = builder.node("Concat", [window, rows, shape], prefix="pairs", axis=0)
             axis, source = (1, of_step[value]) if times.of(value) == STEP else (0, ports[value])
-            wide = builder.node("Expand", [builder.node("Unsqueeze", [source, builder.ints(axis)], prefix="pairs"), pairs],
-                                prefix="pairs")  # fmt: skip
+            raised = builder.node("Unsqueeze", [source, builder.ints(axis)], prefix="pairs")
+            wide = builder.node("Expand", [raised, pairs], prefix="pairs")
             known[value] = builder.node("Reshape", [wide, builder.ints(-1, *_row(value))], prefix="pairs")
         builder.emit(wanted, known, self._graph.weights)
         return known
@@ -158,9 +159,11 @@ def evaluate_table(
     known: Known = {graph.inputs[TIMESTEP]: builder.input(TIMESTEP, "float32", [WINDOW_AXIS])}
     for node in producers(values, lambda _: False):
         for value in node.inputs:
+            if value is None:
+                continue
             if value in graph.weights:
                 known[value] = builder.constant(_read(read, graph.weights[value]))
-            elif value is not None and value.const_value is not None and value.dtype in FLOATS:
+            elif value.const_value is not None and value.dtype in FLOATS:
                 known[value] = builder.constant(np.array(value.const_value.numpy(), np.float32))
     builder.emit(values, known, graph.weights)
     for i, value in enumerate(values):
@@ -190,11 +193,9 @@ def _read(read: ReadWeight, name: str) -> NDArray[np.float32]:
 
 
 def _row(value: ir.Value) -> list[int]:
-    return [int(size) for size in list(value.shape or [])[1:]]
+    return list(fixed_sizes(list(value.shape or [])[1:]))
 
 
 def _row_size(value: ir.Value) -> int:
     return int(np.prod(_row(value), dtype=np.int64))
 
-
-Tables = Mapping[str, NDArray[np.float32]]

@@ -25,6 +25,7 @@ from ..sampler import SamplerTable
 from ..trace.bind import STEP, BindingTimes
 from ..trace.denoiser import LATENTS
 from ..trace.graph import DenoiserGraph
+from ..trace.onnx import fixed_sizes
 from .builder import GraphBuilder, Known
 from .crossing import FLOATS, CrossingTensor
 from .pieces import Pieces
@@ -44,7 +45,8 @@ class Slice:
 
 def slice_of(graph: DenoiserGraph, spec: ModelSpec, program: StepProgram) -> Slice:
     """What a step program computes of the graph."""
-    wanted, given = [], set()
+    wanted: list[ir.Value] = []
+    given: set[ir.Value] = set()
     for site, work in zip(graph.sites, program.work, strict=True):
         if work in (COMPUTE, IDLE):
             continue
@@ -157,6 +159,7 @@ def unpack(builder: GraphBuilder, tensor: CrossingTensor, value: ir.Value, known
     sizes = builder.ints(*tensor.sizes)
     columns = builder.nodes("Split", [value, sizes], prefix=tensor.name, outputs=len(tensor.parts), axis=1)
     for part, column in zip(tensor.parts, columns, strict=True):
-        shape = [int(size) for size in list(part.shape or [])[1:]]
-        flat = len(shape) == 1
-        known[part] = column if flat else builder.node("Reshape", [column, builder.ints(-1, *shape)], prefix=tensor.name)
+        shape = fixed_sizes(list(part.shape or [])[1:])
+        known[part] = column
+        if len(shape) > 1:
+            known[part] = builder.node("Reshape", [column, builder.ints(-1, *shape)], prefix=tensor.name)

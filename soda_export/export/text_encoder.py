@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import ModelError, UsageError
 from ..models.text import TextCall, TextModel, read_text_model
-from ..trace.onnx import TracedGraph, trace_to_onnx
+from ..trace.onnx import TracedGraph, fixed_sizes, trace_to_onnx
 from ..trace.tidy import TRANSPOSED, low_products, tidy
 from .builder import GraphBuilder
 from .tensor_file import Checkpoint, TensorSource, write_tensors
@@ -120,7 +120,7 @@ def _assemble(model: TextModel, traced: TracedGraph, max_tokens: int, out: Path)
     builder.emit(outputs, known, traced.weights)
     shapes = {}
     for name, value in zip(model.record.outputs, outputs, strict=True):
-        shapes[name] = tuple(int(size) for size in list(value.shape or [])[1:])  # type: ignore[call-overload]
+        shapes[name] = fixed_sizes(list(value.shape or [])[1:])
         builder.output(known[value], name, "float32", [ROWS_AXIS, *shapes[name]])
     builder.save(out / TEXT_ENCODER_NAME)
     return shapes
@@ -141,7 +141,7 @@ def _check_shapes(checkpoint: Checkpoint, keys: Mapping[str, str], shapes: Mappi
 
 
 def _stored_shape(value: ir.Value, name: str) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in value.shape or ())  # type: ignore[call-overload]
+    shape = fixed_sizes(value.shape or ())
     return shape[::-1] if name.endswith(TRANSPOSED) else shape
 
 

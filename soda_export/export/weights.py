@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from soda_runtime.tensors import TensorEntry, read_header
 from torch import Tensor
 
 from ..errors import InternalError
+from ..trace.onnx import fixed_sizes
 from ..trace.tidy import TRANSPOSED
 from .tensor_file import TensorSource
 
@@ -38,7 +40,7 @@ def weight_sources(
     whether a matrix is stored in int8."""
     sources: dict[str, TensorSource] = {}
     for value, name in values.items():
-        shape = tuple(int(size) for size in value.shape or ())  # type: ignore[call-overload]
+        shape = fixed_sizes(value.shape or ())
         assert value.dtype is not None
         source = TensorSource(name, _TORCH[value.dtype], shape, _reader(read, name))
         parts = quantized_sources(source) if quantized(name) and len(shape) == 2 else (source,)
@@ -51,8 +53,8 @@ def constant_sources(values: Sequence[ir.Value]) -> list[TensorSource]:
     made: dict[str, TensorSource] = {}
     for value in values:
         assert value.dtype is not None
-        name, shape = constant_name(value), tuple(int(size) for size in value.shape or ())  # type: ignore[call-overload]
-        made[name] = TensorSource(name, _TORCH[value.dtype], shape, lambda value=value: _as_tensor(value))
+        name, shape = constant_name(value), fixed_sizes(value.shape or ())
+        made[name] = TensorSource(name, _TORCH[value.dtype], shape, partial(_as_tensor, value))
     return list(made.values())
 
 

@@ -1,5 +1,4 @@
-"""Text encoders of transformers as pipelines use them: which class, which of its outputs, unmodified and without or with
-weights."""
+"""Text encoders of transformers as pipelines use them: which class, which of its outputs, with or without weights."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ import numpy as np
 from ..bench.latency import StepLatency, check_can_time, probe_schedule, time_kinds
 from ..compile.options import EngineOptions
 from ..errors import PlanError, UsageError
+from ..models.identity import TokenScore
 from ..options import BundleOptions, ProfileOptions
 from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.problem import Target
 from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
-from ..models.identity import TokenScore
 from ..plan.solve import (
     PlanOptions,
     Setting,
@@ -59,11 +59,12 @@ def check_budget(options: PlanOptions, steps: int) -> None:
 
 
 def make_plan_for(
-    bench: Workbench, sensitivity: SensitivityMap | None, options: PlanOptions, calibration: ProfileOptions = ProfileOptions(),
+    bench: Workbench, sensitivity: SensitivityMap | None, options: PlanOptions,
+    calibration: ProfileOptions = ProfileOptions(),
     bundle: BundleOptions = BundleOptions(), engines: EngineOptions = EngineOptions(),
 ) -> SolvedPlan:  # fmt: skip
-    """Plan for the map; without one where the planner reads none. calibration: `best` measures with the texts of profiling. bundle, engines: what latencies are
-    measured of. Raises PlanError with the reachable range."""
+    """Plan for the map; without one where the planner reads none. calibration: `best` measures with the texts of
+    profiling. bundle, engines: what latencies are measured of. Raises PlanError with the reachable range."""
     sensitivity = None if sensitivity is None else bench.fit_map(sensitivity)
     check_budget(options, bench.sampler.steps)
     if not options.speedup and not options.latency_ms:

@@ -11,7 +11,7 @@ A value is known as soon as everything that it is computed from is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -45,10 +45,8 @@ class BindingTimes:
         return self._known.get(value, CONSTANT)
 
 
-def producers(wanted: Sequence[ir.Value], is_known: object) -> Iterator[ir.Node]:
+def producers(wanted: Sequence[ir.Value], known: Callable[[ir.Value], bool]) -> Iterator[ir.Node]:
     """Nodes that `wanted` are computed from, sources first; not behind values that are known."""
-    known = is_known
-    assert callable(known)
     seen: set[ir.Node] = set()
     stack: list[tuple[ir.Node, bool]] = [
         (node, False) for value in reversed(wanted) if (node := value.producer()) is not None and not known(value)
@@ -63,6 +61,6 @@ def producers(wanted: Sequence[ir.Value], is_known: object) -> Iterator[ir.Node]
         seen.add(node)
         stack.append((node, True))
         for value in reversed(node.inputs):
-            if value is not None and not known(value) and (source := value.producer()) is not None:
-                if source not in seen:
-                    stack.append((source, False))
+            source = None if value is None or known(value) else value.producer()
+            if source is not None and source not in seen:
+                stack.append((source, False))

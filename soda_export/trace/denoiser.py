@@ -142,7 +142,7 @@ class _Renewal(nn.Module):
 
 
 def _trace_renewal(site: SiteModule, recorder: _Recorder, fake: FakeModel, known: Mapping[str, Tensor]) -> TracedGraph:
-    """The module of one site alone, called with some of its tokens. Inputs are named like the marks of its arguments."""
+    """The module of one site alone, called with some of its tokens. Inputs are named as the marks of its arguments."""
     noted, tokens = dict(recorder.arguments[site.rule.kind]), first_argument(site.module)
     sizes = {name: value for name, value in noted.items() if isinstance(value, tuple) and name != tokens}
     others = {name: value for name, value in noted.items() if not isinstance(value, tuple)}

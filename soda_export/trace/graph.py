@@ -45,7 +45,7 @@ def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequenc
     names = {name: value for value, name in weights.items()}
     values = []
     for site in sites:
-        outputs = []
+        outputs: list[ir.Value] = []
         while (name := output_mark(site.path, len(outputs))) in marks:
             outputs.append(marks[name].outputs[0])
         kind = site.rule.kind
@@ -88,6 +88,7 @@ def _graft(
     for node in fragment.graph:
         inputs = [None if value is None else local(value) for value in node.inputs]
         outputs = [ir.Value(name=f"{path}/{v.name}", type=v.type, shape=v.shape) for v in node.outputs]
-        ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs, name=f"{path}/{node.name}")
+        attributes, name = node.attributes.values(), f"{path}/{node.name}"
+        ir.Node(node.domain, node.op_type, inputs, attributes, outputs=outputs, name=name)
         known |= dict(zip(node.outputs, outputs, strict=True))
     return local(fragment.graph.outputs[0])

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,13 @@ def trace_to_onnx(
         elif not _is_real(value):
             value.const_value, weights[value] = None, name
     _fold(program.model)
-    return TracedGraph(graph, {value: name for value, name in weights.items() if value in set(graph.initializers.values())})
+    left = set(graph.initializers.values())
+    return TracedGraph(graph, {value: name for value, name in weights.items() if value in left})
+
+
+def fixed_sizes(shape: Iterable[object]) -> tuple[int, ...]:
+    """Sizes of axes that are all fixed."""
+    return tuple(size for size in shape if isinstance(size, int))
 
 
 def _is_real(value: ir.Value) -> bool:

@@ -42,7 +42,8 @@ def permuting_einsums(traced: TracedGraph) -> None:
         before, _, after = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
         if sorted(before) != sorted(after) or len(set(before)) != len(before):
             continue
-        turned = ir.node("Transpose", list(node.inputs), {"perm": [before.index(axis) for axis in after]}, name=node.name)
+        order = [before.index(axis) for axis in after]
+        turned = ir.node("Transpose", list(node.inputs), {"perm": order}, name=node.name)
         turned.outputs[0].type, turned.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
         traced.graph.insert_before(node, turned)
         _replace(node.outputs[0], turned.outputs[0])
@@ -50,8 +51,8 @@ def permuting_einsums(traced: TracedGraph) -> None:
 
 
 def static_reshapes(traced: TracedGraph) -> None:
-    """A Reshape whose target is computed from shapes gets a constant one: -1 for the one unknown size, or 0 where a size
-    is the input's own."""
+    """A Reshape whose target is computed from shapes gets a constant one: -1 for the one unknown size, or 0 where a
+    size is the input's own."""
     for node in traced.graph:
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
             continue
@@ -110,8 +111,8 @@ def fp32_softmax(traced: TracedGraph) -> None:
 
 
 def low_products(traced: TracedGraph, dtype: ir.DataType, keep: Callable[[str], bool]) -> None:
-    """Matrix products of a float32 graph in another type, weights stored in it; sums, norms and softmax stay in float32.
-    keep: names of weights whose products stay as they are. Run after transposed_weights."""
+    """Matrix products of a float32 graph in another type, weights stored in it; sums, norms and softmax stay in
+    float32. keep: names of weights whose products stay as they are. Run after transposed_weights."""
     graph, stored = traced.graph, {}
     for node in list(graph):
         if node.op_type not in ("MatMul", "Attention") or any(traced.weights.get(v) and keep(traced.weights[v])
