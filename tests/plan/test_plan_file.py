@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soda_export.errors import PlanError
+from soda_export.lower.lower import lower_plan
 from soda_export.models.decisions import COMPUTE, IDLE
 from soda_export.models.identity import SamplerIdentity, identify, same_model
 from soda_export.models.spec import ModelSpec
 from soda_export.plan.plan import Plan, check_fits, plan_text, read_plan
 from soda_export.plan.schedule import Schedule
-from tests.plan.problems import NESTED, SHAPES, at, full_work, plan_of
+from tests.plan.problems import NESTED, SHAPES, at, blocks_spec, full_work, plan_of
 from tests.plan.problems import TOY as SPEC
 
 WORK = st.sampled_from([COMPUTE, COMPUTE, 0, 0, -1, -2, 8])
@@ -170,6 +171,28 @@ def test_a_plan_for_something_else_is_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(PlanError, match=message):
             check_fits(plan, SPEC, sampler, guidance)
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs/PLAN.md").read_text()
+
+
+def test_the_documents_example_is_a_plan(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(DOCUMENT.split("```json\n")[1].split("```")[0])
+    plan = read_plan(path)
+    spec = blocks_spec("toy", "dit", layers=3, tokens=16, width=16, heads=2, ff_width=64, hash=plan.model.hash)
+    check_fits(plan, spec, SamplerIdentity("ddim", 6), 1.5)
+    assert lower_plan(plan, spec).num_engines == 5
+    assert "Five engines" in DOCUMENT
+
+
+def test_the_documents_script_makes_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits.json").write_bytes(msgspec.json.encode(msgspec.to_builtins(SPEC)))
+    exec(compile(DOCUMENT.split("```python\n")[1].split("```")[0], "PLAN.md", "exec"), {})
+    plan = read_plan(Path("plan.json"))
+    check_fits(plan, SPEC, SamplerIdentity("ddim", 50), 1.5)
+    assert plan.anchors == tuple(range(0, 50, 3))
 
 
 def old_plan(tmp_path: Path, version: int, modules: list[str], steps: list[object]) -> Path:

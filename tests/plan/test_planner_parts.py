@@ -123,6 +123,9 @@ def test_what_a_reused_site_contains_is_idle_and_costs_nothing(seed: int) -> Non
         assert ((by_site[inner] == IDLE) == (by_site[outer] != COMPUTE)).all()
     assert (by_site["mid"] != IDLE).all()
     assert (Schedule.of(NESTED, schedule.work).work == schedule.work).all()
+    full, spent = Schedule.full(NESTED, 1), Schedule.full(NESTED, 1)
+    spent.work[:, 2] = 0  # down, 10,000 a row, and its sites of 100,000 and 200,000
+    assert full.flops(NESTED, 2) - Schedule.of(NESTED, spent.work).flops(NESTED, 2) == 2 * 310_000
 
 
 @settings(deadline=None)
