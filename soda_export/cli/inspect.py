@@ -11,16 +11,20 @@ from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
 from ..lower.program import ProgramTable, read_table
-from ..models.origin import builtin_models
-from ..models.published import published_models, read_published
+from ..models.origin import ModelRequest, builtin_models
+from ..models.published import published_models
 from ..plan.plan import Plan, read_plan
 from ..plan.sensitivity import SensitivityMap, read_map
 from ..report.schedule import draw_schedule
 from .engines import inspect_engines
+from .model import inspect_model, inspect_published, inspect_sites
 from .terminal import megabytes, print_json, print_table
 
 
-def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
+def inspect(
+    path: str, /, *, engines: bool = False, sites: bool = False, random_weights: int | None = None,
+    image_size: int | None = None, json: bool = False,
+) -> None:  # fmt: skip
     """Show what a bundle, a stage's file (map, plan, program table) or a model is.
 
     Examples:
@@ -33,6 +37,8 @@ def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
 
         soda-export inspect pixart
 
+        soda-export inspect flux-dev --sites
+
         soda-export inspect engines/digits-b17-trt_rtx --engines
 
     Parameters
@@ -41,12 +47,22 @@ def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
         Bundle folder, .map.safetensors, plan.json, programs.json, or a model.
     engines
         Of a bundle: what every engine is made of, layer by layer with --json.
+    sites
+        Of a model: every value that a plan may decide about, with its shapes and FLOPs; no weights are needed.
+    random_weights
+        Of a model: seed of random weights in the place of its own.
+    image_size
+        Of a model of any size: side of the image in pixels. [default: the pipeline's]
     json
         Print the result as JSON.
     """
     target = Path(path)
     if engines:
         inspect_engines(target, json)
+    elif sites:
+        inspect_sites(ModelRequest(path, random_weights=random_weights or 0, image_size=image_size), json)
+    elif random_weights is not None or image_size is not None:
+        inspect_model(ModelRequest(path, random_weights=random_weights or 0, image_size=image_size), json)
     elif target.is_dir() and (target / "manifest.json").exists():
         _inspect_bundle(target, json)
     elif target.is_file() and target.suffix == ".safetensors":
@@ -56,9 +72,9 @@ def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
     elif target.is_file():
         _inspect_plan(target, read_plan(target), json)
     elif path in builtin_models() or target.is_dir():
-        _inspect_model(path, json)
+        inspect_model(ModelRequest(path), json)
     elif path in published_models():
-        _inspect_published(path, json)
+        inspect_published(path, json)
     else:
         raise UsageError(f"{path}: no such bundle, file or model")
 
@@ -151,7 +167,8 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
         "relative_standard_error": sensitivity.relative_standard_error(),
         "mean_reuse_error_by_interval": [float(c[c > 0].mean()) if c.any() else 0.0 for c in mean.T],
         "rank_correlation_of_halves_by_interval": [
-            float(r) if r == r else None for r in sensitivity.stability  # NaN: too few samples or steps
+            float(r) if r == r else None
+            for r in sensitivity.stability  # NaN: too few samples or steps
         ],
     }
     if json:
@@ -167,26 +184,3 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
     )
     rows.append(("halves agree (rank correlation by interval)", "  ".join(halves)))
     print_table(str(path), rows)
-
-
-def _inspect_published(alias: str, json: bool) -> None:
-    """A model of the hub, as far as it is known without its weights."""
-    configs = read_published(alias)
-    if json:
-        print_json(configs)
-        return
-    rows = [("repository", str(configs["repository"]))]
-    for part in ("transformer", "scheduler", "vae", "text_encoder"):
-        rows += [(f"{part} {key}", str(value)) for key, value in configs.get(part, {}).items()]
-    print_table(alias, rows)
-
-
-def _inspect_model(model: str, json: bool) -> None:
-    from ..models.load import load_denoiser
-
-    spec = load_denoiser(model).denoiser.spec
-    fields = msgspec.to_builtins(spec)
-    if json:
-        print_json(fields)
-    else:
-        print_table(model, [(key, str(value)) for key, value in fields.items()])

@@ -89,7 +89,7 @@ def _replacing_parameters(parameter: Callable[[Tensor], Tensor] | None) -> Itera
         if given is not None and parameter is not None:
             module._parameters[name] = nn.Parameter(parameter(given), requires_grad=False)
 
-    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -19,7 +19,11 @@ def forward_arguments(
     latents: [R, *latent_shape]. timestep: [R], as the scheduler counts. inputs: what a request gives by port, [R, ...].
     constants: argument -> what its Constant makes, with one row where `rows` is set.
     """
-    floating = latents.dtype
+    floating, rows = latents.dtype, latents.shape[0]
+
+    def repeated(tensor: Tensor) -> Tensor:
+        return tensor.expand(rows, *tensor.shape[1:])
+
     made: dict[str, Any] = {}
     for name, argument in family.arguments.items():
         if isinstance(argument, Latents):
@@ -32,9 +36,7 @@ def forward_arguments(
             value = inputs[argument.port]
             made[name] = value.to(floating) if value.is_floating_point() else value
         elif isinstance(argument, Constant):
-            rows = latents.shape[0]
-            repeat = (lambda t: t.expand(rows, *t.shape[1:])) if argument.rows else (lambda t: t)
-            made[name] = map_tensors(constants[name], repeat)
+            made[name] = map_tensors(constants[name], repeated) if argument.rows else constants[name]
     return made
 
 

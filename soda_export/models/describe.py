@@ -104,7 +104,7 @@ def _share(flow: Flow, seen: list[_Seen], result: int) -> tuple[list[int], list[
 def _recorded(
     model: nn.Module, family: Family, sites: list[SiteModule], flow: Flow, seen: list[_Seen], entries: list[int]
 ) -> Iterator[None]:  # fmt: skip
-    """While this lasts, calls of sites are noted in `seen`, blocks count, and `entries` gets the size of each's output."""
+    """While this lasts, calls of sites are noted in `seen`, and `entries` gets the size of each block's output."""
     modules = dict(model.named_modules())
     handles: list[Any] = []
 

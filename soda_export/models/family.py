@@ -1,7 +1,7 @@
 """What a model family is, as data: which class, what its arguments are, which module outputs a plan may decide about.
 
-A family is one record (models/families/) and one test. Everything else, from profiling to engines, reads this record and
-the unmodified diffusers module. No torch here.
+A family is one record (models/families/) and one test. Everything else, from profiling to engines, reads this record
+and the unmodified diffusers module. No torch here.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Family:
     """One family of denoisers.
 
     classes: diffusers classes. component: the pipeline's part. arguments: of forward, by name; what is not named keeps
-    its default. latent_shape, prediction_shape, ports: read off the sizes. sites: in the order in which a layer computes
-    them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
+    its default. latent_shape, prediction_shape, ports: read off the sizes. sites: in the order in which a layer
+    computes them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
     blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
     guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
     check(path, config) refuses what would not be reproduced exactly. planner: constants of published planners, for the

@@ -21,8 +21,8 @@ aten = torch.ops.aten
 
 @dataclass
 class Operation:
-    """parents: numbers of the operations whose results it reads. tainted: whether the latents reach it. counted: whether
-    its FLOPs belong to a step (they are inside a block). once: whether they count once for all rows."""
+    """parents: numbers of the operations whose results it reads. tainted: whether the latents reach it. counted: its
+    FLOPs belong to a step, as those inside blocks do. once: they count once for all rows."""
 
     parents: tuple[int, ...]
     flops: int
@@ -31,11 +31,11 @@ class Operation:
     once: bool
 
 
-class Flow(TorchDispatchMode):
+class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operation while it is active. Operations are numbered in the order of the run."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self._producer: dict[int, int] = {}
         self._alive: list[Tensor] = []  # so that no other tensor gets the same id
@@ -56,7 +56,7 @@ class Flow(TorchDispatchMode):
 
     @contextlib.contextmanager
     def counting(self, *, once: bool = False) -> Iterator[None]:
-        """While this lasts, FLOPs belong to a step; once: whether the latents reach them or not, and once for all rows."""
+        """While this lasts, FLOPs belong to a step. once: they count once for all rows, tainted or not."""
         self._counted += not once
         self._once += once
         try:

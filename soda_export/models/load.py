@@ -78,7 +78,11 @@ class LoadedModel:
         """The module without memory for its weights, and the values of its buffers."""
         build = _builder(self.kind, self.config_path, dict(self.config))
         names = set(self.weights.names)
-        return with_buffers(make_fake(build, dtype), build, lambda name: self.weights.read(name) if name in names else None)
+
+        def stored(name: str) -> Tensor | None:
+            return self.weights.read(name) if name in names else None
+
+        return with_buffers(make_fake(build, dtype), build, stored)
 
     def component_folder(self, part: str) -> Path | None:
         """Where a part (vae, text_encoder, tokenizer) lies, if it does."""
@@ -108,7 +112,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     if origin.expected is not None:
         check_agrees(path, config, kind, origin.expected, request.model)
     fake = make_fake(_builder(kind, path, config), torch.float32)
-    settings = dict(fake.module.config)
+    settings: dict[str, Any] = dict(fake.module.config)  # type: ignore[arg-type]  # defaults filled in
     family = FAMILIES[kind].adapt(FAMILIES[kind], settings)
     family.check(path, settings)
     sizes = _sizes(family, settings, origin, request)
@@ -127,9 +131,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
         time.perf_counter() - started,
     )  # fmt: skip
     scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
-    return LoadedModel(
-        spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published
-    )
+    return LoadedModel(spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published)
 
 
 def _builder(kind: str, path: Path, config: dict[str, Any]) -> Build:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..errors import ModelError
 from .family import Family, SiteRule
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class SiteModule(NamedTuple):
+@dataclass(frozen=True)
+class SiteModule:
     """A site's module. number and count: its place among the modules that the rule names."""
 
     rule: SiteRule

@@ -165,7 +165,7 @@ def _broken(tmp_path: Path, tiny_model: Path, file: str, **changes: object) -> P
 
 def test_other_architectures_are_refused_by_name(tmp_path: Path, tiny_model: Path) -> None:
     folder = _broken(tmp_path, tiny_model, "transformer/config.json", _class_name="Lumina2Transformer2DModel")
-    with pytest.raises(ModelError, match="'Lumina2Transformer2DModel' is not supported; supported: DiTTransformer2DModel"):
+    with pytest.raises(ModelError, match="'Lumina2Transformer2DModel' is not supported; supported: DiT"):
         load_model(str(folder))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-from torch import Tensor, nn
+from torch import nn
 
 from soda_export.errors import ModelError
 from soda_export.models import published
