@@ -63,10 +63,10 @@ def open_text_bench(tiny_pixart: Path, tmp_path_factory: pytest.TempPathFactory)
 
     from soda_export.build.pipeline import Workbench
     from soda_export.build.stages import StageStore
-    from soda_export.models.load import load_denoiser
+    from soda_export.models.load import load_model
     from soda_export.options import SamplerOptions
 
-    root, loaded = tmp_path_factory.mktemp("text-store"), load_denoiser(str(tiny_pixart))
+    root, loaded = tmp_path_factory.mktemp("text-store"), load_model(str(tiny_pixart))
 
     def opened(
         sampler: str = "dpm-solver++", steps: int = 8, guidance: float = 4.5, guided_channels: int = 0,
