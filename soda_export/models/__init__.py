@@ -1,1 +1,1 @@
-"""What we accelerate. `load_model` turns a name or a diffusers folder into a LoadedModel: module, sites, weights by name."""
+"""What we accelerate. `load_model` turns a name or a diffusers folder into a LoadedModel: sites, module, weights."""

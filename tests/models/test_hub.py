@@ -82,7 +82,7 @@ def test_only_the_parts_asked_for_are_fetched(snapshot: Path, monkeypatch: pytes
     with pytest.raises(ModelError, match="text_encoder/"):
         resolve_folder("pixart", ("text_encoder",))
     assert [p for p in hub.calls[-1]["allow_patterns"] if "/" in p] == [
-        "text_encoder/*.json", "text_encoder/*.safetensors", "text_encoder/spiece.model",
+        "text_encoder/*.json", "text_encoder/*.safetensors", "text_encoder/spiece.model", "text_encoder/merges.txt",
     ]  # fmt: skip
 
 
@@ -165,3 +165,19 @@ def test_a_repository_with_pickles_only_tells_how_to_get_on(snapshot: Path, monk
     with pytest.raises(ModelError, match=r"transformer/diffusion_pytorch_model\.bin is pickled") as refused:
         load_model("owner/tiny")
     assert "`hf download owner/tiny --local-dir tiny`, `soda-export convert tiny`" in str(refused.value)
+
+
+@pytest.mark.parametrize("vocabulary", ["merges.txt", "tokenizer.json", "spiece.model"])
+def test_every_tokenizer_of_a_pipeline_is_a_part_like_the_first(
+    snapshot: Path, monkeypatch: pytest.MonkeyPatch, vocabulary: str
+) -> None:
+    index = {"transformer": ["diffusers", "x"], "tokenizer_2": ["transformers", "x"]}
+    (snapshot / "model_index.json").write_text(json.dumps(index))
+    hub = Hub(cache=snapshot, network=snapshot).install(monkeypatch)
+    with pytest.raises(ModelError, match="no complete tokenizer_2/"):
+        fetch_parts("owner/tiny", None, ("transformer", "tokenizer_2"))
+    (snapshot / "tokenizer_2").mkdir()
+    (snapshot / "tokenizer_2" / vocabulary).write_text("")
+    assert fetch_parts("owner/tiny", None, ("transformer", "tokenizer_2")) == snapshot
+    assert "tokenizer_2/merges.txt" in hub.calls[-1]["allow_patterns"]
+    assert "*.fp16.safetensors" in hub.calls[-1]["ignore_patterns"]
