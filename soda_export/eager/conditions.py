@@ -19,7 +19,7 @@ Rows = Mapping[str, Tensor]
 
 _TEXT_KINDS = ("embedding", "mask")
 _DIFFUSERS_NAMES = {
-    "embeds": "prompt_embeds", "attention_mask": "prompt_attention_mask", "pooled": "pooled_prompt_embeds",
+    "embeds": "prompt_embeds", "attention_mask": "prompt_attention_mask", "pooled_embeds": "pooled_prompt_embeds",
 }  # fmt: skip
 """Port -> how diffusers' encode_prompt calls it; other ports are called what they are."""
 

@@ -14,15 +14,16 @@ from soda_export.eager.tokens import gather_tokens
 from soda_export.errors import InternalError, ModelError
 from soda_export.models.family import SiteRule
 from soda_export.models.paths import SiteModule, site_modules
-from tests.eager.toys import draw, toy_conditions, toy_dit, toy_pixart
+from tests.eager.toys import draw, toy_conditions, toy_dit, toy_flux, toy_pixart, toy_sd3
 
 MakeToy = Callable[[], EagerModel]
 TOYS = pytest.mark.parametrize("make", [toy_dit, toy_pixart])
+JOINT = pytest.mark.parametrize("make", [toy_flux, toy_sd3])
 ROWS = 4
 
 
 def inputs_of(model: EagerModel) -> tuple[Tensor, dict[str, Tensor]]:
-    latents = draw(ROWS // 2, *model.spec.latent_shape, seed=3).repeat(2, 1, 1, 1)
+    latents = torch.cat([draw(ROWS // 2, *model.spec.latent_shape, seed=3)] * 2)
     return latents, toy_conditions(model).rows(range(ROWS // 2), 2)
 
 
@@ -58,6 +59,32 @@ def test_everything_computed_is_the_plain_module_bit_for_bit(make: MakeToy) -> N
     last = [name for name in asked if name.startswith("transformer_blocks.2")]
     assert last[0] == "transformer_blocks.2"  # a site is asked about before those inside it
     assert sorted(asked) == sorted(site.name for site in model.spec.sites)
+
+
+@JOINT
+def test_joint_attention_hands_over_both_streams_and_changes_nothing(make: MakeToy) -> None:
+    model = make()
+    latents, inputs = inputs_of(model)
+    shapes: dict[int, tuple[tuple[int, ...], ...]] = {}
+    kept: dict[int, tuple[Tensor, ...]] = {}
+
+    def keep(k: int, call: SiteCall) -> tuple[Tensor, ...]:
+        kept[k] = call.compute()
+        shapes[k] = tuple(tuple(value.shape[1:]) for value in kept[k])
+        return kept[k]
+
+    expected = model.call(latents, 601, inputs)
+    assert torch.equal(model.call(latents, 601, inputs, keep), expected)
+    assert shapes == {k: site.outputs for k, site in enumerate(model.spec.sites)}
+    assert any(len(site.outputs) == 2 for site in model.spec.sites)
+    leaves = frozenset(model.spec.leaves)
+    found = model.call(latents, 601, inputs, lambda k, call: kept[k] if k in leaves else call.compute(), leaves)
+    assert torch.equal(found, expected)
+    stack = model.spec.stack
+    assert stack is not None
+    found = model.call(latents, 601, inputs, lambda k, call: kept[k] if k == stack else (), {stack})
+    assert torch.equal(found, expected)
+    assert not torch.equal(model.call(latents, 601, inputs, lambda k, call: (2 * kept[k][0],), {stack}), expected)
 
 
 @TOYS

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,9 +16,10 @@ from soda_export.eager.model import EagerModel
 from soda_export.models.families.dit import DIT
 from soda_export.models.families.pixart import PIXART
 from soda_export.models.family import Constant, Family, Sizes
-from soda_export.models.load import load_model
+from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.paths import site_modules
 from soda_export.models.spec import STACK, ModelSpec, Site
+from tests.tiny_models import save_tiny_flux, save_tiny_sd3
 
 LAYERS, TOKENS, CLASSES = 3, 16, 10
 
@@ -41,9 +45,24 @@ def toy_pixart(seed: int = 0, **config: Any) -> EagerModel:
     return eager_model(_stirred(PixArtTransformer2DModel(**{**settings, **config})), PIXART, text_tokens=8)
 
 
+@cache
 def digits() -> EagerModel:
     """The built-in model of digits, trained."""
     return EagerModel.of(load_model("digits"))
+
+
+@cache
+def toy_flux() -> EagerModel:
+    """2 double and 2 single layers, texts of 512 tokens, images of 1024; latents [1024, 16]."""
+    with TemporaryDirectory() as folder:
+        return EagerModel.of(load_model(ModelRequest(str(save_tiny_flux(Path(folder) / "flux")), image_size=128)))
+
+
+@cache
+def toy_sd3() -> EagerModel:
+    """3 layers, the first with a second attention, the last without a text's output; latents [4, 8, 8]."""
+    with TemporaryDirectory() as folder:
+        return EagerModel.of(load_model(str(save_tiny_sd3(Path(folder) / "sd3"))))
 
 
 def eager_model(module: nn.Module, family: Family, text_tokens: int = 0) -> EagerModel:
