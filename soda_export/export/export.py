@@ -110,7 +110,8 @@ def renewed_kinds(loaded: LoadedModel, table: ProgramTable) -> tuple[str, ...]:
 def _trace(loaded: LoadedModel, table: ProgramTable, dtype: torch.dtype) -> DenoiserGraph:
     fake, kinds = loaded.fake(dtype), renewed_kinds(loaded, table)
     trace = trace_denoiser(fake, loaded.family, loaded.spec, loaded.constants, dtype, kinds)
-    return join_graph(trace, site_modules(fake.module, loaded.family), kinds)
+    modules = {site.path: site for site in site_modules(fake.module, loaded.family)}
+    return join_graph(trace, [modules[site.name] for site in loaded.spec.sites], kinds)
 
 
 def _sources(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..models.decisions import COMPUTE, IDLE
 from ..models.identity import ModelIdentity
 from ..plan.schedule import Schedule

@@ -113,7 +113,7 @@ def play_reference(
     """
     rows = condition
     if isinstance(condition, Tensor):
-        rows = label_rows(condition, bench.loaded.denoiser.spec, table.rows)
+        rows = label_rows(condition, bench.loaded.spec, table.rows)
     selected = recorder.record(rows, noise)
     near_ties = 0
 

@@ -57,7 +57,7 @@ def test_random_plans_equal_the_reference(open_bench: OpenBench, tmp_path: Path,
     bench = open_bench(steps=10, eta=eta, guidance=guidance)
     kept = random_kept(seed)
     stack = random_stack(kept, seed) if seed >= 10 else None
-    plan = make_plan(bench.loaded.denoiser.spec, kept, eta=eta, guidance=guidance, stack=stack)
+    plan = make_plan(bench.loaded.spec, kept, eta=eta, guidance=guidance, stack=stack)
     built = bench.build(plan, "ort", tmp_path / "bundle")
     recorder = SelectionRecorder(bench, built.table, tmp_path / "debug")
     for batch in (1, 4):
@@ -77,7 +77,7 @@ def test_computing_everything_equals_the_diffusers_loop(
 ) -> None:
     steps, batch = 10, 4
     bench = open_bench(sampler=sampler, steps=steps)
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     plan = make_plan(spec, np.full((steps, LAYERS, 2), TOKENS), sampler=sampler)
     session = Session.open(bench.build(plan, "ort", tmp_path / "bundle").out)
     model = DiTTransformer2DModel.from_pretrained(tiny_model / "transformer").eval()

@@ -79,7 +79,7 @@ def test_random_plans_equal_the_reference(
     assert (bench.sampler.state_size, bench.sampler.learned_variance) == (state_size, scheduler == LEARNED)
     seed = sum(map(ord, request.node.name))
     plan = make_plan(
-        bench.loaded.denoiser.spec, random_kept(seed), sampler, guidance=guidance, guided_channels=guided
+        bench.loaded.spec, random_kept(seed), sampler, guidance=guidance, guided_channels=guided
     )
     built = bench.build(plan, "ort", tmp_path / "bundle", BundleOptions(without=("text-encoder", "decoder")))
     recorder = SelectionRecorder(bench, built.table, tmp_path / "debug")
@@ -94,7 +94,7 @@ def test_random_plans_equal_the_reference(
 
 
 def all_compute(bench: Workbench, out: Path, options: BundleOptions = BundleOptions()) -> Built:
-    spec, sampler = bench.loaded.denoiser.spec, bench.options
+    spec, sampler = bench.loaded.spec, bench.options
     kept = np.full((sampler.steps, LAYERS, len(spec.modules)), TOKENS)
     return bench.build(make_plan(spec, kept, sampler.sampler, guidance=sampler.guidance), "ort", out, options)
 
@@ -193,7 +193,7 @@ def test_cached_cross_attention_is_not_computed(open_text_bench: OpenBench, tmp_
     bench = open_text_bench()
     kept = mixed_kept(modules=3)
     kept[1, 2, 1] = TOKENS
-    plan = make_plan(bench.loaded.denoiser.spec, kept, "dpm-solver++", guidance=4.5)
+    plan = make_plan(bench.loaded.spec, kept, "dpm-solver++", guidance=4.5)
     built = bench.build(plan, "ort", tmp_path / "bundle", BundleOptions(without=("text-encoder", "decoder")))
     manifest = Session.open(built.out).bundle.manifest
     taken = [manifest.programs[step.program].inputs for step in manifest.steps]

@@ -29,7 +29,7 @@ from soda_export.export.weights import quantized_sources
 from soda_export.lower.lower import lower_plan
 from soda_export.lower.program import ProgramTable
 from soda_export.models.denoiser import TextRows, label_rows
-from soda_export.models.load import load_denoiser
+from soda_export.models.load import load_model
 from soda_export.models.precision import COMPUTE, Precision
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan
@@ -62,11 +62,11 @@ def case(
     folder, sampler, guidance = (
         (tiny_model, "ddim", 1.5) if request.param == "dit" else (tiny_pixart, "dpm-solver++", 4.5)
     )
-    loaded = load_denoiser(str(folder))
+    loaded = load_model(str(folder))
     loaded = replace(loaded, scheduler_config={**loaded.scheduler_config, "beta_end": 0.002})
     store = StageStore(tmp_path_factory.mktemp("precision"))
     bench = Workbench(loaded, SamplerOptions(sampler, 8, 0.0, guidance), store, lambda *_: None)
-    spec, rng = loaded.denoiser.spec, np.random.default_rng(3)
+    spec, rng = loaded.spec, np.random.default_rng(3)
     plan = make_plan(spec, mixed_kept(modules=len(spec.modules)), sampler, guidance=guidance)
     plan = replace(plan, token_score="cached")  # inputs of a single program then decide which tokens it keeps
     noise = Noise(rng.standard_normal((BATCH, *spec.latent_shape)).astype(np.float32))
@@ -88,7 +88,7 @@ def half(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(case: Case, precision: Precision, folder: Path) -> Path:
     """Graphs and weights alone."""
     folder.mkdir()
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, COMPUTE[precision])
+    table = lower_plan(case.plan, case.bench.loaded.spec, COMPUTE[precision])
     export_programs(case.bench.loaded.denoiser, case.bench.sampler, table, precision, folder, lambda *_: None)
     return folder
 
@@ -105,25 +105,25 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 def test_fp16_on_onnx_runtime_stays_near_the_fp32_reference(case: Case, half: Path, tmp_path: Path) -> None:
     """With the engine's own choice of tokens."""
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, "fp16")
+    table = lower_plan(case.plan, case.bench.loaded.spec, "fp16")
     recorder = SelectionRecorder(case.bench, table, tmp_path / "debug", "fp16")
     rows = case.condition
     if isinstance(rows, Tensor):
-        rows = label_rows(rows, case.bench.loaded.denoiser.spec, table.rows)
+        rows = label_rows(rows, case.bench.loaded.spec, table.rows)
     expected = follow_engine(case.bench, table, case.condition, case.noise, recorder.record(rows, case.noise))
     found = Session.open(half).generate(**case.request, noise=case.noise)
     error = relative(found, expected)
-    print(f"fp16 {case.bench.loaded.denoiser.spec.family}: {error:.1e} of {np.abs(expected).max():.1f}")
+    print(f"fp16 {case.bench.loaded.spec.family}: {error:.1e} of {np.abs(expected).max():.1f}")
     assert 0 < error <= FP16_BOUND
 
 
 def test_all_compute_in_fp16_stays_near_the_fp32_reference(case: Case, half: Path) -> None:
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, "fp16")
+    table = lower_plan(case.plan, case.bench.loaded.spec, "fp16")
     full = replace_steps(table)
     expected = follow_engine(case.bench, full, case.condition, case.noise, {})
     found = Session.open(half).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
-    print(f"fp16 {case.bench.loaded.denoiser.spec.family}, all computed: {error:.1e}")
+    print(f"fp16 {case.bench.loaded.spec.family}, all computed: {error:.1e}")
     assert 0 < error <= FP16_BOUND
 
 
@@ -162,7 +162,7 @@ def test_cache_and_prepared_tensors_are_half_and_the_sampler_is_fp32(
 
 
 def test_the_manifest_says_what_is_half(case: Case, half: Path) -> None:
-    manifest, spec = Session.open(half).bundle.manifest, case.bench.loaded.denoiser.spec
+    manifest, spec = Session.open(half).bundle.manifest, case.bench.loaded.spec
     assert manifest.precision == "fp16"
     for tensor in manifest.tensors:
         assert tensor.dtype == ("float32" if tensor.name == "text_bias" else "float16")
@@ -239,7 +239,7 @@ def test_bf16_programs_equal_the_fp32_ones_in_openvino(
             error = relative(found[name], values)
             worst = max(worst, error)
             assert error <= bound, f"{graph.name}: {name}: {error:.1e}"
-    print(f"{precision} {case.bench.loaded.denoiser.spec.family}: {worst:.1e}")
+    print(f"{precision} {case.bench.loaded.spec.family}: {worst:.1e}")
     assert worst > 1e-4
 
 
@@ -266,11 +266,11 @@ def test_an_int8_bundle_plays_near_the_fp32_one(case: Case, tmp_path: Path) -> N
     """All steps computed, so that no token is chosen."""
     pytest.importorskip("openvino")
     built = case.bench.build(case.plan, "openvino", tmp_path / "int8", BundleOptions(precision="int8-weights"))
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, "bf16")
+    table = lower_plan(case.plan, case.bench.loaded.spec, "bf16")
     expected = follow_engine(case.bench, replace_steps(table), case.condition, case.noise, {})
     found = Session.open(built.out).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
-    print(f"int8-weights {case.bench.loaded.denoiser.spec.family}, all computed: {error:.1e}")
+    print(f"int8-weights {case.bench.loaded.spec.family}, all computed: {error:.1e}")
     assert 1e-4 < error <= INT8_BOUND
     with pytest.raises(CompileError, match="--precision int8-weights: ort"):
         case.bench.build(case.plan, "ort", tmp_path / "ort", BundleOptions(precision="int8-weights"))

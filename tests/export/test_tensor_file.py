@@ -108,9 +108,9 @@ def test_progress_counts_every_tensor(tmp_path: Path) -> None:
 
 def test_weights_of_a_denoiser_are_cast_and_every_one_can_be_an_initializer(tiny_model: Path, tmp_path: Path) -> None:
     from soda_export.export.trace import named_weights
-    from soda_export.models.load import load_denoiser
+    from soda_export.models.load import load_model
 
-    denoiser = load_denoiser(str(tiny_model)).denoiser
+    denoiser = load_model(str(tiny_model)).denoiser
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         write_weights(denoiser, tmp_path, dtype)
         read, file = load_file(tmp_path / WEIGHTS_NAME), WeightsFile(tmp_path)
