@@ -36,11 +36,8 @@ def _image_positions(sizes: Sizes) -> Any:
     """(0, row, column) of each token: [tokens, 3]."""
     import torch
 
-    side = isqrt(sizes.latent_shape[0])
-    grid = torch.zeros(side, side, 3)
-    grid[..., 1] += torch.arange(side)[:, None]
-    grid[..., 2] += torch.arange(side)[None, :]
-    return grid.reshape(-1, 3)
+    places = torch.arange(isqrt(sizes.latent_shape[0])).float()
+    return torch.cartesian_prod(torch.zeros(1), places, places)
 
 
 def _text_positions(sizes: Sizes) -> Any:
@@ -51,10 +48,7 @@ def _text_positions(sizes: Sizes) -> Any:
 
 def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
     """schnell is distilled once more: four steps, no guidance, and texts of half the length."""
-    if config["guidance_embeds"]:
-        return family
-    arguments = {name: argument for name, argument in family.arguments.items() if name != "guidance"}
-    return replace(family, guidance="none", steps=4, text_tokens=256, arguments=arguments)
+    return family if config["guidance_embeds"] else replace(family, guidance="none", steps=4, text_tokens=256)
 
 
 FLUX = Family(
@@ -65,8 +59,7 @@ FLUX = Family(
         "encoder_hidden_states": Request("embeds"),
         "pooled_projections": Request("pooled_embeds"),
         "timestep": Timestep(scale=1 / 1000),
-        "img_ids": Constant(_image_positions),
-        "txt_ids": Constant(_text_positions),
+        "img_ids": Constant(_image_positions), "txt_ids": Constant(_text_positions),
         "guidance": Request("distilled_guidance"),
     },
     sites=(
@@ -76,8 +69,7 @@ FLUX = Family(
         SiteRule("single_transformer_blocks.*.proj_out", "single"),
         SiteRule("single_transformer_blocks.-1", STACK, outputs=(1,)),
     ),
-    latent_shape=_latents, prediction_shape=_prediction, ports=_ports,
-    image_tokens=lambda sizes: sizes.latent_shape[0],
+    latent_shape=_latents, prediction_shape=_prediction, ports=_ports, image_tokens=lambda sizes: sizes.latent_shape[0],
     sampler="flow-euler", steps=28, default_guidance=1.0, guidance="port", uniform_sigmas=True,
     blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
     once=(
