@@ -202,9 +202,8 @@ def test_a_map_survives_its_file(tmp_path: Path) -> None:
 def test_a_bf16_profile_is_close_to_one_in_fp32(make: Any, tmp_path: Path) -> None:
     """Means of the errors that a plan is made of: within a few per cent of each other."""
     model, identity = make(), SamplerIdentity("ddim", 6)
-    full, half = (
-        make_map(tmp_path / f"{p}.npz", model=model, identity=identity, samples=4, precision=p) for p in ("fp32", "bf16")
-    )
+    same = {"model": model, "identity": identity, "samples": 4}
+    full, half = (make_map(tmp_path / f"{p}.npz", precision=p, **same) for p in ("fp32", "bf16"))
     a, b = full.mean_reuse_error()[1:], half.mean_reuse_error()[1:]
     valid = a > 0
     worst = float((np.abs(a - b)[valid] / a[valid]).max())
