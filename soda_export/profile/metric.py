@@ -26,7 +26,7 @@ def token_terms(new: Sequence[Tensor], old: Sequence[Tensor], metric: Metric) ->
     parts = []
     for a, b in zip(new, old, strict=True):
         tokens = max(1, _CHUNK * a.shape[2] // max(1, b.numel()))
-        pieces = zip(a.split(tokens, dim=2), b.split(tokens, dim=3), strict=True)
+        pieces = zip(torch.split(a, tokens, 2), torch.split(b, tokens, 3), strict=True)
         parts += [_unscaled(x.float(), y.float(), metric) for x, y in pieces]
     terms = torch.cat(parts, dim=-1)
     if metric == "cosine":
@@ -41,7 +41,8 @@ def _unscaled(new: Tensor, old: Tensor, metric: Metric) -> Tensor:
         return _powers(new - old, metric).sum(dim=(-3, -1))
     along = torch.linalg.vecdot(new, old)
     norms = torch.linalg.vector_norm(new, dim=-1) * torch.linalg.vector_norm(old, dim=-1)
-    return (1.0 - along / norms.clamp(min=1e-12)).clamp(min=0.0).mean(dim=-2)
+    terms: Tensor = (1.0 - along / norms.clamp(min=1e-12)).clamp(min=0.0).mean(dim=-2)
+    return terms
 
 
 def _powers(x: Tensor, metric: Metric) -> Tensor:

@@ -20,7 +20,7 @@ def product_type(precision: ProfilePrecision, device: torch.device) -> torch.dty
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the processor has instructions for it; elsewhere torch emulates it, slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         known = torch.cpu.get_capabilities()
         return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("arm_bf16"))
