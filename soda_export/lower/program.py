@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -92,7 +93,7 @@ class ArenaLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """programs.json. step_programs: [S] index into programs. baseline: the program that computes everything and
     caches nothing; it serves unaccelerated generation and no step of the plan needs it. forecast_weights: [S][G][3],
     weights of a forecast slot's values of age 0, 1, 2, for each group of the step's program; G is the same for all
@@ -133,6 +134,7 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Rows G of a step's forecast weights."""
         return len(self.forecast_weights[0])
 
+    @cached_property
     def offsets_by_step(self) -> list[dict[Slot, int]]:
         """For each step the arena offset of each slot that it reads or writes."""
         begins: dict[int, list[int]] = {}
@@ -150,8 +152,8 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return by_step
 
     def offsets_at(self, step: int) -> dict[Slot, int]:
-        """Arena offset of each slot that a step reads or writes; for many steps take offsets_by_step."""
-        return self.offsets_by_step()[step]
+        """Arena offset of each slot that a step reads or writes."""
+        return self.offsets_by_step[step]
 
 
 def table_text(table: ProgramTable) -> bytes:

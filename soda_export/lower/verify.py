@@ -20,7 +20,7 @@ def verify_table(table: ProgramTable) -> None:
     sizes = {name: _size(table, name) for name in table.slots}
     paint = _Bytes()
     history: dict[Slot, list[_Paint]] = {}  # newest first
-    for step, (index, offsets) in enumerate(zip(table.step_programs, table.offsets_by_step(), strict=True)):
+    for step, (index, offsets) in enumerate(zip(table.step_programs, table.offsets_by_step, strict=True)):
         program = table.programs[index]
         places = {slot: (begin, begin + sizes[str(slot.latest)]) for slot, begin in offsets.items()}
         for slot in program.reads:

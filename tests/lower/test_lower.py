@@ -201,7 +201,7 @@ def test_keeps_are_rounded_up_to_the_quantum() -> None:
 def test_slots_at_every_step_never_share_bytes() -> None:
     table = simple()
     size = table.slots["transformer_blocks.0.ff"].bytes
-    for offsets in table.offsets_by_step():
+    for offsets in table.offsets_by_step:
         assert all(b - a >= size for a, b in itertools.pairwise(sorted(offsets.values())))
 
 
