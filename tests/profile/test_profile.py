@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from soda_export.eager.sampling import Sampling, sample_noise
 from soda_export.models.identity import SamplerIdentity
 from soda_export.models.spec import STACK
 from soda_export.plan.sensitivity import RATES, Metric, SensitivityMap, map_bytes, read_map
+from soda_export.profile import estimate
 from soda_export.profile import profile as profile_module
+from soda_export.profile.history import SiteHistory
 from soda_export.profile.metric import reuse_and_prune_errors, reuse_errors, token_terms
 from soda_export.profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from soda_export.profile.subset import as_tokens, fit_history, history_bytes, tokens_and_width
@@ -211,17 +212,29 @@ def test_a_bf16_profile_is_close_to_one_in_fp32(make: Any, tmp_path: Path) -> No
     assert 0 < worst <= 0.1
 
 
-def test_an_estimate_is_of_the_time_that_it_takes(tmp_path: Path) -> None:
-    model, settings = digits(), replace(SETTINGS, samples=16)
-    make_map(tmp_path / "warm.npz", settings, model, samples=8)
+def test_an_estimate_counts_every_call_and_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a call takes a second, and comparing a site with one older output a hundredth."""
+    model, settings, clock = toy_dit(), replace(SETTINGS, samples=16), [0.0]
+    call, compare = EagerModel.call, SiteHistory.compare
+
+    def timed_call(*args: Any, **kwargs: Any) -> torch.Tensor:
+        clock[0] += 1.0
+        return call(*args, **kwargs)
+
+    def timed_compare(history: SiteHistory, *args: Any) -> torch.Tensor:
+        errors = compare(history, *args)
+        clock[0] += 0.01 * len(errors)
+        return errors
+
+    monkeypatch.setattr(EagerModel, "call", timed_call)
+    monkeypatch.setattr(SiteHistory, "compare", timed_compare)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock[0])
     cost = estimate_profile(model, sampler_of(settings), toy_conditions(model), settings)
-    started = time.perf_counter()
-    make_map(tmp_path / "sums.npz", settings, model)
-    seconds = time.perf_counter() - started
-    print(f"estimated {cost.seconds:.2f} s, took {seconds:.2f} s")
-    assert 0.2 * seconds < cost.seconds < 5 * seconds
+    intervals = sum(min(step, 9) for step in range(11))
+    assert cost.seconds == pytest.approx(2 * (11 * 1.0 + 0.01 * len(model.spec.sites) * intervals))  # two batches
+    assert clock[0] < 4.0  # after three calls
     assert cost.share == 1.0
-    assert cost.bytes > history_bytes(model.spec, 16, 1.0)
+    assert cost.bytes == history_bytes(model.spec, 16, 1.0) + sum(4 * p.numel() for p in model.module.parameters())
 
 
 def test_a_line_a_minute_tells_how_far_it_is_where_there_is_no_terminal(
