@@ -11,9 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import ExportError, InternalError
-from ..trace.bind import producers
 from ..trace.marks import DOMAIN
-from ..trace.onnx import OPSET, TracedGraph
+from ..trace.onnx import OPSET, TracedGraph, producers
 from .weights import WeightsFile, constant_name, is_large
 
 _IR_VERSION = 10
@@ -97,12 +96,14 @@ class GraphBuilder:
         self._nodes.append(node)
         return results
 
-    def splice(self, traced: TracedGraph, inputs: Sequence[ir.Value], *, prefix: str) -> ir.Value:
-        """Copy a traced graph without weights into this one; returns its (single) output."""
-        known: Known = dict(zip(traced.graph.inputs, inputs, strict=True))
-        output = traced.graph.outputs[0]
-        self.emit([output], known, traced.weights, prefix=prefix)
-        return known[output]
+    def splice(
+        self, traced: TracedGraph, output: int, inputs: Mapping[str, ir.Value], *, prefix: str = ""
+    ) -> ir.Value:
+        """Copy what one output of a traced graph is computed from into this one; inputs: by their names there."""
+        known: Known = {value: inputs[value.name] for value in traced.graph.inputs if value.name in inputs}
+        wanted = traced.graph.outputs[output]
+        self.emit([wanted], known, traced.weights, prefix=prefix)
+        return known[wanted]
 
     def emit(
         self, wanted: Sequence[ir.Value], known: Known, weights: Mapping[ir.Value, str], *, prefix: str = "",

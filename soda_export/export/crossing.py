@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..errors import ExportError
-from ..trace.bind import CONSTANT, LATENTS, REQUEST, STEP, BindingTimes, producers
+from ..trace.bind import CONSTANT, LATENTS, REQUEST, STEP, BindingTimes
+from ..trace.onnx import producers
 
 _REARRANGE = {"Unsqueeze", "Squeeze", "Reshape", "Split", "Slice", "Expand", "Identity", "Mark", "Cast"}
 _OFFSET = {"Add", "Mul", "Sub"}
@@ -94,8 +95,13 @@ def _may_cross(value: ir.Value) -> bool:
     shape = value.shape
     return (
         value.producer() is not None and value.dtype in FLOATS and shape is not None and len(shape) > 1
-        and not isinstance(shape[0], int) and all(isinstance(size, int) for size in list(shape)[1:])
+        and _is_rows(shape[0]) and all(isinstance(size, int) for size in list(shape)[1:])
     )  # fmt: skip
+
+
+def _is_rows(size: object) -> bool:
+    """Whether an axis has as many entries as there are rows, and not a multiple of that: a lone symbol."""
+    return not isinstance(size, int) and str(getattr(size, "value", size)).isidentifier()
 
 
 def _entries(value: ir.Value) -> int:
@@ -110,7 +116,7 @@ def row_shape(value: ir.Value) -> tuple[int, ...]:
     """Shape of one row. Raises ExportError where the first axis is not the rows', or another one has no fixed size."""
     shape = list(value.shape or [])
     sizes = [size for size in shape[1:] if isinstance(size, int)]
-    if len(shape) < 2 or isinstance(shape[0], int) or len(sizes) != len(shape) - 1:
+    if len(shape) < 2 or not _is_rows(shape[0]) or len(sizes) != len(shape) - 1:
         raise ExportError(f"value {value.name} of shape {shape} cannot be handed to the steps: it has no axis of rows")
     return tuple(sizes)
 

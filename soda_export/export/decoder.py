@@ -80,7 +80,7 @@ def export_decoder(
     write_tensors(out / DECODER_WEIGHTS_NAME, sources, progress)
     builder = GraphBuilder("decoder", WeightsFile(out, DECODER_WEIGHTS_NAME))
     latents = builder.input(LATENTS, "float32", [BATCH_AXIS, *latent_shape])
-    result = builder.splice(traced, [latents], prefix="")
+    result = builder.splice(traced, 0, {LATENTS: latents})
     builder.output(result, IMAGE, "float32", [BATCH_AXIS, *shape])
     builder.save(out / DECODER_NAME)
     log.info("decoder: %d x %d pixels in %.1f s", shape[2], shape[1], time.perf_counter() - started)

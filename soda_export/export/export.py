@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,15 @@ from ..lower.program import ProgramTable
 from ..models.decisions import is_renewal
 from ..models.paths import expand_path, site_modules
 from ..models.precision import COMPUTE, Precision
+from ..models.spec import ModelSpec
 from ..sampler import SamplerTable
-from ..trace.bind import BindingTimes, producers
+from ..trace.bind import BindingTimes
 from ..trace.denoiser import trace_denoiser
 from ..trace.graph import DenoiserGraph, join_graph
+from ..trace.onnx import producers
 from .crossing import Crossing, CrossingTensor, pack_crossing
 from .index import INDEX_NAME, ExportIndex
-from .pieces import trace_pieces
+from .pieces import Pieces
 from .prepare import TABLE, Prepared, PrepareWriter, arrange_prepare, computed_before, evaluate_table
 from .reuse import step_scalars
 from .steps import Slice, StepWriter, slice_of
@@ -67,7 +70,7 @@ def export_programs(
     progress(2, total)
     prepare = PrepareWriter(graph, spec, crossing, prepared, weights).write(folder)
     progress(3, total)
-    pieces = trace_pieces(spec, sampler, table, DTYPES[compute])
+    pieces = Pieces(spec, sampler, table, DTYPES[compute])
     writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights)
     names, inputs = [], []
     for i, (program, values) in enumerate(zip(table.programs, crossed, strict=True)):
@@ -107,8 +110,27 @@ def renewed_kinds(loaded: LoadedModel, table: ProgramTable) -> tuple[str, ...]:
     return tuple(kinds)
 
 
+_KEPT_TRACES = 4
+_traces: OrderedDict[tuple[ModelSpec, torch.dtype], tuple[frozenset[str], DenoiserGraph]] = OrderedDict()
+"""The last traces of this process, with the kinds of sites whose renewal they have."""
+
+
 def _trace(loaded: LoadedModel, table: ProgramTable, dtype: torch.dtype) -> DenoiserGraph:
-    fake, kinds = loaded.fake(dtype), renewed_kinds(loaded, table)
+    """The model's graph: that of an earlier export, where it has what this one needs."""
+    key, kinds = (loaded.spec, dtype), renewed_kinds(loaded, table)
+    known, graph = _traces.get(key, (frozenset(), None))
+    if graph is None or not known.issuperset(kinds):
+        kinds = tuple(dict.fromkeys((*sorted(known), *kinds)))
+        graph = _trace_anew(loaded, kinds, dtype)
+        _traces[key] = (frozenset(kinds), graph)
+    _traces.move_to_end(key)
+    while len(_traces) > _KEPT_TRACES:
+        _traces.popitem(last=False)
+    return graph
+
+
+def _trace_anew(loaded: LoadedModel, kinds: tuple[str, ...], dtype: torch.dtype) -> DenoiserGraph:
+    fake = loaded.fake(dtype)
     trace = trace_denoiser(fake, loaded.family, loaded.spec, loaded.constants, dtype, kinds)
     modules = {site.path: site for site in site_modules(fake.module, loaded.family)}
     return join_graph(trace, [modules[site.name] for site in loaded.spec.sites], kinds)

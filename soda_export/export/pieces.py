@@ -1,9 +1,11 @@
-"""The small graphs around the denoiser: the sampler's two halves and the token scorer, traced from torch code."""
+"""What stands around the denoiser in a step: the sampler's two halves and the token scorer, traced from torch code."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
+import onnx_ir as ir
 import torch
 from soda_runtime.signature import coefficient_count
 from torch import Tensor, nn
@@ -11,91 +13,101 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..eager.tokens import TokenScorer
 from ..lower.program import ProgramTable
+from ..models.identity import TokenScore
 from ..models.spec import ModelSpec
 from ..sampler import SamplerTable, advance_state, guide
 from ..trace.onnx import TracedGraph, trace_to_onnx
+from .builder import GraphBuilder
 
 _BATCH, _TOKENS, _WIDTH = 3, 8, 4
 
 
-class SamplerIn(nn.Module):
-    """(state [n, B, *latents], coefficients) -> the model's input [R, *latents], once per guidance half."""
+class Around(nn.Module):
+    """Everything of a step but the denoiser, called with the values of one dict in order:
 
-    def __init__(self, rows: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.rows, self.dtype = rows, dtype
-
-    def forward(self, *given: Tensor) -> Tensor:
-        state, coefficients = given
-        scaled = (state[0] * coefficients[0]).to(self.dtype)
-        return torch.cat([scaled] * self.rows) if self.rows > 1 else scaled
-
-
-class SamplerOut(nn.Module):
-    """The model's prediction, guided, through the step's affine map, all in fp32 (docs/concepts.md).
-
-    Inputs: prediction [R, *prediction], state [n, B, *latents], coefficients, then guidance [1] and noise [B, *latents]
-    where the sampler has them.
+    state [n, B, *latents], coefficients -> the model's input [R, *latents], once per guidance half;
+    prediction [R, *prediction], state, coefficients, then guidance [1] and noise [B, *latents] where the sampler has
+    them -> the next state: guided, through the step's affine map, all in fp32 (docs/concepts.md);
+    inputs and cached [R, N, D] of a site -> scores [B, N].
     """
 
-    def __init__(self, table: ProgramTable, sampler: SamplerTable, channels: int) -> None:
+    def __init__(self, names: tuple[str, ...], setting: Setting) -> None:
         super().__init__()
-        self.rows, self.channels = table.rows, channels
-        self.guided_channels = table.sampler.guided_channels or channels
-        self.stochastic, self.learned_variance = sampler.stochastic, sampler.learned_variance
+        self._names, self._setting = names, setting
+        self._scorer = TokenScorer(setting.token_score, setting.rows)
 
-    def forward(self, *given: Tensor) -> Tensor:
-        prediction, state, coefficients, *rest = given
-        guidance = rest[0] if self.rows == 2 else 1.0
-        output = guide(prediction.float(), self.rows, guidance, self.guided_channels, self.channels)
-        noise = rest[-1] if self.stochastic else None
-        return advance_state(coefficients, state, output, noise, self.learned_variance)
-
-
-class _Scorer(nn.Module):
-    """TokenScorer with its inputs given one after another."""
-
-    def __init__(self, scorer: TokenScorer) -> None:
-        super().__init__()
-        self.scorer = scorer
-
-    def forward(self, *given: Tensor) -> Tensor:
-        return self.scorer(*given)  # type: ignore[no-any-return]
+    def forward(self, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        given, set_ = dict(zip(self._names, values, strict=True)), self._setting
+        state, row = given["state"], given["coefficients"]
+        scaled = (state[0] * row[0]).to(set_.dtype)
+        entry = torch.cat([scaled] * set_.rows) if set_.rows > 1 else scaled
+        output = guide(
+            given["prediction"].float(), set_.rows, given.get("guidance", 1.0), set_.guided_channels, set_.channels
+        )
+        after = advance_state(row, state, output, given.get("noise"), set_.learned_variance)
+        return entry, after, self._scorer(given["inputs"], given["cached"])
 
 
-@dataclass(frozen=True)
+class Setting(NamedTuple):
+    """What these parts depend on."""
+
+    latent_shape: tuple[int, ...]
+    prediction_shape: tuple[int, ...]
+    state_size: int
+    rows: int
+    guided_channels: int
+    stochastic: bool
+    learned_variance: bool
+    token_score: TokenScore
+    dtype: torch.dtype
+
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return self.latent_shape[0]
+
+
 class Pieces:
-    """Traced: SamplerIn, SamplerOut, and TokenScorer for any number of tokens and any width."""
+    """Splices the traced parts into step programs."""
 
-    sampler_in: TracedGraph
-    sampler_out: TracedGraph
-    scorer: TracedGraph
+    def __init__(self, spec: ModelSpec, sampler: SamplerTable, table: ProgramTable, dtype: torch.dtype) -> None:
+        self._traced = _trace(
+            Setting(
+                spec.latent_shape, spec.prediction_shape, sampler.state_size, table.rows,
+                table.sampler.guided_channels or spec.latent_shape[0], sampler.stochastic, sampler.learned_variance,
+                table.token_score, dtype,
+            )
+        )  # fmt: skip
+
+    def model_input(self, builder: GraphBuilder, **given: ir.Value) -> ir.Value:
+        """state, coefficients -> the model's input."""
+        return builder.splice(self._traced, 0, given, prefix="sampler.")
+
+    def next_state(self, builder: GraphBuilder, **given: ir.Value) -> ir.Value:
+        """prediction, state, coefficients and so on -> the next state."""
+        return builder.splice(self._traced, 1, given, prefix="sampler.")
+
+    def scores(self, builder: GraphBuilder, inputs: ir.Value, cached: ir.Value, prefix: str) -> ir.Value:
+        """A site's inputs and cached output -> scores."""
+        return builder.splice(self._traced, 2, {"inputs": inputs, "cached": cached}, prefix=prefix)
 
 
-def trace_pieces(spec: ModelSpec, sampler: SamplerTable, table: ProgramTable, dtype: torch.dtype) -> Pieces:
-    """Trace all of them."""
-    mode, n, shape = FakeTensorMode(), sampler.state_size, spec.latent_shape
-    rows = _BATCH * table.rows
+@lru_cache(maxsize=16)
+def _trace(setting: Setting) -> TracedGraph:
+    mode, n, rows = FakeTensorMode(), setting.state_size, _BATCH * setting.rows
     with mode:
-        state = torch.zeros(n, _BATCH, *shape)
-        coefficients = torch.zeros(coefficient_count(n, sampler.learned_variance))
-        prediction = torch.zeros(rows, *spec.prediction_shape, dtype=dtype)
-        hidden = torch.zeros(rows, _TOKENS, _WIDTH, dtype=dtype)
-        after = {"prediction": prediction, "state": state.clone(), "coefficients": coefficients.clone()}
-        if table.rows == 2:
-            after["guidance"] = torch.ones(1)
-        if sampler.stochastic:
-            after["noise"] = torch.zeros(_BATCH, *shape)
-    before = {"state": state, "coefficients": coefficients}
+        examples = {
+            "state": torch.zeros(n, _BATCH, *setting.latent_shape),
+            "coefficients": torch.zeros(coefficient_count(n, setting.learned_variance)),
+            "prediction": torch.zeros(rows, *setting.prediction_shape, dtype=setting.dtype),
+            "inputs": torch.zeros(rows, _TOKENS, _WIDTH, dtype=setting.dtype),
+            "cached": torch.zeros(rows, _TOKENS, _WIDTH, dtype=setting.dtype),
+        }
+        if setting.rows == 2:
+            examples["guidance"] = torch.ones(1)
+        if setting.stochastic:
+            examples["noise"] = torch.zeros(_BATCH, *setting.latent_shape)
     axes = {"prediction": (0,), "state": (1,), "noise": (0,), "inputs": (0, 1), "cached": (0, 1)}
-
-    def trace(module: nn.Module, examples: dict[str, Tensor], where: str) -> TracedGraph:
-        symbolic = {name: axes.get(name, ()) for name in examples}
-        return trace_to_onnx(module, examples, symbolic, mode, {}, where, independent=True)
-
-    scorer = _Scorer(TokenScorer(table.token_score, table.rows))
-    return Pieces(
-        trace(SamplerIn(table.rows, dtype), before, "sampler"),
-        trace(SamplerOut(table, sampler, shape[0]), after, "sampler"),
-        trace(scorer, {"inputs": hidden, "cached": hidden.clone()}, "token scores"),
-    )
+    symbolic = {name: axes.get(name, ()) for name in examples}
+    call = Around(tuple(examples), setting)
+    return trace_to_onnx(call, examples, symbolic, mode, {}, "sampler", independent=True)

@@ -14,10 +14,10 @@ from soda_runtime.manifest import PrepareProgram
 from soda_runtime.signature import ROWS_AXIS, WINDOW_AXIS
 
 from ..models.spec import ModelSpec
-from ..trace.bind import REQUEST, STEP, BindingTimes, producers
+from ..trace.bind import REQUEST, STEP, BindingTimes
 from ..trace.denoiser import TIMESTEP
 from ..trace.graph import DenoiserGraph
-from ..trace.onnx import fixed_sizes
+from ..trace.onnx import fixed_sizes, producers
 from .builder import GraphBuilder, Known
 from .crossing import FLOATS, Crossing, CrossingTensor
 from .weights import ReadWeight, WeightsFile

@@ -87,16 +87,18 @@ class StepWriter:
             if tensor.name in taken:
                 shape = [ROWS_AXIS if tensor.rows else 1, *tensor.shape]
                 unpack(builder, tensor, builder.input(tensor.name, tensor.dtype, shape), known)
-        rest = [builder.input(GUIDANCE, "float32", [1])] if table.rows == 2 else []
+        rest: dict[str, ir.Value] = {}
+        if table.rows == 2:
+            rest["guidance"] = builder.input(GUIDANCE, "float32", [1])
         if self._sampler.stochastic:
-            rest.append(builder.input(NOISE, "float32", [BATCH_AXIS, *spec.latent_shape]))
+            rest["noise"] = builder.input(NOISE, "float32", [BATCH_AXIS, *spec.latent_shape])
         cached = {slot: builder.input(cache_in(str(slot)), *self._slot_type(slot)) for slot in program.reads}
-        latents = builder.splice(self._pieces.sampler_in, [state, scalars.sampler], prefix="sampler.")
+        latents = self._pieces.model_input(builder, state=state, coefficients=scalars.sampler)
         known[self._graph.inputs[LATENTS]] = latents
         self._give_sites(builder, program, Reuse(builder, scalars, program, cached), known, latents, expose_selection)
         prediction = self._compute(builder, self._graph.prediction, known, latents)
-        result = builder.splice(
-            self._pieces.sampler_out, [prediction, state, scalars.sampler, *rest], prefix="sampler."
+        result = self._pieces.next_state(
+            builder, prediction=prediction, state=state, coefficients=scalars.sampler, **rest
         )
         builder.output(result, STATE_OUT, "float32", state_shape)
         for slot in program.writes:
@@ -121,7 +123,7 @@ class StepWriter:
             assert values.renewed is not None
             slot = Slot(site.name, 0)
             inputs, latest = self._compute(builder, values.tokens, known, latents), reuse.output(slot, 0)
-            scores = builder.splice(self._pieces.scorer, [inputs, latest], prefix=f"{site.name}.")
+            scores = self._pieces.scores(builder, inputs, latest, f"{site.name}.")
             pairs = tokens.select(scores, work, site.name)
             known[values.kept] = tokens.gather(inputs, pairs, site.name)
             fresh = self._compute(builder, values.renewed, known, latents)

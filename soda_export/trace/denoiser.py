@@ -25,11 +25,13 @@ _DTYPES = {"label": torch.int64, "mask": torch.int64, "embedding": torch.float32
 
 @dataclass(frozen=True)
 class DenoiserTrace:
-    """whole: (latents, timestep, each port) -> prediction. renewals: kind of site -> (kept tokens, its other tensor
-    arguments by name) -> the kept tokens' outputs, traced of the first such site, whose path is beside it."""
+    """whole: (latents, timestep, each port) -> prediction. renewals: (kept tokens, other tensor arguments by their
+    marks' names) -> the kept tokens' outputs of the first site of each kind; renewed: kind -> path of that site, in the
+    order of the outputs."""
 
     whole: TracedGraph
-    renewals: Mapping[str, tuple[str, TracedGraph]]
+    renewals: TracedGraph | None
+    renewed: Mapping[str, str]
 
 
 def trace_denoiser(
@@ -51,8 +53,9 @@ def trace_denoiser(
             call, examples, dict.fromkeys(examples, (0,)), fake.mode, known, where=type(fake.module).__name__
         )
     whole = whole.renamed(lambda name: name.removeprefix("model."))
-    renewals = {kind: (site.path, _trace_renewal(site, recorder, fake, known)) for kind, site in recorder.first.items()}
-    return DenoiserTrace(whole, renewals)
+    calls = [_renewal_call(site, recorder) for site in recorder.first.values()]
+    renewals = _trace_renewals(calls, fake, known) if calls else None
+    return DenoiserTrace(whole, renewals, {kind: site.path for kind, site in recorder.first.items()})
 
 
 def _example_inputs(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -129,38 +132,64 @@ class _Recorder:
         return hook
 
 
-class _Renewal(nn.Module):
-    """(kept tokens, other tensors) -> the module's output for the kept tokens."""
+@dataclass(frozen=True)
+class _RenewalCall:
+    """How a site's module is called for some of its tokens. forms: name of each tensor given -> its argument, shape of
+    a row and type; the kept tokens first. others: arguments that are no tensors."""
 
-    def __init__(self, module: nn.Module, tokens: str, others: dict[str, Any], tensors: tuple[str, ...]) -> None:
-        super().__init__()
-        self.module, self._tokens, self._others, self._tensors = module, tokens, others, tensors
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        given = dict(zip((self._tokens, *self._tensors), tensors, strict=True))
-        return self.module(**given, **self._others)  # type: ignore[no-any-return]
+    site: SiteModule
+    forms: Mapping[str, tuple[str, tuple[int, ...], torch.dtype]]
+    others: Mapping[str, Any]
 
 
-def _trace_renewal(site: SiteModule, recorder: _Recorder, fake: FakeModel, known: Mapping[str, Tensor]) -> TracedGraph:
-    """The module of one site alone, called with some of its tokens. Inputs are named as the marks of its arguments."""
-    noted, tokens = dict(recorder.arguments[site.rule.kind]), first_argument(site.module)
-    sizes = {name: value for name, value in noted.items() if isinstance(value, tuple) and name != tokens}
+def kept_name(path: str) -> str:
+    """Name of the kept tokens of a site."""
+    return f"{KEPT}.{path}"
+
+
+def _renewal_call(site: SiteModule, recorder: _Recorder) -> _RenewalCall:
+    noted, tokens = recorder.arguments[site.rule.kind], first_argument(site.module)
+    tensors = {name: value for name, value in noted.items() if isinstance(value, tuple)}
     others = {name: value for name, value in noted.items() if not isinstance(value, tuple)}
-    (_, n, width), dtype = noted[tokens]
-    names = {name: name for name in sizes}
-    shapes = {name: (_ROWS, *shape[1:]) for name, (shape, _) in sizes.items()}
-    kinds = {name: kind for name, (_, kind) in sizes.items()}
+    (_, count, width), dtype = tensors.pop(tokens)
+    forms = {kept_name(site.path): (tokens, (_KEPT, width), dtype)}
+    forms |= {input_mark(site.path, name): (name, shape[1:], kind) for name, (shape, kind) in tensors.items()}
     if site.rule.renew == "queries":
-        all_tokens = "encoder_hidden_states"
-        others.pop(all_tokens, None)
-        names[all_tokens], shapes[all_tokens], kinds[all_tokens] = tokens, (_ROWS, n, width), dtype
+        others.pop("encoder_hidden_states", None)
+        forms[input_mark(site.path, tokens)] = ("encoder_hidden_states", (count, width), dtype)
+    return _RenewalCall(site, forms, others)
+
+
+class _Renewals(nn.Module):
+    """Each call's tensors in turn -> each module's output for the kept tokens."""
+
+    def __init__(self, calls: Sequence[_RenewalCall]) -> None:
+        super().__init__()
+        self._calls = tuple(calls)
+        self.sites = nn.ModuleList(call.site.module for call in calls)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made, left = [], list(tensors)
+        for call, module in zip(self._calls, self.sites, strict=True):
+            given = {argument: left.pop(0) for argument, _, _ in call.forms.values()}
+            made.append(module(**given, **call.others))
+        return tuple(made)
+
+
+def _trace_renewals(calls: Sequence[_RenewalCall], fake: FakeModel, known: Mapping[str, Tensor]) -> TracedGraph:
+    """All of them at once: the exporter has a high cost a call."""
     with fake.mode:
-        examples = {KEPT: torch.zeros(_ROWS, _KEPT, width, dtype=dtype)}
-        for name in names:
-            examples[input_mark(site.path, names[name])] = torch.zeros(shapes[name], dtype=kinds[name])
-    call = _Renewal(site.module, tokens, others, tuple(names))
-    symbolic = {name: (0, 1) if name == KEPT else (0,) for name in examples}
-    prefix = f"model.{site.path}."
-    own = {f"module.{name.removeprefix(prefix)}": value for name, value in known.items() if name.startswith(prefix)}
-    graph = trace_to_onnx(call, examples, symbolic, fake.mode, own, where=site.path)
-    return graph.renamed(lambda name: name.removeprefix("module."))
+        examples = {
+            name: torch.zeros((_ROWS, *shape), dtype=dtype)
+            for call in calls
+            for name, (_, shape, dtype) in call.forms.items()
+        }
+    symbolic = {name: (0, 1) if name.startswith(f"{KEPT}.") else (0,) for name in examples}
+    buffers = {
+        f"sites.{i}.{name.removeprefix(prefix)}": value
+        for i, prefix in enumerate(f"model.{call.site.path}." for call in calls)
+        for name, value in known.items()
+        if name.startswith(prefix)
+    }
+    where = ", ".join(call.site.path for call in calls)
+    return trace_to_onnx(_Renewals(calls), examples, symbolic, fake.mode, buffers, where=where)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..models.paths import SiteModule
-from .denoiser import KEPT, DenoiserTrace
+from .denoiser import DenoiserTrace, kept_name
 from .marks import DOMAIN, first_argument, input_mark, output_mark
-from .onnx import TracedGraph
+from .onnx import TracedGraph, producers
 from .tidy import tidy
 
 
@@ -41,7 +41,8 @@ def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequenc
     whole = tidy(trace.whole)
     graph, weights = whole.graph, dict(whole.weights)
     marks = {node.attributes.get_string("name"): node for node in graph if node.domain == DOMAIN}
-    renewals = {kind: (path, tidy(renewal)) for kind, (path, renewal) in trace.renewals.items()}
+    renewals = None if trace.renewals is None else tidy(trace.renewals)
+    number = {kind: i for i, kind in enumerate(trace.renewed)}
     names = {name: value for value, name in weights.items()}
     values = []
     for site in sites:
@@ -49,34 +50,33 @@ def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequenc
         while (name := output_mark(site.path, len(outputs))) in marks:
             outputs.append(marks[name].outputs[0])
         kind = site.rule.kind
-        if kind not in kinds or kind not in renewals:
+        if kind not in kinds or kind not in number or renewals is None:
             values.append(SiteValues(tuple(outputs)))
             continue
-        path, renewal = renewals[kind]
-        token_mark = marks[input_mark(site.path, first_argument(site.module))]
-        kept = ir.Value(name=f"{KEPT}.{site.path}", type=token_mark.outputs[0].type)
-        arguments = {
-            value.name: marks[str(value.name).replace(path, site.path, 1)].outputs[0]
-            for value in renewal.graph.inputs
-            if value.name != KEPT
-        }
-        renewed = _graft(renewal, site.path, {KEPT: kept, **arguments}, weights, names)
-        values.append(SiteValues(tuple(outputs), token_mark.outputs[0], kept, renewed))
+        path, output = trace.renewed[kind], renewals.graph.outputs[number[kind]]
+        tokens = marks[input_mark(site.path, first_argument(site.module))].outputs[0]
+        kept = ir.Value(name=kept_name(site.path), type=tokens.type)
+        given = {renewals.input(kept_name(path)): kept}
+        for value in renewals.graph.inputs:
+            if str(value.name).startswith(f"{path}("):
+                given[value] = marks[str(value.name).replace(path, site.path, 1)].outputs[0]
+        renewed = _graft(renewals, output, f"sites.{number[kind]}", site.path, given, weights, names)
+        values.append(SiteValues(tuple(outputs), tokens, kept, renewed))
     inputs = {str(value.name): value for value in graph.inputs}
     return DenoiserGraph(inputs, graph.outputs[0], tuple(values), weights)
 
 
 def _graft(
-    fragment: TracedGraph, path: str, given: Mapping[str | None, ir.Value], weights: dict[ir.Value, str],
-    names: dict[str, ir.Value],
+    fragment: TracedGraph, output: ir.Value, prefix: str, path: str, given: Mapping[ir.Value, ir.Value],
+    weights: dict[ir.Value, str], names: dict[str, ir.Value],
 ) -> ir.Value:  # fmt: skip
-    """Copy a fragment's nodes; its weights are those under `path`. Returns its output."""
-    known: dict[ir.Value, ir.Value] = {value: given[value.name] for value in fragment.graph.inputs}
+    """Copy what an output of a fragment is computed from; weights under `prefix` are those under `path`."""
+    known: dict[ir.Value, ir.Value] = dict(given)
 
     def local(value: ir.Value) -> ir.Value:
         if value not in known:
             if value in fragment.weights:
-                name = f"{path}.{fragment.weights[value]}"
+                name = path + fragment.weights[value].removeprefix(prefix)
                 if name not in names:
                     names[name] = ir.Value(name=name, type=value.type, shape=value.shape)
                     weights[names[name]] = name
@@ -85,10 +85,10 @@ def _graft(
                 known[value] = value
         return known[value]
 
-    for node in fragment.graph:
+    for node in producers([output], known.__contains__):
         inputs = [None if value is None else local(value) for value in node.inputs]
         outputs = [ir.Value(name=f"{path}/{v.name}", type=v.type, shape=v.shape) for v in node.outputs]
         attributes, name = node.attributes.values(), f"{path}/{node.name}"
         ir.Node(node.domain, node.op_type, inputs, attributes, outputs=outputs, name=name)
         known |= dict(zip(node.outputs, outputs, strict=True))
-    return local(fragment.graph.outputs[0])
+    return local(output)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 
 OPSET = 23  # the first with Attention
+_FOLDED_BYTES = 1 << 30  # largest constant that is worked out beforehand: position embeddings are large
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class TracedGraph:
 
     graph: ir.Graph
     weights: dict[ir.Value, str]
+
+    def input(self, name: str) -> ir.Value:
+        """The input of that name."""
+        return next(value for value in self.graph.inputs if value.name == name)
 
     def used(self) -> TracedGraph:
         """The same without weights that no node takes."""
@@ -75,6 +80,27 @@ def trace_to_onnx(
     return TracedGraph(graph, {value: name for value, name in weights.items() if value in left})
 
 
+def producers(wanted: Sequence[ir.Value], known: Callable[[ir.Value], bool]) -> Iterator[ir.Node]:
+    """Nodes that `wanted` are computed from, sources first; not behind values that are known."""
+    seen: set[ir.Node] = set()
+    stack: list[tuple[ir.Node, bool]] = [
+        (node, False) for value in reversed(wanted) if (node := value.producer()) is not None and not known(value)
+    ]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+            continue
+        if node in seen:
+            continue
+        seen.add(node)
+        stack.append((node, True))
+        for value in reversed(node.inputs):
+            source = None if value is None or known(value) else value.producer()
+            if source is not None and source not in seen:
+                stack.append((source, False))
+
+
 def fixed_sizes(shape: Iterable[object]) -> tuple[int, ...]:
     """Sizes of axes that are all fixed."""
     return tuple(size for size in shape if isinstance(size, int))
@@ -87,11 +113,20 @@ def _is_real(value: ir.Value) -> bool:
 
 
 def _fold(model: ir.Model) -> None:
-    """Constants evaluated, dead nodes and doubled values removed."""
-    from onnxscript.optimizer import optimize_ir
+    """Constants evaluated, dead nodes and doubled values removed. onnxscript's own `optimize` matches patterns besides,
+    in time quadratic in the nodes."""
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants
 
     with quiet():
-        optimize_ir(model, input_size_limit=1 << 28, output_size_limit=1 << 28)
+        common.InlinePass()(model)
+        fold_constants(model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES)
+        for tidy in (
+            common.RemoveUnusedNodesPass(), common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.DeduplicateInitializersPass(), common.CommonSubexpressionEliminationPass(),
+            common.IdentityEliminationPass(), common.OutputFixPass(), common.NameFixPass(),
+        ):  # fmt: skip
+            tidy(model)
 
 
 def _first_cause(error: BaseException) -> str:
