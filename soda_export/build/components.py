@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from soda_runtime.manifest import FinishProgram, PrepareProgram
-from soda_runtime.signature import ATTENTION_MASK, EMBEDS, INPUT_IDS
+from soda_runtime.manifest import ImageFinish, PrepareProgram, TokenizerEntry
+from soda_runtime.signature import ATTENTION_MASK, INPUT_IDS
 
 from ..compile.options import EngineOptions
 from ..eager.conditions import Conditions, text_ports
@@ -49,15 +49,19 @@ class ComponentMaker:
         if self.has_text_encoder and "text-encoder" not in without:
             folder = self._text_encoder(precision)
             engine = self._compile(backend, folder, TEXT_ENCODER_NAME, options)
-            program = PrepareProgram(TEXT_ENCODER_NAME, (INPUT_IDS, ATTENTION_MASK), (), (EMBEDS,))
+            assert self._embeds is not None
+            inputs, outputs = (INPUT_IDS, ATTENTION_MASK), (self._embeds.name,)
+            program = PrepareProgram(TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME, inputs, (), outputs)
+            tokenizer = TokenizerEntry(TOKENIZER_NAME, self._tokens, "lower-strip", -1)
             files: tuple[Path, ...] = (engine, folder / TEXT_WEIGHTS_NAME, folder / TOKENIZER_NAME)
-            made = Components((program,), (), (TEXT_WEIGHTS_NAME,), TOKENIZER_NAME, files, (engine,))
+            made = Components((program,), (), (TEXT_WEIGHTS_NAME,), (tokenizer,), files, (engine,))
         if self._loaded.component_config("vae") is not None and "decoder" not in without:
             folder, shape = self._decoder()
             engine = self._compile(backend, folder, DECODER_NAME, options)
             files = (*made.files, engine, folder / DECODER_WEIGHTS_NAME)
-            weights, finish = (*made.weights, DECODER_WEIGHTS_NAME), (FinishProgram(DECODER_NAME, shape),)
-            made = Components(made.prepare, finish, weights, made.tokenizer, files, (*made.engines, engine))
+            weights = (*made.weights, DECODER_WEIGHTS_NAME)
+            finish = (ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", shape),)
+            made = Components(made.prepare, finish, weights, made.tokenizers, files, (*made.engines, engine))
         return made
 
     @property

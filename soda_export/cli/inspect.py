@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 from soda_runtime.checks import open_manifest
-from soda_runtime.manifest import LabelCondition
+from soda_runtime.manifest import LabelPort, Manifest
 from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
@@ -84,11 +84,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     used = sorted({step.program for step in manifest.steps})
     files = sum(entry.bytes for entry in manifest.files.values())
     weights = sum(manifest.files[name].bytes for name in manifest.weights)
-    condition = manifest.model.condition
-    if isinstance(condition, LabelCondition):
-        takes = f"labels 0 .. {condition.num_classes - 1}"
-    else:
-        takes = f"{'prompts' if condition.tokenizer else 'text embeddings'} of {condition.max_tokens} tokens"
+    takes = _takes(manifest)
     result = {
         "model": manifest.model.name, "backend": manifest.backend, "sampler": manifest.sampler.name,
         "steps": manifest.sampler.steps, "guidance": manifest.guidance, "flops_ratio": manifest.flops_ratio,
@@ -119,8 +115,8 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     print_table(
         f"{folder}: {manifest.model.name} for {manifest.backend}",
         [
-            ("model", f"{manifest.model.family}, {manifest.model.num_layers} layers, {manifest.model.num_tokens} "
-                      f"tokens, width {manifest.model.width}, hash {manifest.model.hash[:12]}"),
+            ("model", f"{manifest.model.family}, {manifest.model.sites} sites, latents "
+                      f"{list(manifest.model.latent_shape)}, hash {manifest.model.hash[:12]}"),
             ("takes, gives", f"{takes}; {'images' if manifest.finish else manifest.model.output}"),
             ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"
                         + (", fitted to the schedule" if manifest.sampler.fitted else "")),
@@ -132,6 +128,16 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {manifest.precision}{quantized}"),
         ],
     )  # fmt: skip
+
+
+def _takes(manifest: Manifest) -> str:
+    """What a request gives, in words."""
+    for port in manifest.ports:
+        if isinstance(port, LabelPort):
+            return f"labels 0 .. {port.num_classes - 1}"
+    if manifest.tokenizers:
+        return "prompts of " + " and ".join(f"{entry.max_tokens}" for entry in manifest.tokenizers) + " tokens"
+    return ", ".join(f"{port.name} {list(port.shape)}" for port in manifest.ports)
 
 
 def _inspect_table(path: Path, table: ProgramTable, json: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import DeviceOptions, Embeds, Session
 from soda_runtime.errors import BundleError
+from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
@@ -98,7 +99,8 @@ def run(
     manifest = session.bundle.manifest
     if path.suffix == ".png" and manifest.model.output != "pixels" and not manifest.finish:
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
-    condition = _condition(manifest.model.condition.kind, labels, prompt, negative_prompt, embeds)
+    is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)
+    condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
     started = time.perf_counter()
     session.start(**condition, batch=batch, seed=seed, guidance=guidance, accelerated=not baseline)
     if session.playback.loop is not None:
@@ -123,7 +125,7 @@ def run(
 
 
 def _condition(
-    kind: str, labels: str | None, prompt: list[str] | None, negative_prompt: str, embeds: Path | None
+    is_text: bool, labels: str | None, prompt: list[str] | None, negative_prompt: str, embeds: Path | None
 ) -> dict[str, Any]:
     """What the request is conditioned on. Which one the bundle takes, the runtime judges."""
     if sum(given is not None for given in (labels, prompt, embeds)) > 1:
@@ -134,7 +136,7 @@ def _condition(
         return {"prompt": prompt, "negative_prompt": negative_prompt}
     if embeds is not None:
         return {"embeds": _read_embeds(embeds)}
-    if labels is None and kind == "text":
+    if labels is None and is_text:
         raise UsageError("this bundle draws from text: give --prompt, or --embeds with a file of text embeddings")
     return {"labels": _parse_labels(labels or "0")}
 

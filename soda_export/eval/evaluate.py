@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import msgspec
 from soda_runtime import Bundle
-from soda_runtime.manifest import LabelCondition
 
 from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
@@ -24,7 +23,7 @@ from ..search.trial import SEED as PLAN_SEED
 from .compare import Comparison, Scores, compare_samples
 from .judges import find_judge
 from .networks import NetworkOptions, load_networks
-from .sample import BundleSamples, ModelSamples, SampleSource
+from .sample import BundleSamples, ModelSamples, SampleSource, takes_embeddings_alone
 from .seeds import HELD_OUT_SEEDS, parse_seeds
 
 log = logging.getLogger(__name__)
@@ -110,8 +109,7 @@ class Evaluator:
         if self._model is None and self._against == "itself":
             return None
         samples = self._samples_of(target, _read(target / "plan.json"))
-        condition = bundle.manifest.model.condition
-        if self._against == "model" and not isinstance(condition, LabelCondition) and not condition.tokenizer:
+        if self._against == "model" and takes_embeddings_alone(bundle.manifest):
             raise UsageError(f"{target}: has no text encoder, so --against model has no prompts to give it")
         return samples
 

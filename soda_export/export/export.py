@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from safetensors.numpy import save_file
-from soda_runtime.manifest import PreparedTensor
+from soda_runtime.manifest import PreparedTensor, Slot
 from soda_runtime.signature import BASELINE_COEFFICIENTS, COEFFICIENTS
 
 from ..lower.program import ProgramTable
@@ -27,7 +27,7 @@ from ..trace.bind import BindingTimes
 from ..trace.denoiser import trace_denoiser
 from ..trace.graph import DenoiserGraph, join_graph
 from ..trace.onnx import producers
-from .crossing import Crossing, CrossingTensor, pack_crossing
+from .crossing import FLOATS, Crossing, CrossingTensor, pack_crossing
 from .index import INDEX_NAME, ExportIndex
 from .pieces import Pieces
 from .prepare import TABLE, Prepared, PrepareWriter, arrange_prepare, computed_before, evaluate_table
@@ -87,7 +87,7 @@ def export_programs(
     index = ExportIndex(
         compute, tuple(_described(tensor) for tensor in tensors), prepare, tuple(names), tuple(inputs),
         WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
-        sampler.initial_scale, sampler.timesteps, bool(table.coefficients),
+        sampler.initial_scale, sampler.timesteps, tuple(_slots(graph, table)), bool(table.coefficients),
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
     log.info("export: %d graphs in %.1f s", len(index.graphs), time.perf_counter() - started)
@@ -179,6 +179,16 @@ def _taken(tensors: tuple[CrossingTensor, ...], values: list[ir.Value]) -> tuple
     """Names of the tensors that hold some of the values."""
     wanted = set(values)
     return tuple(tensor.name for tensor in tensors if not wanted.isdisjoint(tensor.parts))
+
+
+def _slots(graph: DenoiserGraph, table: ProgramTable) -> Iterator[Slot]:
+    """The table's slots with the types that the graph has."""
+    numbers = {name: k for k, name in enumerate(table.model.names)}
+    for name, layout in table.slots.items():
+        site, _, output = name.partition("#")
+        dtype = graph.sites[numbers[site]].outputs[int(output or 0)].dtype
+        assert dtype is not None
+        yield Slot(name, layout.shape, FLOATS[dtype])  # type: ignore[arg-type]
 
 
 def _described(tensor: CrossingTensor) -> PreparedTensor:

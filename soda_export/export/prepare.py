@@ -83,7 +83,7 @@ class PrepareWriter:
                 columns = [builder.node("Concat", flat, prefix=tensor.name, axis=1)]
             builder.output(columns[0], tensor.name, tensor.dtype, [ROWS_AXIS, *tensor.shape])
         builder.save(path)
-        return PrepareProgram(path.name, ports, (), tuple(tensor.name for tensor in tensors))
+        return PrepareProgram(path.name, self._weights.name, ports, (), tuple(tensor.name for tensor in tensors))
 
     def _write_steps(self, path: Path) -> PrepareProgram:
         """Rows of the table [W, n] and the request [R, ...] -> each tensor [W, R or 1, ...]."""
@@ -115,7 +115,8 @@ class PrepareWriter:
             rows_axis: int | str = ROWS_AXIS if tensor.rows else 1
             builder.output(shaped, tensor.name, tensor.dtype, [WINDOW_AXIS, rows_axis, *tensor.shape])
         builder.save(path)
-        return PrepareProgram(path.name, ports, (TABLE,), tuple(tensor.name for tensor in prepared.steps))
+        outputs = tuple(tensor.name for tensor in prepared.steps)
+        return PrepareProgram(path.name, self._weights.name, ports, (TABLE,), outputs)
 
     def _joined(
         self, builder: GraphBuilder, wanted: Sequence[ir.Value], ports: Known, of_step: Known, window: ir.Value

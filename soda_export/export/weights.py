@@ -102,7 +102,7 @@ class WeightsFile:
     """Hands out initializers that refer to tensors of a weights file by offset and length."""
 
     def __init__(self, folder: Path, name: str = WEIGHTS_NAME) -> None:
-        self._folder, self._name = folder, name
+        self._folder, self.name = folder, name
         self._entries: dict[str, TensorEntry] = read_header(folder / name)
 
     def scale_of(self, name: str) -> str:
@@ -112,10 +112,10 @@ class WeightsFile:
     def initializer(self, name: str) -> ir.Value:
         """A new graph initializer for tensor `name`."""
         if name not in self._entries:
-            raise InternalError(f"{self._folder / self._name} has no tensor {name}")
+            raise InternalError(f"{self._folder / self.name} has no tensor {name}")
         entry = self._entries[name]
         tensor = ir.ExternalTensor(
-            self._name, entry.begin, entry.end - entry.begin, _DTYPES[entry.dtype], shape=ir.Shape(entry.shape),
+            self.name, entry.begin, entry.end - entry.begin, _DTYPES[entry.dtype], shape=ir.Shape(entry.shape),
             name=name, base_dir=str(self._folder),
         )  # fmt: skip
         return ir.Value(

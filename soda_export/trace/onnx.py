@@ -122,7 +122,8 @@ def _fold(model: ir.Model) -> None:
         common.InlinePass()(model)
         fold_constants(model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES)
         for tidy in (
-            common.RemoveUnusedNodesPass(), common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.RemoveUnusedNodesPass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(), common.CommonSubexpressionEliminationPass(),
             common.IdentityEliminationPass(), common.OutputFixPass(), common.NameFixPass(),
         ):  # fmt: skip

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .backends import DeviceBackend, DeviceOptions, Engine, open_backend
 from .checks import check_files, open_manifest, refusing_unreadable
 from .errors import BundleError, RequestError
-from .manifest import LabelCondition, Manifest, PrepareProgram
+from .manifest import Manifest, PrepareProgram
 from .session import Session
 from .signature import Signature, coefficient_table, prepare_signature, scalar_count, step_signature
 from .tensors import read_tensors
@@ -35,7 +35,7 @@ class Bundle:
             self.tables = _read_tables(folder, manifest)
         self.backend = open_backend(backend, device, threads, weights, options)
         self._engines: dict[str, Engine] = {}
-        self._tokenizer: PromptTokenizer | None = None
+        self._tokenizers: dict[int, PromptTokenizer] = {}
         self._lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}
 
@@ -88,19 +88,20 @@ class Bundle:
         """What a prepare program takes and gives, with the tables that the bundle has."""
         return prepare_signature(self.manifest, program, {name: table.shape for name, table in self.tables.items()})
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Prompts to token ids and mask, int64 [n, T] each. Raises RequestError where the bundle has no tokenizer."""
-        condition = self.manifest.model.condition
-        if isinstance(condition, LabelCondition) or not condition.tokenizer:
+    def tokenize(self, prompts: Sequence[str], tokenizer: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Prompts to token ids and mask, int64 [n, T] each. tokenizer: its number. Raises RequestError where the bundle
+        has none."""
+        if not self.manifest.tokenizers:
             raise RequestError("this bundle has no text encoder; give embeddings, or build it with one")
-        path = self.folder / condition.tokenizer
+        used = self.manifest.tokenizers[tokenizer]
+        path = self.folder / used.file
         try:
             with self._lock:
-                if self._tokenizer is None:
+                if tokenizer not in self._tokenizers:
                     from .text import PromptTokenizer
 
-                    self._tokenizer = PromptTokenizer(path, condition.max_tokens)
-            return self._tokenizer(prompts)
+                    self._tokenizers[tokenizer] = PromptTokenizer(path, used.max_tokens, used.clean, used.pad_id)
+            return self._tokenizers[tokenizer](prompts)
         except BaseException as error:  # a tokenizer that names tokens it does not have makes the library panic
             if type(error).__name__ != "PanicException":
                 raise

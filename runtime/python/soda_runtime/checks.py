@@ -10,9 +10,10 @@ from pathlib import Path
 
 from .consistency import first_problem
 from .errors import BundleError
-from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, TextCondition, parse_manifest
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from .remembered import is_remembered, remember
 from .tensors import read_header
+from .versions import parse_manifest
 
 _SMALL_FILE_BYTES = 64 << 20  # files up to this size are hashed at every open, larger ones and the weights once
 _MAX_TABLES_BYTES = 1 << 30  # tables are read whole
@@ -64,9 +65,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 def _read_whole(manifest: Manifest) -> Iterator[tuple[str, int]]:
     """Files that are read into memory, with the greatest size of each."""
     yield manifest.tables, _MAX_TABLES_BYTES
-    condition = manifest.model.condition
-    if isinstance(condition, TextCondition) and condition.tokenizer:
-        yield condition.tokenizer, _MAX_TOKENIZER_BYTES
+    for tokenizer in manifest.tokenizers:
+        yield tokenizer.file, _MAX_TOKENIZER_BYTES
 
 
 def verify_hashes(folder: Path) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,7 @@ from .dlpack import DeviceTensor
 from .errors import RequestError
 from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
-from .request import Embeds, Noise, judge_condition, judge_guidance, judge_noise, judge_seed
-from .signature import EMBEDS
+from .request import Embeds, Noise, Request, judge_condition, judge_guidance, judge_noise, judge_seed
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -69,23 +68,29 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         embeds: Embeds | None = None,
+        inputs: Mapping[str, object] | None = None,
+        negative_inputs: Mapping[str, object] | None = None,
         seed: int = 0,
         batch: int = 0,
         noise: Noise | None = None,
         guidance: float | None = None,
         accelerated: bool = True,
     ) -> NDArray[np.float32]:
-        """Generate latents [B, C, H, W] (pixels in -1..1 where the model's output is pixels); `images` decodes them.
+        """Generate latents [B, *latent_shape], pixels in -1..1 where the model's output is pixels; `images` decodes
+        them.
 
         labels, prompt or embeds: whichever the model is conditioned on, one or one per sample.
         negative_prompt: with prompts, what guidance leads away from; one or one per sample.
+        inputs: any port of the bundle by name, [B or 1, *its shape], or a number for a scalar; negative_inputs: what
+        guidance leads away from.
         batch: repeats a single one; 0 takes their number. seed: 0 .. 2**64-1, ignored where noise is given.
-        guidance: default the bundle's.
+        guidance: default the bundle's; of a model that takes its scale as an input, that one.
         accelerated=False plays the same model with every module computed at every step.
         """
         self.start(
-            labels, prompt=prompt, negative_prompt=negative_prompt, embeds=embeds, seed=seed, batch=batch, noise=noise,
-            guidance=guidance, accelerated=accelerated,
+            labels, prompt=prompt, negative_prompt=negative_prompt, embeds=embeds, inputs=inputs,
+            negative_inputs=negative_inputs, seed=seed, batch=batch, noise=noise, guidance=guidance,
+            accelerated=accelerated,
         )  # fmt: skip
         self.run_steps()
         return self.latents()
@@ -97,6 +102,8 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         embeds: Embeds | None = None,
+        inputs: Mapping[str, object] | None = None,
+        negative_inputs: Mapping[str, object] | None = None,
         seed: int = 0,
         batch: int = 0,
         noise: Noise | None = None,
@@ -106,7 +113,8 @@ class Session:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
         manifest, backend = self.bundle.manifest, self.bundle.backend
         embeds, noise, on_device = take_device_inputs(backend, embeds, noise, manifest.sampler.initial_scale)
-        condition = judge_condition(self.bundle, labels, prompt, negative_prompt, embeds, batch)
+        request = Request(labels, prompt, negative_prompt, embeds, batch, inputs or {}, negative_inputs or {}, guidance)
+        condition = judge_condition(self.bundle, request)
         size, shape = condition.samples, manifest.model.latent_shape
         scale = judge_guidance(guidance, manifest)
         seed = judge_seed(seed)
@@ -126,7 +134,10 @@ class Session:
         playback.guidance.write(np.array([scale], np.float32))
         if isinstance(backend, DeviceBackend) and on_device != DeviceInputs():
             on_device.write(playback, backend.cuda, size)
-        for call in (*(() if EMBEDS in condition.inputs else playback.encode_text), *playback.prepare_request):
+        for encoder, encode in playback.encoders:
+            if not condition.inputs.keys() >= set(encoder.outputs):
+                encode()
+        for call in playback.prepare_request:
             call()
         self._noise = seed if noise is None else noise
         self._next_step, self._started = 0, True
@@ -198,13 +209,24 @@ class Session:
         Raises RequestError where the model's latents are not pixels and the bundle has no decoder.
         """
         manifest = self.bundle.manifest
+        if manifest.finish and manifest.finish[0].kind != "image":
+            raise RequestError(f"this bundle makes {manifest.finish[0].kind}, no images; ask for result()")
+        return self.result()
+
+    def result(self) -> NDArray[np.float32]:
+        """What the bundle makes of the latents after the steps run so far: images [B, H, W, channels] or video
+        [B, frames, H, W, channels] in 0..1, or audio [B, channels, samples] in -1..1.
+
+        Raises RequestError where the model's latents are not pixels and the bundle has no decoder.
+        """
+        manifest = self.bundle.manifest
         if manifest.finish:
-            images = self.playback.image(self._next_step)
+            made, kind = self.playback.finish(self._next_step), manifest.finish[0].kind
         elif manifest.model.output == "pixels":
-            images = np.clip(self.latents() / 2 + 0.5, 0.0, 1.0)
+            made, kind = np.clip(self.latents() / 2 + 0.5, 0.0, 1.0), "image"
         else:
             raise RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE")
-        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        return made if kind == "audio" else np.ascontiguousarray(np.moveaxis(made, -3, -1))
 
     @property
     def playback(self) -> Playback:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .manifest import FinishProgram, LabelCondition, Manifest, PreparedTensor, PrepareProgram
+from .manifest import FinishProgram, Manifest, PreparedTensor, PrepareProgram, Slot
 
 LABELS = "labels"
 INPUT_IDS, ATTENTION_MASK, EMBEDS = "input_ids", "attention_mask", "embeds"
@@ -17,9 +18,11 @@ GUIDANCE = "guidance"
 NOISE = "noise"
 LATENTS, IMAGE = "latents", "image"
 BATCH_AXIS, ROWS_AXIS, WINDOW_AXIS = "batch", "rows", "window"
+ALIGNMENT_BYTES = 256  # of slots in the arena
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Precision of a bundle -> type of its cache slots."""
+"""Precision of a bundle -> type of its arithmetic."""
+RESULTS = ("image", "video", "audio")
 
 Shape = tuple[int | str, ...]
 
@@ -44,9 +47,21 @@ class Signature:
     outputs: dict[str, Port]
 
 
-def cache_in(slot: str) -> str:
-    """Input name of a cache slot."""
-    return f"cache.{slot}"
+def cache_in(slot: str, version: int = 5) -> str:
+    """Input name of a cache slot, perhaps with an age; programs of older versions write ages otherwise."""
+    return f"cache.{slot.replace('@', '.') if version < 5 else slot}"
+
+
+def slot_and_age(name: str) -> tuple[str, int]:
+    """A slot's name as `reads` has it, and the age of the value: 0 is the latest."""
+    slot, _, age = name.partition("@")
+    return slot, int(age or 0)
+
+
+def slot_bytes(slot: Slot, rows: int) -> int:
+    """Bytes of a slot's value for one sample of `rows` rows, padding included."""
+    size = ITEM_BYTES[slot.dtype] * rows * math.prod(slot.shape)
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def cache_out(slot: str) -> str:
@@ -66,22 +81,19 @@ def scalar_count(manifest: Manifest) -> int:
     return coefficient_count(sampler.state_size, sampler.learned_variance) + 3 * manifest.forecasts
 
 
+def is_encoder(manifest: Manifest, program: PrepareProgram) -> bool:
+    """Whether a prepare program makes ports of the request."""
+    return not {port.name for port in manifest.ports}.isdisjoint(program.outputs)
+
+
 def coefficient_table(manifest: Manifest, accelerated: bool) -> str:
     """The table whose rows a request's steps take as `coefficients`."""
     return BASELINE_COEFFICIENTS if manifest.sampler.fitted and not accelerated else COEFFICIENTS
 
 
 def request_ports(manifest: Manifest) -> dict[str, Port]:
-    """What a request gives: labels, or token ids, mask and embeddings."""
-    condition = manifest.model.condition
-    if isinstance(condition, LabelCondition):
-        return {LABELS: Port("int64", (ROWS_AXIS,))}
-    tokens = condition.max_tokens
-    ports = {
-        EMBEDS: Port("float32", (ROWS_AXIS, tokens, condition.embed_width)),
-        ATTENTION_MASK: Port("int64", (ROWS_AXIS, tokens)),
-    }
-    return ports | ({INPUT_IDS: Port("int64", (ROWS_AXIS, tokens))} if condition.tokenizer else {})
+    """What a request gives, or an encoder makes of it."""
+    return {port.name: Port(port.dtype, (ROWS_AXIS, *port.shape)) for port in manifest.ports}
 
 
 def tensor_port(tensor: PreparedTensor) -> Port:
@@ -92,16 +104,17 @@ def tensor_port(tensor: PreparedTensor) -> Port:
 def step_signature(manifest: Manifest, program: int) -> Signature:
     """What program number `program` must take and give."""
     state = Port("float32", (manifest.sampler.state_size, BATCH_AXIS, *manifest.model.latent_shape))
-    slot = Port(DTYPES[manifest.precision], (ROWS_AXIS, manifest.model.num_tokens, manifest.model.width))
+    slots = {slot.name: Port(slot.dtype, (ROWS_AXIS, *slot.shape)) for slot in manifest.slots}
+    used, version = manifest.programs[program], manifest.version
     inputs = {STATE: state, COEFFICIENTS: Port("float32", (scalar_count(manifest),))}
-    tensors = {tensor.name: tensor for tensor in manifest.tensors}
-    inputs |= {name: tensor_port(tensors[name]) for name in manifest.programs[program].inputs}
+    known = {tensor.name: tensor_port(tensor) for tensor in manifest.tensors} | request_ports(manifest)
+    inputs |= {name: known[name] for name in used.inputs}
     if manifest.rows_per_sample == 2:
         inputs[GUIDANCE] = Port("float32", (1,))
     if manifest.sampler.stochastic:
         inputs[NOISE] = Port("float32", (BATCH_AXIS, *manifest.model.latent_shape))
-    inputs |= {cache_in(name): slot for name in manifest.programs[program].reads}
-    outputs = {STATE_OUT: state} | {cache_out(name): slot for name in manifest.programs[program].writes}
+    inputs |= {cache_in(name, version): slots[slot_and_age(name)[0]] for name in used.reads}
+    outputs = {STATE_OUT: state} | {cache_out(name): slots[name] for name in used.writes}
     return Signature(inputs, outputs)
 
 
@@ -119,4 +132,4 @@ def prepare_signature(manifest: Manifest, program: PrepareProgram, tables: Mappi
 def finish_signature(manifest: Manifest, program: FinishProgram) -> Signature:
     """What the finish program must take and give."""
     latents = Port("float32", (BATCH_AXIS, *manifest.model.latent_shape))
-    return Signature({LATENTS: latents}, {IMAGE: Port("float32", (BATCH_AXIS, *program.shape))})
+    return Signature({LATENTS: latents}, {program.kind: Port("float32", (BATCH_AXIS, *program.shape))})

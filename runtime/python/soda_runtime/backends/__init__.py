@@ -33,9 +33,15 @@ _DEFAULT_DEVICES = {"trt": "cuda", "trt_rtx": "cuda"}
 
 
 class Memory(Protocol):
-    """A block of memory where a backend's engines can read and write; freed with the object."""
+    """A block of memory where a backend's engines can read and write. address: where it begins, on its device."""
 
     nbytes: int
+
+    @property
+    def address(self) -> int: ...
+
+    def free(self) -> None:
+        """Give it back now; without this call it is freed with the object. Nothing may use it any more."""
 
     def write(self, array: NDArray[Any]) -> None:
         """Copy a host array of exactly nbytes into the block."""

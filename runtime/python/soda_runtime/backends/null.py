@@ -8,6 +8,7 @@ one, a stale offset or a step run out of order is an InternalError.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InternalError
-from ..signature import ITEM_BYTES, STATE, STATE_OUT, Signature
+from ..signature import ALIGNMENT_BYTES, ITEM_BYTES, STATE, STATE_OUT, Signature
 from . import DeviceOptions, View
 from .host import HostMemory
 
-_ALIGNMENT_BYTES = 256  # of slots in the arena
 _VALUES_OF_A_SLOT = 3
 _STAMP_BYTES = 16
 
@@ -58,8 +58,7 @@ class NullBackend:
 
     def check_stamp(self, label: str, name: str, view: View) -> None:
         """name: a slot, perhaps with an age."""
-        layer, module, *age = name.split(".")
-        slot, place_in_time = f"{layer}.{module}", int(age[0]) if age else 0
+        slot, place_in_time = _slot_and_age(name)
         writers = self._writers.get((id(view.memory), slot), [])
         if place_in_time >= len(writers):
             raise InternalError(f"{label}: reads slot {name}, which nothing has written")
@@ -114,8 +113,16 @@ def _places(view: View) -> tuple[Any, Any]:
     """Where a slot's stamps go, so that slots that overlap at all share one: the first bytes of each whole block of
     the arena's alignment, [blocks, STAMP_BYTES], and those of the rest, [up to STAMP_BYTES]."""
     content = _bytes(view)
-    whole = content.size // _ALIGNMENT_BYTES * _ALIGNMENT_BYTES
-    return content[:whole].reshape(-1, _ALIGNMENT_BYTES)[:, :_STAMP_BYTES], content[whole:][:_STAMP_BYTES]
+    whole = content.size // ALIGNMENT_BYTES * ALIGNMENT_BYTES
+    return content[:whole].reshape(-1, ALIGNMENT_BYTES)[:, :_STAMP_BYTES], content[whole:][:_STAMP_BYTES]
+
+
+def _slot_and_age(name: str) -> tuple[str, int]:
+    """`12.ff@1`, or as programs of version 4 and before have it `12.ff.1`."""
+    match = re.fullmatch(r"(.*)@([12])|([0-9]+\.[a-z_]+)\.([12])", name)
+    if match is None:
+        return name, 0
+    return match[1] or match[3], int(match[2] or match[4])
 
 
 def _stamp(label: str, slot: str) -> Any:
