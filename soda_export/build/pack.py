@@ -1,4 +1,4 @@
-"""Pack a bundle: engines, weights and tables linked, or copied from another file system, hashed, opened to prove it, and renamed into place."""
+"""Pack a bundle: engines, weights and tables linked, or copied, hashed, opened to prove it, renamed into place."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class GraphBuilder:
         self, traced: TracedGraph, output: int, inputs: Mapping[str, ir.Value], *, prefix: str = ""
     ) -> ir.Value:
         """Copy what one output of a traced graph is computed from into this one; inputs: by their names there."""
-        known: Known = {value: inputs[value.name] for value in traced.graph.inputs if value.name in inputs}
+        known: Known = {value: inputs[str(value.name)] for value in traced.graph.inputs if value.name in inputs}
         wanted = traced.graph.outputs[output]
         self.emit([wanted], known, traced.weights, prefix=prefix)
         return known[wanted]
