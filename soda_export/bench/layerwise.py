@@ -91,12 +91,12 @@ def _programs(bundle: Bundle) -> Iterator[tuple[str, Signature, Callable[[], Any
     manifest = bundle.manifest
     for prepare in manifest.prepare:
         signature = bundle.prepare_signature(prepare)
-        yield prepare.file, signature, partial(bundle.open_once, prepare.file, signature)
+        yield prepare.file, signature, partial(bundle.prepare_engine, prepare)
     for i, program in enumerate(manifest.programs):
         yield program.file, step_signature(manifest, i), partial(bundle.engine, i)
     for finish in manifest.finish:
         signature = finish_signature(manifest, finish)
-        yield finish.file, signature, partial(bundle.open_once, finish.file, signature)
+        yield finish.file, signature, partial(bundle.finish_engine, finish)
 
 
 def example_inputs(bundle: Bundle, signature: Signature, seed: int) -> Values:

@@ -306,7 +306,7 @@ void device_memory_that_does_not_fit_is_refused() {
     CHECK(says(output(session, "latents", nullptr, room.bytes()), "NULL"));
     CHECK(says(output(session, "latents", room.address(), room.bytes() - 1), "room for 511 bytes"));
     CHECK(says(output(session, "latents", host.data(), room.bytes()), "not memory of a CUDA device"));
-    CHECK(says(output(session, "noise", room.address(), room.bytes()), "neither"));
+    CHECK(says(output(session, "noise", room.address(), room.bytes()), "none of"));
     CHECK(says(output(session, "images", room.address(), room.bytes()), "no decoder"));
     cpu.run(twin.host);
     CHECK(says(output(cpu, "latents", room.address(), room.bytes()), "on the CPU"));

@@ -165,7 +165,7 @@ def upgraded(old: ManifestV4) -> Manifest:
         raise StrictJsonError("model.modules has a name twice, or one that is not plain")
     names = [f"{layer}.{module}" for layer in range(model.num_layers) for module in model.modules]
     names.append(f"{model.num_layers}.{_STACK}")
-    slot = Slot("", (model.num_tokens, model.width), DTYPES[old.precision])  # type: ignore[arg-type]
+    slot = Slot("", (model.num_tokens, model.width), DTYPES[old.precision])
     if old.arena.slot_bytes != slot_bytes(slot, old.rows_per_sample):
         found = f"{math.prod(slot.shape)} values a row"
         raise StrictJsonError(f"arena.slot_bytes={old.arena.slot_bytes} is not one slot of {found}, aligned")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .manifest import FinishProgram, Manifest, PreparedTensor, PrepareProgram, Slot
+from .manifest import VERSION, FinishProgram, Manifest, PreparedTensor, PrepareProgram, RequestPort, Slot, SlotDtype
 
 LABELS = "labels"
 INPUT_IDS, ATTENTION_MASK, EMBEDS = "input_ids", "attention_mask", "embeds"
+"""Names of ports in bundles of one tokenizer and one text encoder; the manifest's are what counts."""
 STATE, STATE_OUT = "state", "state_out"
 COEFFICIENTS = "coefficients"
 BASELINE_COEFFICIENTS = "baseline_coefficients"
@@ -17,12 +18,15 @@ BASELINE_COEFFICIENTS = "baseline_coefficients"
 GUIDANCE = "guidance"
 NOISE = "noise"
 LATENTS, IMAGE = "latents", "image"
+FINISHED = (IMAGE, "video", "audio")
+"""What a finish program makes: its kind."""
 BATCH_AXIS, ROWS_AXIS, WINDOW_AXIS = "batch", "rows", "window"
-ALIGNMENT_BYTES = 256  # of slots in the arena
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Precision of a bundle -> type of its arithmetic."""
-RESULTS = ("image", "video", "audio")
+DTYPES: dict[str, SlotDtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision -> dtype."""
+SLOT_ALIGNMENT_BYTES = 256
+AGE_MARK = "@"
+_DOTTED_AGES_UNTIL = 4  # the last format version whose programs have `cache.12.ff.1` where it is `cache.12.ff@1` now
 
 Shape = tuple[int | str, ...]
 
@@ -41,27 +45,16 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of one program by name."""
+    """Inputs and outputs of one program by name. reads: inputs that are slots -> slot and age of the value."""
 
     inputs: dict[str, Port]
     outputs: dict[str, Port]
+    reads: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def cache_in(slot: str, version: int = 5) -> str:
-    """Input name of a cache slot, perhaps with an age; programs of older versions write ages otherwise."""
-    return f"cache.{slot.replace('@', '.') if version < 5 else slot}"
-
-
-def slot_and_age(name: str) -> tuple[str, int]:
-    """A slot's name as `reads` has it, and the age of the value: 0 is the latest."""
-    slot, _, age = name.partition("@")
-    return slot, int(age or 0)
-
-
-def slot_bytes(slot: Slot, rows: int) -> int:
-    """Bytes of a slot's value for one sample of `rows` rows, padding included."""
-    size = ITEM_BYTES[slot.dtype] * rows * math.prod(slot.shape)
-    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+def cache_in(read: str, version: int = VERSION) -> str:
+    """Input name of what a program reads, a slot's name that may have an age, in a bundle of a format version."""
+    return f"cache.{read.replace(AGE_MARK, '.') if version <= _DOTTED_AGES_UNTIL else read}"
 
 
 def cache_out(slot: str) -> str:
@@ -81,19 +74,37 @@ def scalar_count(manifest: Manifest) -> int:
     return coefficient_count(sampler.state_size, sampler.learned_variance) + 3 * manifest.forecasts
 
 
-def is_encoder(manifest: Manifest, program: PrepareProgram) -> bool:
-    """Whether a prepare program makes ports of the request."""
-    return not {port.name for port in manifest.ports}.isdisjoint(program.outputs)
-
-
 def coefficient_table(manifest: Manifest, accelerated: bool) -> str:
     """The table whose rows a request's steps take as `coefficients`."""
     return BASELINE_COEFFICIENTS if manifest.sampler.fitted and not accelerated else COEFFICIENTS
 
 
+def slot_bytes(slot: Slot, rows_per_sample: int) -> int:
+    """Size of a slot's place for one sample: its rows, rounded up to the arena's alignment."""
+    size = ITEM_BYTES[slot.dtype] * rows_per_sample * math.prod(slot.shape)
+    return -(-size // SLOT_ALIGNMENT_BYTES) * SLOT_ALIGNMENT_BYTES
+
+
+def slot_of(read: str) -> tuple[str, int]:
+    """What a program reads, as the slot's name and the age of the value."""
+    name, _, age = read.partition(AGE_MARK)
+    return name, int(age) if age else 0
+
+
+def encoders(manifest: Manifest) -> tuple[PrepareProgram, ...]:
+    """The prepare programs that make ports of the request: text encoders."""
+    names = {port.name for port in manifest.ports}
+    return tuple(program for program in manifest.prepare if names.intersection(program.outputs))
+
+
+def request_port(port: RequestPort) -> Port:
+    """A port of the request as programs take it."""
+    return Port(port.dtype, (ROWS_AXIS, *port.shape))
+
+
 def request_ports(manifest: Manifest) -> dict[str, Port]:
-    """What a request gives, or an encoder makes of it."""
-    return {port.name: Port(port.dtype, (ROWS_AXIS, *port.shape)) for port in manifest.ports}
+    """What a request gives, or encoders make of what it gives."""
+    return {port.name: request_port(port) for port in manifest.ports}
 
 
 def tensor_port(tensor: PreparedTensor) -> Port:
@@ -103,9 +114,9 @@ def tensor_port(tensor: PreparedTensor) -> Port:
 
 def step_signature(manifest: Manifest, program: int) -> Signature:
     """What program number `program` must take and give."""
+    used, version = manifest.programs[program], manifest.version
     state = Port("float32", (manifest.sampler.state_size, BATCH_AXIS, *manifest.model.latent_shape))
     slots = {slot.name: Port(slot.dtype, (ROWS_AXIS, *slot.shape)) for slot in manifest.slots}
-    used, version = manifest.programs[program], manifest.version
     inputs = {STATE: state, COEFFICIENTS: Port("float32", (scalar_count(manifest),))}
     known = {tensor.name: tensor_port(tensor) for tensor in manifest.tensors} | request_ports(manifest)
     inputs |= {name: known[name] for name in used.inputs}
@@ -113,9 +124,10 @@ def step_signature(manifest: Manifest, program: int) -> Signature:
         inputs[GUIDANCE] = Port("float32", (1,))
     if manifest.sampler.stochastic:
         inputs[NOISE] = Port("float32", (BATCH_AXIS, *manifest.model.latent_shape))
-    inputs |= {cache_in(name, version): slots[slot_and_age(name)[0]] for name in used.reads}
+    reads = {cache_in(name, version): slot_of(name) for name in used.reads}
+    inputs |= {name: slots[slot] for name, (slot, _) in reads.items()}
     outputs = {STATE_OUT: state} | {cache_out(name): slots[name] for name in used.writes}
-    return Signature(inputs, outputs)
+    return Signature(inputs, outputs, reads)
 
 
 def prepare_signature(manifest: Manifest, program: PrepareProgram, tables: Mapping[str, Shape]) -> Signature:

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 from .errors import BundleError, EngineError, RequestError
 
 _PAD = "<pad>"
+_FROM_FILE = -1
+Clean = Literal["lower-strip", "strip", "none"]
 
 
 class PromptTokenizer:
-    """Turns prompts into the ids and the mask that a text encoder takes, as PixArt's pipeline does.
+    """Turns prompts into the ids and the mask that a text encoder takes.
 
-    path: a tokenizer.json. max_tokens: T, padding and what the tokenizer adds included. clean: what is done to a text
-    first. pad_id: of padding; -1 = that of `<pad>`, 0 where there is none. Raises EngineError
-    where the tokenizers library is missing, BundleError for a file that is no tokenizer. May be shared by threads.
+    path: a tokenizer.json. max_tokens: T, padding and what the file adds included. clean: what is done to a text first
+    (PixArt's pipeline lowers T5's). pad_id: of padding, -1 is that of `<pad>`. Raises EngineError where the tokenizers
+    library is missing, BundleError for a file that is no tokenizer. May be shared by threads.
     """
 
     def __init__(
-        self, path: Path | str, max_tokens: int,
-        clean: Literal["lower-strip", "strip", "none"] = "lower-strip", pad_id: int = -1,
-    ) -> None:  # fmt: skip
+        self, path: Path | str, max_tokens: int, clean: Clean = "lower-strip", pad_id: int = _FROM_FILE
+    ) -> None:
         try:
             from tokenizers import Tokenizer
         except ImportError:
@@ -35,9 +36,9 @@ class PromptTokenizer:
         except Exception as error:  # the library raises nothing more specific
             raise BundleError(f"{path}: not a tokenizer ({error}); copy or build the bundle again") from None
         self._max_tokens, self._clean = max_tokens, clean
-        pad = (self._tokenizer.token_to_id(_PAD) or 0) if pad_id < 0 else pad_id
+        pad = self._tokenizer.token_to_id(_PAD) if pad_id == _FROM_FILE else pad_id
         self._tokenizer.enable_truncation(max_tokens)
-        self._tokenizer.enable_padding(length=max_tokens, pad_id=pad, pad_token=_PAD)
+        self._tokenizer.enable_padding(length=max_tokens, pad_id=0 if pad is None else pad, pad_token=_PAD)
 
     def __call__(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids and mask, int64 [n, T] each, 1 = a token, 0 = padding. Too long a prompt loses its end, never its </s>.
@@ -46,9 +47,8 @@ class PromptTokenizer:
         """
         if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
             raise RequestError("prompts: expected a list of strings, one a sample")
-        lower, strip = self._clean == "lower-strip", self._clean != "none"
-        cleaned = [prompt.lower() if lower else prompt for prompt in prompts]
-        cleaned = [prompt.strip() if strip else prompt for prompt in cleaned]
+        lowered = [prompt.lower() if self._clean == "lower-strip" else prompt for prompt in prompts]
+        cleaned = [prompt if self._clean == "none" else prompt.strip() for prompt in lowered]
         try:
             encoded = self._tokenizer.encode_batch(cleaned)
         except (TypeError, UnicodeError):

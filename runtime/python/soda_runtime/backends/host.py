@@ -34,4 +34,4 @@ class HostMemory:
         return self.bytes.copy()
 
     def free(self) -> None:
-        """Nothing yet: a call that is still bound may hold the address. The block goes with its last reference."""
+        """The block goes with its last reference: the caller's arrays may still be views of it."""

@@ -8,7 +8,6 @@ one, a stale offset or a step run out of order is an InternalError.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import InternalError
-from ..signature import ALIGNMENT_BYTES, ITEM_BYTES, STATE, STATE_OUT, Signature
+from ..signature import ITEM_BYTES, STATE, STATE_OUT, Signature
 from . import DeviceOptions, View
 from .host import HostMemory
 
+_ALIGNMENT_BYTES = 256  # of slots in the arena
 _VALUES_OF_A_SLOT = 3
 _STAMP_BYTES = 16
 
@@ -34,7 +34,7 @@ class NullBackend:
     def allocate(self, nbytes: int) -> HostMemory:
         return HostMemory(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> NullEngine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> NullEngine:
         if not path.is_file():
             raise InternalError(f"{path}: the engine to open does not exist")
         return NullEngine(self, signature)
@@ -56,16 +56,15 @@ class NullBackend:
         for place in _places(view):
             place[:] = _stamp(label, slot)[: place.shape[-1]]
 
-    def check_stamp(self, label: str, name: str, view: View) -> None:
-        """name: a slot, perhaps with an age."""
-        slot, place_in_time = _slot_and_age(name)
+    def check_stamp(self, label: str, slot: str, age: int, view: View) -> None:
+        """The place holds the value of a slot that is `age` older than the latest."""
         writers = self._writers.get((id(view.memory), slot), [])
-        if place_in_time >= len(writers):
-            raise InternalError(f"{label}: reads slot {name}, which nothing has written")
-        writer = writers[place_in_time]
+        if age >= len(writers):
+            raise InternalError(f"{label}: reads slot {slot}, which nothing has written")
+        writer = writers[age]
         stamp = _stamp(writer, slot)
         if not all((place == stamp[: place.shape[-1]]).all() for place in _places(view)):
-            raise InternalError(f"{label}: slot {name} does not hold what {writer} wrote")
+            raise InternalError(f"{label}: slot {slot} does not hold what {writer} wrote")
 
 
 class NullEngine:
@@ -79,16 +78,16 @@ class NullEngine:
     ) -> Callable[[], None]:
         if inputs.keys() != self._signature.inputs.keys() or outputs.keys() != self._signature.outputs.keys():
             raise InternalError(f"{label}: bound names differ from the program's signature")
-        reads = {name.removeprefix("cache."): view for name, view in inputs.items() if name.startswith("cache.")}
+        reads = {slot_and_age: inputs[name] for name, slot_and_age in self._signature.reads.items()}
         writes = {n.removeprefix("cache_out."): view for n, view in outputs.items() if n.startswith("cache_out.")}
 
         def call() -> None:
-            for name, view in reads.items():
-                self._backend.check_stamp(label, name, view)
+            for (slot, age), view in reads.items():
+                self._backend.check_stamp(label, slot, age, view)
             if STATE in inputs:
                 self._backend.check_order(label, inputs[STATE])
-            for name, view in writes.items():
-                self._backend.write_stamp(label, name, view, update=name in reads)
+            for slot, view in writes.items():
+                self._backend.write_stamp(label, slot, view, update=(slot, 0) in reads)
             if STATE in inputs:
                 _bytes(outputs[STATE_OUT])[:] = _bytes(inputs[STATE])
                 self._backend.note_order(label, outputs[STATE_OUT])
@@ -102,7 +101,7 @@ def open_backend(device: str, threads: int, weights: str, options: DeviceOptions
 
 
 def _bytes(view: View) -> Any:
-    memory: Any = view.memory
+    memory: Any = view.memory  # host memory, with its bytes
     size = int(np.prod(view.shape)) * ITEM_BYTES[view.dtype]
     if not 0 <= view.offset <= memory.nbytes - size:
         raise InternalError(f"a view of {size} bytes at {view.offset} leaves its memory of {memory.nbytes} bytes")
@@ -113,16 +112,8 @@ def _places(view: View) -> tuple[Any, Any]:
     """Where a slot's stamps go, so that slots that overlap at all share one: the first bytes of each whole block of
     the arena's alignment, [blocks, STAMP_BYTES], and those of the rest, [up to STAMP_BYTES]."""
     content = _bytes(view)
-    whole = content.size // ALIGNMENT_BYTES * ALIGNMENT_BYTES
-    return content[:whole].reshape(-1, ALIGNMENT_BYTES)[:, :_STAMP_BYTES], content[whole:][:_STAMP_BYTES]
-
-
-def _slot_and_age(name: str) -> tuple[str, int]:
-    """`12.ff@1`, or as programs of version 4 and before have it `12.ff.1`."""
-    match = re.fullmatch(r"(.*)@([12])|([0-9]+\.[a-z_]+)\.([12])", name)
-    if match is None:
-        return name, 0
-    return match[1] or match[3], int(match[2] or match[4])
+    whole = content.size // _ALIGNMENT_BYTES * _ALIGNMENT_BYTES
+    return content[:whole].reshape(-1, _ALIGNMENT_BYTES)[:, :_STAMP_BYTES], content[whole:][:_STAMP_BYTES]
 
 
 def _stamp(label: str, slot: str) -> Any:
