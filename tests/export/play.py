@@ -46,7 +46,7 @@ class Played:
         guidance: float | None = None, see: Callable[[int, Arrays], None] = lambda step, outputs: None,
     ) -> NDArray[np.float32]:  # fmt: skip
         """Latents [B, ...] of a deterministic sampler. inputs: by port, [R, ...]."""
-        table, prepared, cache = self.table, self.prepare(inputs), {}
+        table, prepared = self.table, self.prepare(inputs)
         per_step = {tensor.name for tensor in self.index.tensors if tensor.per_step}
         state = np.zeros((self.index.state_size, *noise.shape), np.float32)
         state[0] = noise * np.float32(self.index.initial_scale)
@@ -55,8 +55,9 @@ class Played:
         for step, index in enumerate(table.step_programs):
             number = index if accelerated else table.baseline
             program = table.programs[number]
-            coefficients = "coefficients" if accelerated or "baseline_coefficients" not in self.tables else "baseline_coefficients"
-            feeds: Arrays = {"state": state, "coefficients": self.tables[coefficients][step]}
+            own = "coefficients" if accelerated else "baseline_coefficients"
+            rows = self.tables.get(own, self.tables["coefficients"])
+            feeds: Arrays = {"state": state, "coefficients": rows[step]}
             feeds |= {n: prepared[n][step] if n in per_step else prepared[n] for n in self.index.inputs[number]}
             if table.rows == 2:
                 feeds["guidance"] = scale
@@ -69,7 +70,6 @@ class Played:
                 values.insert(0, outputs[f"cache_out.{slot}"])
             state = outputs["state_out"]
             see(step, outputs)
-        del cache
         return state[0]
 
 
