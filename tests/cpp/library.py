@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from soda_runtime import BundleError, EngineError, RequestError
+from soda_runtime import BundleError, Embeds, EngineError, RequestError
 
 ROOT = Path(__file__).parents[2]
 BUILD = Path(os.environ.get("SODA_CPP_BUILD", ROOT / "build" / "cpp"))
@@ -113,7 +113,7 @@ def request(**fields: Any) -> Request:
     """A soda_request. Arrays become pointers of the field's type; `labels` brings its number along.
 
     on_device: name of an input -> address and bytes in the device's memory. ports: name of a port, with "-" before it
-    of its negative, -> rows of it, of its type.
+    of its negative, -> rows of it, of its type, or their number, address and bytes in the device's memory.
     """
     made = Request(size=ctypes.sizeof(Request))
     made._arrays = []
@@ -136,11 +136,16 @@ def request(**fields: Any) -> Request:
     return made
 
 
-def _input(name: str, values: NDArray[Any], kept: list[NDArray[Any]]) -> Input:
+def _input(name: str, values: NDArray[Any] | tuple[int, int | None, int], kept: list[NDArray[Any]]) -> Input:
+    made = Input(ctypes.sizeof(Input), name.removeprefix("-").encode(), int(name[0] == "-"))
+    if isinstance(values, tuple):
+        made.on_device = 1
+        made.rows, made.data, made.bytes = values
+        return made
     array = np.ascontiguousarray(values)
     kept.append(array)
-    plain, negative, rows = name.removeprefix("-").encode(), int(name[0] == "-"), len(array)
-    return Input(ctypes.sizeof(Input), plain, negative, rows, array.ctypes.data, array.nbytes, 0)
+    made.rows, made.data, made.bytes = len(array), array.ctypes.data, array.nbytes
+    return made
 
 
 class Library:
@@ -324,7 +329,32 @@ def load() -> Library:
     return Library(path)
 
 
-def tokens_of(bundle: Any, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and masks as the Python runtime makes them."""
-    ids, mask = bundle.tokenize(prompts)
-    return ids, mask
+def fields_of(request: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
+    """A request to the Python runtime in the fields of C++: token ids in the place of texts, ports of their types."""
+    fields = {name: request[name] for name in ("seed", "labels", "guidance") if name in request}
+    fields["has_guidance"] = int("guidance" in request)
+    fields["baseline"] = int(not request.get("accelerated", True))
+    fields["samples"] = request.get("batch", 0)
+    if "prompt" in request:
+        prompts = [request["prompt"]] if isinstance(request["prompt"], str) else request["prompt"]
+        negative = request.get("negative_prompt", "")
+        negatives = [negative] if isinstance(negative, str) else negative
+        fields["token_ids"], fields["token_mask"] = bundle.tokenize(0, prompts)
+        fields["negative_token_ids"], fields["negative_token_mask"] = bundle.tokenize(0, negatives)
+        fields |= {"num_prompts": len(prompts), "num_negatives": len(negatives)}
+    if "embeds" in request:
+        fields |= embeds_fields(request["embeds"])
+    dtypes = {port.name: port.dtype for port in bundle.manifest.ports}
+    values = {**request.get("inputs", {}), **{"-" + n: v for n, v in request.get("negative_inputs", {}).items()}}
+    fields["ports"] = {name: np.atleast_1d(np.asarray(v, dtypes[name.removeprefix("-")])) for name, v in values.items()}
+    return fields
+
+
+def embeds_fields(embeds: Embeds) -> dict[str, Any]:
+    negative = embeds.negative_prompt_embeds
+    fields = {
+        "embeds": embeds.prompt_embeds, "token_mask": embeds.prompt_attention_mask,
+        "negative_embeds": negative, "negative_token_mask": embeds.negative_prompt_attention_mask,
+        "num_prompts": len(embeds.prompt_embeds), "num_negatives": 0 if negative is None else len(negative),
+    }  # fmt: skip
+    return {name: value for name, value in fields.items() if value is not None}

@@ -103,8 +103,9 @@ def test_sizes_that_the_engines_do_not_have_are_engine_errors(library: Library, 
         pytest.skip("the backend ort has not been built; `make cpp` says why")
 
     def widen(manifest: Json) -> None:
-        manifest["model"].update(num_tokens=1 << 20, width=1 << 14)
-        manifest["arena"].update(slot_bytes=1 << 37, bytes=6 << 37)
+        for slot in manifest["slots"]:
+            slot["shape"] = [1 << 20, 1 << 14]
+        manifest["arena"]["bytes"] = 6 << 37
         for step in manifest["steps"]:
             for key in ("read_offsets", "write_offsets"):
                 step[key] = [offset // 2048 << 37 for offset in step[key]]

@@ -1,4 +1,4 @@
-"""Manifests of version 5 that lie about ports, encoders, slots and results are refused; unusual ones open and play."""
+"""Manifests that lie about ports, encoders, slots and results are refused by both runtimes; unusual ones open."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from soda_runtime import BundleError
+from soda_runtime import Bundle, BundleError
 
 from tests.runtime.bundles import Json, both, edit_manifest, put
 
 from .library import Library
-from .ports_toy import PORTS, PortsToy
-from .test_ports import EMBEDS, given
+from .ports_toy import LATENTS, PORTS, PortsToy
+from .test_ports import EMBEDS, SAMPLES, given
 
 PREPARE = {"file": "encoder-a.onnx", "weights": "", "tables": [], "inputs": ["ids_a"], "outputs": ["text"]}
 LIES: dict[str, Callable[[Json], object]] = {
@@ -100,6 +100,8 @@ def test_a_manifest_of_ports_and_slots_that_lies_is_refused(
     edit_manifest(folder, change)
     with pytest.raises(BundleError, match=re.escape(f"{folder / 'manifest.json'}: ")):
         library.open(folder, backend="null")
+    with pytest.raises(BundleError):
+        Bundle.open(folder, backend="null")
 
 
 @pytest.mark.parametrize("change", TRUTHS.values(), ids=TRUTHS.keys())
@@ -108,4 +110,6 @@ def test_a_manifest_of_ports_and_slots_that_is_only_unusual_opens(
 ) -> None:
     folder = PortsToy().write(tmp_path / "toy")
     edit_manifest(folder, change)
-    library.open(folder, backend="null").session().generate(ports=given(EMBEDS), seed=1)
+    latents = library.open(folder, backend="null").session().generate(ports=given(EMBEDS), seed=1)
+    assert latents.shape == (SAMPLES, *LATENTS)
+    Bundle.open(folder, backend="null")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from soda_runtime import RequestError
+from soda_runtime import Bundle, RequestError
 from soda_runtime.philox import latent_noise
 
 from tests.runtime.bundles import distance
 
-from .library import CppSession, Library, has_backend
+from .library import CppSession, Library, fields_of, has_backend
 from .ports_toy import CLASSES, LATENTS, PORTS, SLOTS, PortsToy
 
 SAMPLES = 2
@@ -79,6 +79,22 @@ def test_named_ports_play_as_in_numpy(
     assert np.abs(session.result_rgb() - toy.finish(latents) * 255).max() <= 0.51
 
 
+def test_named_ports_play_as_in_python(library: Library, tmp_path: Path) -> None:
+    if not has_backend("ort"):
+        pytest.skip("the backend ort has not been built; `make cpp` says why")
+    for result in ("video", "audio"):
+        folder = PortsToy(result).write(tmp_path / result)
+        bundle, cpp = Bundle.open(folder, threads=1), library.open(folder, threads=1).session()
+        python = bundle.session()
+        for names in (TOKENS, TOKENS + " speed", EMBEDS):
+            ports = given(names)
+            inputs = {name: values for name, values in ports.items() if name[0] != "-"}
+            negative = {name[1:]: values for name, values in ports.items() if name[0] == "-"}
+            request = {"inputs": inputs, "negative_inputs": negative, "seed": 5}
+            assert np.array_equal(cpp.generate(**fields_of(request, bundle)), python.generate(**request))
+            assert np.array_equal(cpp.result(), python.result())
+
+
 def test_one_value_serves_all_samples(library: Library, tmp_path: Path) -> None:
     session = library.open(PortsToy().write(tmp_path / "toy"), backend="null").session()
     single = {name: values[:1] for name, values in given(EMBEDS).items()}
@@ -101,6 +117,8 @@ def test_sound_is_channels_and_length(library: Library, backend: str, tmp_path: 
     assert list(info.image_shape) == [0, 0, 0]
     with pytest.raises(RequestError, match="makes audio"):
         session.images()
+    with pytest.raises(RequestError, match="makes audio"):
+        session.result_rgb()
     assert bundle.ports(1)[1] == ("audio", 0, [-1, 2, 12])
 
 
@@ -159,6 +177,10 @@ def test_ports_that_do_not_fit_are_refused(
     changed = {name: values for name, values in (ports | change).items() if values is not None}
     with pytest.raises(RequestError, match=reason):
         session.start(ports=changed)
+    inputs = {name: values for name, values in changed.items() if name[0] != "-"}
+    negative = {name[1:]: values for name, values in changed.items() if name[0] == "-"}
+    with pytest.raises(RequestError):
+        Bundle.open(tmp_path / "toy", backend="null").session().start(inputs=inputs, negative_inputs=negative)
     session.step(0)  # a refused request changes nothing
 
 

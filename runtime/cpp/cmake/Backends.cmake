@@ -72,8 +72,8 @@ if(wanted)
   find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h HINTS ${CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES include)
   if(TENSORRT_INCLUDE_DIR AND CUDA_INCLUDE_DIR)
     soda_add_backend(trt src/backends/trt.cpp src/backends/trt_library.cpp src/backends/trt_index.cpp
-                     src/consistency.cpp src/schedule.cpp src/signature.cpp src/files.cpp src/sha256.cpp
-                     src/strict_json.cpp src/tensors.cpp ${SODA_CUDA_SOURCES})
+                     src/names.cpp src/files.cpp src/sha256.cpp src/strict_json.cpp src/tensors.cpp
+                     ${SODA_CUDA_SOURCES})
     target_include_directories(soda_runtime_trt SYSTEM PRIVATE ${TENSORRT_INCLUDE_DIR} ${CUDA_INCLUDE_DIR}
                                ${NLOHMANN_JSON_INCLUDE_DIR})
     message(STATUS "backend trt: headers in ${TENSORRT_INCLUDE_DIR}; the library is loaded at run time")

@@ -71,6 +71,12 @@ public:
     Request& negative_input(const std::string& port, std::vector<int64_t> values, int32_t rows = 1) {
         return set_input({port, true}, {}, std::move(values), rows);
     }
+    // A port's values in memory of the bundle's CUDA device: see soda_input.
+    Request& input_on_device(const std::string& port, const void* address, size_t bytes, int32_t rows = 1,
+                             bool negative = false) {
+        inputs_[{port, negative}] = {{}, {}, rows, address, bytes};
+        return *this;
+    }
     // For all samples; with an embeds_file their number must be stated.
     Request& noise(std::vector<float> initial, std::vector<float> steps = {}) {
         set(noise_, std::move(initial));
@@ -144,7 +150,9 @@ public:
             const bool real = !input.real.empty();
             const void* values = real ? static_cast<const void*>(input.real.data()) : input.whole.data();
             const size_t bytes = real ? input.real.size() * sizeof(float) : input.whole.size() * sizeof(int64_t);
-            named_.push_back({sizeof(soda_input), key.first.c_str(), key.second, input.rows, values, bytes, 0});
+            const bool on_device = input.device != nullptr;
+            named_.push_back({sizeof(soda_input), key.first.c_str(), key.second, input.rows,
+                              on_device ? input.device : values, on_device ? input.device_bytes : bytes, on_device});
         }
         request.inputs = data(named_);
         request.num_inputs = static_cast<int32_t>(named_.size());
@@ -175,11 +183,13 @@ private:
         std::vector<float> real;  // this one or the next
         std::vector<int64_t> whole;
         int32_t rows;
+        const void* device;  // or this
+        size_t device_bytes;
     };
 
     Request& set_input(std::pair<std::string, bool> key, std::vector<float> real, std::vector<int64_t> whole,
                        int32_t rows) {
-        inputs_[std::move(key)] = {std::move(real), std::move(whole), rows};
+        inputs_[std::move(key)] = {std::move(real), std::move(whole), rows, nullptr, 0};
         return *this;
     }
 

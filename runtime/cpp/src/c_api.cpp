@@ -113,7 +113,7 @@ std::vector<soda_input> read_inputs(const soda_request& request) {
     for (int32_t i = 0; i < request.num_inputs; ++i) {
         const auto input = read_struct(reinterpret_cast<const soda_input*>(place), "inputs");
         demand(input.name, "a name in inputs");
-        if (!input.on_device) demand(input.data, "data in inputs");
+        if (!input.data) refuse(say("input ", shown(input.name), " has no address: it is NULL"));
         inputs.push_back(input);
         place += input.size;
     }
@@ -133,7 +133,7 @@ uint8_t as_byte(float value) {
     return value > 0 ? uint8_t(std::min(value, 1.0f) * 255.0f + 0.5f) : uint8_t(0);  // NaN gives 0
 }
 
-// read: Session::result or Session::images
+// read: Session::result, pictures or images
 template <class T, class Read>
 void copy_result(Session& session, Read read, T* to, size_t count) {
     demand(to, "the room for the result");
@@ -291,7 +291,7 @@ soda_status soda_result(soda_session* session, float* result, size_t count) {
 soda_status soda_result_rgb(soda_session* session, uint8_t* result, size_t count) {
     return guarded([&] {
         demand(session, "session");
-        copy_result(session->session, &Session::result, result, count);
+        copy_result(session->session, &Session::pictures, result, count);
     });
 }
 

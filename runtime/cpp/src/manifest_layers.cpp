@@ -1,9 +1,9 @@
 // Models of versions 1 to 4, which are layers of equal modules, as the slots and ports of the current version.
 #include <algorithm>
 
-#include "consistency.hpp"
 #include "errors.hpp"
 #include "manifest_parts.hpp"
+#include "names.hpp"
 #include "signature.hpp"
 
 namespace soda {

@@ -13,10 +13,11 @@ bool is_negative(const std::string& field) {
     return field.compare(0, negative_prefix.size(), negative_prefix) == 0;
 }
 
-const RequestPort* only_port(const Manifest& manifest, PortKind kind, PortKind other) {
+template <class Fits>
+const RequestPort* only_port(const Manifest& manifest, Fits fits) {
     const RequestPort* found = nullptr;
     for (const RequestPort& port : manifest.ports) {
-        if (port.kind != kind && port.kind != other) continue;
+        if (!fits(port)) continue;
         if (found) return nullptr;
         found = &port;
     }
@@ -93,11 +94,21 @@ Given read_input(const Manifest& manifest, const soda_input& input) {
 }  // namespace
 
 const RequestPort* port_of_field(const Manifest& manifest, const std::string& field) {
-    if (field == "labels") return only_port(manifest, PortKind::label, PortKind::label);
-    if (field == "embeds") return only_port(manifest, PortKind::embedding, PortKind::embedding);
-    if (field == "token_ids") return only_port(manifest, PortKind::token_ids, PortKind::token_ids);
-    if (field == "token_mask") return only_port(manifest, PortKind::token_mask, PortKind::mask);
-    return nullptr;
+    return only_port(manifest, [&](const RequestPort& port) {
+        switch (port.kind) {
+            case PortKind::label:
+                return field == "labels";
+            case PortKind::token_ids:
+                return field == "token_ids";
+            case PortKind::token_mask:
+            case PortKind::mask:
+                return field == "token_mask";
+            case PortKind::embedding:
+                return field == "embeds" && port.shape.size() > 1;  // others are pooled
+            default:
+                return false;
+        }
+    });
 }
 
 std::string field_of_port(const Manifest& manifest, const RequestPort& port) {
@@ -116,7 +127,8 @@ std::vector<Given> list_inputs(const Manifest& manifest, const soda_request& req
         const auto array = arrays.device.find(field.name);
         const bool on_device = array != arrays.device.end();
         if (!field.host && !on_device) continue;
-        const bool negative = is_negative(field.name);
+        const bool negative = is_negative(field.name), tokens = std::string(field.name) == "negative_token_ids";
+        if (negative && !tokens && manifest.rows_per_sample == 1) continue;  // embeddings come with them anyway
         const RequestPort* port = port_of_field(manifest, field.name + (negative ? negative_prefix.size() : 0));
         if (!port) refuse_field(manifest, field.name);
         Given given{port, negative, field.name, static_cast<const char*>(field.host), nullptr, field.rows, {}};

@@ -24,8 +24,8 @@ struct Given {
     std::optional<int64_t> bytes;  // there; not known of a field of soda_request
 };
 
-// The port that a field of soda_request stands for, without "negative_": that of its kind where there is only one.
-// Null where there is none, or no such field.
+// The port that a field of soda_request stands for, without "negative_": that of its kind (an embedding of more than
+// one axis) where there is only one. Null where there is none, or no such field.
 const RequestPort* port_of_field(const Manifest& manifest, const std::string& field);
 // The field that stands for a port, or "".
 std::string field_of_port(const Manifest& manifest, const RequestPort& port);

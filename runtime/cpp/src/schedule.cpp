@@ -4,6 +4,7 @@
 
 #include "consistency.hpp"
 #include "errors.hpp"
+#include "names.hpp"
 #include "signature.hpp"
 
 namespace soda {

@@ -157,6 +157,13 @@ std::vector<float> Session::result(size_t room) {
     return images;
 }
 
+std::vector<float> Session::pictures(size_t room) {
+    const auto& finish = bundle_->manifest().finish;
+    if (!finish.empty() && finish[0].kind == ResultKind::audio)
+        throw RequestError("this bundle makes audio, which has no colours; take it with soda_result");
+    return result(room);
+}
+
 std::vector<float> Session::images(size_t room) {
     const auto& finish = bundle_->manifest().finish;
     if (!finish.empty() && finish[0].kind != ResultKind::image)

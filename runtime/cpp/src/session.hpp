@@ -20,8 +20,9 @@ public:
     // Images [samples, height, width, channels], video [samples, frames, height, width, channels] or audio [samples,
     // channels, length]; RequestError beyond room.
     std::vector<float> result(size_t room);
-    std::vector<float> images(size_t room);  // RequestError where the result is video or audio
-    void demand_room(size_t count) const;    // for the latents, before anything more runs
+    std::vector<float> pictures(size_t room);  // RequestError where the result is audio
+    std::vector<float> images(size_t room);    // RequestError where it is video or audio
+    void demand_room(size_t count) const;      // for the latents, before anything more runs
     // "latents", or the finish program's "images", "video" or "audio", to memory of the bundle's CUDA device, in the
     // order of its stream.
     void to_device(const std::string& output, void* address, size_t bytes);

@@ -44,10 +44,8 @@ def check_initializers(path: Path, weights: str, entries: Mapping[str, TensorEnt
             found.name, entry.dtype, entry.shape, weights, str(entry.begin), str(entry.end - entry.begin)
         )
         if found != wanted:
-            raise BundleError(
-                f"{path}: initializer {found.name!r:.80} is not the tensor of that name in {weights or 'a weights file'}; "
-                "rebuild the bundle"
-            )
+            what = f"initializer {found.name!r:.80} is not the tensor of that name in {weights or 'a weights file'}"
+            raise BundleError(f"{path}: {what}; rebuild the bundle")
 
 
 def external_initializers(path: Path) -> Iterator[External]:
