@@ -25,8 +25,10 @@ def _program_problem(manifest: Manifest, sizes: dict[str, int]) -> str | None:
     given.update(tensor.name for tensor in manifest.tensors)
     readable = {name + age for name in sizes for age in ("", "@1", "@2")}
     for index, program in enumerate(manifest.programs):
-        if not readable.issuperset(program.reads) or not sizes.keys() >= set(program.writes):
-            return f"programs[{index}] reads or writes what is no slot"
+        for verb, names, slots in (("reads", program.reads, readable), ("writes", program.writes, sizes.keys())):
+            odd = [name for name in names if name not in slots]
+            if odd:
+                return f"programs[{index}] {verb} {odd[0]!r:.120}, which is no slot"
         if len(set(program.reads)) != len(program.reads) or len(set(program.writes)) != len(program.writes):
             return f"programs[{index}] names a cache slot twice"
         if len(set(program.inputs)) != len(program.inputs) or not given.issuperset(program.inputs):

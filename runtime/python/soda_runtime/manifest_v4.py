@@ -31,7 +31,7 @@ from .manifest import (
     TokenizerEntry,
     TokenMaskPort,
 )
-from .signature import ATTENTION_MASK, DTYPES, EMBEDS, INPUT_IDS, LABELS, slot_bytes
+from .signature import AGE_MARK, ATTENTION_MASK, DTYPES, EMBEDS, INPUT_IDS, LABELS, slot_bytes
 from .strict_json import StrictJsonError, decode
 
 _STACK = "stack"
@@ -213,6 +213,9 @@ def _ports(condition: LabelCondition | TextCondition) -> tuple[tuple[RequestPort
 
 
 def _aged(reads: tuple[str, ...]) -> tuple[str, ...]:
+    for name in reads:
+        if AGE_MARK in name:
+            raise StrictJsonError(f"{name!r:.80} is no slot")
     return tuple(_AGED.sub(r"\1@\2", name) if _AGED.fullmatch(name) else name for name in reads)
 
 
