@@ -81,11 +81,11 @@ def write_map(name: str, path: str) -> None:
     import numpy as np
 
     from soda_export.models.identity import SamplerIdentity, identify
-    from soda_export.models.load import ModelRequest, load_denoiser
+    from soda_export.models.load import ModelRequest, load_model
     from soda_export.options import DEFAULTS
     from soda_export.profile import sensitivity as maps
 
-    spec = load_denoiser(ModelRequest(CASES[name][1], random_weights=0)).denoiser.spec
+    spec = load_model(ModelRequest(CASES[name][1], random_weights=0)).denoiser.spec
     sampler, guidance = DEFAULTS[spec.family]
     if "--steps" in CASES[name]:
         sampler = SamplerIdentity("ddpm", 250)

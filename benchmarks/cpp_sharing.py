@@ -44,7 +44,7 @@ def build(scratch: Path, layers: int) -> Path:
     save_random_dit(scratch / "model", layers)
     options = SamplerOptions("ddim", PROGRAMS, 0.0, 1.5)
     bench = Workbench(str(scratch / "model"), options, StageStore(scratch / "work"), lambda *_: None)
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     kept = np.full((PROGRAMS, layers, 2), spec.num_tokens, np.int64)
     for step in range(1, PROGRAMS):
         kept[step, :, 0], kept[step, :, 1] = 0, 16 * step

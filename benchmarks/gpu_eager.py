@@ -67,15 +67,15 @@ def measure_reference(model: str, plan: Path, batch: int, device: str, rounds: i
     from soda_export.eager.reference import run_reference
     from soda_export.lower.lower import lower_plan
     from soda_export.models.denoiser import TextRows
-    from soda_export.models.load import ModelRequest, load_denoiser
+    from soda_export.models.load import ModelRequest, load_model
     from soda_export.models.spec import TextCondition
     from soda_export.plan.plan import Plan, read_plan
     from soda_export.plan.schedule import Schedule
     from soda_export.profile.calibration import TextCalibration, random_texts
     from soda_export.sampler import freeze_sampler
 
-    loaded, given = load_denoiser(ModelRequest(model, random_weights=0)), read_plan(plan)
-    spec, steps = loaded.denoiser.spec, given.sampler.steps
+    loaded, given = load_model(ModelRequest(model, random_weights=0)), read_plan(plan)
+    spec, steps = loaded.spec, given.sampler.steps
     move(loaded.denoiser, device, set())
     sampler = freeze_sampler(
         given.sampler.name, loaded.scheduler_config, steps, given.sampler.eta,

@@ -111,7 +111,7 @@ def main() -> None:
         save_random_dit(model, args.layers)
         options = SamplerOptions("ddim", args.steps, 0.0, 1.5)
         bench = Workbench(str(model), options, StageStore(Path(scratch) / "work"), lambda *_: None)
-        spec, rows = bench.loaded.denoiser.spec, bench.rows
+        spec, rows = bench.loaded.spec, bench.rows
         schedule = (
             stretched(read_plan(args.plan), spec, args.steps) if args.plan
             else half_anchors(args.steps, args.layers, spec.num_tokens, args.keep)

@@ -110,7 +110,7 @@ def write_xl(folder: str) -> None:
     import torch
     from diffusers import DDIMScheduler, DiTTransformer2DModel
 
-    from soda_export.models.load import load_denoiser
+    from soda_export.models.load import load_model
     from soda_export.plan.plan import plan_text
     from tests.tiny import make_plan, mixed_kept
 
@@ -120,7 +120,7 @@ def write_xl(folder: str) -> None:
         patch_size=2, num_embeds_ada_norm=1000,
     ).save_pretrained(Path(folder) / "xl" / "transformer")  # fmt: skip
     DDIMScheduler(clip_sample=False).save_pretrained(Path(folder) / "xl" / "scheduler")
-    spec = load_denoiser(str(Path(folder) / "xl")).denoiser.spec
+    spec = load_model(str(Path(folder) / "xl")).denoiser.spec
     (Path(folder) / "xl.plan.json").write_bytes(plan_text(make_plan(spec, mixed_kept(4, spec.num_tokens))))
 
 

@@ -62,7 +62,7 @@ def make(
         model = save(Path(scratch) / "tiny")
         store = StageStore(Path(scratch) / "work")
         bench = Workbench(str(model), options, store, lambda *_: None)
-        spec = bench.loaded.denoiser.spec
+        spec = bench.loaded.spec
         schedule = forecasting_schedule(modules=len(spec.modules))
         plan = make_plan(
             spec, schedule.kept, options.sampler, options.eta, options.guidance, stack=schedule.stack

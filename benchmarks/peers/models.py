@@ -12,7 +12,7 @@ from soda_export.build.stages import StageStore
 from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.seeds import seed_noise
 from soda_export.models.denoiser import TextRows, label_rows
-from soda_export.models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
+from soda_export.models.load import DEFAULT_PARTS, ModelRequest, load_model
 from soda_export.options import SamplerRequest, defaults_for
 
 from .case import Case
@@ -35,19 +35,19 @@ class Requests:
 def open_model(name: str, layers: int, asked: Requests, work: Path) -> tuple[Workbench, Case]:
     """A built-in model, `dit-xl` (random weights) or a diffusers folder."""
     folder = _random_xl(layers, work) if name == XL else None
-    loaded = load_denoiser(ModelRequest(str(folder or name)), (*DEFAULT_PARTS, "text_encoder"))
-    base, guidance = defaults_for(loaded.denoiser.spec)
+    loaded = load_model(ModelRequest(str(folder or name)), (*DEFAULT_PARTS, "text_encoder"))
+    base, guidance = defaults_for(loaded.spec)
     steps = asked.steps or (20 if name == XL else base.steps)
     sampler = SamplerRequest(steps=steps).resolve(base, guidance)
     bench = Workbench(loaded, sampler, StageStore(work / "stages"), lambda *_: None)
     assert loaded.folder is not None
     noise, condition = _inputs(bench, asked)
-    label = f"{XL}-{layers}" if name == XL else loaded.denoiser.spec.name
+    label = f"{XL}-{layers}" if name == XL else loaded.spec.name
     return bench, Case(label, loaded.folder, sampler, asked.threads, noise, condition)
 
 
 def _inputs(bench: Workbench, asked: Requests) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    spec, conditions = bench.loaded.denoiser.spec, SeedConditions(bench)
+    spec, conditions = bench.loaded.spec, SeedConditions(bench)
     noise, found = [], []
     for first in range(FIRST_SEED, FIRST_SEED + asked.samples, asked.batch):
         seeds = range(first, first + asked.batch)

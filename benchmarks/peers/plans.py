@@ -51,7 +51,7 @@ def make_plans(
     sensitivity, made = bench.profile(profile), []
     for item in wanted:
         options = PlanOptions(flops_ratio=item.ratio, planner=item.planner, plan_seconds=seconds)  # type: ignore[arg-type]
-        inputs = {"model": bench.loaded.denoiser.spec, "sampler": bench.options, "plan": options,
+        inputs = {"model": bench.loaded.spec, "sampler": bench.options, "plan": options,
                   "map": hash_of(map_bytes(sensitivity))}  # fmt: skip
 
         def make(folder: Path, options: PlanOptions = options) -> None:
@@ -75,7 +75,7 @@ def carry_over(plans: Sequence[NamedPlan], source: DenoiserSpec, bench: Workbenc
             reason = f"the plan has {item.plan.schedule.steps} steps, this model's sampler {bench.sampler.steps}"
             made.append(NamedPlan(item.wanted, None, reason))
         else:
-            schedule = _stretch(item.plan.schedule, source, bench.loaded.denoiser.spec)
+            schedule = _stretch(item.plan.schedule, source, bench.loaded.spec)
             made.append(NamedPlan(item.wanted, bench.plan_of(schedule, f"{item.wanted.label} of {source.name}")))
     return made
 

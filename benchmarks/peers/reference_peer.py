@@ -15,7 +15,7 @@ from soda_export.lower.lower import lower_plan
 from soda_export.models.blocks import TORCH_DTYPES
 from soda_export.models.denoiser import LabelRows, TextRows
 from soda_export.models.identity import SamplerIdentity, identify
-from soda_export.models.load import ModelRequest, load_denoiser
+from soda_export.models.load import ModelRequest, load_model
 from soda_export.plan.plan import Plan, read_plan
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import freeze_sampler
@@ -35,8 +35,8 @@ class ReferencePlayer:
         self.case, asked = case, case.sampler
         key = f"denoiser-{system.precision}"
         if key not in shared:
-            loaded = load_denoiser(ModelRequest(str(case.folder)))
-            spec = loaded.denoiser.spec
+            loaded = load_model(ModelRequest(str(case.folder)))
+            spec = loaded.spec
             learned = spec.out_channels == 2 * spec.latent_shape[0]
             sampler = freeze_sampler(asked.sampler, loaded.scheduler_config, asked.steps, asked.eta, learned)
             dtype = TORCH_DTYPES[system.precision]
