@@ -24,20 +24,20 @@ def encode_texts(source: Path, tokenizer: Path, texts: Sequence[str], max_tokens
     """
     ids, mask = (torch.from_numpy(a) for a in PromptTokenizer(tokenizer / TOKENIZER_NAME, max_tokens)(texts))
     model = read_text_model(source)
-    files: dict[Path, Checkpoint] = {}
-    checkpoint = Checkpoint(source, "model")
+    checkpoint, open_files = Checkpoint(source, "model"), dict[Path, Checkpoint]()
 
     def read(name: str) -> Tensor:
-        twins = next((names for names in model.record.tied if name in names), (name,))
-        key = next(filter(checkpoint.__contains__, twins), name)
-        own = files.setdefault(checkpoint.file_of(key), Checkpoint(source, "model"))
-        return own.read(key)
+        key = model.stored_name(name, checkpoint)
+        path = checkpoint.file_of(key)
+        if path not in open_files:
+            open_files[path] = Checkpoint(source, "model")
+        return open_files[path].read(key)
 
     module = model.with_weights(read)
     for part in module.modules():
         if any(own is not None and own.dtype != torch.float32 for own in part._parameters.values()):
             _widen_while_computing(part)
-    made = TextCall(module, model.record)(ids, mask)
+    made = TextCall(module, model.record)(ids, mask)  # a record without a mask leaves it
     return {**dict(zip(model.record.outputs, (m.float() for m in made), strict=True)), "attention_mask": mask}
 
 
