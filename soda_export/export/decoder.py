@@ -102,7 +102,10 @@ def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
     fake = with_buffers(make_fake(build, torch.float32), build, lambda name: None)
     with fake.mode:
         example = {LATENTS: torch.zeros(3, *latent_shape)}
-    return tidy(trace_to_onnx(fake.module, example, {LATENTS: (0,)}, fake.mode, fake.buffers, _CLASS, independent=True))
+    traced = trace_to_onnx(
+        fake.module, example, {LATENTS: (0,)}, fake.mode, fake.buffers, _CLASS, independent=True
+    )  # independent: diffusers looks at the number of rows, though nothing depends on it
+    return tidy(traced).used()
 
 
 def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> ImageDecoder:

@@ -27,7 +27,7 @@ def encode_texts(source: Path, tokenizer: Path, texts: Sequence[str], max_tokens
     checkpoint, open_files = Checkpoint(source, "model"), dict[Path, Checkpoint]()
 
     def read(name: str) -> Tensor:
-        key = model.stored_name(name, checkpoint)
+        key = model.stored_name(name, checkpoint.__contains__)
         path = checkpoint.file_of(key)
         if path not in open_files:
             open_files[path] = Checkpoint(source, "model")

@@ -65,7 +65,7 @@ def export_text_encoder(
     values = traced.weights
     shapes = {name.removesuffix(TRANSPOSED): _stored_shape(value, name) for value, name in values.items()}
     if seed is None:
-        keys = {name: model.stored_name(name, checkpoint) for name in shapes}
+        keys = {name: model.stored_name(name, checkpoint.__contains__) for name in shapes}
         _check_shapes(checkpoint, keys, shapes)
         values = dict(sorted(values.items(), key=lambda v: (checkpoint.file_of(keys[_plain(v[1])]), v[1])))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,11 @@ class TextModel:
                 module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
         return model
 
-    def stored_name(self, name: str, stored: Container[str]) -> str:
+    def stored_name(self, name: str, is_stored: Callable[[str], bool]) -> str:
         """The name that a checkpoint has a parameter under: `name` where it has it under no other."""
         twins = next((names for names in self.record.tied if name in names), (name,))
         candidates = (*twins, *(f"{self.record.prefix}{twin}" for twin in twins))
-        return next((candidate for candidate in candidates if candidate in stored), name)
+        return next(filter(is_stored, candidates), name)
 
     def _build(self, parameter: Callable[[Tensor], Tensor]) -> nn.Module:
         import transformers

@@ -92,7 +92,6 @@ def test_the_encoder_is_that_of_transformers_in_onnx_runtime(saved: tuple[Path, 
     np.testing.assert_allclose(_run(tmp_path, slice(1, 2)), expected[1:2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("fp16", 0.01), ("bf16", 0.1)])
 def test_a_weight_is_stored_as_its_product_takes_it(saved: tuple[Path, Any], tmp_path: Path) -> None:
     """[in, out], under the checkpoint's name and `.T`; no node turns a weight."""
     source, model = saved
@@ -107,6 +106,7 @@ def test_a_weight_is_stored_as_its_product_takes_it(saved: tuple[Path, Any], tmp
     assert not turned & {initializer.name for initializer in graph.initializer}
 
 
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 0.01), ("bf16", 0.1)])
 def test_half_precision_stays_near_fp32(precision: str, bound: float, saved: tuple[Path, Any], tmp_path: Path) -> None:
     """Outputs reach 3. ONNX Runtime has no bf16 products on CPU."""
     source, model = saved
