@@ -42,14 +42,16 @@ def encode_texts(source: Path, tokenizer: Path, texts: Sequence[str], max_tokens
 
 
 def _widen_while_computing(module: nn.Module) -> None:
-    stored = dict(module._parameters)
+    """Between its calls, float32 without memory stands for each parameter: others look at its type."""
+    stored = {name: own for name, own in module._parameters.items() if own is not None}
+    stand_ins = {name: nn.Parameter(torch.zeros(()).expand(own.shape), False) for name, own in stored.items()}
 
     def widen(module: nn.Module, args: Any) -> None:
-        for name, own in stored.items():
-            module._parameters[name] = None if own is None else nn.Parameter(own.float(), requires_grad=False)
+        module._parameters.update({name: nn.Parameter(own.float(), False) for name, own in stored.items()})
 
-    def restore(module: nn.Module, args: Any, output: Any) -> None:
-        module._parameters.update(stored)
+    def drop(module: nn.Module, args: Any, output: Any) -> None:
+        module._parameters.update(stand_ins)
 
+    module._parameters.update(stand_ins)
     module.register_forward_pre_hook(widen)
-    module.register_forward_hook(restore)
+    module.register_forward_hook(drop)

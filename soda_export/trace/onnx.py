@@ -74,7 +74,7 @@ def trace_to_onnx(
         for axis in symbolic[str(value.name)]:
             size = value.shape[axis] if value.shape is not None else 0
             if isinstance(size, int) or str(size.value).isdigit():
-                raise ModelError(f"{where}: cannot be traced: its code fixes axis {axis} of {value.name} at the example's")
+                raise ModelError(f"{where}: cannot be traced: its code fixes axis {axis} of {value.name}")
     weights: dict[ir.Value, str] = {}
     for name, value in list(graph.initializers.items()):
         if name in buffers:
