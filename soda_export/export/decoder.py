@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from ..models.fake import make_fake, with_buffers
+from ..trace.fuse import fuse
 from ..trace.onnx import TracedGraph, trace_to_onnx
 from ..trace.tidy import tidy
 from .builder import GraphBuilder
@@ -105,7 +106,7 @@ def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
     traced = trace_to_onnx(
         fake.module, example, {LATENTS: (0,)}, fake.mode, fake.buffers, _CLASS, independent=True
     )  # independent: diffusers looks at the number of rows, though nothing depends on it
-    return tidy(traced).used()
+    return fuse(tidy(traced)).used()
 
 
 def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> ImageDecoder:

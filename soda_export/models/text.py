@@ -115,7 +115,7 @@ class TextCall(nn.Module):
     def _prepared(self, mask: Tensor) -> Tensor:
         """As transformers' masks are from version 5 on, [R, 1, 1, T]: its own way there is a search in the graph."""
         takes_prepared = hasattr(sys.modules[type(self.model).__module__], "create_bidirectional_mask")
-        return mask[:, None, None].bool() if takes_prepared else mask
+        return mask.unsqueeze(1).unsqueeze(1).bool() if takes_prepared else mask
 
 
 def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:

@@ -8,8 +8,13 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.rewriter import RewriteRule, pattern, rewrite
-from onnxscript.rewriter.rules.common._basic_rules import no_op_transpose_rule, transpose_transpose_rule
-from onnxscript.rewriter.rules.common._no_op import mul_by_1_rule
+from onnxscript.rewriter.rules.common import (
+    div_by_1_rule,
+    max_min_rule,
+    mul_by_1_rule,
+    no_op_transpose_rule,
+    transpose_transpose_rule,
+)
 from onnxscript.rewriter.rules.fusion._rms_normalization import rms_normalization_rules
 
 from .onnx import TracedGraph, quiet
@@ -18,7 +23,7 @@ _CUBIC, _INNER = 0.044715, math.sqrt(2 / math.pi)  # Hendrycks & Gimpel 2016, "G
 
 
 def fuse(traced: TracedGraph) -> TracedGraph:
-    """The same graph with RMSNormalization and Gelu, and no transposes or products that undo or do nothing."""
+    """The same graph with RMSNormalization, Gelu and Clip, and no transposes, products or quotients that do nothing."""
     model = ir.Model(traced.graph, ir_version=10)
     with quiet():
         rewrite(model, pattern_rewrite_rules=_rules())
@@ -29,7 +34,7 @@ def fuse(traced: TracedGraph) -> TracedGraph:
 def _rules() -> list[RewriteRule]:
     return [
         *mul_by_1_rule.commute(), *rms_normalization_rules, *RewriteRule(_spelled_gelu, _gelu).commute(),
-        transpose_transpose_rule, no_op_transpose_rule,
+        transpose_transpose_rule, no_op_transpose_rule, div_by_1_rule, max_min_rule,
     ]  # fmt: skip
 
 
