@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,28 +166,29 @@ def write_random_t5(folder: str) -> None:
 
     from soda_export.export.tensor_file import TensorSource, write_tensors
     from soda_export.models.published import read_published
-    from soda_export.models.t5 import parse_t5_config, t5_weights
+    from soda_export.models.text import read_text_model
 
     config = read_published("pixart")["text_encoder"]
-    weights = t5_weights(parse_t5_config(config, "published"), 120, "bf16")
-    shards: list[list[Any]] = [[]]
+    module = read_text_model(config).fake().module
+    shapes = {name: tuple(own.shape) for name, own in module.named_parameters() if "embed_tokens" not in name}
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = 5_000_000_000
-    for weight in weights:
-        nbytes = 2 * torch.Size(weight.stored).numel()
+    for name, shape in shapes.items():
+        nbytes = 2 * math.prod(shape)
         if nbytes > room:
-            shards.append([])
+            shards.append({})
             room = 5_000_000_000
         room -= nbytes
-        shards[-1].append(weight)
+        shards[-1][name] = shape
     index = {}
     for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         sources = [
-            TensorSource(w.keys[0], torch.bfloat16, w.stored, lambda w=w: torch.zeros(w.stored, dtype=torch.bfloat16))
-            for w in shard
+            TensorSource(name, torch.bfloat16, shape, partial(torch.zeros, shape, dtype=torch.bfloat16))
+            for name, shape in shard.items()
         ]
-        write_tensors(Path(folder) / name, sources)
-        index |= dict.fromkeys((w.keys[0] for w in shard), name)
+        write_tensors(Path(folder) / file, sources)
+        index |= dict.fromkeys(shard, file)
     (Path(folder) / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     (Path(folder) / "config.json").write_text(json.dumps(config))
 

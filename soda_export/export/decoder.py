@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from ..models.fake import make_fake, with_buffers
+from ..trace.fuse import fuse
 from ..trace.onnx import TracedGraph, trace_to_onnx
 from ..trace.tidy import tidy
 from .builder import GraphBuilder
@@ -96,19 +97,16 @@ def image_shape(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> tup
 
 def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
     def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
-        empty = copy.deepcopy(decoder)
-        for module in empty.modules():
-            for name, own in module._parameters.items():
-                module._parameters[name] = None if own is None else nn.Parameter(parameter(own), requires_grad=False)
-        return empty
+        placed = {id(own): nn.Parameter(parameter(own), requires_grad=False) for own in decoder.parameters()}
+        return copy.deepcopy(decoder, placed)
 
     fake = with_buffers(make_fake(build, torch.float32), build, lambda name: None)
     with fake.mode:
         example = {LATENTS: torch.zeros(3, *latent_shape)}
     traced = trace_to_onnx(
         fake.module, example, {LATENTS: (0,)}, fake.mode, fake.buffers, _CLASS, independent=True
-    )
-    return tidy(traced)
+    )  # independent: diffusers looks at the number of rows, though nothing depends on it
+    return fuse(tidy(traced)).used()
 
 
 def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> ImageDecoder:

@@ -24,32 +24,34 @@ def encode_texts(source: Path, tokenizer: Path, texts: Sequence[str], max_tokens
     """
     ids, mask = (torch.from_numpy(a) for a in PromptTokenizer(tokenizer / TOKENIZER_NAME, max_tokens)(texts))
     model = read_text_model(source)
-    files: dict[Path, Checkpoint] = {}
-    checkpoint = Checkpoint(source, "model")
+    checkpoint, open_files = Checkpoint(source, "model"), dict[Path, Checkpoint]()
 
     def read(name: str) -> Tensor:
-        twins = next((names for names in model.record.tied if name in names), (name,))
-        key = next(filter(checkpoint.__contains__, twins), name)
-        own = files.setdefault(checkpoint.file_of(key), Checkpoint(source, "model"))
-        return own.read(key)
+        key = model.stored_name(name, checkpoint.__contains__)
+        path = checkpoint.file_of(key)
+        if path not in open_files:
+            open_files[path] = Checkpoint(source, "model")
+        return open_files[path].read(key)
 
     module = model.with_weights(read)
     for part in module.modules():
         if any(own is not None and own.dtype != torch.float32 for own in part._parameters.values()):
             _widen_while_computing(part)
-    made = TextCall(module, model.record)(ids, mask)
+    made = TextCall(module, model.record)(ids, mask)  # a record without a mask leaves it
     return {**dict(zip(model.record.outputs, (m.float() for m in made), strict=True)), "attention_mask": mask}
 
 
 def _widen_while_computing(module: nn.Module) -> None:
-    stored = dict(module._parameters)
+    """Between its calls, float32 without memory stands for each parameter: others look at its type."""
+    stored = {name: own for name, own in module._parameters.items() if own is not None}
+    stand_ins = {name: nn.Parameter(torch.zeros(()).expand(own.shape), False) for name, own in stored.items()}
 
     def widen(module: nn.Module, args: Any) -> None:
-        for name, own in stored.items():
-            module._parameters[name] = None if own is None else nn.Parameter(own.float(), requires_grad=False)
+        module._parameters.update({name: nn.Parameter(own.float(), False) for name, own in stored.items()})
 
-    def restore(module: nn.Module, args: Any, output: Any) -> None:
-        module._parameters.update(stored)
+    def drop(module: nn.Module, args: Any, output: Any) -> None:
+        module._parameters.update(stand_ins)
 
+    module._parameters.update(stand_ins)
     module.register_forward_pre_hook(widen)
-    module.register_forward_hook(restore)
+    module.register_forward_hook(drop)

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from ..errors import ModelError, UsageError
 from ..models.text import TextCall, TextModel, read_text_model
+from ..trace.fuse import fuse
+from ..trace.narrow import narrow
 from ..trace.onnx import TracedGraph, fixed_sizes, trace_to_onnx
-from ..trace.tidy import TRANSPOSED, low_products, tidy
+from ..trace.tidy import TRANSPOSED, tidy
 from .builder import GraphBuilder
 from .tensor_file import Checkpoint, TensorSource, write_tensors
 from .weights import WeightsFile, constant_sources, is_large, weight_sources
@@ -45,8 +47,9 @@ def export_text_encoder(
 
     source: a transformers folder, or the fields of its config.json with a seed; a seed means random weights.
     precision: fp32, fp16 or bf16, of the matrix products; all else is fp32, and so are products that would leave fp16's
-    range. The program takes input_ids and attention_mask int64 [rows, max_tokens]; its outputs are float32 [rows, ...],
-    by name with the shape of one row, and are returned so. progress(done, total) counts tensors written.
+    range. The program takes input_ids and, where the pipeline gives the encoder one, attention_mask, both int64
+    [rows, max_tokens]; its outputs are float32 [rows, ...], by name with the shape of one row, and are returned so.
+    progress(done, total) counts tensors written.
     """
     started = time.perf_counter()
     if precision not in _PRODUCTS:
@@ -62,7 +65,7 @@ def export_text_encoder(
     values = traced.weights
     shapes = {name.removesuffix(TRANSPOSED): _stored_shape(value, name) for value, name in values.items()}
     if seed is None:
-        keys = {name: _key_of(model, checkpoint, name) for name in shapes}
+        keys = {name: model.stored_name(name, checkpoint.__contains__) for name in shapes}
         _check_shapes(checkpoint, keys, shapes)
         values = dict(sorted(values.items(), key=lambda v: (checkpoint.file_of(keys[_plain(v[1])]), v[1])))
 
@@ -101,20 +104,21 @@ def export_tokenizer(folder: Path, out: Path) -> None:
 def _trace(model: TextModel, max_tokens: int, precision: str) -> TracedGraph:
     fake = model.fake()
     with fake.mode:
-        examples = {name: torch.ones(3, max_tokens, dtype=torch.int64) for name in (INPUT_IDS, ATTENTION_MASK)}
+        examples = {name: torch.ones(3, max_tokens, dtype=torch.int64) for name in _inputs(model)}
     buffers = {f"model.{name}": value for name, value in fake.buffers.items()}
     call = TextCall(fake.module, model.record)
     traced = trace_to_onnx(call, examples, dict.fromkeys(examples, (0,)), fake.mode, buffers, model.where)
-    traced = tidy(traced.renamed(lambda name: name.removeprefix("model.")))
+    traced = fuse(tidy(traced.renamed(lambda name: name.removeprefix("model."))))
     products = _PRODUCTS[precision]
-    if products is not None:
-        low_products(traced, products, lambda name: any(part in name for part in model.record.keep_fp32))
-    return traced.used()
+    if products is None:
+        return traced.used()
+    kept = model.record.keep_fp32 if precision == "fp16" else ()
+    return narrow(traced, products, lambda name: any(part in name for part in kept))
 
 
 def _assemble(model: TextModel, traced: TracedGraph, max_tokens: int, out: Path) -> dict[str, tuple[int, ...]]:
     builder = GraphBuilder("text-encoder", WeightsFile(out, TEXT_WEIGHTS_NAME))
-    given = [builder.input(name, "int64", [ROWS_AXIS, max_tokens]) for name in (INPUT_IDS, ATTENTION_MASK)]
+    given = [builder.input(name, "int64", [ROWS_AXIS, max_tokens]) for name in _inputs(model)]
     known = dict(zip(traced.graph.inputs, given, strict=True))
     outputs = list(traced.graph.outputs)
     builder.emit(outputs, known, traced.weights)
@@ -126,10 +130,8 @@ def _assemble(model: TextModel, traced: TracedGraph, max_tokens: int, out: Path)
     return shapes
 
 
-def _key_of(model: TextModel, checkpoint: Checkpoint, name: str) -> str:
-    """The name that the checkpoint has a tensor under."""
-    twins = next((names for names in model.record.tied if name in names), (name,))
-    return next(filter(checkpoint.__contains__, twins), name)
+def _inputs(model: TextModel) -> tuple[str, ...]:
+    return (INPUT_IDS, ATTENTION_MASK) if model.record.has_mask else (INPUT_IDS,)
 
 
 def _check_shapes(checkpoint: Checkpoint, keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> None:

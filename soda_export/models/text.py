@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +20,27 @@ from .fake import FakeModel, make_fake, with_buffers
 @dataclass(frozen=True)
 class TextEncoder:
     """A class of transformers. outputs: name -> how a pipeline takes it from what the module returns. has_mask: whether
-    the pipeline gives the module its mask. tied: names of one tensor, any of which a checkpoint may have. keep_fp32:
-    parts of the names of weights whose products leave fp16's range."""
+    the pipeline gives the module its mask. tied: names of one tensor, any of which a checkpoint may have. prefix: what
+    checkpoints may put before all names. keep_fp32: parts of the names of weights whose products leave fp16's range,
+    as transformers' _keep_in_fp32_modules."""
 
     kind: str
     outputs: Mapping[str, Callable[[Any], Tensor]]
     has_mask: bool
     tied: tuple[tuple[str, ...], ...] = ()
+    prefix: str = ""
     keep_fp32: tuple[str, ...] = ()
 
 
 ENCODERS = {
     "T5EncoderModel": TextEncoder(
         "T5EncoderModel", {"embeds": lambda made: made.last_hidden_state}, True,
-        (("shared.weight", "encoder.embed_tokens.weight"),), (".wo.",),
+        tied=(("shared.weight", "encoder.embed_tokens.weight"),), keep_fp32=(".wo.",),
     ),
     "CLIPTextModel": TextEncoder(
         "CLIPTextModel",
         {"embeds": lambda made: made.hidden_states[-2], "pooled_embeds": lambda made: made.pooler_output}, False,
+        prefix="text_model.",
     ),
     "CLIPTextModelWithProjection": TextEncoder(
         "CLIPTextModelWithProjection",
@@ -44,6 +48,11 @@ ENCODERS = {
     ),
 }  # fmt: skip
 """Class in config.json -> how pipelines use it. CLIP: the penultimate hidden state, as SDXL and SD3 take it."""
+_SIZES = (
+    "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets",
+    "relative_attention_max_distance", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
+    "num_attention_heads", "max_position_embeddings",
+)  # fmt: skip
 _BY_TYPE = {"t5": "T5EncoderModel", "clip_text_model": "CLIPTextModel"}
 
 
@@ -60,14 +69,24 @@ class TextModel:
         return with_buffers(make_fake(self._build, torch.float32), self._build, lambda name: None)
 
     def with_weights(self, read: Callable[[str], Tensor]) -> nn.Module:
-        """The module with `read`'s tensors as they are, so that mapped ones stay in their files."""
+        """The module with `read`'s tensors as they are, so that mapped ones stay in their files. Raises ModelError."""
         model = self._build(lambda parameter: torch.empty(parameter.shape, device="meta"))
         for prefix, module in model.named_modules():
             for name, own in list(module._parameters.items()):
-                if own is not None:
-                    full = f"{prefix}.{name}" if prefix else name
-                    module._parameters[name] = nn.Parameter(read(full), requires_grad=False)
+                if own is None:
+                    continue
+                full = f"{prefix}.{name}" if prefix else name
+                tensor = read(full)
+                if tensor.shape != own.shape:
+                    raise ModelError(f"{self.where}: says {full!r} is {list(own.shape)}, stored {list(tensor.shape)}")
+                module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
         return model
+
+    def stored_name(self, name: str, is_stored: Callable[[str], bool]) -> str:
+        """The name that a checkpoint has a parameter under: `name` where it has it under no other."""
+        twins = next((names for names in self.record.tied if name in names), (name,))
+        candidates = (*twins, *(f"{self.record.prefix}{twin}" for twin in twins))
+        return next(filter(is_stored, candidates), name)
 
     def _build(self, parameter: Callable[[Tensor], Tensor]) -> nn.Module:
         import transformers
@@ -81,16 +100,22 @@ class TextModel:
 
 
 class TextCall(nn.Module):
-    """(input_ids [R, T], attention_mask [R, T]) -> the record's outputs, in its order."""
+    """(input_ids [R, T], attention_mask [R, T] where the record has one) -> the record's outputs, in its order."""
 
     def __init__(self, model: nn.Module, record: TextEncoder) -> None:
         super().__init__()
         self.model, self._record = model, record
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        ids, mask = given
-        made = self.model(ids, attention_mask=mask if self._record.has_mask else None, output_hidden_states=True)
+        ids, *masks = given
+        mask = self._prepared(masks[0]) if self._record.has_mask else None
+        made = self.model(ids, attention_mask=mask, output_hidden_states=True)
         return tuple(take(made) for take in self._record.outputs.values())
+
+    def _prepared(self, mask: Tensor) -> Tensor:
+        """As transformers' masks are from version 5 on, [R, 1, 1, T]: its own way there is a search in the graph."""
+        takes_prepared = hasattr(sys.modules[type(self.model).__module__], "create_bidirectional_mask")
+        return mask.unsqueeze(1).unsqueeze(1).bool() if takes_prepared else mask
 
 
 def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
@@ -110,6 +135,9 @@ def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
         kind = _BY_TYPE.get(str(fields.get("model_type")), kind)
     if kind not in ENCODERS or fields.get("model_type") not in _BY_TYPE:
         raise ModelError(f"{where}: text encoder {kind!r} is not supported; supported: {', '.join(ENCODERS)}")
+    for name in _SIZES:
+        if name in fields and (type(fields[name]) is not int or fields[name] < 1):
+            raise ModelError(f"{where}: {name}={fields[name]!r} is no size")
     from transformers import CLIPTextConfig, T5Config
 
     maker = T5Config if fields["model_type"] == "t5" else CLIPTextConfig

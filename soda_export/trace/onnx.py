@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,14 @@ def trace_to_onnx(
                 exported, dynamo=True, opset_version=OPSET, optimize=False, verbose=False, input_names=list(examples),
             )  # fmt: skip
     except Exception as error:
-        raise ModelError(f"{where}: cannot be traced: {_first_cause(error)}") from error
+        raise ModelError(f"{_innermost(module, error, where)}: cannot be traced: {_first_cause(error)}") from error
     assert program is not None
     graph = program.model.graph
+    for value in graph.inputs:
+        for axis in symbolic[str(value.name)]:
+            size = value.shape[axis] if value.shape is not None else 0
+            if isinstance(size, int) or str(size.value).isdigit():
+                raise ModelError(f"{where}: cannot be traced: its code fixes axis {axis} of {value.name}")
     weights: dict[ir.Value, str] = {}
     for name, value in list(graph.initializers.items()):
         if name in buffers:
@@ -130,12 +136,25 @@ def _fold(model: ir.Model) -> None:
             tidy(model)
 
 
+def _innermost(module: nn.Module, error: BaseException, where: str) -> str:
+    """`where`, and the path of the innermost module whose code was running."""
+    paths, found = {id(part): path for path, part in module.named_modules()}, ""
+    chain: BaseException | None = error
+    while chain is not None:
+        for frame, _ in traceback.walk_tb(chain.__traceback__):
+            path = paths.get(id(frame.f_locals.get("self")), "")
+            found = path if len(path) > len(found) else found
+        chain = chain.__cause__ or chain.__context__
+    return f"{where}: {found}" if found else where
+
+
 def _first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     at = next((line for line in lines if line.startswith("File ")), "")
-    return f"{lines[0] if lines else type(error).__name__}{f' ({at})' if at else ''}"
+    what = lines[0].partition(" For more information")[0] if lines else type(error).__name__
+    return f"{what}{f' ({at})' if at else ''}"
 
 
 @contextlib.contextmanager

@@ -189,7 +189,7 @@ def test_the_decoder_and_the_sensitive_parts_of_the_text_encoder_stay_fp32(case:
     types = {name: entry.dtype for name, entry in read_header(half / "text-encoder.safetensors").items()}
     assert set(types.values()) == {"F16", "F32"}
     for name, dtype in types.items():
-        in_fp32 = "norm" in name or name.endswith("wo") or name == "bias.position"
+        in_fp32 = any(part in name for part in ("norm", ".wo.", "relative_attention_bias"))
         assert (dtype == "F32") == in_fp32, name
 
 
