@@ -53,7 +53,7 @@ def test_the_library_without_backends_is_small(tmp_path: Path, record_property: 
 
 
 def test_the_header_is_short_and_plain_c(tmp_path: Path) -> None:
-    assert len(HEADER.read_text().splitlines()) <= 260
+    assert len(HEADER.read_text().splitlines()) <= 280
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")

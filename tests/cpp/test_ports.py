@@ -11,7 +11,7 @@ import pytest
 from soda_runtime import Bundle, RequestError
 from soda_runtime.philox import latent_noise
 
-from tests.runtime.bundles import distance
+from tests.runtime.bundles import GOLDEN, distance, relative
 
 from .library import CppSession, Library, fields_of, has_backend
 from .ports_toy import CLASSES, LATENTS, PORTS, SLOTS, PortsToy
@@ -93,6 +93,16 @@ def test_named_ports_play_as_in_python(library: Library, tmp_path: Path) -> None
             request = {"inputs": inputs, "negative_inputs": negative, "seed": 5}
             assert np.array_equal(cpp.generate(**fields_of(request, bundle)), python.generate(**request))
             assert np.array_equal(cpp.result(), python.result())
+
+
+def test_the_golden_bundle_of_ports_plays_to_its_stored_results(library: Library, backend: str) -> None:
+    with np.load(GOLDEN.with_name("v5-ports.npz")) as file:
+        stored = dict(file)
+    ports = {name.split(".")[1]: values for name, values in stored.items() if name.startswith("inputs.")}
+    ports |= {"-" + name.split(".")[1]: stored[name] for name in stored if name.startswith("negative_inputs.")}
+    session = library.open(GOLDEN.with_name("v5-ports"), backend=backend, threads=1).session()
+    assert relative(session.generate(ports=ports, seed=int(stored["seed"])), stored["latents"]) <= 1e-3
+    assert distance(session.result(), stored["video"]) <= 1e-3
 
 
 def test_one_value_serves_all_samples(library: Library, tmp_path: Path) -> None:

@@ -49,34 +49,43 @@ typedef struct soda_session soda_session;
 /* Fits SODA_ABI_VERSION of the header that an application was compiled with: equal, or it must not go on. */
 SODA_API uint32_t soda_abi_version(void);
 /* "0.1.0"; static. */
-SODA_API const char* soda_version(void);
+SODA_API const char *soda_version(void);
 /* What went wrong in this thread's last call that failed, in one line of UTF-8; "" before any. Owned by the library,
  * valid until the thread's next call that fails. */
-SODA_API const char* soda_last_error(void);
+SODA_API const char *soda_last_error(void);
 
 /* ---- bundles ---- */
 
 typedef struct soda_open_options {
     size_t size;
-    const char* backend;         /* "ort", "openvino", "trt", "null"; NULL or "": the one the bundle was built for */
-    const char* device;          /* "cpu", "cuda", "cuda:1"; NULL or "": "cpu" */
-    const char* backends_folder; /* where libsoda_runtime_<backend>.so is; NULL or "": $SODA_RUNTIME_BACKENDS, else
+    const char *backend;         /* "ort", "openvino", "trt", "null"; NULL or "": the one the bundle was built for */
+    const char *device;          /* "cpu", "cuda", "cuda:1"; NULL or "": "cpu" */
+    const char *backends_folder; /* where libsoda_runtime_<backend>.so is; NULL or "": $SODA_RUNTIME_BACKENDS, else
                                     beside this library */
-    const char* engine_library;  /* path of the engine library itself; NULL or "": as it was built, else as installed */
+    const char *engine_library;  /* path of the engine library itself; NULL or "": as it was built, else as installed */
     int32_t threads;             /* of the engine library; 0 lets it choose */
-    void* cuda_stream;           /* where work is put on a CUDA device; NULL: a stream of the bundle's own. The caller
+    void *cuda_stream;           /* where work is put on a CUDA device; NULL: a stream of the bundle's own. The caller
                                     keeps it until the last handle is closed */
 } soda_open_options;
 
 /* Check and open the bundle folder. options may be NULL. *bundle is NULL where it fails. */
-SODA_API soda_status soda_bundle_open(const char* folder, const soda_open_options* options, soda_bundle** bundle);
+SODA_API soda_status soda_bundle_open(const char *folder, const soda_open_options *options, soda_bundle **bundle);
 /* Sessions of the bundle stay usable: the last handle closed frees it. */
-SODA_API void soda_bundle_close(soda_bundle* bundle);
+SODA_API void soda_bundle_close(soda_bundle *bundle);
 
 /* What a request's fields must have: `labels`; a prompt's `embeds` and `token_mask`, or its tokens; or values of other
  * ports, by name in `inputs` (scalars may be given besides in all cases). */
-enum { SODA_LABELS = 0, SODA_TEXT = 1, SODA_PORTS = 2 };
-enum { SODA_NO_RESULT = 0, SODA_IMAGE = 1, SODA_VIDEO = 2, SODA_AUDIO = 3 };
+enum {
+    SODA_LABELS = 0,
+    SODA_TEXT = 1,
+    SODA_PORTS = 2
+};
+enum {
+    SODA_NO_RESULT = 0,
+    SODA_IMAGE = 1,
+    SODA_VIDEO = 2,
+    SODA_AUDIO = 3
+};
 typedef struct soda_info {
     size_t size;
     const char *name, *family, *backend, *precision; /* of the model, of the engine library in use, "fp32" .. */
@@ -90,7 +99,7 @@ typedef struct soda_info {
     int32_t takes_tokens;             /* 1: has a text encoder, which takes token ids in place of embeddings */
     int32_t has_guidance, stochastic; /* 1: takes a guidance scale and negative prompts; noise at every step */
     double guidance;                  /* scale used where a request names none */
-    void* cuda_stream;                /* where work is put on a CUDA device; NULL: it runs on the CPU */
+    void *cuda_stream;                /* where work is put on a CUDA device; NULL: it runs on the CPU */
     int32_t latent_rank;              /* 1 .. 4 axes of one sample's latents */
     int64_t latent_axes[4];           /* the first latent_rank of them */
     int32_t result;                   /* SODA_IMAGE ..: what soda_result gives */
@@ -100,10 +109,18 @@ typedef struct soda_info {
     int32_t num_slots;                /* values that steps keep for later ones */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
-SODA_API soda_status soda_bundle_info(const soda_bundle* bundle, soda_info* info);
+SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
 
-enum { SODA_FLOAT32 = 0, SODA_FLOAT16 = 1, SODA_BFLOAT16 = 2, SODA_INT64 = 3 };
-enum { SODA_INPUTS = 0, SODA_OUTPUTS = 1 };
+enum {
+    SODA_FLOAT32 = 0,
+    SODA_FLOAT16 = 1,
+    SODA_BFLOAT16 = 2,
+    SODA_INT64 = 3
+};
+enum {
+    SODA_INPUTS = 0,
+    SODA_OUTPUTS = 1
+};
 enum {
     SODA_NO_PORT = 0,   /* noise, or an output */
     SODA_LABEL = 1,     /* int64, least .. most */
@@ -114,10 +131,10 @@ enum {
 };
 typedef struct soda_port {
     size_t size;
-    const char* name; /* inputs: the fields of soda_request; outputs: "latents", and "images", "video" or "audio" */
+    const char *name; /* inputs: the fields of soda_request; outputs: "latents", and "images", "video" or "audio" */
     int32_t dtype, rank;
     int64_t shape[8];  /* -1: the number of samples */
-    const char* port;  /* what soda_input calls an input, which may have no field and no `name` ("") */
+    const char *port;  /* what soda_input calls an input, which may have no field and no `name` ("") */
     int32_t kind;      /* SODA_LABEL .. */
     int32_t negative;  /* 1: of the unconditional rows */
     int32_t tokenizer; /* of token ids and their mask: number of the tokenizer; else -1 */
@@ -125,53 +142,53 @@ typedef struct soda_port {
     double least, most, default_value;
 } soda_port;
 /* Port `index` of the request's inputs or outputs; SODA_REQUEST_ARGUMENT past the last one. */
-SODA_API soda_status soda_bundle_port(const soda_bundle* bundle, int32_t direction, int32_t index, soda_port* port);
+SODA_API soda_status soda_bundle_port(const soda_bundle *bundle, int32_t direction, int32_t index, soda_port *port);
 
 typedef struct soda_slot {
     size_t size;
-    const char* name;
+    const char *name;
     int32_t dtype, rank;
     int64_t shape[8]; /* of one row */
     int64_t bytes;    /* in the cache, for one sample */
 } soda_slot;
 /* Slot `index` of the cache; SODA_REQUEST_ARGUMENT past the last one. */
-SODA_API soda_status soda_bundle_slot(const soda_bundle* bundle, int32_t index, soda_slot* slot);
+SODA_API soda_status soda_bundle_slot(const soda_bundle *bundle, int32_t index, soda_slot *slot);
 
 typedef struct soda_step_info {
     size_t size;
-    const char* file;               /* the program that the step runs */
+    const char *file;               /* the program that the step runs */
     int32_t program, reads, writes; /* its number; cache slots that it reads and writes */
     double timestep;                /* the scheduler's value; for people */
     int64_t flops;                  /* for one sample; for people */
 } soda_step_info;
-SODA_API soda_status soda_bundle_step(const soda_bundle* bundle, int32_t index, soda_step_info* step);
+SODA_API soda_status soda_bundle_step(const soda_bundle *bundle, int32_t index, soda_step_info *step);
 
 /* ---- sessions ---- */
 
 /* A session has a cache arena and sampler state of its own. It keeps the bundle alive. */
-SODA_API soda_status soda_session_open(soda_bundle* bundle, soda_session** session);
-SODA_API void soda_session_close(soda_session* session);
+SODA_API soda_status soda_session_open(soda_bundle *bundle, soda_session **session);
+SODA_API void soda_session_close(soda_session *session);
 
 /* Called in the generating thread after every step; anything but 0 cancels. Must not use the session. */
-typedef int32_t (*soda_progress)(void* user, int32_t steps_done, int32_t steps);
+typedef int32_t (*soda_progress)(void *user, int32_t steps_done, int32_t steps);
 
 /* An array of a request in memory of the bundle's CUDA device, in place of the field of its name, which is NULL. It
  * must be ready in the bundle's stream (soda_info.cuda_stream), is read in the stream's order, and stays as it is until
  * then. Its values are not looked at: that they are finite and in range is the caller's to see to. */
 typedef struct soda_device_array {
     size_t size;
-    const char* name; /* of an input, as soda_bundle_port gives it */
-    const void* address;
+    const char *name; /* of an input, as soda_bundle_port gives it */
+    const void *address;
     size_t bytes; /* there: at least the array's */
 } soda_device_array;
 
 /* Values of one port, which any bundle takes in place of the fields below. */
 typedef struct soda_input {
     size_t size;
-    const char* name;  /* of the port: soda_port.port */
+    const char *name;  /* of the port: soda_port.port */
     int32_t negative;  /* 1: of the unconditional rows */
     int32_t rows;      /* 1, or one for each sample */
-    const void* data;  /* [rows, and the port's axes] of its dtype; the caller's */
+    const void *data;  /* [rows, and the port's axes] of its dtype; the caller's */
     size_t bytes;      /* there: at least the array's */
     int32_t on_device; /* 1: data is memory of the bundle's CUDA device, as a soda_device_array's is */
 } soda_input;
@@ -189,58 +206,58 @@ typedef struct soda_request {
     double guidance;  /* read where has_guidance is 1 */
     int32_t has_guidance;
     int32_t num_labels;
-    const int64_t* labels; /* [num_labels] */
+    const int64_t *labels; /* [num_labels] */
     int32_t num_prompts;   /* of embeds or token_ids */
     int32_t num_negatives; /* 1 or num_prompts where the bundle has guidance */
-    const float* embeds;   /* [num_prompts, max_tokens, embed_width], with token_mask */
-    const float* negative_embeds;
-    const int64_t* token_ids; /* [num_prompts, max_tokens], with token_mask */
-    const int64_t* negative_token_ids;
-    const int64_t* token_mask; /* [num_prompts, max_tokens] of 0 and 1 */
-    const int64_t* negative_token_mask;
-    const char* embeds_file;    /* safetensors: prompt_embeds F32, prompt_attention_mask, and both with negative_ */
-    const float* noise_initial; /* [samples, the latents' axes]; NULL: made from the seed */
-    const float* noise_steps;   /* [steps, samples, the latents' axes]; with noise_initial, where stochastic */
+    const float *embeds;   /* [num_prompts, max_tokens, embed_width], with token_mask */
+    const float *negative_embeds;
+    const int64_t *token_ids; /* [num_prompts, max_tokens], with token_mask */
+    const int64_t *negative_token_ids;
+    const int64_t *token_mask; /* [num_prompts, max_tokens] of 0 and 1 */
+    const int64_t *negative_token_mask;
+    const char *embeds_file;    /* safetensors: prompt_embeds F32, prompt_attention_mask, and both with negative_ */
+    const float *noise_initial; /* [samples, the latents' axes]; NULL: made from the seed */
+    const float *noise_steps;   /* [steps, samples, the latents' axes]; with noise_initial, where stochastic */
     soda_progress progress;     /* NULL: none */
-    void* progress_user;
-    const soda_device_array* device_arrays; /* [num_device_arrays], all of one size */
+    void *progress_user;
+    const soda_device_array *device_arrays; /* [num_device_arrays], all of one size */
     int32_t num_device_arrays;
     int32_t num_inputs;
-    const soda_input* inputs; /* [num_inputs], all of one size */
+    const soda_input *inputs; /* [num_inputs], all of one size */
 } soda_request;
 
 /* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least those of all samples; NULL with
  * count 0 leaves them for soda_to_device. */
-SODA_API soda_status soda_generate(soda_session* session, const soda_request* request, float* latents, size_t count);
+SODA_API soda_status soda_generate(soda_session *session, const soda_request *request, float *latents, size_t count);
 /* Begin a request, judged before anything changes; one in progress is dropped. */
-SODA_API soda_status soda_start(soda_session* session, const soda_request* request);
+SODA_API soda_status soda_start(soda_session *session, const soda_request *request);
 /* Run step `index`; steps run in order, each once. */
-SODA_API soda_status soda_step(soda_session* session, int32_t index);
+SODA_API soda_status soda_step(soda_session *session, int32_t index);
 /* Samples of the request in progress and steps that have run; either pointer may be NULL. */
-SODA_API soda_status soda_progress_of(const soda_session* session, int32_t* samples, int32_t* steps_done);
+SODA_API soda_status soda_progress_of(const soda_session *session, int32_t *samples, int32_t *steps_done);
 /* Latents [samples, their axes] after the steps run so far. */
-SODA_API soda_status soda_latents(soda_session* session, float* latents, size_t count);
+SODA_API soda_status soda_latents(soda_session *session, float *latents, size_t count);
 /* What is made of the latents after the steps run so far: images [samples, height, width, channels] or video [samples,
  * frames, height, width, channels] in 0 .. 1, or sound [samples, channels, length] in -1 .. 1. */
-SODA_API soda_status soda_result(soda_session* session, float* result, size_t count);
+SODA_API soda_status soda_result(soda_session *session, float *result, size_t count);
 /* The same of images or video as bytes 0 .. 255 (raw RGB where there are 3 channels). */
-SODA_API soda_status soda_result_rgb(soda_session* session, uint8_t* result, size_t count);
+SODA_API soda_status soda_result_rgb(soda_session *session, uint8_t *result, size_t count);
 /* soda_result and soda_result_rgb, refused where they are no images. */
-SODA_API soda_status soda_images(soda_session* session, float* images, size_t count);
-SODA_API soda_status soda_images_rgb(soda_session* session, uint8_t* images, size_t count);
+SODA_API soda_status soda_images(soda_session *session, float *images, size_t count);
+SODA_API soda_status soda_images_rgb(soda_session *session, uint8_t *images, size_t count);
 /* Copy "latents", or "images", "video" or "audio" of a bundle with a decoder as [samples, (frames,) channels, height,
  * width] or [samples, channels, length], to `bytes` bytes of the bundle's CUDA device. The copy is put into the stream;
  * the host does not wait. */
-SODA_API soda_status soda_to_device(soda_session* session, const char* output, void* address, size_t bytes);
+SODA_API soda_status soda_to_device(soda_session *session, const char *output, void *address, size_t bytes);
 /* Forget the request in progress; buffers stay allocated. */
-SODA_API soda_status soda_reset(soda_session* session);
+SODA_API soda_status soda_reset(soda_session *session);
 /* From any thread: the request in progress ends after the step that is running, with SODA_CANCELLED; the session takes
  * another. Without a request in progress it has no effect. */
-SODA_API void soda_cancel(soda_session* session);
+SODA_API void soda_cancel(soda_session *session);
 
 /* The noise that a seed stands for: `count` values of row `row` of the batch. stream: 0 for the initial noise, else
  * 1 + step. */
-SODA_API soda_status soda_noise(uint64_t seed, uint32_t stream, uint32_t row, float* values, size_t count);
+SODA_API soda_status soda_noise(uint64_t seed, uint32_t stream, uint32_t row, float *values, size_t count);
 
 #ifdef __cplusplus
 }

@@ -360,6 +360,8 @@ int main() {
         {"v2 plays as on the CPU, nothing waits between steps", plays("v2")},
         {"v3 plays as on the CPU, nothing waits between steps", plays("v3")},
         {"v3-text plays as on the CPU, nothing waits between steps", plays("v3-text")},
+        {"v5 plays as on the CPU, nothing waits between steps", plays("v5")},
+        {"v5-text plays as on the CPU, nothing waits between steps", plays("v5-text")},
         {"what is allocated is freed", what_is_allocated_is_freed},
         {"v3: device memory goes in and out without the host", goes("v3")},
         {"v3-text: device memory goes in and out without the host", goes("v3-text")},

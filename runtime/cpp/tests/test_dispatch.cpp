@@ -43,7 +43,7 @@ struct IdleBackend {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const std::string folder = argc > 1 ? argv[1] : SODA_GOLDEN "/v3-text";
+    const std::string folder = argc > 1 ? argv[1] : SODA_GOLDEN "/v5-text";
     const int rounds = argc > 2 ? std::atoi(argv[2]) : 500;
     return run_tests({{"a step costs little outside the engine", [&] {
                            auto backend = std::make_unique<soda::Backend>(*soda::backend_table<IdleBackend>(),
