@@ -85,5 +85,5 @@ def tiny_bundle(open_bench: OpenBench, tmp_path_factory: pytest.TempPathFactory)
     from tests.tiny import make_plan, mixed_kept
 
     bench = open_bench()
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
+    plan = make_plan(bench.loaded.spec, mixed_kept())
     return bench.build(plan, "ort", tmp_path_factory.mktemp("shelf") / "tiny")

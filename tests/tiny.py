@@ -1,4 +1,4 @@
-"""Plans for the toy models of tiny_models.py, written as grids: [S, L, M] tokens that each module of a layer computes."""
+"""Plans for the toy models of tiny_models.py, as grids: [S, L, M] tokens that each module of a layer computes."""
 
 from __future__ import annotations
 

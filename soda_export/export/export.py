@@ -47,11 +47,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def export_programs(
     loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, precision: Precision, folder: Path,
-    progress: Progress,
+    progress: Progress, expose_selection: bool = False,
 ) -> ExportIndex:  # fmt: skip
     """Write weights, tables, all graphs and export.json into `folder`. Raises ModelError and ExportError.
 
-    progress(done, total) counts tracing, weights, and each graph.
+    progress(done, total) counts tracing, weights, and each graph. expose_selection: as in StepWriter.write.
     """
     started = time.perf_counter()
     own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
@@ -76,7 +76,7 @@ def export_programs(
     for i, (program, values) in enumerate(zip(table.programs, crossed, strict=True)):
         names.append(program_name(i))
         inputs.append(_taken(tensors, values))
-        writer.write(program, inputs[-1], names[-1].removesuffix(".onnx"), folder / names[-1])
+        writer.write(program, inputs[-1], names[-1].removesuffix(".onnx"), folder / names[-1], expose_selection)
         progress(4 + i, total)
     arrays = {COEFFICIENTS: step_scalars(sampler, table)}
     if prepared.table:

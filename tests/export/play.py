@@ -44,8 +44,9 @@ class Played:
     def generate(
         self, inputs: Mapping[str, NDArray[Any]], noise: NDArray[np.float32], accelerated: bool = True,
         guidance: float | None = None, see: Callable[[int, Arrays], None] = lambda step, outputs: None,
+        step_noise: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:  # fmt: skip
-        """Latents [B, ...] of a deterministic sampler. inputs: by port, [R, ...]."""
+        """Latents [B, ...]. inputs: by port, [R, ...]. step_noise: [S, B, ...], of a stochastic sampler."""
         table, prepared = self.table, self.prepare(inputs)
         per_step = {tensor.name for tensor in self.index.tensors if tensor.per_step}
         state = np.zeros((self.index.state_size, *noise.shape), np.float32)
@@ -61,6 +62,9 @@ class Played:
             feeds |= {n: prepared[n][step] if n in per_step else prepared[n] for n in self.index.inputs[number]}
             if table.rows == 2:
                 feeds["guidance"] = scale
+            if self.index.stochastic:
+                assert step_noise is not None
+                feeds["noise"] = step_noise[step]
             feeds |= {f"cache.{slot}": history[str(slot.latest)][slot.age] for slot in program.reads}
             outputs = self.run(self.index.programs[number], feeds)
             for slot in program.writes:
@@ -73,8 +77,10 @@ class Played:
         return state[0]
 
 
-def export_and_open(loaded: Any, sampler: Any, table: ProgramTable, folder: Path, precision: Any = "fp32") -> Played:
-    """Export a table and open it."""
+def export_and_open(
+    loaded: Any, sampler: Any, table: ProgramTable, folder: Path, precision: Any = "fp32", expose: bool = False
+) -> Played:
+    """Export a table and open it. expose: the step programs give their selections of tokens, too."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = export_programs(loaded, sampler, table, precision, folder, lambda done, total: None)
+    index = export_programs(loaded, sampler, table, precision, folder, lambda done, total: None, expose)
     return Played(folder, index, table)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from soda_export.sampler import make_scheduler
 from tests.conftest import OpenBench
-from tests.export.selection import SelectionRecorder, play_reference
+from tests.export.selection import SelectionRecorder, label_rows, play_reference
 from tests.tiny import CLASSES, LAYERS, TOKENS, make_plan
 
 TOLERANCE = 1e-3
@@ -63,7 +63,7 @@ def test_random_plans_equal_the_reference(open_bench: OpenBench, tmp_path: Path,
     for batch in (1, 4):
         labels = [(3 * i + seed) % CLASSES for i in range(batch)]
         noise = noise_for(batch, 10, bench.sampler.stochastic)
-        expected = play_reference(bench, built.table, torch.tensor(labels), noise, recorder)
+        expected = play_reference(bench, built.table, label_rows(labels, bench), noise, recorder)
         for backend in BACKENDS:
             played = Session.open(built.out, backend=backend).generate(labels, noise=noise)
             print(f"plan {seed} batch {batch} {backend}: difference {np.abs(played - expected).max():.1e}")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
+from soda_export.models.denoiser import TextRows
 from soda_runtime import Embeds, Noise, Session
 from soda_runtime.errors import RequestError
 from torch import Tensor
 
 from soda_export.build.pipeline import Built, Workbench
 from soda_export.build.stages import StageStore
-from soda_export.models.denoiser import TextRows
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.sampler import make_scheduler
 from tests.conftest import OpenBench

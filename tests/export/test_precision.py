@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from soda_export.models.denoiser import TextRows, label_rows
 from soda_runtime import Embeds, EngineError, Noise, Session
 from soda_runtime.request import example_request
 from soda_runtime.tensors import read_header, read_tensors
@@ -28,7 +29,6 @@ from soda_export.export.tensor_file import TensorSource
 from soda_export.export.weights import quantized_sources
 from soda_export.lower.lower import lower_plan
 from soda_export.lower.program import ProgramTable
-from soda_export.models.denoiser import TextRows, label_rows
 from soda_export.models.load import load_model
 from soda_export.models.precision import COMPUTE, Precision
 from soda_export.options import BundleOptions, SamplerOptions
