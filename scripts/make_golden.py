@@ -2,8 +2,10 @@
 
     python scripts/make_golden.py
 
-tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder. A
-golden bundle is made once per format version and never again: readers of later versions must still open it.
+tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder;
+v<VERSION>-ports is made by hand, of what those models lack: ports of every kind, two tokenizers and text encoders, a
+site of two outputs, slots of unequal sizes, latents of four axes, a video. A golden bundle is made once per format
+version and never again: readers of later versions must still open it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +34,7 @@ from soda_export.search.trial import Trials
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from tests.cpp.ports_toy import LATENTS, PortsToy  # noqa: E402
 from tests.tiny import forecasting_schedule, make_plan, save_tiny_model, save_tiny_pixart  # noqa: E402
 
 LABELS, SEED = [3, 7], 1234
@@ -38,7 +42,7 @@ PROMPTS, NEGATIVE = ["a red circle", "a blue square above a red circle"], "blue"
 
 
 def main() -> None:
-    outs = ROOT / f"tests/golden/v{VERSION}", ROOT / f"tests/golden/v{VERSION}-text"
+    outs = tuple(ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in ("", "-text", "-ports"))
     for out in outs:
         if out.exists():
             sys.exit(f"{out} exists: a golden bundle is never remade; raise the format version instead")
@@ -46,6 +50,7 @@ def main() -> None:
     make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, lambda bench: torch.tensor(LABELS))
     request = {"prompt": PROMPTS, "negative_prompt": NEGATIVE}
     make(outs[1], save_tiny_pixart, text_options, request, encode)
+    make_ports(outs[2])
 
 
 def encode(bench: Workbench) -> TextRows:
@@ -62,7 +67,7 @@ def make(
         model = save(Path(scratch) / "tiny")
         store = StageStore(Path(scratch) / "work")
         bench = Workbench(str(model), options, store, lambda *_: None)
-        spec = bench.loaded.spec
+        spec = bench.loaded.denoiser.spec
         schedule = forecasting_schedule(modules=len(spec.modules))
         plan = make_plan(
             spec, schedule.kept, options.sampler, options.eta, options.guidance, stack=schedule.stack
@@ -79,6 +84,30 @@ def make(
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
     expected = {"latents": reference, **({"images": session.images()} if "prompt" in request else {})}
     np.savez(out.with_suffix(".npz"), seed=SEED, **request, **expected)
+
+
+def make_ports(out: Path) -> None:
+    """A hand-made bundle, and what numpy makes of the same request."""
+    toy = PortsToy()
+    toy.write(out)
+    generator, half = np.random.default_rng(1), {}
+    for name in ("ids_a", "mask_a", "ids_b", "hint", "hint_mask"):
+        port = next(port for port in toy.manifest()["ports"] if port["name"] == name)
+        most = 2 if "mask" in name else 5
+        numbers = generator.integers(0, most, (2, 2, *port["shape"]))
+        half[name] = numbers if port["dtype"] == "int64" else numbers.astype(np.float32) / 4
+    inputs: dict[str, NDArray[Any]] = {name: values[0] for name, values in half.items()}
+    negative = {name: values[1] for name, values in half.items()}
+    inputs |= {"style": np.array([3, 1]), "speed": np.array([0.25, 1.5], np.float32)}
+    rows = {name: np.concatenate([inputs[name], values]) for name, values in negative.items()}
+    rows |= {"style": np.array([3, 1, 5, 5]), "speed": np.tile(inputs["speed"], 2)}
+    latents = toy.play(rows, latent_noise(SEED, INITIAL_STREAM, 2, LATENTS))
+    session = Session.open(out)
+    played = session.generate(inputs=inputs, negative_inputs=negative, seed=SEED)
+    print(f"{out}: largest difference from the reference {np.abs(played - latents).max():.2e}")
+    stored = {f"inputs.{name}": values for name, values in inputs.items()}
+    stored |= {f"negative_inputs.{name}": values for name, values in negative.items()}
+    np.savez(out.with_suffix(".npz"), seed=SEED, **stored, latents=latents, video=toy.finish(latents))
 
 
 def fit(bench: Workbench, schedule: Schedule) -> NDArray[np.float32]:

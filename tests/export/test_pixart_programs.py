@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
-from soda_export.models.denoiser import TextRows
 from soda_runtime import Embeds, Noise, Session
 from soda_runtime.errors import RequestError
 from torch import Tensor
@@ -46,13 +45,13 @@ def noise_for(batch: int, stochastic: bool, shape: tuple[int, ...] = LATENT) -> 
     return Noise(initial, rng.standard_normal((STEPS, batch, *shape)).astype(np.float32) if stochastic else None)
 
 
-def random_text(batch: int, rows: int) -> tuple[TextRows, Embeds]:
+def random_text(batch: int, rows: int) -> tuple[dict[str, Tensor], Embeds]:
     """Captions of different lengths, the negative one per sample; for the reference and for a session."""
     rng = np.random.default_rng(batch)
     embeds = rng.standard_normal((batch * rows, 8, 16)).astype(np.float32)
     mask = (np.arange(8) < rng.integers(1, 9, batch * rows)[:, None]).astype(np.int64)
     given = Embeds(embeds[:batch], mask[:batch], *((embeds[batch:], mask[batch:]) if rows == 2 else ()))
-    return TextRows(torch.from_numpy(embeds), torch.from_numpy(mask)), given
+    return {"embeds": torch.from_numpy(embeds), "attention_mask": torch.from_numpy(mask)}, given
 
 
 LEARNED = {"variance_type": "learned_range"}
@@ -95,7 +94,7 @@ def test_random_plans_equal_the_reference(
 
 def all_compute(bench: Workbench, out: Path, options: BundleOptions = BundleOptions()) -> Built:
     spec, sampler = bench.loaded.spec, bench.options
-    kept = np.full((sampler.steps, LAYERS, len(spec.modules)), TOKENS)
+    kept = np.full((sampler.steps, LAYERS, 3), TOKENS)
     return bench.build(make_plan(spec, kept, sampler.sampler, guidance=sampler.guidance), "ort", out, options)
 
 
@@ -161,10 +160,10 @@ def test_a_bundle_without_text_encoder_and_decoder_takes_embeddings_and_gives_th
     bare = all_compute(bench, tmp_path / "bare", BundleOptions(without=("text-encoder", "decoder")))
     session, noise = Session.open(bare.out), noise_for(2, stochastic=False)
     manifest = session.bundle.manifest
-    assert (manifest.finish, manifest.weights, manifest.model.condition.tokenizer) == ((), ("weights.safetensors",), "")
-    assert [program.file for program in manifest.prepare] == ["context.onnx", "conditioning.onnx"]
-    texts = bench.components.encode([*PROMPTS, NEGATIVE])
-    embeds, mask = texts.embeds.numpy(), texts.mask.numpy()
+    assert (manifest.finish, manifest.weights, manifest.tokenizers) == ((), ("weights.safetensors",), ())
+    assert [program.file for program in manifest.prepare] == ["request.onnx", "steps.onnx"]
+    texts = bench.components.encode([*PROMPTS, NEGATIVE]).positive
+    embeds, mask = texts["embeds"].numpy(), texts["attention_mask"].numpy()
     found = session.generate(embeds=Embeds(embeds[:2], mask[:2], embeds[2:], mask[2:]), noise=noise)
     expected = Session.open(whole.out).generate(prompt=PROMPTS, negative_prompt=NEGATIVE, noise=noise)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)

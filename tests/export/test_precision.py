@@ -15,7 +15,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from soda_export.models.denoiser import TextRows, label_rows
 from soda_runtime import Embeds, EngineError, Noise, Session
 from soda_runtime.request import example_request
 from soda_runtime.tensors import read_header, read_tensors
@@ -33,7 +32,7 @@ from soda_export.models.load import load_model
 from soda_export.models.precision import COMPUTE, Precision
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan
-from tests.export.selection import SelectionRecorder, follow_engine
+from tests.export.selection import SelectionRecorder, follow_engine, label_rows
 from tests.tiny import make_plan, mixed_kept
 
 FP16_BOUND, BF16_BOUND, INT8_BOUND = 2e-3, 0.03, 0.04
@@ -50,7 +49,7 @@ class Case:
 
     bench: Workbench
     plan: Plan
-    condition: Tensor | TextRows
+    rows: dict[str, Tensor]
     request: dict[str, Any]
     noise: Noise
 
@@ -67,15 +66,16 @@ def case(
     store = StageStore(tmp_path_factory.mktemp("precision"))
     bench = Workbench(loaded, SamplerOptions(sampler, 8, 0.0, guidance), store, lambda *_: None)
     spec, rng = loaded.spec, np.random.default_rng(3)
-    plan = make_plan(spec, mixed_kept(modules=len(spec.modules)), sampler, guidance=guidance)
+    plan = make_plan(spec, mixed_kept(modules=len(spec.kinds) - 1), sampler, guidance=guidance)
     plan = replace(plan, token_score="cached")  # inputs of a single program then decide which tokens it keeps
     noise = Noise(rng.standard_normal((BATCH, *spec.latent_shape)).astype(np.float32))
     if request.param == "dit":
-        return Case(bench, plan, torch.tensor([3, 7]), {"labels": [3, 7]}, noise)
+        return Case(bench, plan, label_rows([3, 7], bench), {"labels": [3, 7]}, noise)
     embeds = rng.standard_normal((2 * BATCH, 8, 16)).astype(np.float32)
     mask = (np.arange(8) < np.array([8, 3, 5, 1])[:, None]).astype(np.int64)
     given = Embeds(embeds[:BATCH], mask[:BATCH], embeds[BATCH:], mask[BATCH:])
-    return Case(bench, plan, TextRows(torch.from_numpy(embeds), torch.from_numpy(mask)), {"embeds": given}, noise)
+    rows = {"embeds": torch.from_numpy(embeds), "attention_mask": torch.from_numpy(mask)}
+    return Case(bench, plan, rows, {"embeds": given}, noise)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def export(case: Case, precision: Precision, folder: Path) -> Path:
     """Graphs and weights alone."""
     folder.mkdir()
     table = lower_plan(case.plan, case.bench.loaded.spec, COMPUTE[precision])
-    export_programs(case.bench.loaded.denoiser, case.bench.sampler, table, precision, folder, lambda *_: None)
+    export_programs(case.bench.loaded, case.bench.sampler, table, precision, folder, lambda *_: None)
     return folder
 
 
@@ -107,10 +107,7 @@ def test_fp16_on_onnx_runtime_stays_near_the_fp32_reference(case: Case, half: Pa
     """With the engine's own choice of tokens."""
     table = lower_plan(case.plan, case.bench.loaded.spec, "fp16")
     recorder = SelectionRecorder(case.bench, table, tmp_path / "debug", "fp16")
-    rows = case.condition
-    if isinstance(rows, Tensor):
-        rows = label_rows(rows, case.bench.loaded.spec, table.rows)
-    expected = follow_engine(case.bench, table, case.condition, case.noise, recorder.record(rows, case.noise))
+    expected = follow_engine(case.bench, table, case.rows, case.noise, recorder.record(case.rows, case.noise))
     found = Session.open(half).generate(**case.request, noise=case.noise)
     error = relative(found, expected)
     print(f"fp16 {case.bench.loaded.spec.family}: {error:.1e} of {np.abs(expected).max():.1f}")
@@ -120,7 +117,7 @@ def test_fp16_on_onnx_runtime_stays_near_the_fp32_reference(case: Case, half: Pa
 def test_all_compute_in_fp16_stays_near_the_fp32_reference(case: Case, half: Path) -> None:
     table = lower_plan(case.plan, case.bench.loaded.spec, "fp16")
     full = replace_steps(table)
-    expected = follow_engine(case.bench, full, case.condition, case.noise, {})
+    expected = follow_engine(case.bench, full, case.rows, case.noise, {})
     found = Session.open(half).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
     print(f"fp16 {case.bench.loaded.spec.family}, all computed: {error:.1e}")
@@ -267,7 +264,7 @@ def test_an_int8_bundle_plays_near_the_fp32_one(case: Case, tmp_path: Path) -> N
     pytest.importorskip("openvino")
     built = case.bench.build(case.plan, "openvino", tmp_path / "int8", BundleOptions(precision="int8-weights"))
     table = lower_plan(case.plan, case.bench.loaded.spec, "bf16")
-    expected = follow_engine(case.bench, replace_steps(table), case.condition, case.noise, {})
+    expected = follow_engine(case.bench, replace_steps(table), case.rows, case.noise, {})
     found = Session.open(built.out).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
     print(f"int8-weights {case.bench.loaded.spec.family}, all computed: {error:.1e}")
