@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eager.reference import run_reference
-from soda_export.models.denoiser import TextRows
 from soda_export.options import ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.search.trial import Trials
@@ -47,37 +46,40 @@ def main() -> None:
         if out.exists():
             sys.exit(f"{out} exists: a golden bundle is never remade; raise the format version instead")
     label_options, text_options = SamplerOptions("ddim", 10, 1.0, 1.5), SamplerOptions("dpm-solver++", 10, 0.0, 4.5)
-    make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, lambda bench: torch.tensor(LABELS))
+    make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, label_rows)
     request = {"prompt": PROMPTS, "negative_prompt": NEGATIVE}
     make(outs[1], save_tiny_pixart, text_options, request, encode)
     make_ports(outs[2])
 
 
-def encode(bench: Workbench) -> TextRows:
-    texts = bench.components.encode([*PROMPTS, NEGATIVE, NEGATIVE])
-    return TextRows(texts.embeds, texts.mask)
+def label_rows(bench: Workbench) -> dict[str, torch.Tensor]:
+    port = bench.loaded.spec.port("label")
+    assert port is not None
+    return {port.name: torch.tensor([*LABELS, *[port.null_class] * len(LABELS)])}
+
+
+def encode(bench: Workbench) -> Mapping[str, torch.Tensor]:
+    return bench.components.encode([*PROMPTS, NEGATIVE, NEGATIVE]).positive
 
 
 def make(
     out: Path, save: Callable[[Path], Path], options: SamplerOptions, request: dict[str, object],
-    condition: Callable[[Workbench], torch.Tensor | TextRows],
+    condition: Callable[[Workbench], Mapping[str, torch.Tensor]],
 ) -> None:  # fmt: skip
     """Build a toy model with steps of every kind, and play it to compare with the reference."""
     with tempfile.TemporaryDirectory() as scratch:
         model = save(Path(scratch) / "tiny")
         store = StageStore(Path(scratch) / "work")
         bench = Workbench(str(model), options, store, lambda *_: None)
-        spec = bench.loaded.denoiser.spec
-        schedule = forecasting_schedule(modules=len(spec.modules))
-        plan = make_plan(
-            spec, schedule.kept, options.sampler, options.eta, options.guidance, stack=schedule.stack
-        )  # fmt: skip
-        table = bench.build(replace(plan, coefficients=fit(bench, schedule)), "ort", out).table
+        spec = bench.loaded.spec
+        grid = forecasting_schedule(modules=len(spec.kinds) - 1)
+        plan = make_plan(spec, grid.kept, options.sampler, options.eta, options.guidance, stack=grid.stack)
+        table = bench.build(replace(plan, coefficients=fit(bench, plan.schedule)), "ort", out).table
         rows = condition(bench)
     initial = latent_noise(SEED, INITIAL_STREAM, 2, spec.latent_shape)
     steps = np.stack([latent_noise(SEED, 1 + i, 2, spec.latent_shape) for i in range(options.steps)])
     reference = run_reference(
-        bench.loaded.denoiser, bench.sampler, table, rows, torch.from_numpy(initial), torch.from_numpy(steps)
+        bench.eager, bench.sampler, table, rows, torch.from_numpy(initial), torch.from_numpy(steps)
     ).numpy()
     session = Session.open(out)
     played = session.generate(**request, seed=SEED)
@@ -115,7 +117,7 @@ def fit(bench: Workbench, schedule: Schedule) -> NDArray[np.float32]:
     options = ProfileOptions()
     calibration = bench.calibration(options, bench.calibration_texts(options))
     trials = Trials(
-        bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance, calibration, range(4)
+        bench.eager, bench.sampler, bench.identity, bench.options.guidance, calibration, range(4)
     )  # fmt: skip
     return trials.fit_sampler(schedule).coefficients
 
