@@ -87,8 +87,9 @@ class EagerModel:
         times = torch.full((latents.shape[0],), timestep, dtype=dtype, device=self.device)
         arguments = forward_arguments(self.family, self._placed(latents), times, self.place(inputs), self._constants)
         stack_given = self.spec.stack is not None and self.spec.stack in given
-        bf16 = torch.autocast(self.device.type, self.products or torch.bfloat16, enabled=self.products is not None)
-        with self._hooked(on_site, stack_given, latents.shape[0]), bf16:
+        plain = contextlib.nullcontext()
+        products = plain if self.products is None else torch.autocast(self.device.type, self.products)
+        with self._hooked(on_site, stack_given, latents.shape[0]), products:
             prediction: Tensor = self.module(**arguments, return_dict=False)[0]
         return prediction.float()
 
