@@ -36,7 +36,7 @@ def main() -> None:
     loaded, profile = load_model(args.model), ProfileOptions(samples=args.samples)
 
     def bench_at(steps: int) -> Workbench:
-        options = SamplerRequest(steps=steps).resolve(*defaults_for(loaded.spec))
+        options = SamplerRequest(steps=steps).resolve(*defaults_for(loaded))
         return Workbench(loaded, options, StageStore(Path(scratch)), lambda *_: None)
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -45,9 +45,11 @@ def main() -> None:
         for steps in (int(word) for word in args.steps.split(",")):
             bench = bench_at(steps)
             native, ported = bench.profile(profile), bench.fit_map(source)
-            agreement = half_agreement(*(np.nan_to_num(m.reuse_error.astype(np.float64)) for m in (native, ported)))
+            own = [k for k in range(len(loaded.spec.sites)) if k != loaded.spec.stack]
+            errors = [np.nan_to_num(m.reuse_error[:, own].astype(np.float64)) for m in (native, ported)]
+            agreement = half_agreement(*errors)
             trials = Trials(
-                loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
+                bench.eager, bench.sampler, bench.identity, bench.options.guidance,
                 bench.calibration(profile, bench.calibration_texts(profile)), range(args.samples),
             )  # fmt: skip
             maps = {"native": native, "ported": ported}

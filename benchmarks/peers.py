@@ -105,9 +105,8 @@ class _Run:
         if name == XL:
             source, _ = open_model(SHAPE_SOURCE, 0, Requests(1, 1, args.threads, args.steps), self._work)
             plans = carry_over(
-                [p for p in self._plans(source) if p.wanted.ratio == top or p.wanted.planner == SMOOTHCACHE],
-                source.loaded.spec, bench,
-            )  # fmt: skip
+                [p for p in self._plans(source) if p.wanted.ratio == top or p.wanted.planner == SMOOTHCACHE], bench
+            )
         else:
             plans = self._plans(bench)
         place = self._work / case.model
