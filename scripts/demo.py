@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soda_runtime import Session
-from soda_runtime.manifest import LabelPort, Port
+from soda_runtime.manifest import LabelPort, RequestPort
 
 from soda_export.bench import BenchOptions, bench_bundle
 from soda_export.eval.scenes import held_out_prompts
@@ -43,7 +43,7 @@ def main() -> None:
     print(f"error        RMSE {error.rmse:.4f} on {unit} ({100 * error.relative:.1f} % relative)")
 
 
-def _request(ports: tuple[Port, ...], samples: int) -> dict[str, Any]:
+def _request(ports: tuple[RequestPort, ...], samples: int) -> dict[str, Any]:
     """Classes in turn, or for a text model captions of its world of coloured shapes."""
     for port in ports:
         if isinstance(port, LabelPort):
