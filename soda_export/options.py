@@ -34,10 +34,10 @@ class SamplerRequest:
         "ddim", "ddpm", "dpm-solver++", "euler", "flow-euler", "unipc",
         "dpm-solver++-karras", "euler-karras", "unipc-karras",
     ] | None = None  # fmt: skip
-    """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the model's: DiT
-    ddim, PixArt dpm-solver++]"""
+    """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the model's
+    own scheduler]"""
     steps: int | None = None
-    """Denoising steps. [default: the given map's or plan's, else the model's: DiT 50, PixArt 20]"""
+    """Denoising steps. [default: the given map's or plan's, else the model's]"""
     eta: float | None = None
     """DDIM's share of DDPM's noise, 0..1. [default: the given map's or plan's, else 0]"""
     guidance: float | None = None

@@ -19,8 +19,6 @@ from ..files import write_whole
 from ..report.images import save_images
 from .terminal import print_json, progress_bar
 
-_NEGATIVE = ("negative_prompt_embeds", "negative_prompt_attention_mask")
-
 
 def run(
     bundle: str,
@@ -63,7 +61,8 @@ def run(
         What to steer away from.
     embeds
         Safetensors file of text embeddings with the names of diffusers' encode_prompt: prompt_embeds,
-        prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask.
+        prompt_attention_mask, pooled_prompt_embeds and the same with negative_ in front, as far as the model takes
+        them.
     batch
         Samples of a single label, prompt or embedding.
     seed
@@ -148,10 +147,9 @@ def _read_embeds(path: Path) -> Embeds:
         raise UsageError(f"--embeds {path}: cannot be read ({error.strerror})") from None
     except BundleError as error:
         raise UsageError(f"--embeds {error}") from None
-    for name in ("prompt_embeds", "prompt_attention_mask"):
-        if name not in tensors:
-            raise UsageError(f"--embeds {path}: has no tensor {name!r}, as diffusers' encode_prompt gives")
-    return Embeds(tensors["prompt_embeds"], tensors["prompt_attention_mask"], *(tensors.get(n) for n in _NEGATIVE))
+    if "prompt_embeds" not in tensors:
+        raise UsageError(f"--embeds {path}: has no tensor 'prompt_embeds', as diffusers' encode_prompt gives")
+    return Embeds(**{name: tensors[name] for name in Embeds._fields if name in tensors})
 
 
 def _parse_labels(text: str) -> list[int]:

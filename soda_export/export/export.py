@@ -27,6 +27,7 @@ from ..trace.bind import BindingTimes
 from ..trace.denoiser import trace_denoiser
 from ..trace.graph import DenoiserGraph, join_graph
 from ..trace.onnx import producers
+from ..trace.tidy import TRANSPOSED
 from .crossing import FLOATS, Crossing, CrossingTensor, pack_crossing
 from .index import INDEX_NAME, ExportIndex
 from .pieces import Pieces
@@ -150,7 +151,7 @@ def _sources(
     matrices = {graph.weights[value] for value in in_steps if value in graph.weights}
 
     def quantized(name: str) -> bool:
-        return int8 and name in matrices and name.startswith(blocks)
+        return int8 and name in matrices and name.startswith(blocks) and name.endswith(f".weight{TRANSPOSED}")
 
     constants = [value for value in dict.fromkeys(found) if value not in graph.weights and is_large(value)]
     return [*weight_sources(values, loaded.weights.read, quantized), *constant_sources(constants)]

@@ -124,7 +124,7 @@ class StepWriter:
             slot = Slot(site.name, 0)
             inputs, latest = self._compute(builder, values.tokens, known, latents), reuse.output(slot, 0)
             scores = self._pieces.scores(builder, inputs, latest, f"{site.name}.")
-            pairs = tokens.select(scores, work, site.name)
+            pairs = tokens.select(scores, site.tokens, work, site.name)
             known[values.kept] = tokens.gather(inputs, pairs, site.name)
             fresh = self._compute(builder, values.renewed, known, latents)
             known[values.outputs[0]] = tokens.scatter(latest, pairs, fresh, site.name)

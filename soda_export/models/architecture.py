@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _LEGACY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 """norm_type of a Transformer2DModel, as older repositories say -> the class that diffusers makes of it"""
-_MUST_AGREE = ("num_layers", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size", "in_channels")
+_MUST_AGREE = (
+    "num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size",
+    "in_channels",
+)  # fmt: skip
 
 
 def architecture_class(path: Path, config: dict[str, Any], supported: list[str]) -> str:
@@ -96,15 +99,17 @@ def _replacing_parameters(parameter: Callable[[Tensor], Tensor] | None) -> Itera
         nn.Module.register_parameter = own  # type: ignore[method-assign]
 
 
-def check_agrees(path: Path, config: dict[str, Any], kind: str, expected: dict[str, Any], model: str) -> None:
+def check_agrees(
+    path: Path, config: dict[str, Any], kind: str, expected: dict[str, Any], supported: list[str], model: str
+) -> None:
     """Refuse weights of another model than the one that --model names."""
     import diffusers
 
-    expected_kind = architecture_class(path, expected, [*_LEGACY.values()])
+    expected_kind = architecture_class(path, expected, supported)
     if kind != expected_kind:
         raise ModelError(f"{path}: _class_name={kind}, but --model {model} has {expected_kind}")
     defaults = _defaults(getattr(diffusers, kind))
-    for key in _MUST_AGREE:
+    for key in filter(defaults.__contains__, _MUST_AGREE):
         found, wanted = (c.get(key, defaults[key]) for c in (config, expected))
         if found != wanted:
             raise ModelError(f"{path}: {key}={found}, but --model {model} has {key}={wanted}")

@@ -25,8 +25,7 @@ class SiteRule:
 
     renew: how some tokens can be renewed singly. "tokens": the module works token by token, so it is called with the
     kept tokens alone. "queries": the kept tokens attend to all, so it is called with the kept ones, and with all tokens
-    as `encoder_hidden_states`. Tokens are axis 1 of its first argument. optional: only where the user asks for it
-    (--prune-attention).
+    as `encoder_hidden_states`. Tokens are axis 1 of its first argument.
     """
 
     path: str
@@ -34,7 +33,6 @@ class SiteRule:
     outputs: tuple[int, ...] = ()
     last_outputs: tuple[int, ...] = ()
     renew: Literal["", "tokens", "queries"] = ""
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,12 @@ class Sizes:
 class Family:
     """One family of denoisers.
 
-    classes: diffusers classes. component: the pipeline's part. arguments: of forward, by name; what is not named keeps
+    classes: diffusers classes. arguments: of forward, by name; what is not named keeps
     its default. latent_shape, prediction_shape, ports: read off the sizes. sites: in the order in which a layer
     computes them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
     blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
     guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
-    check(path, config) refuses what would not be reproduced exactly. planner: constants of published planners, for the
-    families that they were published for.
+    check(path, config) refuses what would not be reproduced exactly.
     """
 
     name: str
@@ -107,12 +104,10 @@ class Family:
     latent_shape: Callable[[Sizes], tuple[int, ...]]
     prediction_shape: Callable[[Sizes], tuple[int, ...]]
     ports: Callable[[Sizes], tuple[Port, ...]]
-    sampler: str
     steps: int
     default_guidance: float
     blocks: tuple[str, ...]
     once: tuple[str, ...] = ()
-    component: str = "transformer"
     guidance: Literal["rows", "port", "none"] = "rows"
     text_tokens: int = 0
     text_tokens_by_pipeline: Mapping[str, int] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     path, config = origin.config_path, origin.config
     kind = architecture_class(path, config, list(FAMILIES))
     if origin.expected is not None:
-        check_agrees(path, config, kind, origin.expected, request.model)
+        check_agrees(path, config, kind, origin.expected, list(FAMILIES), request.model)
     fake = make_fake(_builder(kind, path, config), torch.float32)
     settings: dict[str, Any] = dict(fake.module.config)  # type: ignore[arg-type]  # defaults filled in
     family = FAMILIES[kind].adapt(FAMILIES[kind], settings)

@@ -104,7 +104,7 @@ def test_what_does_not_fit_the_bundle_is_one_line(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt_attention_mask": None}, "has no tensor 'prompt_attention_mask'"),
+        ({"prompt_attention_mask": None}, "takes attention_mask"),
         ({"negative_prompt_embeds": None}, "built with guidance"),
         ({"prompt_embeds": np.ones((2, 8, 4), np.float32)}, "embeds has shape [2, 8, 4]"),
         ({"prompt_attention_mask": np.full((2, 8), 2)}, "0 and 1"),

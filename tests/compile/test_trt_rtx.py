@@ -92,7 +92,7 @@ def test_a_whole_text_to_image_bundle_builds_in_half_precision(open_text_bench: 
     )
     built = bench.build(plan, "trt_rtx", tmp_path / "out", BundleOptions(precision="fp16"), SM89)
     names = set(read_index(built.out).engines)
-    assert {"text-encoder.onnx", "decoder.onnx", "context.onnx", "conditioning.onnx", "program-00.onnx"} <= names
+    assert {"text-encoder.onnx", "decoder.onnx", "request.onnx", "steps.onnx", "program-00.onnx"} <= names
     _check_ports(bench, built)
 
 

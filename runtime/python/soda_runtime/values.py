@@ -26,7 +26,7 @@ def rows_of(values: object, port: RequestPort, name: str) -> NDArray[np.generic]
         return array
     if isinstance(port, (MaskPort, TokenMaskPort)):
         if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-            raise RequestError(f"{name} is {array.dtype} {list(array.shape)}, expected 0 and 1 alone")
+            raise RequestError(f"{name} is {array.dtype} {list(array.shape)}, expected values of 0 and 1 alone")
     elif array.dtype.kind not in "iu" or (array < 0).any():
         raise RequestError(f"{name}: token ids are whole numbers of 0 and more")
     return np.ascontiguousarray(array, np.int64)

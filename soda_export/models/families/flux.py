@@ -70,7 +70,7 @@ FLUX = Family(
         SiteRule("single_transformer_blocks.-1", STACK, outputs=(1,)),
     ),
     latent_shape=_latents, prediction_shape=_prediction, ports=_ports, image_tokens=lambda sizes: sizes.latent_shape[0],
-    sampler="flow-euler", steps=28, default_guidance=1.0, guidance="port", uniform_sigmas=True,
+    steps=28, default_guidance=1.0, guidance="port", uniform_sigmas=True,
     blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
     once=(
         "transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear",

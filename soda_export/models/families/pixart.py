@@ -42,7 +42,7 @@ PIXART = Family(
         "added_cond_kwargs": Constant(_micro_conditions, rows=True),
     },
     sites=(
-        SiteRule("transformer_blocks.*.attn1", "attn", renew="queries", optional=True),
+        SiteRule("transformer_blocks.*.attn1", "attn", renew="queries"),
         SiteRule("transformer_blocks.*.attn2", "cross_attn", renew="tokens"),
         SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
         SiteRule("transformer_blocks.-1", STACK),
@@ -50,7 +50,6 @@ PIXART = Family(
     latent_shape=square_latents,
     prediction_shape=square_prediction,
     ports=_ports,
-    sampler="dpm-solver++",
     steps=20,
     default_guidance=4.5,
     blocks=("transformer_blocks.*",),

@@ -53,7 +53,7 @@ SD3 = Family(
         SiteRule("transformer_blocks.-1", STACK, outputs=(1,)),
     ),
     latent_shape=_latents, prediction_shape=square_prediction, ports=_ports, image_tokens=_tokens,
-    sampler="flow-euler", steps=28, default_guidance=7.0,
+    steps=28, default_guidance=7.0,
     blocks=("transformer_blocks.*",),
     once=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear"),
     text_tokens=256, tokenizer="tokenizer_3", any_size=True, adapt=_adapt, check=check_patches,
