@@ -220,7 +220,9 @@ def flow_pipeline(bench: Workbench, rows: Mapping[str, Tensor], latents: Tensor)
         transformer=transformer.from_pretrained(bench.loaded.folder / "transformer"),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(bench.loaded.folder / "scheduler"),
         vae=diffusers.AutoencoderKL.from_pretrained(bench.loaded.folder / "vae"),
-        **dict.fromkeys(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")[: 3 - is_flux]),
+        **dict.fromkeys(
+            f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")[: 3 - is_flux]
+        ),
     )
     pipe.set_progress_bar_config(disable=True)
     halves = {"": slice(len(latents)), **({"negative_": slice(len(latents), None)} if bench.rows == 2 else {})}
