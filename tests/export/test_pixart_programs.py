@@ -15,9 +15,11 @@ from torch import Tensor
 
 from soda_export.build.pipeline import Built, Workbench
 from soda_export.build.stages import StageStore
+from soda_export.lower.lower import lower_plan
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.sampler import make_scheduler
 from tests.conftest import OpenBench
+from tests.export.play import export_and_open
 from tests.export.selection import SelectionRecorder, play_reference
 from tests.tiny import LAYERS, TOKENS, make_plan, mixed_kept, save_tiny_model
 
@@ -187,20 +189,23 @@ def test_either_part_can_be_left_out_alone(
     assert gone == parts[left_out]
 
 
-def test_cached_cross_attention_is_not_computed(open_text_bench: OpenBench, tmp_path: Path) -> None:
-    """A step that reuses it in all layers takes neither keys nor values nor the mask."""
+def test_cached_cross_attention_is_not_computed(
+    open_text_bench: OpenBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that reuses it takes neither keys nor values nor the mask; one layer of it takes that layer's alone."""
+    monkeypatch.setattr("soda_export.export.crossing._SMALL", 0)  # each value that a request decides crosses alone
     bench = open_text_bench()
     kept = mixed_kept(modules=3)
     kept[1, 2, 1] = TOKENS
     plan = make_plan(bench.loaded.spec, kept, "dpm-solver++", guidance=4.5)
-    built = bench.build(plan, "ort", tmp_path / "bundle", BundleOptions(without=("text-encoder", "decoder")))
-    manifest = Session.open(built.out).bundle.manifest
-    taken = [manifest.programs[step.program].inputs for step in manifest.steps]
-    taken_context = [[name for name in names if name.startswith("context")] for names in taken]
-    assert taken_context[0]
-    assert taken_context[1]
-    assert taken_context[4] == []
-    assert taken[4] == ("schedule",)
+    table = lower_plan(plan, bench.loaded.spec)
+    played = export_and_open(bench.loaded, bench.sampler, table, tmp_path / "export")
+    of_request = {tensor.name for tensor in played.index.tensors if not tensor.per_step}
+    taken = [[name for name in played.index.inputs[i] if name in of_request] for i in table.step_programs]
+    assert len(taken[0]) >= 2 * LAYERS + 1  # keys and values of every layer, the mask
+    assert 0 < len(taken[1]) <= len(taken[0]) - 2 * (LAYERS - 1)
+    assert set(taken[1]) < set(taken[0])
+    assert taken[4] == []
 
 
 @torch.no_grad()

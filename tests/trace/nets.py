@@ -115,7 +115,7 @@ NET = Family(
     ),
     latent_shape=lambda sizes: (TOKENS, WIDTH), prediction_shape=lambda sizes: (TOKENS, WIDTH),
     ports=lambda sizes: (Port("pooled", "embedding", (6,)), Port("words", "embedding", (WORDS, 3))),
-    sampler="ddim", steps=4, default_guidance=2.0, blocks=("blocks.*",),
+    steps=4, default_guidance=2.0, blocks=("blocks.*",),
 )  # fmt: skip
 
 

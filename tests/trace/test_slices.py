@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from soda_runtime import Noise
 
 from soda_export.eager.conditions import random_texts
-from soda_export.eager.reference import run_reference
 from soda_export.lower.lower import lower_plan
 from soda_export.models.decisions import COMPUTE
 from soda_export.models.identity import SamplerIdentity, identify
@@ -18,6 +20,7 @@ from soda_export.plan.plan import Plan
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import freeze_sampler
 from tests.export.play import export_and_open
+from tests.export.selection import SelectionRecorder, play_reference
 from tests.trace.nets import TOKENS, random_net
 
 STEPS = 7
@@ -45,11 +48,14 @@ def test_slices_of_a_random_module_equal_eager_execution_with_replaced_outputs(s
     table = lower_plan(plan, spec)
     inputs = random_texts(spec, 3, seed).rows(range(3), table.rows)
     noise = torch.randn(3, *spec.latent_shape, generator=torch.Generator().manual_seed(seed))
-    played = export_and_open(loaded, sampler, table, tmp_path)
+    bench: Any = SimpleNamespace(loaded=loaded, sampler=sampler, eager=loaded.eager)
+    played = export_and_open(loaded, sampler, table, tmp_path / "export")
     given = {name: value.numpy() for name, value in inputs.items()}
+    whole = lower_plan(Plan(plan.model, plan.sampler, guidance, Schedule.full(spec, STEPS)), spec)
     for accelerated in (True, False):
-        whole = lower_plan(Plan(plan.model, plan.sampler, guidance, Schedule.full(spec, STEPS)), spec)
-        expected = run_reference(loaded.eager, sampler, table if accelerated else whole, inputs, noise).numpy()
+        shown = table if accelerated else whole
+        recorder = SelectionRecorder(bench, shown, tmp_path / f"debug{accelerated:d}")
+        expected = play_reference(bench, shown, inputs, Noise(noise.numpy()), recorder)
         found = played.generate(given, noise.numpy(), accelerated)
         assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
 
