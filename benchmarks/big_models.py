@@ -3,24 +3,28 @@
     python benchmarks/big_models.py pixart        # PixArt 512, 20 steps, budget 8
     python benchmarks/big_models.py dit-ddim      # DiT-XL/2 256, DDIM-50, budget 18
     python benchmarks/big_models.py dit-ddpm      # DiT-XL/2 256, DDPM-250, budget 72
+    python benchmarks/big_models.py flux-dev      # FLUX.1-dev 1024, 28 steps, budget 14, bf16 (needs 30 GB of disk)
+    python benchmarks/big_models.py sd3-medium    # SD3 medium 1024, 28 steps, budget 14
     python benchmarks/big_models.py text-encoder  # T5-XXL, bfloat16 shards to a bfloat16 program (needs 20 GB of disk)
 
 Random weights have no sensitivity worth measuring, so the build starts from a made-up map with the shape that real
-ones have: errors that grow with the interval and differ from layer to layer. Results go to docs/results/big-*.json.
+ones have: errors that grow with the interval and differ from site to site. Results go to docs/results/big-*.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
 CLI = [sys.executable, "-m", "soda_export"]
@@ -28,95 +32,105 @@ CASES = {
     "pixart": ["--model", "pixart", "--random-weights", "0"],
     "dit-ddim": ["--model", "dit-xl-2-256", "--random-weights", "0"],
     "dit-ddpm": ["--model", "dit-xl-2-256", "--random-weights", "0", "--sampler", "ddpm", "--steps", "250"],
+    "flux-dev": ["--model", "flux-dev", "--random-weights", "0"],
+    "sd3-medium": ["--model", "sd3-medium", "--random-weights", "0"],
 }
-BUDGETS = {"pixart": 8, "dit-ddim": 18, "dit-ddpm": 72}
+BUDGETS = {"pixart": 8, "dit-ddim": 18, "dit-ddpm": 72, "flux-dev": 14, "sd3-medium": 14}
+_BUILDS = {"flux-dev": ["--backend", "openvino", "--precision", "bf16"]}
+"""Where it is not fp32 for ONNX Runtime, whose CPU provider has no bfloat16 products."""
+_STAGES = re.compile(r"(model|plan|programs|export|compile|decoder|bundle)\b")
+_PLAY = (
+    "import sys; from soda_runtime import Session; from soda_runtime.request import example_request as example; "
+    "session = Session.open(sys.argv[1]); session.generate(**example(session.bundle, 1))"
+)
 
 
-def run(command: list[str], folder: Path) -> tuple[float, int, str]:
-    """Seconds, peak resident bytes and stderr of a child process."""
+class Ran(NamedTuple):
+    """A child process: its seconds, its peak resident bytes, and when it said what on stderr."""
+
+    seconds: float
+    peak_bytes: int
+    lines: list[tuple[float, str]]
+
+    @property
+    def log(self) -> str:
+        """All lines."""
+        return "\n".join(text for _, text in self.lines)
+
+
+def run(command: list[str], folder: Path) -> Ran:
+    """Run to the end. Ends the script where the child fails."""
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as log:
-        child = subprocess.Popen(command, cwd=folder, stderr=log, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        log.seek(0)
-        text = log.read()
+    child = subprocess.Popen(command, cwd=folder, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert child.stderr is not None
+    with child.stderr:
+        lines = [(time.perf_counter() - started, line.rstrip()) for line in child.stderr]
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    done = Ran(time.perf_counter() - started, usage.ru_maxrss * 1024, lines)
     if child.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{text}")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024, text
+        sys.exit(f"{' '.join(command)} failed:\n{done.log}")
+    return done
 
 
 def measure_build(name: str, folder: Path, play: bool) -> dict[str, Any]:
     """Build from a made-up map, and play a whole generation where that is wanted."""
-    model = CASES[name]
     make = "import sys; sys.path.insert(0, sys.argv[1]); import big_models as b; b.write_map(sys.argv[2], sys.argv[3])"
     run([sys.executable, "-c", make, str(Path(__file__).parent), name, str(folder / "map.safetensors")], folder)
     out = folder / "engines" / name
     planning = ("--map", "map.safetensors", "--budget", str(BUDGETS[name]), "--planner", "soda")
-    build_seconds, peak, log = run(
-        [*CLI, "build", *model, *planning, "--without", "text-encoder", "--backend", "ort", "--out", str(out)], folder
-    )
-    exported = re.search(r"export: (\d+) graphs in ([\d.]+) s", log)
-    assert exported is not None, log
+    options = (*_BUILDS.get(name, ("--backend", "ort")), "--without", "text-encoder", "--out", str(out))
+    built = run([*CLI, "build", *CASES[name], *planning, *options], folder)
+    exported = re.search(r"export: (\d+) graphs in ([\d.]+) s", built.log)
+    assert exported is not None, built.log
     manifest = json.loads((out / "manifest.json").read_text())
-    used = {step["program"] for step in manifest["steps"]}
-    weights = out / manifest["weights"][0]
-    played = {}
+    weights, played = out / manifest["weights"][0], {}
     if play:
-        seconds, play_peak, _ = run([*CLI, "run", str(out), "--out", "latents.npy", *_condition(manifest, folder)],
-                                    folder)  # fmt: skip
-        played = {"play_s": seconds, "play_peak_bytes": play_peak}
+        done = run([sys.executable, "-c", _PLAY, str(out)], folder)
+        played = {"play_s": done.seconds, "play_peak_bytes": done.peak_bytes}
     return {
-        "case": name, "build_s": build_seconds, "build_peak_bytes": peak,
-        "export_s": float(exported[2]), "graphs": int(exported[1]), "engines": len(used),
+        "case": name, "backend": manifest["backend"], "precision": manifest["precision"],
+        "build_s": built.seconds, "build_peak_bytes": built.peak_bytes, "export_s": float(exported[2]),
+        "graphs": int(exported[1]), "engines": len({step["program"] for step in manifest["steps"]}),
         "flops_ratio": manifest["flops_ratio"], "weights_bytes": weights.stat().st_size,
-        "one_copy_bytes": one_copy_bytes(weights), "prepare_table_bytes": window_bytes(manifest),
-        **played,
-        "stages": [line for line in log.splitlines() if re.match(r"(export|decoder|compile|programs)", line)],
+        "one_copy_bytes": one_copy_bytes(weights), "weights_on_disk_bytes": bytes_on_disk(folder / "engines"),
+        "prepare_table_bytes": window_bytes(manifest), **played, "stages": stages_of(built.lines),
     }  # fmt: skip
+
+
+def stages_of(lines: list[tuple[float, str]]) -> list[dict[str, Any]]:
+    """What each stage said at its end, and the seconds since the one before; starting Python counts to the first."""
+    found, before = [], 0.0
+    for at, text in lines:
+        if _STAGES.match(text):
+            found.append({"seconds": at - before, "line": text})
+            before = at
+    return found
 
 
 def write_map(name: str, path: str) -> None:
     """A sensitivity map of plausible numbers for one of CASES."""
+    from dataclasses import replace
+
     import numpy as np
 
-    from soda_export.models.identity import SamplerIdentity, identify
-    from soda_export.models.load import ModelRequest, load_denoiser
-    from soda_export.options import DEFAULTS
-    from soda_export.profile import sensitivity as maps
+    from soda_export.models.identity import SamplerIdentity
+    from soda_export.models.load import ModelRequest, load_model
+    from soda_export.options import defaults_for
+    from soda_export.plan.prior import uniform_map
+    from soda_export.plan.sensitivity import MAX_INTERVAL, map_bytes
 
-    spec = load_denoiser(ModelRequest(CASES[name][1], random_weights=0)).denoiser.spec
-    sampler, guidance = DEFAULTS[spec.family]
+    loaded = load_model(ModelRequest(CASES[name][1], random_weights=0))
+    sampler, guidance = defaults_for(loaded)
     if "--steps" in CASES[name]:
         sampler = SamplerIdentity("ddpm", 250)
-    random, intervals = np.random.default_rng(0), np.arange(1, maps.MAX_INTERVAL + 1)
-    scale = random.uniform(0.2, 1.0, (sampler.steps, spec.num_layers, len(spec.modules), 1))
-    reuse = (0.01 * scale * intervals**1.5).astype(np.float32)
-    prune = reuse[..., None] * np.array(maps.RATES, np.float32)
-    hidden = 0.01 * np.broadcast_to(intervals**1.5, (sampler.steps, maps.MAX_INTERVAL)).astype(np.float32)
-    for step in range(sampler.steps):  # no value is older than the run
-        reuse[step, :, :, step:], prune[step, :, :, step:] = np.nan, np.nan
-    info = maps.MapInfo(
-        maps.FORMAT, maps.VERSION, identify(spec), sampler, guidance, 1, 0, "cosine", "mean"
-    )  # fmt: skip
-    made = maps.SensitivityMap(info, reuse, np.zeros_like(reuse), prune, np.zeros_like(prune), hidden)
-    Path(path).write_bytes(maps.map_bytes(made))
-
-
-def _condition(manifest: dict[str, Any], folder: Path) -> list[str]:
-    if manifest["model"]["condition"]["kind"] == "label":
-        return ["--labels", "207"]
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    text = manifest["model"]["condition"]
-    shape, random = (1, text["max_tokens"], text["embed_width"]), np.random.default_rng(0)
-    tensors = {}
-    for kind in ("prompt", "negative_prompt"):
-        tensors[f"{kind}_embeds"] = random.standard_normal(shape).astype(np.float32)
-        tensors[f"{kind}_attention_mask"] = np.ones(shape[:2], np.int64)
-    save_file(tensors, folder / "embeds.safetensors")
-    return ["--embeds", "embeds.safetensors"]
+    spec, alike = loaded.spec, uniform_map(loaded.spec, sampler, sampler.steps, guidance)
+    scale = np.random.default_rng(0).uniform(0.2, 1.0, (sampler.steps, len(spec.sites), 1))
+    if spec.stack is not None:
+        scale[:, spec.stack] = 1.0
+    scale = (scale * np.arange(1, MAX_INTERVAL + 1) ** 0.5).astype(np.float32)  # [S, K, I]
+    made = replace(alike, reuse_error=alike.reuse_error * scale, prune_error=alike.prune_error * scale[..., None])
+    Path(path).write_bytes(map_bytes(made))
 
 
 def one_copy_bytes(weights: Path) -> int:
@@ -124,6 +138,12 @@ def one_copy_bytes(weights: Path) -> int:
     from soda_runtime.tensors import read_header
 
     return sum(entry.end - entry.begin for entry in read_header(weights).values())
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Of all tensor files in a folder, stages and bundle; one that has several names counts once."""
+    found = [path.stat() for path in folder.rglob("*.safetensors")]
+    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in found}.values())
 
 
 def window_bytes(manifest: dict[str, Any]) -> int:
@@ -136,7 +156,16 @@ def window_bytes(manifest: dict[str, Any]) -> int:
             for n in tensor["shape"]:
                 elements *= n
             per_step += elements * sizes[tensor["dtype"]]
-    return per_step * max(1, min(steps, (64 << 20) // per_step))
+    return per_step * max(1, min(steps, (64 << 20) // max(1, per_step)))
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on: the processor, whether it multiplies bfloat16, and how many cores were used."""
+    from soda_export.bench.doctor import describe_machine
+
+    found = describe_machine()
+    bfloat16 = {name: name in found.features for name in ("amx_bf16", "avx512_bf16")}
+    return {"processor": found.processor, **bfloat16, "cores": len(os.sched_getaffinity(0))}
 
 
 def measure_text_encoder(folder: Path) -> dict[str, Any]:
@@ -150,11 +179,12 @@ def measure_text_encoder(folder: Path) -> dict[str, Any]:
         "import sys; from pathlib import Path; from soda_export.export.text_encoder import export_text_encoder as e; "
         "e(Path(sys.argv[1]), Path(sys.argv[2]), max_tokens=120, precision='bf16')"
     )
-    seconds, peak, _ = run([sys.executable, "-c", export, str(checkpoint), str(out)], folder)
+    done = run([sys.executable, "-c", export, str(checkpoint), str(out)], folder)
     shards = [path.stat().st_size for path in checkpoint.glob("*.safetensors")]
     return {
-        "case": "text-encoder", "export_s": seconds, "peak_bytes": peak, "largest_shard_bytes": max(shards),
-        "checkpoint_bytes": sum(shards), "weights_bytes": (out / "text-encoder.safetensors").stat().st_size,
+        "case": "text-encoder", "export_s": done.seconds, "peak_bytes": done.peak_bytes,
+        "largest_shard_bytes": max(shards), "checkpoint_bytes": sum(shards),
+        "weights_bytes": (out / "text-encoder.safetensors").stat().st_size,
     }  # fmt: skip
 
 
@@ -164,28 +194,29 @@ def write_random_t5(folder: str) -> None:
 
     from soda_export.export.tensor_file import TensorSource, write_tensors
     from soda_export.models.published import read_published
-    from soda_export.models.t5 import parse_t5_config, t5_weights
+    from soda_export.models.text import read_text_model
 
     config = read_published("pixart")["text_encoder"]
-    weights = t5_weights(parse_t5_config(config, "published"), 120, "bf16")
-    shards: list[list[Any]] = [[]]
+    module = read_text_model(config).fake().module
+    shapes = {name: tuple(own.shape) for name, own in module.named_parameters() if "embed_tokens" not in name}
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = 5_000_000_000
-    for weight in weights:
-        nbytes = 2 * torch.Size(weight.stored).numel()
+    for name, shape in shapes.items():
+        nbytes = 2 * math.prod(shape)
         if nbytes > room:
-            shards.append([])
+            shards.append({})
             room = 5_000_000_000
         room -= nbytes
-        shards[-1].append(weight)
+        shards[-1][name] = shape
     index = {}
     for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         sources = [
-            TensorSource(w.keys[0], torch.bfloat16, w.stored, lambda w=w: torch.zeros(w.stored, dtype=torch.bfloat16))
-            for w in shard
+            TensorSource(name, torch.bfloat16, shape, partial(torch.zeros, shape, dtype=torch.bfloat16))
+            for name, shape in shard.items()
         ]
-        write_tensors(Path(folder) / name, sources)
-        index |= dict.fromkeys((w.keys[0] for w in shard), name)
+        write_tensors(Path(folder) / file, sources)
+        index |= dict.fromkeys(shard, file)
     (Path(folder) / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     (Path(folder) / "config.json").write_text(json.dumps(config))
 
@@ -194,13 +225,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=[*CASES, "text-encoder"])
     parser.add_argument("--scratch", type=Path, help="where to build; default: the system's temporary folder")
-    parser.add_argument("--play", action="store_true", help="generate once; ONNX Runtime repacks weights per engine")
+    parser.add_argument("--play", action="store_true", help="generate once; engines repack their weights")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         folder = Path(scratch)
         is_text = args.case == "text-encoder"
         result = measure_text_encoder(folder) if is_text else measure_build(args.case, folder, args.play)
-    result["cores"] = len(os.sched_getaffinity(0))
+    result |= machine()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"big-{args.case}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -27,27 +27,22 @@ sys.path.insert(0, str(ROOT))
 from soda_runtime import Bundle  # noqa: E402
 from soda_runtime.request import example_request  # noqa: E402
 
-from tests.cpp.library import BUILD, CancelledError, CppSession, Library, has_backend  # noqa: E402
-from tests.cpp.test_conformance import embeds_fields  # noqa: E402
+from tests.cpp.library import BUILD, CancelledError, CppSession, Library, fields_of, has_backend  # noqa: E402
 
 BUNDLES = [ROOT / "engines" / name for name in ("digits-b17-ort", "shapes-b8-ort")]
-
-
-def fields_of(request: dict[str, Any]) -> dict[str, Any]:
-    """A request of the Python runtime in the fields of C++."""
-    return {"labels": request["labels"]} if "labels" in request else embeds_fields(request["embeds"])
 
 
 def compare(library: Library, path: Path, threads: int, rounds: int) -> dict[str, Any]:
     """Largest differences over three seeds, and median seconds of a generation in turn."""
     bundle = Bundle.open(path, threads=threads)
     python, request = bundle.session(), example_request(bundle, 2)
+    fields = fields_of(request, python.bundle)
     result: dict[str, Any] = {}
     for backend in ("ort", "openvino"):
         if not has_backend(backend):
             continue
         cpp = library.open(path, backend=backend, threads=threads).session()
-        pairs = [(python.generate(**request, seed=s), cpp.generate(**fields_of(request), seed=s)) for s in range(3)]
+        pairs = [(python.generate(**request, seed=s), cpp.generate(**fields, seed=s)) for s in range(3)]
         result[backend] = {
             "max_abs_difference": max(float(np.abs(a - b).max()) for a, b in pairs),
             "largest_latent": max(float(np.abs(a).max()) for a, _ in pairs),
@@ -57,13 +52,13 @@ def compare(library: Library, path: Path, threads: int, rounds: int) -> dict[str
             begin = time.perf_counter()
             python.generate(**request, seed=0)
             middle = time.perf_counter()
-            cpp.generate(**fields_of(request), seed=0)
+            cpp.generate(**fields, seed=0)
             times["python"].append(middle - begin)
             times["cpp"].append(time.perf_counter() - middle)
         result[backend]["seconds"] = {name: statistics.median(values) for name, values in times.items()}
         result[backend]["least_seconds"] = {name: min(values) for name, values in times.items()}
         if backend == "ort":
-            result["cancel"] = cancel_times(cpp, fields_of(request))
+            result["cancel"] = cancel_times(cpp, fields)
     return result
 
 
@@ -124,7 +119,7 @@ def main() -> None:
             continue
         record["dispatch"][path.name] = dispatch(str(path))
         record[path.name] = compare(library, path, args.threads, args.rounds)
-    record["dispatch"]["golden v3"] = dispatch(str(ROOT / "tests" / "golden" / "v3"))
+    record["dispatch"]["golden v5"] = dispatch(str(ROOT / "tests" / "golden" / "v5"))
     print(json.dumps(record, indent=1))
 
 

@@ -33,9 +33,11 @@ RUNTIMES = ("cpp", "python", "python-shared")
 def build(scratch: Path, layers: int) -> Path:
     """A bundle whose steps run one full program and eleven that reuse attention and renew different numbers of tokens
     in the feed-forward modules, as the planners' steps do."""
-    from benchmarks.realization import save_random_dit
+    from xl_model import save_random_dit
+
     from soda_export.build.pipeline import Workbench
     from soda_export.build.stages import StageStore
+    from soda_export.models.decisions import REUSE
     from soda_export.models.identity import SamplerIdentity, identify
     from soda_export.options import SamplerOptions
     from soda_export.plan.plan import Plan
@@ -44,11 +46,11 @@ def build(scratch: Path, layers: int) -> Path:
     save_random_dit(scratch / "model", layers)
     options = SamplerOptions("ddim", PROGRAMS, 0.0, 1.5)
     bench = Workbench(str(scratch / "model"), options, StageStore(scratch / "work"), lambda *_: None)
-    spec = bench.loaded.denoiser.spec
-    kept = np.full((PROGRAMS, layers, 2), spec.num_tokens, np.int64)
+    spec = bench.loaded.spec
+    work = Schedule.full(spec, PROGRAMS).work
     for step in range(1, PROGRAMS):
-        kept[step, :, 0], kept[step, :, 1] = 0, 16 * step
-    plan = Plan(identify(spec), SamplerIdentity("ddim", PROGRAMS), 1.5, Schedule.of(kept))
+        work[step, list(spec.kinds["attn"])], work[step, list(spec.kinds["ff"])] = REUSE, 16 * step
+    plan = Plan(identify(spec), SamplerIdentity("ddim", PROGRAMS), 1.5, Schedule(work))
     return bench.build(plan, "ort", scratch / "bundle").out
 
 

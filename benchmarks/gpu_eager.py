@@ -64,59 +64,36 @@ def measure_diffusers(
 
 def measure_reference(model: str, plan: Path, batch: int, device: str, rounds: int) -> dict[str, float]:
     """Seconds of a generation with the eager reference, by the plan and all-compute: not compiled, fp32."""
+    from soda_export.eager.conditions import own_conditions, random_texts
+    from soda_export.eager.model import EagerModel
     from soda_export.eager.reference import run_reference
     from soda_export.lower.lower import lower_plan
-    from soda_export.models.denoiser import TextRows
-    from soda_export.models.load import ModelRequest, load_denoiser
-    from soda_export.models.spec import TextCondition
+    from soda_export.models.load import ModelRequest, load_model
     from soda_export.plan.plan import Plan, read_plan
     from soda_export.plan.schedule import Schedule
-    from soda_export.profile.calibration import TextCalibration, random_texts
     from soda_export.sampler import freeze_sampler
 
-    loaded, given = load_denoiser(ModelRequest(model, random_weights=0)), read_plan(plan)
-    spec, steps = loaded.denoiser.spec, given.sampler.steps
-    move(loaded.denoiser, device, set())
+    loaded, given = load_model(ModelRequest(model, random_weights=0)), read_plan(plan)
+    spec, steps = loaded.spec, given.sampler.steps
+    eager = EagerModel.of(loaded, device)
     sampler = freeze_sampler(
         given.sampler.name, loaded.scheduler_config, steps, given.sampler.eta,
-        learned_variance=spec.out_channels == 2 * spec.latent_shape[0],
+        learned_variance=spec.prediction_shape[0] == 2 * spec.latent_shape[0],
     )  # fmt: skip
-    everything = Plan(
-        given.model, given.sampler, given.guidance, Schedule.at_anchors(spec, steps, tuple(range(steps)))
-    )  # fmt: skip
+    everything = Plan(given.model, given.sampler, given.guidance, Schedule.full(spec, steps))
     tables = [lower_plan(each, spec, "fp32") for each in (given, everything)]
     noise = torch.randn(batch, *spec.latent_shape).to(device)
-    if isinstance(spec.condition, TextCondition):
-        texts = TextCalibration(random_texts(spec.condition, batch, 0), tables[0].rows)(range(batch))
-        condition: Any = TextRows(texts.embeds.to(device), texts.mask.to(device))
-    else:
-        condition = torch.zeros(batch, dtype=torch.long, device=device)
+    conditions = own_conditions(spec) | random_texts(spec, batch, 0)
+    inputs = eager.place(conditions.rows(range(batch), given.rows))
     with torch.device(device):  # of what the reference makes on the way
         fast, whole = (
-            median_seconds(lambda t=t: run_reference(loaded.denoiser, sampler, t, condition, noise), device, rounds)
-            for t in tables
+            median_seconds(lambda t=t: run_reference(eager, sampler, t, inputs, noise), device, rounds) for t in tables
         )
     speedup, ratio = whole / fast, tables[0].flops_ratio
     return {
         "latency_s": fast, "baseline_latency_s": whole, "speedup": speedup, "flops_ratio": ratio,
         "realization": speedup / ratio, **_peak(device),
     }  # fmt: skip
-
-
-def move(thing: object, device: str, seen: set[int]) -> None:
-    """Move every module that an object of ours holds: those of the graphs, and those that tables are made with."""
-    if id(thing) in seen:
-        return
-    seen.add(id(thing))
-    if isinstance(thing, torch.nn.Module):
-        thing.to(device)
-    if isinstance(thing, (list, tuple, dict)):
-        held = list(thing.values()) if isinstance(thing, dict) else list(thing)
-    else:
-        ours = type(thing).__module__.startswith("soda_export.")
-        held = list(getattr(thing, "__dict__", {}).values()) if ours else []
-    for each in held:
-        move(each, device, seen)
 
 
 def _peak(device: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
-from soda_export.models.load import load_denoiser
+from soda_export.models.load import load_model
 from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
@@ -33,10 +33,10 @@ def main() -> None:
     parser.add_argument("--flops-ratio", type=float, default=2.2)
     parser.add_argument("--samples", type=int, default=32, help="of the profile and of the measurement")
     args = parser.parse_args()
-    loaded, profile = load_denoiser(args.model), ProfileOptions(samples=args.samples)
+    loaded, profile = load_model(args.model), ProfileOptions(samples=args.samples)
 
     def bench_at(steps: int) -> Workbench:
-        options = SamplerRequest(steps=steps).resolve(*defaults_for(loaded.denoiser.spec))
+        options = SamplerRequest(steps=steps).resolve(*defaults_for(loaded))
         return Workbench(loaded, options, StageStore(Path(scratch)), lambda *_: None)
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -45,9 +45,11 @@ def main() -> None:
         for steps in (int(word) for word in args.steps.split(",")):
             bench = bench_at(steps)
             native, ported = bench.profile(profile), bench.fit_map(source)
-            agreement = half_agreement(*(np.nan_to_num(m.reuse_error.astype(np.float64)) for m in (native, ported)))
+            own = [k for k in range(len(loaded.spec.sites)) if k != loaded.spec.stack]
+            errors = [np.nan_to_num(m.reuse_error[:, own].astype(np.float64)) for m in (native, ported)]
+            agreement = half_agreement(*errors)
             trials = Trials(
-                loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
+                bench.eager, bench.sampler, bench.identity, bench.options.guidance,
                 bench.calibration(profile, bench.calibration_texts(profile)), range(args.samples),
             )  # fmt: skip
             maps = {"native": native, "ported": ported}
@@ -62,7 +64,7 @@ def main() -> None:
 
 def rmse(bench: Workbench, sensitivity: SensitivityMap, trials: Trials, ratio: float) -> float:
     """Of SODA's plan from this map."""
-    spec, options = bench.loaded.denoiser.spec, bench.options
+    spec, options = bench.loaded.spec, bench.options
     problem = Problem(spec, options.sampler, options.steps, options.guidance, sensitivity)
     return trials.rmse(PLANNERS["soda"](problem, Target(flops_ratio=ratio)))
 

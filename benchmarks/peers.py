@@ -105,14 +105,13 @@ class _Run:
         if name == XL:
             source, _ = open_model(SHAPE_SOURCE, 0, Requests(1, 1, args.threads, args.steps), self._work)
             plans = carry_over(
-                [p for p in self._plans(source) if p.wanted.ratio == top or p.wanted.planner == SMOOTHCACHE],
-                source.loaded.denoiser.spec, bench,
-            )  # fmt: skip
+                [p for p in self._plans(source) if p.wanted.ratio == top or p.wanted.planner == SMOOTHCACHE], bench
+            )
         else:
             plans = self._plans(bench)
         place = self._work / case.model
         place.mkdir(parents=True, exist_ok=True)
-        spec = bench.loaded.denoiser.spec
+        spec = bench.loaded.spec
         ratios = {p.wanted.label: ratio_of(p, spec) for p in plans if p.plan is not None}
         files = {p.wanted.label: (save_plan(p, place), ratios[p.wanted.label]) for p in plans if p.plan is not None}
         ours = [p for p in plans if p.wanted.planner != SMOOTHCACHE]

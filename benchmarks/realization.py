@@ -4,7 +4,7 @@
 
 Width 1152, 256 tokens, guidance on. The plan: half of the steps are anchors; half of the others prune (attention
 reused, feed-forward keeps `--keep` of its tokens), the rest reuse everything. Or that of `--plan FILE`, made for any
-model at any number of steps, its layers and steps stretched over this one's. Time is from request to latents, prepare
+model at any number of steps, its steps and sites stretched over this one's. Time is from request to latents, prepare
 included; FLOPs are those of the steps done, in the papers' convention. `gemm_ceiling`: an all-compute step's time over
 that of its FLOPs at the rate of torch's own products at these shapes.
 """
@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 
 import msgspec
-import numpy as np
+from stretch import stretched
+from xl_model import save_random_dit
 
 from soda_export.bench import BenchOptions, bench_bundle
 from soda_export.bench.doctor import describe_machine
@@ -30,50 +31,18 @@ from soda_export.build.stages import StageStore
 from soda_export.compile import library_version
 from soda_export.models.flops import full_step_flops
 from soda_export.models.identity import SamplerIdentity, identify
-from soda_export.models.spec import DenoiserSpec
+from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan, read_plan
-from soda_export.plan.schedule import BLOCKS_RUN, Schedule
+from soda_export.plan.schedule import Schedule, cached_work
 
 
-def save_random_dit(folder: Path, layers: int) -> None:
-    """A diffusers DiT folder of XL width with random weights."""
-    import torch
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
-
-    torch.manual_seed(0)
-    model = DiTTransformer2DModel(num_layers=layers, sample_size=32, patch_size=2, in_channels=4, out_channels=8)
-    model.save_pretrained(folder / "transformer")
-    DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
-    (folder / "vae").mkdir()  # its output is latents
-
-
-def half_anchors(steps: int, layers: int, tokens: int, keep: int) -> Schedule:
-    """Anchors at even steps; at odd ones alternately pruned and reused."""
-    kept = np.zeros((steps, layers, 2), np.int64)
-    kept[0::2] = tokens
-    kept[1::4, :, 1] = keep
-    return Schedule.of(kept)
-
-
-def stretched(plan: Plan, spec: DenoiserSpec, steps: int) -> Schedule:
-    """The plan's decisions on another model: nearest step and layer, modules by name, tokens in proportion."""
-    source = plan.schedule
-    old_steps, old_layers, _ = source.kept.shape
-    at = np.arange(steps) * old_steps // steps
-    layers = np.arange(spec.num_layers) * old_layers // spec.num_layers
-    modules = [plan.model.modules.index(name) for name in spec.modules]
-    kept = source.kept[np.ix_(at, layers, modules)]
-    pruned = np.maximum(16, kept * spec.num_tokens // plan.model.num_tokens // 16 * 16)
-    kept = np.where(kept > 0, pruned, kept)
-    stack, computed, runs = source.stack[at].copy(), np.zeros(kept.shape[1:], np.int64), 0
-    for t in range(steps):  # a forecast needs as much history as its order says
-        kept[t] = np.where(kept[t] <= 0, np.maximum(kept[t], 1 - computed), kept[t])
-        stack[t] = min(stack[t], runs - 1)
-        if stack[t] == BLOCKS_RUN:
-            computed += kept[t] == spec.num_tokens
-            runs += 1
-    return Schedule(kept, stack)
+def half_anchors(spec: ModelSpec, steps: int, keep: int) -> Schedule:
+    """Anchors at even steps; at odd ones everything reused, and at every other of them feed-forwards pruned."""
+    work = Schedule.full(spec, steps).work
+    work[1::2] = cached_work(spec)
+    work[1::4, list(spec.kinds["ff"])] = keep
+    return Schedule(work)
 
 
 def gemm_rate(rows: int, width: int, precision: str) -> float:
@@ -111,10 +80,10 @@ def main() -> None:
         save_random_dit(model, args.layers)
         options = SamplerOptions("ddim", args.steps, 0.0, 1.5)
         bench = Workbench(str(model), options, StageStore(Path(scratch) / "work"), lambda *_: None)
-        spec, rows = bench.loaded.denoiser.spec, bench.rows
+        spec, rows = bench.loaded.spec, bench.rows
         schedule = (
             stretched(read_plan(args.plan), spec, args.steps) if args.plan
-            else half_anchors(args.steps, args.layers, spec.num_tokens, args.keep)
+            else half_anchors(spec, args.steps, args.keep)
         )  # fmt: skip
         plan = Plan(identify(spec), SamplerIdentity("ddim", args.steps), 1.5, schedule)
         out = bench.build(plan, args.backend, Path(scratch) / "bundle", BundleOptions(precision=args.precision)).out
@@ -123,7 +92,8 @@ def main() -> None:
             out, BenchOptions(batch=args.batch, rounds=args.rounds, weights=args.weights),
             lambda done, total: print(f"{done}/{total}", end="\r", file=sys.stderr),
         )  # fmt: skip
-    rate = gemm_rate(args.batch * rows * spec.num_tokens, spec.width, args.precision)
+    tokens, width = spec.sites[spec.kinds["ff"][0]].outputs[0]
+    rate = gemm_rate(args.batch * rows * tokens, width, args.precision)
     record = {
         "settings": {n: str(v) if isinstance(v, Path) else v for n, v in vars(args).items() if n != "out"},
         "machine": msgspec.to_builtins(describe_machine()),

@@ -32,11 +32,12 @@ def target_options(targets: tuple[str, ...]) -> list[str]:
 
 def build(folder: Path, model: list[str], out: str, *options: str) -> dict[str, Any]:
     """One build: its seconds, peak memory, and what its log says of the engines."""
-    seconds, peak, log = run([*CLI, "build", *model, "--backend", "trt_rtx", "--out", out, *options], folder)
-    built = [(int(a), int(b)) for a, b in re.findall(r"compile: (\d+) of (\d+) engines built", log)]
+    done = run([*CLI, "build", *model, "--backend", "trt_rtx", "--out", out, *options], folder)
+    log, built = done.log, re.findall(r"compile: (\d+) of \d+ engines built", done.log)
     return {
-        "options": list(options), "build_s": seconds, "peak_bytes": peak, "engines_built": sum(a for a, _ in built),
-        **read_engines(folder / out), "costs": re.findall(r"engines built, [^;]*; (.*)", log),
+        "options": list(options), "build_s": done.seconds, "peak_bytes": done.peak_bytes,
+        "engines_built": sum(map(int, built)), **read_engines(folder / out),
+        "costs": re.findall(r"engines built, [^;]*; (.*)", log),
         "engine_s": {name: float(s) for name, s in re.findall(r"compile: (\S+) for [^:]* in ([\d.]+) s:", log)},
     }  # fmt: skip
 
@@ -64,11 +65,11 @@ def read_engines(bundle: Path) -> dict[str, Any]:
 
 
 def edit_one_step(plan: Path, out: Path) -> int:
-    """Let the first step that reuses everything compute its first layer; the step's number."""
+    """Let the first step that reuses everything compute its first site of each kind; the step's number."""
     value = json.loads(plan.read_text())
     step = value["steps"].index("reuse")
-    modules, layers = value["model"]["modules"], value["model"]["num_layers"]
-    value["steps"][step] = {name: ["compute" if i == 0 else "reuse" for i in range(layers)] for name in modules}
+    sites = {kind: names for kind, names in value["model"]["sites"].items() if kind != "stack"}
+    value["steps"][step] = {kind: ["compute", *["reuse"] * (len(names) - 1)] for kind, names in sites.items()}
     out.write_text(json.dumps(value))
     return int(step)
 
@@ -107,21 +108,16 @@ def measure_xl(folder: Path) -> dict[str, Any]:
 
 def write_xl(folder: str) -> None:
     """A diffusers folder of random weights, and a plan with every kind of step."""
-    import torch
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
+    from xl_model import save_random_dit
 
-    from soda_export.models.load import load_denoiser
+    from soda_export.models.load import load_model
     from soda_export.plan.plan import plan_text
     from tests.tiny import make_plan, mixed_kept
 
-    torch.manual_seed(0)
-    DiTTransformer2DModel(
-        num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=4, sample_size=32,
-        patch_size=2, num_embeds_ada_norm=1000,
-    ).save_pretrained(Path(folder) / "xl" / "transformer")  # fmt: skip
-    DDIMScheduler(clip_sample=False).save_pretrained(Path(folder) / "xl" / "scheduler")
-    spec = load_denoiser(str(Path(folder) / "xl")).denoiser.spec
-    (Path(folder) / "xl.plan.json").write_bytes(plan_text(make_plan(spec, mixed_kept(4, spec.num_tokens))))
+    save_random_dit(Path(folder) / "xl", layers=4)
+    spec = load_model(str(Path(folder) / "xl")).spec
+    plan = make_plan(spec, mixed_kept(4, spec.sites[spec.kinds["ff"][0]].tokens))
+    (Path(folder) / "xl.plan.json").write_bytes(plan_text(plan))
 
 
 def measure_pixart(folder: Path, layers: int, max_engines: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soda_runtime import Session
-from soda_runtime.manifest import LabelCondition, TextCondition
+from soda_runtime.manifest import LabelPort, RequestPort
 
 from soda_export.bench import BenchOptions, bench_bundle
 from soda_export.eval.scenes import held_out_prompts
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=40)
     args = parser.parse_args()
     session = Session.open(args.bundle)
-    request = _request(session.bundle.manifest.model.condition, args.samples)
+    request = _request(session.bundle.manifest.ports, args.samples)
     samples = {}
     for accelerated, title in (
         (False, "everything computed"), (True, f"accelerated, FLOPs / {session.bundle.manifest.flops_ratio:.2f}")
@@ -43,10 +43,11 @@ def main() -> None:
     print(f"error        RMSE {error.rmse:.4f} on {unit} ({100 * error.relative:.1f} % relative)")
 
 
-def _request(condition: LabelCondition | TextCondition, samples: int) -> dict[str, Any]:
+def _request(ports: tuple[RequestPort, ...], samples: int) -> dict[str, Any]:
     """Classes in turn, or for a text model captions of its world of coloured shapes."""
-    if isinstance(condition, LabelCondition):
-        return {"labels": [i % condition.num_classes for i in range(samples)]}
+    for port in ports:
+        if isinstance(port, LabelPort):
+            return {"labels": [i % port.num_classes for i in range(samples)]}
     return {"prompt": [scene.caption for scene in held_out_prompts(samples)]}
 
 

@@ -2,17 +2,20 @@
 
     python scripts/make_golden.py
 
-tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder. A
-golden bundle is made once per format version and never again: readers of later versions must still open it.
+tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder;
+v<VERSION>-ports is made by hand, of what those models lack: ports of every kind, two tokenizers and text encoders, a
+site of two outputs, slots of unequal sizes, latents of four axes, a video. A golden bundle is made once per format
+version and never again: readers of later versions must still open it.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +27,13 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eager.reference import run_reference
-from soda_export.models.denoiser import TextRows
 from soda_export.options import ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.search.trial import Trials
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from tests.cpp.ports_toy import LATENTS, PortsToy  # noqa: E402
 from tests.tiny import forecasting_schedule, make_plan, save_tiny_model, save_tiny_pixart  # noqa: E402
 
 LABELS, SEED = [3, 7], 1234
@@ -38,41 +41,45 @@ PROMPTS, NEGATIVE = ["a red circle", "a blue square above a red circle"], "blue"
 
 
 def main() -> None:
-    outs = ROOT / f"tests/golden/v{VERSION}", ROOT / f"tests/golden/v{VERSION}-text"
+    outs = tuple(ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in ("", "-text", "-ports"))
     for out in outs:
         if out.exists():
             sys.exit(f"{out} exists: a golden bundle is never remade; raise the format version instead")
     label_options, text_options = SamplerOptions("ddim", 10, 1.0, 1.5), SamplerOptions("dpm-solver++", 10, 0.0, 4.5)
-    make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, lambda bench: torch.tensor(LABELS))
+    make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, label_rows)
     request = {"prompt": PROMPTS, "negative_prompt": NEGATIVE}
     make(outs[1], save_tiny_pixart, text_options, request, encode)
+    make_ports(outs[2])
 
 
-def encode(bench: Workbench) -> TextRows:
-    texts = bench.components.encode([*PROMPTS, NEGATIVE, NEGATIVE])
-    return TextRows(texts.embeds, texts.mask)
+def label_rows(bench: Workbench) -> dict[str, torch.Tensor]:
+    port = bench.loaded.spec.port("label")
+    assert port is not None
+    return {port.name: torch.tensor([*LABELS, *[port.null_class] * len(LABELS)])}
+
+
+def encode(bench: Workbench) -> Mapping[str, torch.Tensor]:
+    return bench.components.encode([*PROMPTS, NEGATIVE, NEGATIVE]).positive
 
 
 def make(
     out: Path, save: Callable[[Path], Path], options: SamplerOptions, request: dict[str, object],
-    condition: Callable[[Workbench], torch.Tensor | TextRows],
+    condition: Callable[[Workbench], Mapping[str, torch.Tensor]],
 ) -> None:  # fmt: skip
     """Build a toy model with steps of every kind, and play it to compare with the reference."""
     with tempfile.TemporaryDirectory() as scratch:
         model = save(Path(scratch) / "tiny")
         store = StageStore(Path(scratch) / "work")
         bench = Workbench(str(model), options, store, lambda *_: None)
-        spec = bench.loaded.denoiser.spec
-        schedule = forecasting_schedule(modules=len(spec.modules))
-        plan = make_plan(
-            spec, schedule.kept, options.sampler, options.eta, options.guidance, stack=schedule.stack
-        )  # fmt: skip
-        table = bench.build(replace(plan, coefficients=fit(bench, schedule)), "ort", out).table
+        spec = bench.loaded.spec
+        grid = forecasting_schedule(modules=len(spec.kinds) - 1)
+        plan = make_plan(spec, grid.kept, options.sampler, options.eta, options.guidance, stack=grid.stack)
+        table = bench.build(replace(plan, coefficients=fit(bench, plan.schedule)), "ort", out).table
         rows = condition(bench)
     initial = latent_noise(SEED, INITIAL_STREAM, 2, spec.latent_shape)
     steps = np.stack([latent_noise(SEED, 1 + i, 2, spec.latent_shape) for i in range(options.steps)])
     reference = run_reference(
-        bench.loaded.denoiser, bench.sampler, table, rows, torch.from_numpy(initial), torch.from_numpy(steps)
+        bench.eager, bench.sampler, table, rows, torch.from_numpy(initial), torch.from_numpy(steps)
     ).numpy()
     session = Session.open(out)
     played = session.generate(**request, seed=SEED)
@@ -81,12 +88,36 @@ def make(
     np.savez(out.with_suffix(".npz"), seed=SEED, **request, **expected)
 
 
+def make_ports(out: Path) -> None:
+    """A hand-made bundle, and what numpy makes of the same request."""
+    toy = PortsToy()
+    toy.write(out)
+    generator, half = np.random.default_rng(1), {}
+    for name in ("ids_a", "mask_a", "ids_b", "hint", "hint_mask"):
+        port = next(port for port in toy.manifest()["ports"] if port["name"] == name)
+        most = 2 if "mask" in name else 5
+        numbers = generator.integers(0, most, (2, 2, *port["shape"]))
+        half[name] = numbers if port["dtype"] == "int64" else numbers.astype(np.float32) / 4
+    inputs: dict[str, NDArray[Any]] = {name: values[0] for name, values in half.items()}
+    negative = {name: values[1] for name, values in half.items()}
+    inputs |= {"style": np.array([3, 1]), "speed": np.array([0.25, 1.5], np.float32)}
+    rows = {name: np.concatenate([inputs[name], values]) for name, values in negative.items()}
+    rows |= {"style": np.array([3, 1, 5, 5]), "speed": np.tile(inputs["speed"], 2)}
+    latents = toy.play(rows, latent_noise(SEED, INITIAL_STREAM, 2, LATENTS))
+    session = Session.open(out)
+    played = session.generate(inputs=inputs, negative_inputs=negative, seed=SEED)
+    print(f"{out}: largest difference from the reference {np.abs(played - latents).max():.2e}")
+    stored = {f"inputs.{name}": values for name, values in inputs.items()}
+    stored |= {f"negative_inputs.{name}": values for name, values in negative.items()}
+    np.savez(out.with_suffix(".npz"), seed=SEED, **stored, latents=latents, video=toy.finish(latents))
+
+
 def fit(bench: Workbench, schedule: Schedule) -> NDArray[np.float32]:
     """Coefficients of the sampler for the schedule."""
     options = ProfileOptions()
     calibration = bench.calibration(options, bench.calibration_texts(options))
     trials = Trials(
-        bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance, calibration, range(4)
+        bench.eager, bench.sampler, bench.identity, bench.options.guidance, calibration, range(4)
     )  # fmt: skip
     return trials.fit_sampler(schedule).coefficients
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .models.identity import SamplerIdentity, TokenScore
 from .models.precision import Precision
-from .models.spec import DenoiserSpec
 from .plan.sensitivity import Metric
+from .sampler import own_sampler
 
-DEFAULTS = {
-    "dit": (SamplerIdentity("ddim", 50), 1.5), "pixart": (SamplerIdentity("dpm-solver++", 20), 4.5),
-    "shapes": (SamplerIdentity("dpm-solver++", 20), 7.0),
-}  # fmt: skip
-"""Family -> sampler and guidance of its published results; `shapes`, a built-in model, -> those it was judged with."""
+if TYPE_CHECKING:
+    from .models.load import LoadedModel
+
+_JUDGED_WITH = {"shapes": 7.0}
+"""Built-in model -> the guidance that it was judged with."""
 
 
-def defaults_for(spec: DenoiserSpec) -> tuple[SamplerIdentity, float]:
-    """Sampler and guidance of a model where neither the user nor a map or plan says."""
-    return DEFAULTS.get(spec.name) or DEFAULTS[spec.family]
+def defaults_for(loaded: LoadedModel) -> tuple[SamplerIdentity, float]:
+    """Sampler and guidance of a model where neither the user nor a map or plan says: its own scheduler, the steps and
+    guidance of its family's published results. Raises ModelError where its scheduler has no counterpart."""
+    family = loaded.family
+    guidance = _JUDGED_WITH.get(loaded.spec.name, family.default_guidance) if family.guidance == "rows" else 1.0
+    return SamplerIdentity(own_sampler(loaded.scheduler_config), family.steps), guidance
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,10 @@ class SamplerRequest:
         "ddim", "ddpm", "dpm-solver++", "euler", "flow-euler", "unipc",
         "dpm-solver++-karras", "euler-karras", "unipc-karras",
     ] | None = None  # fmt: skip
-    """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the model's: DiT
-    ddim, PixArt dpm-solver++]"""
+    """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the model's
+    own scheduler]"""
     steps: int | None = None
-    """Denoising steps. [default: the given map's or plan's, else the model's: DiT 50, PixArt 20]"""
+    """Denoising steps. [default: the given map's or plan's, else the model's]"""
     eta: float | None = None
     """DDIM's share of DDPM's noise, 0..1. [default: the given map's or plan's, else 0]"""
     guidance: float | None = None
@@ -82,9 +85,9 @@ class ProfileOptions:
     token_score: TokenScore = "mean"
     """Whose largest tokens are kept: channel mean of the module's input, its absolute value, or the cached output's."""
     profile_memory: float = 4.0
-    """Most GB for the history of outputs; more layers than fit are profiled in several passes."""
-    profile_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the matrix products; bf16 is faster where the machine has it."""
+    """Most GB for the history of outputs; where it does not fit, a random subset of the tokens is compared."""
+    profile_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the matrix products; auto: bf16 where the machine multiplies it faster."""
     prompts: Path | None = None
     """Text models: file with one prompt a line. [default: the model's own prompts.txt, else built-in ones]"""
     profile_embeds: Path | None = None

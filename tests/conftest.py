@@ -27,7 +27,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy DiT folder."""
-    from tests.tiny import save_tiny_model
+    from tests.tiny_models import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
@@ -51,7 +51,7 @@ def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Op
 @pytest.fixture(scope="session")
 def tiny_pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy PixArt folder, with text encoder and VAE."""
-    from tests.tiny import save_tiny_pixart
+    from tests.tiny_models import save_tiny_pixart
 
     return save_tiny_pixart(tmp_path_factory.mktemp("models") / "tiny-pixart")
 
@@ -63,10 +63,10 @@ def open_text_bench(tiny_pixart: Path, tmp_path_factory: pytest.TempPathFactory)
 
     from soda_export.build.pipeline import Workbench
     from soda_export.build.stages import StageStore
-    from soda_export.models.load import load_denoiser
+    from soda_export.models.load import load_model
     from soda_export.options import SamplerOptions
 
-    root, loaded = tmp_path_factory.mktemp("text-store"), load_denoiser(str(tiny_pixart))
+    root, loaded = tmp_path_factory.mktemp("text-store"), load_model(str(tiny_pixart))
 
     def opened(
         sampler: str = "dpm-solver++", steps: int = 8, guidance: float = 4.5, guided_channels: int = 0,
@@ -85,5 +85,5 @@ def tiny_bundle(open_bench: OpenBench, tmp_path_factory: pytest.TempPathFactory)
     from tests.tiny import make_plan, mixed_kept
 
     bench = open_bench()
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
+    plan = make_plan(bench.loaded.spec, mixed_kept())
     return bench.build(plan, "ort", tmp_path_factory.mktemp("shelf") / "tiny")

@@ -96,7 +96,7 @@ def kill_at_random_moments(model: Path, folder: Path, rounds: int, longest_s: fl
 def test_a_plan_written_by_hand_is_a_first_class_input(open_bench: OpenBench, tmp_path: Path) -> None:
     """docs/PLAN.md's contract: given a schedule and frozen decisions, build."""
     bench = open_bench(steps=6, guidance=1.0)
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     (tmp_path / "plan.json").write_text(
         f"""{{
         "format": "soda-plan", "version": 1, "made_by": "hand",
@@ -150,7 +150,7 @@ def test_leftovers_of_dead_builds_are_swept_and_live_ones_are_not(tmp_path: Path
 
 def test_a_bundle_that_is_replaced_is_whole_before_and_after(open_bench: OpenBench, tmp_path: Path) -> None:
     bench = open_bench(steps=6)
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     kept = np.full((6, LAYERS, 2), TOKENS)
     bench.build(make_plan(spec, kept), "ort", tmp_path / "bundle")
     kept[1] = 0
@@ -169,7 +169,7 @@ def test_a_stop_while_a_bundle_is_put_in_place_leaves_a_whole_one_or_none(
     open_bench: OpenBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: object, renames_before: int
 ) -> None:
     bench, out = open_bench(steps=6), tmp_path / "bundle"
-    spec, kept = bench.loaded.denoiser.spec, np.full((6, LAYERS, 2), TOKENS)
+    spec, kept = bench.loaded.spec, np.full((6, LAYERS, 2), TOKENS)
     bench.build(make_plan(spec, kept), "ort", out)
     kept[1] = 0
     original, calls = Path.rename, []

@@ -32,7 +32,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 @pytest.fixture(scope="module")
 def all_compute(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    plan = make_plan(bench.loaded.denoiser.spec, np.full((50, 6, 2), 64))
+    plan = make_plan(bench.loaded.spec, np.full((50, 6, 2), 64))
     return Session.open(bench.build(plan, "ort", tmp_path_factory.mktemp("shelf") / "digits").out)
 
 

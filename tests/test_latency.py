@@ -8,43 +8,45 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from soda_export import planning
 from soda_export.bench.latency import StepLatency, check_can_time, probe_schedule, time_kinds
 from soda_export.compile.options import EngineOptions
 from soda_export.errors import PlanError, UsageError
 from soda_export.lower.lower import lower_plan
+from soda_export.models.decisions import COMPUTE, MAX_ORDER
+from soda_export.models.identity import SamplerIdentity, identify
 from soda_export.options import BundleOptions, ProfileOptions
-from soda_export.plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
+from soda_export.plan.plan import Plan
+from soda_export.plan.schedule import Schedule
 from soda_export.plan.solve import PlanOptions
+from soda_export.search import planning
 from tests.conftest import OpenBench
 from tests.plan.test_solve import SPEC
-from tests.tiny import make_plan
 
 LATENCY = StepLatency(1, 0.010, 0.011, (0.001, 0.002, 0.003), (0.0005, 0.0006, 0.0007), 0.002)
 
 
 def test_steps_of_the_kinds_that_were_timed_cost_what_they_took() -> None:
-    schedule = Schedule.at_anchors(SPEC, 6, (0, 1, 2))
-    schedule.kept[4], schedule.kept[5] = -2, 0
-    schedule.stack[5] = 1
+    work = Schedule.at_anchors(SPEC, 6, (0, 1, 2)).work
+    work[4, list(SPEC.leaves)], work[5, SPEC.stack] = -2, -1
+    schedule = Schedule.of(SPEC, work)
     assert LATENCY.of(schedule, SPEC, 2) == pytest.approx(0.002 + 3 * 0.011 + 0.001 + 0.003 + 0.0006)
     assert LATENCY.speedup(schedule, SPEC, 2) == pytest.approx((0.002 + 6 * 0.010) / LATENCY.of(schedule, SPEC, 2))
 
 
 def test_a_step_in_between_costs_in_proportion_to_its_flops() -> None:
-    schedule = Schedule.at_anchors(SPEC, 2, (0,))
-    schedule.kept[1, :2] = SPEC.num_tokens  # half of the layers
+    work = Schedule.at_anchors(SPEC, 2, (0,)).work
+    work[1, list(SPEC.leaves[: len(SPEC.leaves) // 2])] = COMPUTE  # half of the layers
+    schedule = Schedule.of(SPEC, work)
     assert LATENCY.of(schedule, SPEC, 2) == pytest.approx(0.002 + 0.011 + 0.001 + 0.5 * 0.010, rel=1e-6)
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50])
 def test_the_probe_has_every_kind_of_step(steps: int) -> None:
     schedule = probe_schedule(SPEC, steps)
-    lower_plan(make_plan(SPEC, schedule.kept, stack=schedule.stack), SPEC)
-    runs = schedule.stack == BLOCKS_RUN
+    lower_plan(Plan(identify(SPEC), SamplerIdentity("ddim", steps), 1.5, schedule), SPEC)
     for order in range(MAX_ORDER + 1):
-        assert (schedule.stack == order).any()
-        assert ((schedule.kept == -order).all(axis=(1, 2)) & runs).any()
+        assert (schedule.work[:, SPEC.stack] == -order).any()
+        assert (schedule.work[:, list(SPEC.leaves)] == -order).all(axis=1).any()
 
 
 def test_too_few_steps_cannot_be_probed() -> None:
@@ -54,9 +56,9 @@ def test_too_few_steps_cannot_be_probed() -> None:
 
 def test_every_kind_of_step_of_a_real_bundle_is_timed(open_bench: OpenBench, tmp_path: Path) -> None:
     bench = open_bench(steps=12)
-    schedule = probe_schedule(bench.loaded.denoiser.spec, 12)
+    schedule = probe_schedule(bench.loaded.spec, 12)
     built = bench.build(bench.plan_of(schedule, "probe"), "ort", tmp_path / "bundle", BundleOptions())
-    latency = time_kinds(built.out, schedule, 2)
+    latency = time_kinds(built.out, schedule, bench.loaded.spec, 2)
     for seconds in (latency.whole, latency.anchor, *latency.reused, *latency.stack, latency.rest):
         assert 0.0 < seconds < 1.0
 
@@ -70,7 +72,7 @@ def test_a_budget_in_time_is_met(
     monkeypatch.setattr(planning, "measure_latency", lambda *_: LATENCY)
     sensitivity = bench.profile(ProfileOptions(samples=2))
     solved = planning.make_plan_for(bench, sensitivity, PlanOptions(planner="soda", **options))  # type: ignore[arg-type]
-    found = LATENCY.speedup(solved.plan.schedule, bench.loaded.denoiser.spec, 2)
+    found = LATENCY.speedup(solved.plan.schedule, bench.loaded.spec, 2)
     assert 0.99 * 122 / 62 <= found <= 2.3
 
 

@@ -16,8 +16,7 @@ from soda_export.eval.scene_checker import SceneChecker
 from soda_export.eval.scenes import draw_scenes, held_out_prompts, is_held_out, render
 from soda_export.models.origin import BUILTIN_FOLDER
 from soda_export.options import BundleOptions, SamplerOptions
-
-from .tiny import make_plan
+from soda_export.plan.schedule import Schedule
 
 FOLDER = BUILTIN_FOLDER / "shapes"
 STEPS, GUIDANCE = 20, 7.0
@@ -54,9 +53,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shapes")
     options = SamplerOptions("dpm-solver++", STEPS, 0.0, GUIDANCE)
     bench = Workbench("shapes", options, StageStore(root / "store"), lambda *_: None)
-    spec = bench.loaded.denoiser.spec
-    kept = np.full((STEPS, spec.num_layers, len(spec.modules)), spec.num_tokens)
-    plan = make_plan(spec, kept, "dpm-solver++", 0.0, GUIDANCE)
+    spec = bench.loaded.spec
+    plan = bench.plan_of(Schedule.full(spec, STEPS), "everything")
     return bench.build(plan, "ort", root / "bundle", BundleOptions()).out
 
 

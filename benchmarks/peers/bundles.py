@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from soda_runtime import Bundle, Embeds, Noise
+from soda_runtime import Bundle, Noise
 
 from .case import Case
 from .systems import System
@@ -40,13 +40,10 @@ class BundlePlayer:
         return self._session.latents()
 
     def _condition(self, request: int) -> dict[str, Any]:
-        values = {name: v[request] for name, v in self.case.condition.items()}
-        batch = self.case.noise.shape[1]
-        if "labels" in values:
-            return {"labels": [int(label) for label in values["labels"][:batch]]}
-        embeds, mask = values["embeds"], values["mask"].astype(np.int64)
-        negative = (embeds[batch:], mask[batch:]) if self.case.rows == 2 else ()
-        return {"embeds": Embeds(embeds[:batch], mask[:batch], *negative)}
+        values, batch = self.case.condition, self.case.noise.shape[1]
+        inputs = {name: v[request][:batch] for name, v in values.items()}
+        guided = self.case.rows == 2 and "labels" not in values  # a bundle knows the null class
+        return {"inputs": inputs, "negative_inputs": {n: v[request][batch:] for n, v in values.items() if guided}}
 
 
 def open_player(case: Case, system: System, shared: dict[str, Any]) -> BundlePlayer:

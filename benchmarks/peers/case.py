@@ -20,7 +20,7 @@ Array = NDArray[Any]
 @dataclass(frozen=True)
 class Case:
     """noise: float32 [Q, B, C, H, W] for Q requests of B samples. condition: name -> [Q, R, ...], the conditional half
-    first: labels, or embeds and mask. threads: of every system."""
+    first: labels, or embeds and attention_mask. threads: of every system."""
 
     model: str
     folder: Path

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soda_export.models.blocks import TORCH_DTYPES
 from soda_export.sampler import guide
 from soda_export.sampler.scheduler import make_scheduler
 
@@ -24,6 +23,7 @@ from .player import PeerError
 from .systems import System
 
 _WARM_STEPS = 2
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class DiffusersPlayer:
@@ -85,7 +85,7 @@ class DiffusersPlayer:
         if self.model.use_additional_conditions:
             raise PeerError("the benchmark has no image sizes to condition this model on")
         return {
-            "encoder_hidden_states": found["embeds"].to(self.dtype), "encoder_attention_mask": found["mask"],
+            "encoder_hidden_states": found["embeds"].to(self.dtype), "encoder_attention_mask": found["attention_mask"],
             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
         }  # fmt: skip
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from xl_model import save_random_dit
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.seeds import seed_noise
-from soda_export.models.denoiser import TextRows, label_rows
-from soda_export.models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
+from soda_export.models.load import DEFAULT_PARTS, ModelRequest, load_model
 from soda_export.options import SamplerRequest, defaults_for
 
 from .case import Case
@@ -35,28 +35,24 @@ class Requests:
 def open_model(name: str, layers: int, asked: Requests, work: Path) -> tuple[Workbench, Case]:
     """A built-in model, `dit-xl` (random weights) or a diffusers folder."""
     folder = _random_xl(layers, work) if name == XL else None
-    loaded = load_denoiser(ModelRequest(str(folder or name)), (*DEFAULT_PARTS, "text_encoder"))
-    base, guidance = defaults_for(loaded.denoiser.spec)
+    loaded = load_model(ModelRequest(str(folder or name)), (*DEFAULT_PARTS, "text_encoder"))
+    base, guidance = defaults_for(loaded)
     steps = asked.steps or (20 if name == XL else base.steps)
     sampler = SamplerRequest(steps=steps).resolve(base, guidance)
     bench = Workbench(loaded, sampler, StageStore(work / "stages"), lambda *_: None)
     assert loaded.folder is not None
     noise, condition = _inputs(bench, asked)
-    label = f"{XL}-{layers}" if name == XL else loaded.denoiser.spec.name
+    label = f"{XL}-{layers}" if name == XL else loaded.spec.name
     return bench, Case(label, loaded.folder, sampler, asked.threads, noise, condition)
 
 
 def _inputs(bench: Workbench, asked: Requests) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    spec, conditions = bench.loaded.denoiser.spec, SeedConditions(bench)
+    spec, conditions = bench.loaded.spec, SeedConditions(bench)
     noise, found = [], []
     for first in range(FIRST_SEED, FIRST_SEED + asked.samples, asked.batch):
         seeds = range(first, first + asked.batch)
         noise.append(seed_noise(seeds, spec.latent_shape, 0).initial)
-        rows = conditions(seeds)
-        if isinstance(rows, TextRows):
-            found.append({"embeds": rows.embeds.numpy(), "mask": rows.mask.numpy()})
-        else:
-            found.append({"labels": label_rows(rows, spec, bench.rows).labels.numpy()})
+        found.append({port: rows.numpy() for port, rows in conditions(seeds).items()})
     return np.stack(noise), {name: np.stack([rows[name] for rows in found]) for name in found[0]}
 
 
@@ -64,12 +60,5 @@ def _random_xl(layers: int, work: Path) -> Path:
     """A diffusers DiT folder of XL width, random weights, made once."""
     folder = work / f"{XL}-{layers}"
     if not (folder / "scheduler").is_dir():
-        import torch
-        from diffusers import DDIMScheduler, DiTTransformer2DModel
-
-        torch.manual_seed(0)
-        model = DiTTransformer2DModel(num_layers=layers, sample_size=32, patch_size=2, in_channels=4, out_channels=8)
-        model.save_pretrained(folder / "transformer")
-        (folder / "vae").mkdir(exist_ok=True)  # its output is latents
-        DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
+        save_random_dit(folder, layers)
     return folder

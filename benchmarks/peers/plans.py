@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from stretch import stretched
 
 from soda_export.build.pipeline import Workbench
 from soda_export.errors import SodaError
-from soda_export.models.spec import DenoiserSpec
+from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, ProfileOptions
 from soda_export.plan.plan import Plan, hash_of, plan_text, read_plan
-from soda_export.plan.schedule import BLOCKS_RUN, Schedule
 from soda_export.plan.sensitivity import map_bytes
 from soda_export.plan.solve import PlanOptions, flops_ratio
 from soda_export.search.planning import make_plan_for
@@ -51,7 +50,7 @@ def make_plans(
     sensitivity, made = bench.profile(profile), []
     for item in wanted:
         options = PlanOptions(flops_ratio=item.ratio, planner=item.planner, plan_seconds=seconds)  # type: ignore[arg-type]
-        inputs = {"model": bench.loaded.denoiser.spec, "sampler": bench.options, "plan": options,
+        inputs = {"model": bench.loaded.spec, "sampler": bench.options, "plan": options,
                   "map": hash_of(map_bytes(sensitivity))}  # fmt: skip
 
         def make(folder: Path, options: PlanOptions = options) -> None:
@@ -65,8 +64,8 @@ def make_plans(
     return made
 
 
-def carry_over(plans: Sequence[NamedPlan], source: DenoiserSpec, bench: Workbench) -> list[NamedPlan]:
-    """The same shapes for another model with as many steps: layers by their depth, kept tokens by their share."""
+def carry_over(plans: Sequence[NamedPlan], bench: Workbench) -> list[NamedPlan]:
+    """The same shapes for another model with as many steps: sites by kind and depth, kept tokens by their share."""
     made = []
     for item in plans:
         if item.plan is None:
@@ -75,19 +74,10 @@ def carry_over(plans: Sequence[NamedPlan], source: DenoiserSpec, bench: Workbenc
             reason = f"the plan has {item.plan.schedule.steps} steps, this model's sampler {bench.sampler.steps}"
             made.append(NamedPlan(item.wanted, None, reason))
         else:
-            schedule = _stretch(item.plan.schedule, source, bench.loaded.denoiser.spec)
-            made.append(NamedPlan(item.wanted, bench.plan_of(schedule, f"{item.wanted.label} of {source.name}")))
+            schedule = stretched(item.plan, bench.loaded.spec, bench.sampler.steps)
+            made_by = f"{item.wanted.label} of {item.plan.model.name}"
+            made.append(NamedPlan(item.wanted, bench.plan_of(schedule, made_by)))
     return made
-
-
-def _stretch(schedule: Schedule, source: DenoiserSpec, target: DenoiserSpec) -> Schedule:
-    layers = (np.arange(target.num_layers) * source.num_layers) // target.num_layers
-    modules = [source.modules.index(name) for name in target.modules]
-    kept = schedule.kept[:, layers][:, :, modules]
-    scaled = np.maximum(1, kept * target.num_tokens // source.num_tokens)
-    kept = np.where(kept > 0, scaled, kept)
-    kept[schedule.stack != BLOCKS_RUN] = 0
-    return Schedule(kept, schedule.stack)
 
 
 def build_bundles(
@@ -120,7 +110,7 @@ def save_plan(item: NamedPlan, place: Path) -> Path:
     return path
 
 
-def ratio_of(item: NamedPlan, spec: DenoiserSpec) -> float:
+def ratio_of(item: NamedPlan, spec: ModelSpec) -> float:
     """FLOPs ratio of a plan, in the papers' convention."""
     assert item.plan is not None
     return flops_ratio(item.plan, spec)

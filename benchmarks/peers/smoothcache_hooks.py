@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from soda_export.models.decisions import COMPUTE, REUSE
 from soda_export.plan.plan import read_plan
 
 from .case import Case
@@ -15,23 +15,22 @@ from .eager import DiffusersPlayer, count_flops, load_model
 from .player import PeerError
 from .systems import System
 
-_MODULES = {"attn": "attn1", "cross_attn": "attn2", "ff": "ff"}
-
 
 class SkippingPlayer(DiffusersPlayer):
-    """A model whose modules are called or not, by a plan that computes all tokens or none."""
+    """A model whose sites are called or not, by a plan that computes or reuses them."""
 
     def __init__(self, case: Case, system: System, shared: dict[str, Any]) -> None:
         super().__init__(case, load_model(case, system.precision, shared), system.precision)
         plan = read_plan(Path(system.options["plan"]))
-        computes = torch.from_numpy(plan.schedule.kept) == plan.model.num_tokens  # [S, L, M]
-        if not (computes | (torch.from_numpy(plan.schedule.kept) == 0)).all() or (plan.schedule.stack >= 0).any():
+        computes = plan.schedule.work == COMPUTE  # [S, K]
+        if not (computes | (plan.schedule.work == REUSE)).all():
             raise PeerError("the plan does more than to compute or reuse modules")
         self._shared = shared
-        for layer, block in enumerate(self.model.transformer_blocks):
-            for index, name in enumerate(plan.model.modules):
-                inner = getattr(block, _MODULES[name])
-                setattr(block, _MODULES[name], _Skipping(inner, computes[:, layer, index].tolist(), self))
+        for site, column in zip(plan.model.names, computes.T, strict=True):
+            if not column.all():
+                where, _, name = site.rpartition(".")
+                parent = self.model.get_submodule(where)
+                setattr(parent, name, _Skipping(getattr(parent, name), column.tolist(), self))
 
     def warm(self) -> None:
         count_flops(self, self._shared)

@@ -92,7 +92,7 @@ _UNABLE = {
 
 def _build_probe(bench: Workbench, backend: str, kind: str, options: BundleOptions) -> Path:
     """A bundle that computes everything."""
-    spec, steps = bench.loaded.denoiser.spec, bench.sampler.steps
+    spec, steps = bench.loaded.spec, bench.sampler.steps
     plan = bench.plan_of(Schedule.at_anchors(spec, steps, tuple(range(steps))), "everything")
     without = tuple(dict.fromkeys((*options.without, "text-encoder", "decoder")))
     return bench.build(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from soda_runtime import Bundle
 from soda_runtime.request import example_request
 
@@ -18,9 +19,10 @@ from ..compile import AHEAD_OF_TIME
 from ..compile.nvidia.targets import check_runs_here
 from ..compile.options import EngineOptions
 from ..errors import CompileError, PlanError, UsageError
+from ..models.decisions import COMPUTE, IDLE, MAX_ORDER, REUSE
 from ..models.flops import full_step_flops, step_flops
-from ..models.spec import DenoiserSpec
-from ..plan.schedule import BLOCKS_RUN, MAX_ORDER, Schedule
+from ..models.spec import ModelSpec
+from ..plan.schedule import Schedule
 from .timing import time_steps
 
 log = logging.getLogger(__name__)
@@ -44,37 +46,43 @@ class StepLatency:
         """Seconds of a request that computes everything."""
         return self.rest + steps * self.whole
 
-    def of(self, schedule: Schedule, spec: DenoiserSpec, rows: int) -> float:
+    def of(self, schedule: Schedule, spec: ModelSpec, rows: int) -> float:
         """Seconds of a request: a step between the kinds that were timed costs in proportion to its FLOPs."""
         full = full_step_flops(spec, rows)
         seconds = self.rest
-        for kept, stack in zip(schedule.kept, schedule.stack, strict=True):
-            if stack != BLOCKS_RUN:
-                seconds += self.stack[int(stack)]
+        for work in schedule.work:
+            if spec.stack is not None and work[spec.stack] != COMPUTE:
+                seconds += self.stack[-int(work[spec.stack])]
                 continue
-            order = int(max(0, -kept.min()))
-            idle = step_flops(spec, rows, np.minimum(kept, 0))
-            share = (step_flops(spec, rows, kept) - idle) / max(1, full - idle)
+            order = _order(work)
+            least = [min(int(w), REUSE) if k in spec.leaves else int(w) for k, w in enumerate(work)]
+            idle = step_flops(spec, rows, least)
+            share = (step_flops(spec, rows, work.tolist()) - idle) / max(1, full - idle)
             seconds += self.reused[order] + share * (self.anchor - self.reused[order])
         return seconds
 
-    def speedup(self, schedule: Schedule, spec: DenoiserSpec, rows: int) -> float:
+    def speedup(self, schedule: Schedule, spec: ModelSpec, rows: int) -> float:
         """Seconds of computing everything / seconds of the schedule."""
         return self.unaccelerated(schedule.steps) / self.of(schedule, spec, rows)
 
 
-def probe_schedule(spec: DenoiserSpec, steps: int) -> Schedule:
+def probe_schedule(spec: ModelSpec, steps: int) -> Schedule:
     """Three anchors, then every kind of step in turn for the rest of the run, with an anchor before the last."""
     if steps < _LEAST_STEPS:
         raise PlanError(f"--speedup and --latency-ms need at least {_LEAST_STEPS} steps to time every kind of them")
-    schedule = Schedule.at_anchors(spec, steps, tuple(range(steps)))
+    work = Schedule.full(spec, steps).work
     for i in range(steps - MAX_ORDER - 2):
         t = MAX_ORDER + 1 + i
-        order = i % (MAX_ORDER + 1)
-        schedule.kept[t] = -order
-        if i % (2 * (MAX_ORDER + 1)) > MAX_ORDER:
-            schedule.kept[t], schedule.stack[t] = 0, order
-    return schedule
+        sites = list(spec.leaves)
+        if spec.stack is not None and i % (2 * (MAX_ORDER + 1)) > MAX_ORDER:
+            sites = [spec.stack]
+        work[t, sites] = -(i % (MAX_ORDER + 1))
+    return Schedule.of(spec, work)
+
+
+def _order(work: NDArray[np.int64]) -> int:
+    """The highest order at which a step forecasts a site."""
+    return int(max(0, -min((w for w in work.tolist() if w != IDLE), default=0)))
 
 
 _LEAST_STEPS = 3 * (MAX_ORDER + 1) + 1
@@ -97,7 +105,7 @@ def check_can_time(backend: str, batch: int, engines: EngineOptions) -> None:
         ) from None
 
 
-def time_kinds(path: Path, schedule: Schedule, batch: int) -> StepLatency:
+def time_kinds(path: Path, schedule: Schedule, spec: ModelSpec, batch: int) -> StepLatency:
     """Play the bundle of a probe schedule, accelerated and not in turn."""
     bundle = Bundle.open(path)
     request = example_request(bundle, batch)
@@ -114,11 +122,12 @@ def time_kinds(path: Path, schedule: Schedule, batch: int) -> StepLatency:
             if round_:  # the first one warms up
                 seconds[accelerated].append(times)
     fast, whole = np.median(seconds[True], axis=0), np.median(seconds[False], axis=0)
-    computed = (schedule.kept > 0).any(axis=(1, 2))
-    runs = schedule.stack == BLOCKS_RUN
-    orders = -schedule.kept.min(axis=(1, 2))
+    computed = (schedule.work == COMPUTE).all(axis=1)
+    given = np.zeros(len(computed), bool) if spec.stack is None else schedule.work[:, spec.stack] != COMPUTE
+    orders = np.array([_order(work) for work in schedule.work])
     return StepLatency(
         batch, float(np.median(whole)), float(np.median(fast[computed])),
-        tuple(float(np.median(fast[~computed & runs & (orders == o)])) for o in range(MAX_ORDER + 1)),
-        tuple(float(np.median(fast[schedule.stack == o])) for o in range(MAX_ORDER + 1)), statistics.median(rest[2:]),
+        tuple(float(np.median(fast[~computed & ~given & (orders == o)])) for o in range(MAX_ORDER + 1)),
+        tuple(float(np.median(fast[given & (orders == o)])) if given.any() else 0.0 for o in range(MAX_ORDER + 1)),
+        statistics.median(rest[2:]),
     )  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from soda_runtime.backends import View
 from soda_runtime.bundle import Bundle
@@ -71,7 +72,7 @@ def compare_programs(
             graph = graph_path(folder, file, manifest.backend)
             if not graph.is_file():
                 raise CompileError(f"{graph}: no such graph; build the bundle again with this version of soda-export")
-            model = onnx.load(str(graph))
+            model = _load_whole(graph)
             feeds = example_inputs(bundle, signature, seed)
             expected = run_reference_model(model, feeds)
             if manifest.backend == "ort" and device in ("auto", "cpu"):
@@ -91,12 +92,12 @@ def _programs(bundle: Bundle) -> Iterator[tuple[str, Signature, Callable[[], Any
     manifest = bundle.manifest
     for prepare in manifest.prepare:
         signature = bundle.prepare_signature(prepare)
-        yield prepare.file, signature, partial(bundle.open_once, prepare.file, signature)
+        yield prepare.file, signature, partial(bundle.prepare_engine, prepare)
     for i, program in enumerate(manifest.programs):
         yield program.file, step_signature(manifest, i), partial(bundle.engine, i)
     for finish in manifest.finish:
         signature = finish_signature(manifest, finish)
-        yield finish.file, signature, partial(bundle.open_once, finish.file, signature)
+        yield finish.file, signature, partial(bundle.finish_engine, finish)
 
 
 def example_inputs(bundle: Bundle, signature: Signature, seed: int) -> Values:
@@ -217,6 +218,11 @@ def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     if not finite.any():
         return 0.0
     return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(a[finite]).max()), 1e-6))
+
+
+def _load_whole(graph: Path) -> onnx.ModelProto:
+    """A graph with its weights in it. onnx itself refuses a weights file that has several names, as bundles' have."""
+    return ir.to_proto(ir.external_data.load_to_model(ir.load(graph)))
 
 
 def _run_marked(graph: Path, model: onnx.ModelProto, feeds: Values) -> Values:

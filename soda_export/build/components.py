@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from soda_runtime.manifest import FinishProgram, PrepareProgram
-from soda_runtime.signature import ATTENTION_MASK, EMBEDS, INPUT_IDS
+from soda_runtime.manifest import ImageFinish, PrepareProgram, TokenizerEntry
+from soda_runtime.signature import ATTENTION_MASK, INPUT_IDS
 
 from ..compile.options import EngineOptions
-from .engines import make_engines
+from ..eager.conditions import Conditions, text_ports
 from ..errors import ModelError
-from ..export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder
+from ..export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder, image_shape
 from ..export.encode import encode_texts
 from ..export.text_encoder import (
     TEXT_ENCODER_NAME,
@@ -25,10 +26,9 @@ from ..export.text_encoder import (
 )
 from ..models.load import LoadedModel
 from ..models.precision import Compute
-from ..models.spec import TextCondition
-from ..models.t5 import parse_t5_config
+from ..models.spec import Port
+from .engines import make_engines
 from .pack import Components
-from ..profile.calibration import TextSamples
 from .stages import StageStore
 
 Progress = Callable[[str, int, int], None]
@@ -49,22 +49,25 @@ class ComponentMaker:
         if self.has_text_encoder and "text-encoder" not in without:
             folder = self._text_encoder(precision)
             engine = self._compile(backend, folder, TEXT_ENCODER_NAME, options)
-            program = PrepareProgram(TEXT_ENCODER_NAME, (INPUT_IDS, ATTENTION_MASK), (), (EMBEDS,))
+            assert self._embeds is not None
+            inputs, outputs = (INPUT_IDS, ATTENTION_MASK), (self._embeds.name,)
+            program = PrepareProgram(TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME, inputs, (), outputs)
+            tokenizer = TokenizerEntry(TOKENIZER_NAME, self._tokens, "lower-strip", -1)
             files: tuple[Path, ...] = (engine, folder / TEXT_WEIGHTS_NAME, folder / TOKENIZER_NAME)
-            made = Components((program,), (), (TEXT_WEIGHTS_NAME,), TOKENIZER_NAME, files, (engine,))
+            made = Components((program,), (), (TEXT_WEIGHTS_NAME,), (tokenizer,), files, (engine,))
         if self._loaded.component_config("vae") is not None and "decoder" not in without:
             folder, shape = self._decoder()
             engine = self._compile(backend, folder, DECODER_NAME, options)
             files = (*made.files, engine, folder / DECODER_WEIGHTS_NAME)
-            weights, finish = (*made.weights, DECODER_WEIGHTS_NAME), (FinishProgram(DECODER_NAME, shape),)
-            made = Components(made.prepare, finish, weights, made.tokenizer, files, (*made.engines, engine))
+            weights = (*made.weights, DECODER_WEIGHTS_NAME)
+            finish = (ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", shape),)
+            made = Components(made.prepare, finish, weights, made.tokenizers, files, (*made.engines, engine))
         return made
 
     @property
     def has_text_encoder(self) -> bool:
         """Whether the model comes with a text encoder and its tokenizer."""
-        is_text = isinstance(self._loaded.denoiser.spec.condition, TextCondition)
-        return is_text and self._loaded.component_folder("text_encoder") is not None
+        return self._embeds is not None and self._loaded.component_folder("text_encoder") is not None
 
     @cached_property
     def text_hashes(self) -> dict[str, str]:
@@ -72,24 +75,36 @@ class ComponentMaker:
         folders = (self._loaded.component_folder("text_encoder"), self._loaded.component_folder("tokenizer"))
         return _hash_files(*(folder for folder in folders if folder is not None))
 
-    def encode(self, texts: list[str]) -> TextSamples:
+    def encode(self, texts: list[str]) -> Conditions:
         """Embeddings of texts and of the empty text, with the model's own text encoder in fp32."""
-        spec = parse_t5_config(self._loaded.component_config("text_encoder") or {}, "text_encoder/config.json")
-        embeds, mask = encode_texts(self._text_encoder("fp32"), spec, [*texts, ""], self._tokens, "fp32")
-        return TextSamples(embeds[:-1], mask[:-1], embeds[-1:], mask[-1:])
+        source, _ = self._text_folders()
+        with TemporaryDirectory() as folder:
+            export_tokenizer(self._text_folders()[1], Path(folder))
+            made = encode_texts(source, Path(folder), [*texts, ""], self._tokens)
+        taken = {port.name: made[port.name] for port in text_ports(self._loaded.spec)}
+        return Conditions({n: t[:-1] for n, t in taken.items()}, {n: t[-1:] for n, t in taken.items()})
+
+    @property
+    def _embeds(self) -> Port | None:
+        """The port of a model whose one text encoder gives one embedding."""
+        ports = [port for port in self._loaded.spec.ports if port.kind == "embedding"]
+        return ports[0] if len(ports) == 1 else None
 
     @property
     def _tokens(self) -> int:
-        condition = self._loaded.denoiser.spec.condition
-        assert isinstance(condition, TextCondition)
-        return condition.max_tokens
+        assert self._embeds is not None
+        return self._embeds.shape[0]
 
-    def _text_encoder(self, precision: Compute) -> Path:
+    def _text_folders(self) -> tuple[Path, Path]:
         source, tokenizer = self._loaded.component_folder("text_encoder"), self._loaded.component_folder("tokenizer")
         if source is None:
             raise ModelError("the model has no text encoder; build with --without text-encoder and give embeddings")
         if tokenizer is None:
             raise ModelError(f"{source.parent / 'tokenizer'}: no such folder; the text encoder needs its tokenizer")
+        return source, tokenizer
+
+    def _text_encoder(self, precision: Compute) -> Path:
+        source, tokenizer = self._text_folders()
 
         def export(folder: Path) -> None:
             export_tokenizer(tokenizer, folder)
@@ -106,7 +121,7 @@ class ComponentMaker:
         assert config is not None
         source: Path | dict[str, Any] = folder if folder is not None else config
         seed = _RANDOM_SEED if folder is None else None
-        latent_shape = self._loaded.denoiser.spec.latent_shape
+        latent_shape = self._loaded.spec.latent_shape
 
         def export(out: Path) -> None:
             export_decoder(
@@ -116,8 +131,7 @@ class ComponentMaker:
 
         files = config if folder is None else _hash_files(folder)
         made = self._store.produce("decoder", {"files": files, "seed": seed, "latents": latent_shape}, export)
-        scale = 2 ** (len(config["block_out_channels"]) - 1)
-        return made, (int(config.get("out_channels", 3)), latent_shape[1] * scale, latent_shape[2] * scale)
+        return made, image_shape(config, latent_shape)
 
     def _compile(self, backend: str, folder: Path, name: str, options: EngineOptions) -> Path:
         """The engine of one graph; its weights stay where they are."""

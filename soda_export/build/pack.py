@@ -1,11 +1,11 @@
-"""Pack a bundle: engines, weights and tables copied, hashed, opened to prove it, and renamed into place."""
+"""Pack a bundle: engines, weights and tables linked, or copied, hashed, opened to prove it, renamed into place."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +16,33 @@ from soda_runtime.manifest import (
     MANIFEST_NAME,
     VERSION,
     Arena,
+    EmbeddingPort,
     FileEntry,
     FinishProgram,
-    LabelCondition,
+    LabelPort,
     Manifest,
+    MaskPort,
     Model,
     PrepareProgram,
     Program,
+    RequestPort,
     Sampler,
+    ScalarPort,
     Step,
-    TextCondition,
+    TokenIdsPort,
+    TokenizerEntry,
+    TokenMaskPort,
     manifest_text,
 )  # fmt: skip
 from soda_runtime.request import example_request
+from soda_runtime.signature import INPUT_IDS
 
 from .. import __version__
 from ..errors import BundleError, ExportError
 from ..export.index import ExportIndex
 from ..lower.program import ProgramTable, Slot
-from ..models import spec as models
-from ..models.spec import DenoiserSpec
+from ..models.spec import ModelSpec
+from .engines import link_file
 from .stages import StageStore
 
 log = logging.getLogger(__name__)
@@ -44,18 +51,18 @@ _BUNDLE_SUFFIXES = (".json", ".onnx", ".safetensors")
 
 @dataclass(frozen=True)
 class Components:
-    """What goes into a bundle beside the steps. files: to be copied; weights, tokenizer and engines: among them."""
+    """What goes into a bundle beside the steps. files: to be copied; weights, tokenizers and engines: among them."""
 
     prepare: tuple[PrepareProgram, ...] = ()
     finish: tuple[FinishProgram, ...] = ()
     weights: tuple[str, ...] = ()
-    tokenizer: str = ""
+    tokenizers: tuple[TokenizerEntry, ...] = ()
     files: tuple[Path, ...] = ()
     engines: tuple[Path, ...] = ()
 
 
 def pack_bundle(
-    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str, export: Path,
+    spec: ModelSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str, export: Path,
     engines: Path, extra_files: Sequence[Path], scratch: Path, out: Path, progress: Callable[[int, int], None],
 ) -> Manifest:  # fmt: skip
     """Write the bundle folder `out`, whole or not at all; a bundle that is already there and equal is left alone.
@@ -81,7 +88,7 @@ def pack_bundle(
     staging.mkdir(parents=True)
     try:
         for i, source in enumerate(sources):
-            shutil.copyfile(source, staging / source.name)
+            link_file(source, staging / source.name)
             progress(i + 1, len(sources) + 1)
         (staging / MANIFEST_NAME).write_text(text)
         prove_bundle(staging)  # hashes the copies against what was hashed at the source
@@ -95,23 +102,15 @@ def pack_bundle(
 
 
 def make_manifest(
-    spec: DenoiserSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str,
+    spec: ModelSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str,
     files: dict[str, FileEntry],
 ) -> Manifest:  # fmt: skip
     """The manifest of a bundle."""
-    condition: LabelCondition | TextCondition
-    if isinstance(spec.condition, models.LabelCondition):
-        condition = LabelCondition("label", spec.condition.num_classes, spec.condition.null_class)
-    else:
-        text = spec.condition
-        condition = TextCondition("text", text.max_tokens, text.embed_width, components.tokenizer)
     return Manifest(
         format=FORMAT, version=VERSION, builder=f"soda-export {__version__}", backend=backend,
         precision=index.precision,  # type: ignore[arg-type]
-        model=Model(
-            spec.name, spec.family, spec.hash, spec.latent_shape, spec.num_layers, spec.modules, spec.num_tokens,
-            spec.width, condition, spec.output,
-        ),
+        model=Model(spec.name, spec.family, spec.hash, spec.latent_shape, spec.output, len(spec.sites)),
+        ports=tuple(_ports(spec, components)), tokenizers=components.tokenizers,
         sampler=Sampler(
             table.sampler.name, table.sampler.steps, index.timesteps, index.state_size, index.stochastic,
             index.learned_variance, index.fitted, index.initial_scale,
@@ -120,15 +119,33 @@ def make_manifest(
         forecasts=table.num_forecasts,
         tensors=index.tensors, prepare=(*components.prepare, *index.prepare), finish=components.finish,
         programs=tuple(
-            Program(name, taken, _names(program.reads), _names(program.writes), program.flops)
+            Program(name, index.weights, taken, _names(program.reads), _names(program.writes), program.flops)
             for name, taken, program in zip(index.programs, index.inputs, table.programs, strict=True)
         ),
         baseline_program=table.baseline, steps=tuple(_step(table, t) for t in range(len(table.step_programs))),
-        arena=Arena(
-            table.arena.bytes, table.arena.lower_bound_bytes, table.arena.naive_bytes, table.arena.slot_bytes
-        ),
+        slots=index.slots, arena=Arena(table.arena.bytes, table.arena.lower_bound_bytes, table.arena.naive_bytes),
         weights=(index.weights, *components.weights), tables=index.tables_file, files=files,
     )  # fmt: skip
+
+
+_MOST_SCALAR = 1000.0
+
+
+def _ports(spec: ModelSpec, components: Components) -> Iterator[RequestPort]:
+    """What requests give: the model's own ports, and with a text encoder the tokens of prompts."""
+    for number, tokenizer in enumerate(components.tokenizers):
+        yield TokenIdsPort(INPUT_IDS, "int64", (tokenizer.max_tokens,), "token_ids", number)
+    for port in spec.ports:
+        if port.kind == "label":
+            yield LabelPort(port.name, "int64", (), "label", port.num_classes, port.null_class)
+        elif port.kind == "scalar":
+            yield ScalarPort(port.name, "float32", (), "scalar", port.default, 0.0, _MOST_SCALAR)
+        elif port.kind == "embedding":
+            yield EmbeddingPort(port.name, "float32", port.shape, "embedding")
+        elif components.tokenizers:
+            yield TokenMaskPort(port.name, "int64", port.shape, "token_mask", 0)
+        else:
+            yield MaskPort(port.name, "int64", port.shape, "mask")
 
 
 def prove_bundle(folder: Path) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -14,33 +14,36 @@ from soda_runtime.checks import sha256_of
 
 from ..compile import AHEAD_OF_TIME, check_precision
 from ..compile.options import EngineOptions
-from .components import ComponentMaker
-from .engines import graph_path, make_engines, write_engine_index
+from ..eager.conditions import (
+    DEFAULT_PROMPTS,
+    Conditions,
+    own_conditions,
+    random_texts,
+    read_prompts,
+    read_texts,
+    text_ports,
+)
+from ..eager.model import EagerModel
 from ..errors import PlanError, UsageError
 from ..export.export import export_programs
 from ..export.index import read_index
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable, read_table, table_text
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
-from ..models.load import LoadedModel, ModelRequest, load_denoiser
+from ..models.load import LoadedModel, ModelRequest, load_model
 from ..models.precision import COMPUTE, Compute
-from ..models.spec import DenoiserSpec, TextCondition
+from ..models.spec import ModelSpec
 from ..options import BundleOptions, ProfileOptions, SamplerOptions
-from .pack import pack_bundle
 from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
+from ..plan.prior import uniform_map
 from ..plan.schedule import Schedule
-from ..profile.calibration import (
-    DEFAULT_PROMPTS,
-    LabelCalibration,
-    TextCalibration,
-    random_texts,
-    read_prompts,
-    read_texts,
-)
-from ..profile.profile import Calibration, profile_denoiser
-from ..profile.resample import resample_map
 from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
+from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
+from ..profile.resample import resample_map
 from ..sampler import SamplerTable, freeze_sampler
+from .components import ComponentMaker
+from .engines import graph_path, make_engines, write_engine_index
+from .pack import pack_bundle
 from .stages import StageStore
 
 log = logging.getLogger(__name__)
@@ -64,19 +67,34 @@ class Workbench:
     def __init__(
         self, model: str | ModelRequest | LoadedModel, options: SamplerOptions, store: StageStore, progress: Progress
     ) -> None:
-        self.loaded: LoadedModel = model if isinstance(model, LoadedModel) else load_denoiser(model)
+        self.loaded: LoadedModel = model if isinstance(model, LoadedModel) else load_model(model)
         self.options, self.store, self.progress = options, store, progress
-        spec = self.loaded.denoiser.spec
-        self.sampler: SamplerTable = freeze_sampler(
-            options.sampler, self.loaded.scheduler_config, options.steps, options.eta,
-            learned_variance=spec.out_channels == 2 * spec.latent_shape[0],
-        )
+        spec = self.loaded.spec
+        self.sampler: SamplerTable = self._freeze(options.steps)
         if options.guided_channels > spec.latent_shape[0]:
             raise UsageError(f"--guidance-channels {options.guided_channels}: the model has {spec.latent_shape[0]}")
         self.identity = SamplerIdentity(options.sampler, options.steps, options.eta, options.guided_channels)
         self.components = ComponentMaker(self.loaded, store, progress)
         if not 0.0 <= options.guidance <= MAX_GUIDANCE:
             raise UsageError(f"--guidance {options.guidance:g}: must be within 0 .. {MAX_GUIDANCE:g}; 1 turns it off")
+        if options.guidance > 1.0 and self.loaded.family.guidance != "rows":
+            raise UsageError(
+                f"--guidance {options.guidance:g}: a {self.loaded.family.name} model has guidance built in; leave it "
+                "out, and give requests their own where the model takes one"
+            )
+
+    def _freeze(self, steps: int) -> SamplerTable:
+        spec = self.loaded.spec
+        return freeze_sampler(
+            self.options.sampler, self.loaded.scheduler_config, steps, self.options.eta,
+            learned_variance=spec.prediction_shape[0] == 2 * spec.latent_shape[0],
+        )  # fmt: skip
+
+    @cached_property
+    def eager(self) -> EagerModel:
+        """The unmodified module with its weights, loaded when it is first asked for."""
+        loaded = self.loaded
+        return EagerModel(loaded.module, loaded.family, loaded.spec, loaded.constants)
 
     def profile(self, options: ProfileOptions) -> SensitivityMap:
         """Measure the sensitivity map, or take it from its file."""
@@ -86,18 +104,23 @@ class Workbench:
             raise UsageError(f"--profile-memory {options.profile_memory:g}: must be a number of GB above 0")
         texts = self.calibration_texts(options)
         inputs = {
-            "model": self.loaded.denoiser.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
+            "model": self.loaded.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
             "profile": replace(options, prompts=None, profile_embeds=None),  # what the files hold is in texts
             "texts": texts, "text_encoder": self.components.text_hashes if texts else {},
         }  # fmt: skip
         unfinished = self.store.resumable("profile", inputs)
 
+        settings = ProfileSettings(
+            self.identity, self.options.guidance, options.samples, options.seed, options.metric, options.token_score,
+            options.profile_precision, int(options.profile_memory * 1e9),
+        )  # fmt: skip
+
         def make(folder: Path) -> None:
+            conditions = self.calibration(options, texts)
+            cost = estimate_profile(self.eager, self.sampler, conditions, settings)
+            log.info("profile: about %s and %.1f GB", duration(cost.seconds), cost.bytes / 1e9)
             sensitivity = profile_denoiser(
-                self.loaded.denoiser, self.sampler, self.calibration(options, texts), identity=self.identity,
-                guidance=self.options.guidance, samples=options.samples, seed=options.seed, metric=options.metric,
-                token_score=options.token_score, bf16=options.profile_precision == "bf16",
-                memory_bytes=int(options.profile_memory * 1e9), partial=unfinished / "sums.npz",
+                self.eager, self.sampler, conditions, settings, partial=unfinished / "sums.npz",
                 progress=partial(self.progress, "profile"),
             )  # fmt: skip
             (folder / "map.safetensors").write_bytes(map_bytes(sensitivity))
@@ -108,7 +131,7 @@ class Workbench:
 
     def calibration_texts(self, options: ProfileOptions) -> list[str]:
         """The prompts to profile with; none for class labels, given embeddings, or without a text encoder."""
-        is_text = isinstance(self.loaded.denoiser.spec.condition, TextCondition)
+        is_text = bool(text_ports(self.loaded.spec))
         if not is_text and (options.prompts or options.profile_embeds):
             raise UsageError("--prompts and --profile-embeds are for text models; this one takes class labels")
         if options.prompts is not None and options.profile_embeds is not None:
@@ -125,17 +148,18 @@ class Workbench:
         path = options.prompts or (own if own is not None and own.is_file() else None)
         return list(DEFAULT_PROMPTS) if path is None else read_prompts(path)
 
-    def calibration(self, options: ProfileOptions, texts: list[str]) -> Calibration:
+    def calibration(self, options: ProfileOptions, texts: list[str]) -> Conditions:
         """What samples are conditioned on; texts: those of calibration_texts."""
-        spec, rows = self.loaded.denoiser.spec, rows_per_sample(self.options.guidance)
-        if not isinstance(spec.condition, TextCondition):
-            return LabelCalibration(spec, rows)
+        spec = self.loaded.spec
+        own = own_conditions(spec)
+        if not text_ports(spec):
+            return own
         if options.profile_embeds is not None:
-            return TextCalibration(read_texts(options.profile_embeds, spec.condition), rows)
+            return own | read_texts(options.profile_embeds, spec, negative=self.rows == 2)
         if texts:
-            return TextCalibration(self.components.encode(texts[: options.samples]), rows)
+            return own | self.components.encode(texts[: options.samples])
         log.warning("profile: no text encoder at hand, so random embeddings are used; --profile-embeds gives real ones")
-        return TextCalibration(random_texts(spec.condition, options.samples, options.seed), rows)
+        return own | random_texts(spec, options.samples, options.seed)
 
     def fit_map(self, sensitivity: SensitivityMap) -> SensitivityMap:
         """The map as it is, or read at this number of steps; refuses one of another sampler or guidance (planning
@@ -146,10 +170,7 @@ class Workbench:
                 "map: measured at %d steps, read at %d by the noise level; --samples on this number of steps is surer",
                 info.sampler.steps, self.options.steps,
             )  # fmt: skip
-            measured = freeze_sampler(
-                self.options.sampler, self.loaded.scheduler_config, info.sampler.steps, self.options.eta,
-                learned_variance=self.sampler.learned_variance,
-            )  # fmt: skip
+            measured = self._freeze(info.sampler.steps)
             sensitivity = resample_map(sensitivity, measured.timesteps, self.sampler.timesteps)
             info = sensitivity.info
         if info.sampler != self.identity or info.guidance != self.options.guidance:
@@ -167,13 +188,17 @@ class Workbench:
 
     def plan_of(self, schedule: Schedule, made_by: str) -> Plan:
         """A schedule as a plan for this model and sampler."""
-        spec = self.loaded.denoiser.spec
+        spec = self.loaded.spec
         return Plan(identify(spec), self.identity, self.options.guidance, schedule, made_by=made_by)
+
+    def uniform_map(self) -> SensitivityMap:
+        """A map that was not profiled: every step and site alike."""
+        return uniform_map(self.loaded.spec, self.identity, self.options.steps, self.options.guidance)
 
     def load_plan(self, path: Path) -> Plan:
         """Read a plan that someone wrote, and refuse it if it is for something else."""
         plan = read_plan(path)
-        check_fits(plan, self.loaded.denoiser.spec, self.identity, self.options.guidance)
+        check_fits(plan, self.loaded.spec, self.identity, self.options.guidance)
         try:
             self.sampler.with_coefficients(plan.coefficients)
         except PlanError as error:
@@ -185,9 +210,9 @@ class Workbench:
         engine_options: EngineOptions = EngineOptions(),
     ) -> Built:  # fmt: skip
         """Lower, export, compile and pack a plan that fits this model."""
-        denoiser, text, precision = self.loaded.denoiser, plan_text(plan), options.precision
+        spec, text, precision = self.loaded.spec, plan_text(plan), options.precision
         check_precision(backend, precision)
-        spec, compute = denoiser.spec, COMPUTE[precision]
+        compute = COMPUTE[precision]
         common = {"model": spec, "scheduler": self.loaded.scheduler_config, "precision": precision}
         lowered = self.store.produce(
             "programs", {**common, "plan": text.decode()},
@@ -199,7 +224,7 @@ class Workbench:
         exported = self.store.produce(
             "export", common,
             lambda folder: export_programs(
-                denoiser, self.sampler, table, precision, folder, partial(self.progress, "export")
+                self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export")
             ),
         )  # fmt: skip
         index = read_index(exported)
@@ -218,7 +243,7 @@ class Workbench:
 
     def _describe_engines(self, engines: list[Path], precision: Compute) -> list[Path]:
         """engines.json, and what the engines are made of."""
-        model = self.loaded.denoiser.spec.name
+        model = self.loaded.spec.name
         inputs = {"engines": [str(engine) for engine in engines], "model": model}
         folder = self.store.produce(
             "engine-index", {**inputs, "precision": precision},
@@ -227,7 +252,7 @@ class Workbench:
         return sorted(folder.iterdir())
 
 
-def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, precision: Compute) -> None:
+def _write_programs(folder: Path, plan: Plan, text: bytes, spec: ModelSpec, precision: Compute) -> None:
     table = lower_plan(plan, spec, precision)
     (folder / "plan.json").write_bytes(text)
     (folder / "programs.json").write_bytes(table_text(table))
@@ -236,3 +261,10 @@ def _write_programs(folder: Path, plan: Plan, text: bytes, spec: DenoiserSpec, p
         table.num_engines, len(table.step_programs), table.flops_ratio, table.arena.bytes / 1e6,
         table.arena.lower_bound_bytes / 1e6, table.arena.naive_bytes / 1e6,
     )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

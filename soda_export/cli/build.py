@@ -15,7 +15,6 @@ from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
 from ..models.load import DEFAULT_PARTS, ModelRequest
-from ..models.spec import TextCondition
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
 from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
@@ -50,10 +49,13 @@ def build(
 
         soda-export build --model digits --plan my-plan.json --out engines/mine
 
+        soda-export build --model flux-dev --random-weights 0 --flops-ratio 2 --planner soda --map uniform
+
     Parameters
     ----------
     map
-        Sensitivity map of `soda-export profile`; profiles if not given.
+        Sensitivity map of `soda-export profile`, or `uniform` to plan without one; profiles if not given, where the
+        planner reads a map.
     plan
         Plan to build, made by `soda-export plan`, by hand or by another planner (docs/PLAN.md); needs no --budget.
     json
@@ -74,9 +76,9 @@ def build(
         if plan is not None:
             chosen = bench.load_plan(plan)
         else:
-            chosen = solve(bench, sensitivity, profiling, planning, bundle, engines).plan
+            chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
         kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
-        name = f"{bench.loaded.denoiser.spec.name}-{kind}-{bundle.backend}"
+        name = f"{bench.loaded.spec.name}-{kind}-{bundle.backend}"
         built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines)
     table = built.table
     result = {
@@ -101,6 +103,6 @@ def build(
 
 def _example(bench: Workbench) -> str:
     """What to try the bundle with."""
-    if not isinstance(bench.loaded.denoiser.spec.condition, TextCondition):
+    if bench.loaded.spec.port("label") is not None:
         return "--labels 0,1,2,3 --out out.png"
     return '--prompt "..." --out out.png' if bench.components.has_text_encoder else "--embeds embeds.safetensors"

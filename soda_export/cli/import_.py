@@ -51,7 +51,7 @@ def import_(
     content = _read(file)
     with progress_bar() as progress:
         bench = open_workbench(model, sampler, progress, parts=("transformer", "scheduler"))
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     try:
         schedule = TOOLS[from_].read(content, identify(spec), bench.identity.steps)
     except PlanError as error:

@@ -6,21 +6,25 @@ from pathlib import Path
 
 import msgspec
 from soda_runtime.checks import open_manifest
-from soda_runtime.manifest import LabelCondition
+from soda_runtime.manifest import LabelPort, Manifest
 from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
 from ..lower.program import ProgramTable, read_table
-from ..models.origin import builtin_models
-from ..models.published import published_models, read_published
+from ..models.origin import ModelRequest, builtin_models
+from ..models.published import published_models
 from ..plan.plan import Plan, read_plan
 from ..plan.sensitivity import SensitivityMap, read_map
 from ..report.schedule import draw_schedule
 from .engines import inspect_engines
+from .model import inspect_model, inspect_published, inspect_sites
 from .terminal import megabytes, print_json, print_table
 
 
-def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
+def inspect(
+    path: str, /, *, engines: bool = False, sites: bool = False, random_weights: int | None = None,
+    image_size: int | None = None, json: bool = False,
+) -> None:  # fmt: skip
     """Show what a bundle, a stage's file (map, plan, program table) or a model is.
 
     Examples:
@@ -33,6 +37,8 @@ def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
 
         soda-export inspect pixart
 
+        soda-export inspect flux-dev --sites
+
         soda-export inspect engines/digits-b17-trt_rtx --engines
 
     Parameters
@@ -41,12 +47,22 @@ def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
         Bundle folder, .map.safetensors, plan.json, programs.json, or a model.
     engines
         Of a bundle: what every engine is made of, layer by layer with --json.
+    sites
+        Of a model: every value that a plan may decide about, with its shapes and FLOPs; no weights are needed.
+    random_weights
+        Of a model: seed of random weights in the place of its own.
+    image_size
+        Of a model of any size: side of the image in pixels. [default: the pipeline's]
     json
         Print the result as JSON.
     """
     target = Path(path)
     if engines:
         inspect_engines(target, json)
+    elif sites:
+        inspect_sites(ModelRequest(path, random_weights=random_weights or 0, image_size=image_size), json)
+    elif random_weights is not None or image_size is not None:
+        inspect_model(ModelRequest(path, random_weights=random_weights or 0, image_size=image_size), json)
     elif target.is_dir() and (target / "manifest.json").exists():
         _inspect_bundle(target, json)
     elif target.is_file() and target.suffix == ".safetensors":
@@ -56,9 +72,9 @@ def inspect(path: str, /, *, engines: bool = False, json: bool = False) -> None:
     elif target.is_file():
         _inspect_plan(target, read_plan(target), json)
     elif path in builtin_models() or target.is_dir():
-        _inspect_model(path, json)
+        inspect_model(ModelRequest(path), json)
     elif path in published_models():
-        _inspect_published(path, json)
+        inspect_published(path, json)
     else:
         raise UsageError(f"{path}: no such bundle, file or model")
 
@@ -68,11 +84,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     used = sorted({step.program for step in manifest.steps})
     files = sum(entry.bytes for entry in manifest.files.values())
     weights = sum(manifest.files[name].bytes for name in manifest.weights)
-    condition = manifest.model.condition
-    if isinstance(condition, LabelCondition):
-        takes = f"labels 0 .. {condition.num_classes - 1}"
-    else:
-        takes = f"{'prompts' if condition.tokenizer else 'text embeddings'} of {condition.max_tokens} tokens"
+    takes = _takes(manifest)
     result = {
         "model": manifest.model.name, "backend": manifest.backend, "sampler": manifest.sampler.name,
         "steps": manifest.sampler.steps, "guidance": manifest.guidance, "flops_ratio": manifest.flops_ratio,
@@ -87,7 +99,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     plan_file = folder / "plan.json"
     if plan_file.is_file():
         plan = read_plan(plan_file)
-        print("\n".join(draw_schedule(plan.schedule, plan.model.num_tokens, plan.model.modules)))
+        print("\n".join(draw_schedule(plan.schedule, plan.model)))
     full = manifest.programs[manifest.baseline_program].flops
     kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
     quantized = ", matrices in int8" if "I8" in kinds else ""
@@ -103,8 +115,8 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     print_table(
         f"{folder}: {manifest.model.name} for {manifest.backend}",
         [
-            ("model", f"{manifest.model.family}, {manifest.model.num_layers} layers, {manifest.model.num_tokens} "
-                      f"tokens, width {manifest.model.width}, hash {manifest.model.hash[:12]}"),
+            ("model", f"{manifest.model.family}, {manifest.model.sites} sites, latents "
+                      f"{list(manifest.model.latent_shape)}, hash {manifest.model.hash[:12]}"),
             ("takes, gives", f"{takes}; {'images' if manifest.finish else manifest.model.output}"),
             ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"
                         + (", fitted to the schedule" if manifest.sampler.fitted else "")),
@@ -116,6 +128,16 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {manifest.precision}{quantized}"),
         ],
     )  # fmt: skip
+
+
+def _takes(manifest: Manifest) -> str:
+    """What a request gives, in words."""
+    for port in manifest.ports:
+        if isinstance(port, LabelPort):
+            return f"labels 0 .. {port.num_classes - 1}"
+    if manifest.tokenizers:
+        return "prompts of " + " and ".join(f"{entry.max_tokens}" for entry in manifest.tokenizers) + " tokens"
+    return ", ".join(f"{port.name} {list(port.shape)}" for port in manifest.ports)
 
 
 def _inspect_table(path: Path, table: ProgramTable, json: bool) -> None:
@@ -140,7 +162,7 @@ def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(plan.schedule, plan.model.num_tokens, plan.model.modules)))
+    print("\n".join(draw_schedule(plan.schedule, plan.model)))
     print_table(str(path), [(key, str(value)) for key, value in result.items()])
 
 
@@ -151,7 +173,8 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
         "relative_standard_error": sensitivity.relative_standard_error(),
         "mean_reuse_error_by_interval": [float(c[c > 0].mean()) if c.any() else 0.0 for c in mean.T],
         "rank_correlation_of_halves_by_interval": [
-            float(r) if r == r else None for r in sensitivity.stability  # NaN: too few samples or steps
+            float(r) if r == r else None
+            for r in sensitivity.stability  # NaN: too few samples or steps
         ],
     }
     if json:
@@ -167,26 +190,3 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
     )
     rows.append(("halves agree (rank correlation by interval)", "  ".join(halves)))
     print_table(str(path), rows)
-
-
-def _inspect_published(alias: str, json: bool) -> None:
-    """A model of the hub, as far as it is known without its weights."""
-    configs = read_published(alias)
-    if json:
-        print_json(configs)
-        return
-    rows = [("repository", str(configs["repository"]))]
-    for part in ("transformer", "scheduler", "vae", "text_encoder"):
-        rows += [(f"{part} {key}", str(value)) for key, value in configs.get(part, {}).items()]
-    print_table(alias, rows)
-
-
-def _inspect_model(model: str, json: bool) -> None:
-    from ..models.load import load_denoiser
-
-    spec = load_denoiser(model).denoiser.spec
-    fields = msgspec.to_builtins(spec)
-    if json:
-        print_json(fields)
-    else:
-        print_table(model, [(key, str(value)) for key, value in fields.items()])

@@ -45,7 +45,8 @@ def plan(
     Parameters
     ----------
     map
-        Sensitivity map of `soda-export profile`; profiles if not given.
+        Sensitivity map of `soda-export profile`, or `uniform` to plan without one; profiles if not given, where the
+        planner reads a map.
     prior
         Bare prior file (reuse error by distance and step): plans the anchors alone, without any model.
     out
@@ -65,9 +66,9 @@ def plan(
     with progress_bar() as progress:
         sensitivity = given_map(map)
         bench = open_workbench(model, sampler, progress, sensitivity)
-        solved = solve(bench, sensitivity, profiling, planning)
-    table = lower_plan(solved.plan, bench.loaded.denoiser.spec)
-    path = out or Path(f"{bench.loaded.denoiser.spec.name}-{budget_name(planning)}.plan.json")
+        solved = solve(bench, sensitivity, profiling, planning, map=map)
+    table = lower_plan(solved.plan, bench.loaded.spec)
+    path = out or Path(f"{bench.loaded.spec.name}-{budget_name(planning)}.plan.json")
     write_whole(path, plan_text(solved.plan))
     result = {
         "plan": str(path), "anchors": solved.plan.anchors, "flops_ratio": table.flops_ratio,
@@ -77,7 +78,7 @@ def plan(
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(solved.plan.schedule, solved.plan.model.num_tokens, solved.plan.model.modules)))
+    print("\n".join(draw_schedule(solved.plan.schedule, solved.plan.model)))
     print_table(
         str(path),
         [

@@ -8,9 +8,10 @@ from ..bench.latency import check_can_time
 from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
 from ..compile.options import EngineOptions
-from ..models.load import DEFAULT_PARTS, ModelRequest, load_denoiser
+from ..models.load import DEFAULT_PARTS, ModelRequest, load_model
 from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
 from ..plan.plan import Plan, read_plan
+from ..plan.planners import needs_map
 from ..plan.sensitivity import SensitivityMap, read_map
 from ..plan.solve import PlanOptions, SolvedPlan
 from ..search.planning import check_budget, make_plan_for
@@ -23,19 +24,23 @@ def open_workbench(
     parts: tuple[str, ...] = (*DEFAULT_PARTS, "text_encoder"),
 ) -> Workbench:  # fmt: skip
     """Load the model and freeze the sampler; what was not asked for follows the given plan or map."""
-    loaded = load_denoiser(model, parts)
+    loaded = load_model(model, parts)
     if isinstance(given, Plan):
         options = request.resolve(given.sampler, given.guidance)
     elif given is not None:
         options = request.resolve(given.info.sampler, given.info.guidance)
     else:
-        options = request.resolve(*defaults_for(loaded.denoiser.spec))
+        options = request.resolve(*defaults_for(loaded))
     return Workbench(loaded, options, StageStore(SHELF / ".work"), progress)
 
 
+UNIFORM = "uniform"
+"""What --map says instead of a file, to plan without a profile as if every step and site were alike."""
+
+
 def given_map(path: Path | None) -> SensitivityMap | None:
-    """The map of --map, if any."""
-    return None if path is None else read_map(path)
+    """The map of --map, if it is a file."""
+    return None if path is None or str(path) == UNIFORM else read_map(path)
 
 
 def given_plan(path: Path | None) -> Plan | None:
@@ -55,12 +60,17 @@ def budget_name(options: PlanOptions | None) -> str:
 
 def solve(
     bench: Workbench, sensitivity: SensitivityMap | None, profile: ProfileOptions, options: PlanOptions | None,
-    bundle: BundleOptions = BundleOptions(), engines: EngineOptions = EngineOptions(),
+    bundle: BundleOptions = BundleOptions(), engines: EngineOptions = EngineOptions(), map: Path | None = None,
 ) -> SolvedPlan:  # fmt: skip
-    """Profile unless a map is given, and plan. bundle, engines: what latencies are measured of."""
+    """Profile unless a map is given or none is needed, and plan. bundle, engines: what latencies are measured of. map:
+    what --map said."""
     options = options or PlanOptions()
     check_budget(options, bench.sampler.steps)
     if options.speedup or options.latency_ms:
         check_can_time(bundle.backend, options.latency_batch, engines)
-    measured = bench.profile(profile) if sensitivity is None else sensitivity
+    measured = sensitivity
+    if map is not None and str(map) == UNIFORM:
+        measured = bench.uniform_map()
+    elif measured is None and needs_map(options.planner):
+        measured = bench.profile(profile)
     return make_plan_for(bench, measured, options, profile, bundle, engines)

@@ -42,7 +42,7 @@ def profile(
     with progress_bar() as progress:
         bench = open_workbench(model, sampler, progress)
         sensitivity = bench.profile(profiling)
-    default = f"{bench.loaded.denoiser.spec.name}-{bench.options.sampler}{bench.options.steps}.map.safetensors"
+    default = f"{bench.loaded.spec.name}-{bench.options.sampler}{bench.options.steps}.map.safetensors"
     path = out or Path(default)
     write_whole(path, map_bytes(sensitivity))
     error = sensitivity.relative_standard_error()

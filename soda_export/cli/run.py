@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import DeviceOptions, Embeds, Session
 from soda_runtime.errors import BundleError
+from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
 from ..files import write_whole
 from ..report.images import save_images
 from .terminal import print_json, progress_bar
-
-_NEGATIVE = ("negative_prompt_embeds", "negative_prompt_attention_mask")
 
 
 def run(
@@ -62,7 +61,8 @@ def run(
         What to steer away from.
     embeds
         Safetensors file of text embeddings with the names of diffusers' encode_prompt: prompt_embeds,
-        prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask.
+        prompt_attention_mask, pooled_prompt_embeds and the same with negative_ in front, as far as the model takes
+        them.
     batch
         Samples of a single label, prompt or embedding.
     seed
@@ -98,7 +98,8 @@ def run(
     manifest = session.bundle.manifest
     if path.suffix == ".png" and manifest.model.output != "pixels" and not manifest.finish:
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
-    condition = _condition(manifest.model.condition.kind, labels, prompt, negative_prompt, embeds)
+    is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)
+    condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
     started = time.perf_counter()
     session.start(**condition, batch=batch, seed=seed, guidance=guidance, accelerated=not baseline)
     if session.playback.loop is not None:
@@ -123,7 +124,7 @@ def run(
 
 
 def _condition(
-    kind: str, labels: str | None, prompt: list[str] | None, negative_prompt: str, embeds: Path | None
+    is_text: bool, labels: str | None, prompt: list[str] | None, negative_prompt: str, embeds: Path | None
 ) -> dict[str, Any]:
     """What the request is conditioned on. Which one the bundle takes, the runtime judges."""
     if sum(given is not None for given in (labels, prompt, embeds)) > 1:
@@ -134,7 +135,7 @@ def _condition(
         return {"prompt": prompt, "negative_prompt": negative_prompt}
     if embeds is not None:
         return {"embeds": _read_embeds(embeds)}
-    if labels is None and kind == "text":
+    if labels is None and is_text:
         raise UsageError("this bundle draws from text: give --prompt, or --embeds with a file of text embeddings")
     return {"labels": _parse_labels(labels or "0")}
 
@@ -146,10 +147,9 @@ def _read_embeds(path: Path) -> Embeds:
         raise UsageError(f"--embeds {path}: cannot be read ({error.strerror})") from None
     except BundleError as error:
         raise UsageError(f"--embeds {error}") from None
-    for name in ("prompt_embeds", "prompt_attention_mask"):
-        if name not in tensors:
-            raise UsageError(f"--embeds {path}: has no tensor {name!r}, as diffusers' encode_prompt gives")
-    return Embeds(tensors["prompt_embeds"], tensors["prompt_attention_mask"], *(tensors.get(n) for n in _NEGATIVE))
+    if "prompt_embeds" not in tensors:
+        raise UsageError(f"--embeds {path}: has no tensor 'prompt_embeds', as diffusers' encode_prompt gives")
+    return Embeds(**{name: tensors[name] for name in Embeds._fields if name in tensors})
 
 
 def _parse_labels(text: str) -> list[int]:

@@ -2,73 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
-from ..lower.program import STACK, ProgramTable, Slot, StepProgram
-from ..models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser, call_head, label_rows
-from ..plan.schedule import BLOCKS_RUN
-from ..sampler import SamplerTable, Stepper, guide
-from .tokens import TokenScorer, gather_tokens, scatter_tokens, top_tokens
+from ..lower.program import ProgramTable, Slot, StepProgram
+from ..models.decisions import COMPUTE, is_renewal
+from ..sampler import SamplerTable, Stepper
+from .model import EagerModel
+from .sampling import Sampling, StepHook
+from .sites import SiteCall
+from .tokens import TokenScorer, scatter_tokens, top_tokens
 
-ChooseTokens = Callable[[int, Slot, Tensor, int], Tensor]
-"""(step, slot, scores [B, N], keep) -> indices [B, keep]"""
+ChooseTokens = Callable[[int, str, Tensor, int], Tensor]
+"""(step, site, scores [B, N], keep) -> indices [B, keep]"""
 
 
-def _top(step: int, slot: Slot, scores: Tensor, keep: int) -> Tensor:
+def _top(step: int, site: str, scores: Tensor, keep: int) -> Tensor:
     return top_tokens(scores, keep)
 
 
-@torch.no_grad()
 def run_reference(
-    denoiser: Denoiser,
-    sampler: Stepper,
-    table: ProgramTable,
-    condition: Tensor | LabelRows | TextRows,
-    initial_noise: Tensor,
-    step_noise: Tensor | None = None,
-    guidance: float | None = None,
-    choose: ChooseTokens = _top,
-) -> Tensor:
-    """Latents [B, C, H, W] after all steps.
+    model: EagerModel, sampler: Stepper, table: ProgramTable, inputs: Mapping[str, Tensor], initial_noise: Tensor,
+    step_noise: Tensor | None = None, guidance: float | None = None, choose: ChooseTokens = _top,
+) -> Tensor:  # fmt: skip
+    """Latents [B, *latent_shape] after all steps.
 
-    sampler: a SamplerTable takes the table's coefficients, where it has any; another stepper is used as it is.
-    condition: labels [B], or the labels or the text of all rows. initial_noise: [B, C, H, W]. step_noise:
-    [S, B, C, H, W], needed by stochastic samplers.
-    choose: replaces the selection of tokens, so that a comparison can settle near-ties the same way on both sides.
+    sampler: a SamplerTable takes the table's coefficients, where it has any; another stepper is used as it is. inputs:
+    by port, [R, ...], R = table.rows * B. initial_noise: [B, *latent_shape]. step_noise: [S, B, *latent_shape], needed
+    by stochastic samplers. choose: replaces the selection of tokens, so that a comparison can settle near-ties the same
+    way on both sides.
     """
     if isinstance(sampler, SamplerTable):
         sampler = sampler.with_coefficients(table.own_coefficients)
-    scale = table.guidance if guidance is None else guidance
-    spec, channels = denoiser.spec, denoiser.spec.latent_shape[0]
-    guided = table.sampler.guided_channels or channels
-    rows = label_rows(condition, spec, table.rows) if isinstance(condition, Tensor) else condition
-    prepared = Prepared(denoiser, sampler.timesteps, rows)
-    state = sampler.begin(initial_noise)
-    cache = Cache(table, spec.num_layers)
-    for step, index in enumerate(table.step_programs):
-        latents = torch.cat([sampler.model_input(step, state)] * table.rows)
-        program, conditioning = table.programs[index], prepared.conditioning(step)
-        if program.stack != BLOCKS_RUN:
-            hidden = cache.forecast(cache.stack, program.stack, step, program)
-            output = call_head(denoiser, hidden, conditioning)
-        else:
-            play = _Play(denoiser, prepared, table, program, step, cache, choose)
-            output, hidden = call_denoiser(denoiser, latents, conditioning, play.module_output)
-            cache.push(cache.stack, hidden)
-        noise = step_noise[step] if sampler.stochastic and step_noise is not None else None
-        state = sampler.advance(step, state, guide(output, table.rows, scale, guided, channels), noise)
-    return state[0]
+    sampling = Sampling(
+        model, model.place(inputs), initial_noise, table.guidance if guidance is None else guidance, table.rows,
+        table.sampler.guided_channels, step_noise,
+    )  # fmt: skip
+    return sampling.run(sampler, TablePlay(model, table, choose).hook)[0]
+
+
+class TablePlay:
+    """What a program table does with each site of each step, in one run from the first step to the last."""
+
+    def __init__(self, model: EagerModel, table: ProgramTable, choose: ChooseTokens = _top) -> None:
+        self._names = [site.name for site in model.spec.sites]
+        self._outputs = [len(site.outputs) for site in model.spec.sites]
+        self._table, self._choose = table, choose
+        self._scorer = TokenScorer(table.token_score, table.rows)
+        self._cache = Cache(table)
+
+    def hook(self, step: int) -> StepHook:
+        """What a step's model call is hooked with."""
+        program = self._table.programs[self._table.step_programs[step]]
+        given = {k for k, work in enumerate(program.work) if work != COMPUTE and not is_renewal(work)}
+        return StepHook(lambda k, call: self._outputs_of(step, program, k, call), given)
+
+    def _outputs_of(self, step: int, program: StepProgram, k: int, call: SiteCall) -> tuple[Tensor, ...]:
+        work, slots = program.work[k], [Slot(self._names[k], output) for output in range(self._outputs[k])]
+        if work == COMPUTE:
+            outputs = call.compute()
+            for slot, value in zip(slots, outputs, strict=True):
+                self._cache.push(slot, value)
+            return outputs
+        if not is_renewal(work):
+            return tuple(self._cache.forecast(slot, -work, step, program) for slot in slots)
+        (slot,) = slots
+        cached = self._cache.latest(slot)
+        scores = self._scorer(call.inputs, cached)
+        indices = self._choose(step, slot.site, scores, work).repeat(self._table.rows, 1)
+        value = scatter_tokens(cached, indices, call.renew(indices).to(cached.dtype))
+        self._cache.update(slot, value)
+        return (value,)
 
 
 class Cache:
     """The last computed values of every slot, newest first: as many as the table ever reads."""
 
-    def __init__(self, table: ProgramTable, num_layers: int) -> None:
-        self.stack = Slot(num_layers, STACK)
+    def __init__(self, table: ProgramTable) -> None:
         self._weights = table.forecast_weights
         self._depth: dict[Slot, int] = {}
         for program in table.programs:
@@ -94,38 +105,12 @@ class Cache:
         if not order:
             return self.latest(slot)
         weights = self._weights[step][program.forecast_rows[slot]]
-        values = self._values[slot]
-        result = weights[0] * values[0] + weights[1] * values[1]
-        return result + weights[2] * values[2] if order > 1 else result
+        return weighted_sum(weights[: order + 1], self._values[slot])
 
 
-@dataclass(frozen=True)
-class _Play:
-    """What each module does in one step."""
-
-    denoiser: Denoiser
-    prepared: Prepared
-    table: ProgramTable
-    program: StepProgram
-    step: int
-    cache: Cache
-    choose: ChooseTokens
-
-    def module_output(self, layer: int, name: str, inputs_of: Callable[[], Tensor]) -> Tensor:
-        spec, slot = self.denoiser.spec, Slot(layer, name)
-        keep = self.program.kept[layer][spec.modules.index(name)]
-        if keep <= 0:
-            return self.cache.forecast(slot, -keep, self.step, self.program)
-        module, inputs = self.denoiser.module(layer, name), inputs_of()
-        context = self.prepared.context(layer, name)
-        if keep == spec.num_tokens:
-            y: Tensor = module(inputs, *context)
-            self.cache.push(slot, y)
-            return y
-        cached = self.cache.latest(slot)
-        scores = TokenScorer(self.table.token_score, self.table.rows)(inputs, cached)
-        indices = self.choose(self.step, slot, scores, keep).repeat(self.table.rows, 1)
-        fresh = module.kept(inputs, gather_tokens(inputs, indices), *context)
-        y = scatter_tokens(cached, indices, fresh)
-        self.cache.update(slot, y)
-        return y
+def weighted_sum(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:
+    """Sum of weight * value over as many as there are weights, in their order."""
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=False):
+        total = total + weight * value
+    return total

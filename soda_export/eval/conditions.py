@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..build.pipeline import Workbench
-from ..models.denoiser import TextRows
-from ..models.identity import rows_per_sample
-from ..models.spec import LabelCondition
+from ..eager.conditions import DEFAULT_PROMPTS, Conditions, own_conditions, random_texts, text_ports
 from ..options import ProfileOptions
-from ..profile.calibration import DEFAULT_PROMPTS, TextCalibration, TextSamples, random_texts
 from .scenes import Scene, held_out_prompts
 
 log = logging.getLogger(__name__)
@@ -41,19 +37,16 @@ class SeedConditions:
     """Conditions of a model's samples. Texts are encoded once and kept in the stage store."""
 
     def __init__(self, bench: Workbench) -> None:
-        self._bench, self._spec = bench, bench.loaded.denoiser.spec
-        self._rows = rows_per_sample(bench.options.guidance)
+        self._bench, self._spec = bench, bench.loaded.spec
 
-    def __call__(self, seeds: range) -> Tensor | TextRows:
-        """Labels [B], or the text of all rows."""
-        if isinstance(self._spec.condition, LabelCondition):
-            return torch.tensor([seed % self._spec.condition.num_classes for seed in seeds])
-        return TextCalibration(self._texts, self._rows)(seeds)
+    def __call__(self, seeds: range) -> dict[str, Tensor]:
+        """By port, the conditional rows first."""
+        return self._conditions.rows(seeds, self._bench.rows)
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """The prompts in turn; none for class labels or without a text encoder."""
-        if isinstance(self._spec.condition, LabelCondition) or not self._bench.components.has_text_encoder:
+        if not text_ports(self._spec) or not self._bench.components.has_text_encoder:
             return ()
         return tuple(model_prompts(self._spec.name, self._bench.calibration_texts(ProfileOptions())))
 
@@ -62,17 +55,24 @@ class SeedConditions:
         return tuple(self.prompts[seed % len(self.prompts)] for seed in seeds) if self.prompts else ()
 
     @cached_property
-    def _texts(self) -> TextSamples:
-        assert not isinstance(self._spec.condition, LabelCondition)
+    def _conditions(self) -> Conditions:
+        own = own_conditions(self._spec)
+        return own | self._texts if text_ports(self._spec) else own
+
+    @property
+    def _texts(self) -> Conditions:
         if not self.prompts:
             log.warning("eval: no text encoder at hand, so random embeddings are used")
-            return random_texts(self._spec.condition, _RANDOM_TEXTS, _RANDOM_SEED)
-        components = self._bench.components
+            return random_texts(self._spec, _RANDOM_TEXTS, _RANDOM_SEED)
+        components, signs = self._bench.components, ("", "negative_")
 
         def make(folder: Path) -> None:
-            save_file({name: t.contiguous() for name, t in vars(components.encode(list(self.prompts))).items()},
-                      folder / "texts.safetensors")  # fmt: skip
+            made = components.encode(list(self.prompts))
+            sides = zip(signs, (made.positive, made.negative), strict=True)
+            named = {sign + port: tensor.contiguous() for sign, side in sides for port, tensor in side.items()}
+            save_file(named, folder / "texts.safetensors")
 
-        tokens = self._spec.condition.max_tokens
-        inputs = {"prompts": self.prompts, "text_encoder": components.text_hashes, "tokens": tokens}
-        return TextSamples(**load_file(self._bench.store.produce("texts", inputs, make) / "texts.safetensors"))
+        ports = {port.name: port.shape for port in text_ports(self._spec)}
+        inputs = {"prompts": self.prompts, "text_encoder": components.text_hashes, "ports": ports}
+        tensors = load_file(self._bench.store.produce("texts", inputs, make) / "texts.safetensors")
+        return Conditions(*({port: tensors[sign + port] for port in ports} for sign in signs))

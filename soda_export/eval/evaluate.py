@@ -11,20 +11,19 @@ from typing import Any, Literal
 
 import msgspec
 from soda_runtime import Bundle
-from soda_runtime.manifest import LabelCondition
 
 from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
 from ..errors import PlanError, UsageError
 from ..lower.lower import lower_plan
-from ..models.load import DEFAULT_PARTS, LoadedModel, ModelRequest, builtin_models, load_denoiser
+from ..models.load import DEFAULT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
 from ..options import ProfileOptions, SamplerOptions, SamplerRequest
 from ..plan.plan import Plan, check_fits, read_plan
 from ..search.trial import SEED as PLAN_SEED
 from .compare import Comparison, Scores, compare_samples
 from .judges import find_judge
 from .networks import NetworkOptions, load_networks
-from .sample import BundleSamples, ModelSamples, SampleSource
+from .sample import BundleSamples, ModelSamples, SampleSource, takes_embeddings_alone
 from .seeds import HELD_OUT_SEEDS, parse_seeds
 
 log = logging.getLogger(__name__)
@@ -110,14 +109,13 @@ class Evaluator:
         if self._model is None and self._against == "itself":
             return None
         samples = self._samples_of(target, _read(target / "plan.json"))
-        condition = bundle.manifest.model.condition
-        if self._against == "model" and not isinstance(condition, LabelCondition) and not condition.tokenizer:
+        if self._against == "model" and takes_embeddings_alone(bundle.manifest):
             raise UsageError(f"{target}: has no text encoder, so --against model has no prompts to give it")
         return samples
 
     def _plan(self, target: Path, plan: Plan) -> tuple[float, Comparison]:
         model = self._samples_of(target, plan)
-        spec = model.bench.loaded.denoiser.spec
+        spec = model.bench.loaded.spec
         with _naming(target):
             table = lower_plan(plan, spec)
         reference = model.of_reference(self._seeds, self._batch, self._counter("everything computed"))
@@ -133,13 +131,13 @@ class Evaluator:
         request = self._model or ModelRequest(plan.model.name)
         options = SamplerRequest().resolve(plan.sampler, plan.guidance)
         if request.model not in self._loaded:
-            self._loaded[request.model] = load_denoiser(request, PARTS)
+            self._loaded[request.model] = load_model(request, PARTS)
         if (request.model, options) not in self._samples:
             bench = Workbench(self._loaded[request.model], options, self._store, self._progress)
             self._samples[request.model, options] = ModelSamples(bench)
         samples = self._samples[request.model, options]
         with _naming(target):
-            check_fits(plan, samples.bench.loaded.denoiser.spec, samples.bench.identity, plan.guidance)
+            check_fits(plan, samples.bench.loaded.spec, samples.bench.identity, plan.guidance)
         return samples
 
     def _counter(self, stage: str) -> Callable[[int, int], None]:

@@ -36,7 +36,7 @@ class Judge(Protocol):
         """Whether each picture shows what its seed was asked for: [n]."""
 
 
-def find_judge(name: str, latent_shape: tuple[int, int, int]) -> Judge | None:
+def find_judge(name: str, latent_shape: tuple[int, ...]) -> Judge | None:
     """The judge of a model by its name and size, if it has one."""
     if name == SHAPES and latent_shape == (4, 16, 16):
         return ShapesJudge()

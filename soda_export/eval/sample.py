@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from soda_runtime import Bundle, Embeds
-from soda_runtime.manifest import LabelCondition
+from soda_runtime import Bundle
+from soda_runtime.manifest import EmbeddingPort, LabelPort, Manifest, MaskPort
 from soda_runtime.philox import INITIAL_STREAM, normal
 
 from ..build.pipeline import Workbench
@@ -52,7 +53,7 @@ class ModelSamples:
     """Eager samples of one model with its frozen sampler (soda_export/eager/reference.py), for any plan."""
 
     def __init__(self, bench: Workbench) -> None:
-        self.bench, self._spec = bench, bench.loaded.denoiser.spec
+        self.bench, self._spec = bench, bench.loaded.spec
         self._conditions = SeedConditions(bench)
 
     def of_table(self, table: ProgramTable) -> SampleSource:
@@ -107,7 +108,7 @@ class ModelSamples:
         noise = seed_noise(seeds, self._spec.latent_shape, sampler.steps if sampler.stochastic else 0)
         steps = None if noise.steps is None else torch.from_numpy(noise.steps)
         latents: NDArray[np.float32] = run_reference(
-            self.bench.loaded.denoiser, sampler, table, self._conditions(seeds), torch.from_numpy(noise.initial), steps
+            self.bench.eager, sampler, table, self._conditions(seeds), torch.from_numpy(noise.initial), steps
         ).numpy()
         return latents
 
@@ -132,8 +133,7 @@ class BundleSamples:
         self._session, self._accelerated = bundle.session(), accelerated
         self._manifest = bundle.manifest
         self._prompts = prompts or model_prompts(self._manifest.model.name)
-        condition = self._manifest.model.condition
-        if accelerated and not isinstance(condition, LabelCondition) and not condition.tokenizer:
+        if accelerated and takes_embeddings_alone(self._manifest):
             log.warning("eval: the bundle has no text encoder, so random embeddings are used")
 
     def draw(self, seeds: range) -> Drawn:
@@ -147,22 +147,34 @@ class BundleSamples:
         return Drawn(latents, images, tuple(request.get("prompt", ())))
 
     def _request(self, seeds: range) -> dict[str, Any]:
-        condition = self._manifest.model.condition
-        if isinstance(condition, LabelCondition):
-            return {"labels": [seed % condition.num_classes for seed in seeds]}
-        if condition.tokenizer:
+        manifest = self._manifest
+        for port in manifest.ports:
+            if isinstance(port, LabelPort):
+                return {"labels": [seed % port.num_classes for seed in seeds]}
+        if manifest.tokenizers:
             return {"prompt": [self._prompts[seed % len(self._prompts)] for seed in seeds]}
-        shape = (condition.max_tokens, condition.embed_width)
-        rows = [normal(seed, INITIAL_STREAM, 1, shape[0] * shape[1]).reshape(shape) for seed in (*seeds, 0)]
-        values, mask = np.stack(rows), np.ones((len(rows), shape[0]), np.int64)
-        return {"embeds": Embeds(values[:-1], mask[:-1], values[-1:], mask[-1:])}
+        made: dict[str, NDArray[Any]] = {}
+        for port in manifest.ports:
+            size = math.prod(port.shape)
+            if isinstance(port, EmbeddingPort):
+                rows = [normal(seed, INITIAL_STREAM, 1, size).reshape(port.shape) for seed in (*seeds, 0)]
+                made[port.name] = np.stack(rows)
+            elif isinstance(port, MaskPort):
+                made[port.name] = np.ones((len(seeds) + 1, *port.shape), np.int64)
+        given = {"inputs": {name: array[:-1] for name, array in made.items()}}
+        if manifest.rows_per_sample == 2:
+            given["negative_inputs"] = {name: array[-1:] for name, array in made.items()}
+        return given
+
+
+def takes_embeddings_alone(manifest: Manifest) -> bool:
+    """Whether a bundle is conditioned on text and has no text encoder."""
+    return any(isinstance(port, EmbeddingPort) for port in manifest.ports) and not manifest.tokenizers
 
 
 def compute_everything(bench: Workbench) -> Plan:
     """The plan of the unaccelerated model."""
-    spec = bench.loaded.denoiser.spec
-    kept = np.full((bench.sampler.steps, spec.num_layers, len(spec.modules)), spec.num_tokens, np.int64)
-    return bench.plan_of(Schedule.of(kept), "everything computed")
+    return bench.plan_of(Schedule.full(bench.loaded.spec, bench.sampler.steps), "everything computed")
 
 
 def batches(seeds: range, batch: int) -> list[range]:

@@ -44,7 +44,7 @@ def check_held_out(seeds: range, profile_seed: int) -> None:
             raise UsageError(f"--seeds {seeds_text(seeds)}: {used} is the {who}'s seed; give a range without it")
 
 
-def seed_noise(seeds: range, shape: tuple[int, int, int], steps: int) -> Noise:
+def seed_noise(seeds: range, shape: tuple[int, ...], steps: int) -> Noise:
     """Noise of each seed's sample: initial [B, C, H, W], and [steps, B, C, H, W] with steps above 0."""
     count = int(np.prod(shape))
 

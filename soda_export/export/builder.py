@@ -1,8 +1,8 @@
-"""Build one ONNX graph out of traced fragments and single nodes."""
+"""Build one ONNX graph out of traced graphs and single nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,18 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import ExportError, InternalError
-from .trace import OPSET, Fragment
-from .weights import WeightsFile
+from ..trace.marks import DOMAIN
+from ..trace.onnx import OPSET, TracedGraph, producers
+from .weights import WeightsFile, constant_name, is_large
 
 _IR_VERSION = 10
+Known = dict[ir.Value, ir.Value]
 
 
 class GraphBuilder:
     """Collects the nodes, inputs, outputs and initializers of one graph. Names are unique and deterministic."""
 
-    def __init__(self, name: str, weights: WeightsFile) -> None:
+    def __init__(self, name: str, weights: WeightsFile | None) -> None:
         self._name, self._weights = name, weights
         self._nodes: list[ir.Node] = []
         self._inputs: list[ir.Value] = []
@@ -44,6 +46,7 @@ class GraphBuilder:
 
     def weight(self, name: str) -> ir.Value:
         """The initializer of a tensor of the weights file; of a quantized one, its value."""
+        assert self._weights is not None
         if name not in self._weight_values:
             value = self._initializers[name] = self._weights.initializer(name)
             scale = self._weights.scale_of(name)
@@ -65,11 +68,17 @@ class GraphBuilder:
             self._constants[key] = self._initializers[name] = value
         return self._constants[key]
 
+    def ints(self, *values: int) -> ir.Value:
+        """A constant int64 [n]."""
+        return self.constant(np.array(values, np.int64))
+
     def cast(self, value: ir.Value, dtype: str) -> ir.Value:
         """The value in another type; itself where it has that type already."""
         if value.dtype == _ir_dtype(dtype):
             return value
-        return self.node("Cast", [value], prefix=f"{value.name}.", to=int(_ir_dtype(dtype)))
+        made = self.node("Cast", [value], prefix=f"{value.name}.", to=int(_ir_dtype(dtype)))
+        made.type = ir.TensorType(_ir_dtype(dtype))
+        return made
 
     def node(
         self, op: str, inputs: Sequence[ir.Value], *, prefix: str, outputs: int = 1, **attributes: Any
@@ -87,42 +96,65 @@ class GraphBuilder:
         self._nodes.append(node)
         return results
 
-    def splice(self, fragment: Fragment, inputs: Sequence[ir.Value], *, prefix: str) -> ir.Value:
-        """Copy a fragment's nodes into this graph; its weights are `<prefix><name>` of the weights file.
+    def splice(
+        self, traced: TracedGraph, output: int, inputs: Mapping[str, ir.Value], *, prefix: str = ""
+    ) -> ir.Value:
+        """Copy what one output of a traced graph is computed from into this one; inputs: by their names there."""
+        known: Known = {value: inputs[str(value.name)] for value in traced.graph.inputs if value.name in inputs}
+        wanted = traced.graph.outputs[output]
+        self.emit([wanted], known, traced.weights, prefix=prefix)
+        return known[wanted]
 
-        Returns the fragment's (single) output.
-        """
-        known: dict[ir.Value, ir.Value] = dict(zip(fragment.inputs, inputs, strict=True))
-
-        def local(value: ir.Value) -> ir.Value:
-            if value not in known:
-                if value in fragment.weights:
-                    known[value] = self.weight(prefix + fragment.weights[value])
-                elif value.const_value is not None:
-                    known[value] = self.constant(value.const_value.numpy())
-                else:
-                    raise InternalError(f"{prefix}{value.name}: the trace uses a value from outside its piece")
-            return known[value]
-
-        for node in fragment.nodes:
-            name = f"{prefix.rstrip('.')}/{len(self._nodes)}.{node.op_type}"
-            results = [ir.Value(name=f"{name}.{i}") for i in range(len(node.outputs))]
-            copied = [None if value is None else local(value) for value in node.inputs]
+    def emit(
+        self, wanted: Sequence[ir.Value], known: Known, weights: Mapping[ir.Value, str], *, prefix: str = "",
+        widen: Callable[[ir.Node, int], ir.Value | None] = lambda node, position: None,
+    ) -> None:  # fmt: skip
+        """Copy whatever `wanted` is computed from, but for what is `known`: value of the trace -> value of this graph.
+        What is copied becomes known. widen(node, i) may supply another value for a node's input."""
+        given = known.__contains__
+        for node in producers(wanted, given):
+            if node.domain == DOMAIN:  # the name of a value, and nothing else
+                known[node.outputs[0]] = self._local(node.inputs[0], known, weights)  # type: ignore[arg-type]
+                continue
+            name = f"{prefix}{node.name or node.op_type}/{len(self._nodes)}"
+            results = [ir.Value(name=f"{name}.{i}", type=v.type) for i, v in enumerate(node.outputs)]
+            copied = [
+                None if value is None else widen(node, i) or self._local(value, known, weights)
+                for i, value in enumerate(node.inputs)
+            ]
             attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
             self._nodes.append(
                 ir.Node(node.domain, node.op_type, copied, attributes, outputs=results, name=name, version=None)
             )
             known |= dict(zip(node.outputs, results, strict=True))
-        return local(fragment.output)
+        for value in wanted:
+            if value not in known:
+                known[value] = self._local(value, known, weights)
 
-    def save(self, path: Path) -> None:
-        """Check the graph (onnx checker, strict shape inference) and write it; weights stay in their own file."""
+    def _local(self, value: ir.Value, known: Known, weights: Mapping[ir.Value, str]) -> ir.Value:
+        if value not in known:
+            if value in weights:
+                known[value] = self.weight(weights[value])
+            elif value.const_value is not None:
+                array = value.const_value.numpy()
+                large = is_large(value) and self._weights is not None
+                known[value] = self.weight(constant_name(value)) if large else self.constant(array)
+            else:
+                raise InternalError(f"{self._name}: {value.name} is no value that this graph has")
+        return known[value]
+
+    def model(self) -> ir.Model:
+        """The graph as a model of its own."""
         used = {value for node in self._nodes for value in node.inputs if value is not None}
         graph = ir.Graph(
             self._inputs, self._outputs, nodes=self._nodes, name=self._name, opset_imports={"": OPSET},
             initializers=[value for value in self._initializers.values() if value in used],
         )  # fmt: skip
-        ir.save(ir.Model(graph, ir_version=_IR_VERSION, producer_name="soda-export"), path)
+        return ir.Model(graph, ir_version=_IR_VERSION, producer_name="soda-export")
+
+    def save(self, path: Path) -> None:
+        """Check the graph (onnx checker, strict shape inference) and write it; weights stay in their own file."""
+        ir.save(self.model(), path)
         try:
             onnx.checker.check_model(str(path), full_check=False)
             onnx.shape_inference.infer_shapes(

@@ -5,8 +5,10 @@ Always fp32: Stable Diffusion's autoencoder overflows fp16, and it runs once an 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,19 +19,25 @@ from soda_runtime.signature import BATCH_AXIS, IMAGE, LATENTS
 from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
+from ..models.fake import make_fake, with_buffers
+from ..trace.fuse import fuse
+from ..trace.onnx import TracedGraph, trace_to_onnx
+from ..trace.tidy import tidy
 from .builder import GraphBuilder
 from .tensor_file import refuse_pickled, write_tensors
-from .trace import Example, Piece, trace_pieces
-from .weights import WeightsFile, module_sources
+from .weights import WeightsFile, constant_sources, is_large, weight_sources
 
 log = logging.getLogger(__name__)
 DECODER_NAME, DECODER_WEIGHTS_NAME = "decoder.onnx", "decoder.safetensors"
 _CLASS = "AutoencoderKL"
-_PREFIX = "vae."
 
 
 class ImageDecoder(nn.Module):
-    """Latents as the denoiser has them [B, C, h, w] -> image [B, 3, H, W] in 0..1, as diffusers' pipelines scale."""
+    """Latents as the denoiser has them -> image [B, 3, H, W] in 0..1, as diffusers' pipelines scale.
+
+    Latents are [B, C, h, w] or, packed, [B, h/2 w/2, 4 C] in square images, two by two of each channel side by side
+    (FluxPipeline).
+    """
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -38,38 +46,67 @@ class ImageDecoder(nn.Module):
         self.scaling, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
         self.post_quant_conv, self.decoder = vae.post_quant_conv or nn.Identity(), vae.decoder
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, *given: Tensor) -> Tensor:
+        (latents,) = given
+        if latents.ndim == 3:
+            side, channels = math.isqrt(latents.shape[1]), latents.shape[2] // 4
+            grid = latents.reshape(-1, side, side, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+            latents = grid.reshape(-1, channels, 2 * side, 2 * side)
         decoded = self.decoder(self.post_quant_conv(latents / self.scaling + self.shift))
         return (decoded / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
 
 def export_decoder(
-    source: Path | Mapping[str, Any], out: Path, *, latent_shape: tuple[int, int, int], seed: int | None = None,
+    source: Path | Mapping[str, Any], out: Path, *, latent_shape: tuple[int, ...], seed: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Write DECODER_NAME and DECODER_WEIGHTS_NAME into `out`; returns the image's shape [3, H, W].
 
     source: a diffusers vae folder, or the fields of its config.json with a seed; a seed means random weights.
-    latent_shape: [C, h, w]. The program takes latents float32 [batch, C, h, w] and gives image float32
+    latent_shape: [C, h, w], or packed. The program takes latents float32 [batch, *latent_shape] and gives image float32
     [batch, 3, H, W]. progress(done, total) counts tensors written. Raises ModelError, ExportError, UsageError.
     """
     started = time.perf_counter()
     decoder = load_decoder(source, seed)
-    channels = decoder.decoder.conv_in.in_channels
-    if latent_shape[0] != channels:
-        raise ModelError(f"{_where(source)}: the decoder takes {channels} channels, the denoiser has {latent_shape[0]}")
-    example = Example(torch.zeros(3, *latent_shape), (0,))
-    fragment = trace_pieces({"decoder": Piece(decoder, (example,))})["decoder"]
-    write_tensors(out / DECODER_WEIGHTS_NAME, module_sources(decoder, _PREFIX, torch.float32), progress)
-    _, height, width = (side * decoder.pixels_per_latent for side in latent_shape)
-    image_shape = (3, height, width)
+    channels, packed = decoder.decoder.conv_in.in_channels, len(latent_shape) == 2
+    given = latent_shape[1] // 4 if packed else latent_shape[0]
+    if given != channels:
+        raise ModelError(f"{_where(source)}: the decoder takes {channels} channels, the denoiser has {given}")
+    shape = image_shape(_read_config(source), latent_shape)
+    traced = _trace(decoder, latent_shape)
+    state, constants = decoder.state_dict(), [v for v in traced.graph.initializers.values() if is_large(v)]
+    sources = [
+        *weight_sources(traced.weights, state.__getitem__, lambda name: False), *constant_sources(constants)
+    ]  # fmt: skip
+    write_tensors(out / DECODER_WEIGHTS_NAME, sources, progress)
     builder = GraphBuilder("decoder", WeightsFile(out, DECODER_WEIGHTS_NAME))
     latents = builder.input(LATENTS, "float32", [BATCH_AXIS, *latent_shape])
-    result = builder.splice(fragment, [latents], prefix=_PREFIX)
-    builder.output(result, IMAGE, "float32", [BATCH_AXIS, *image_shape])
+    result = builder.splice(traced, 0, {LATENTS: latents})
+    builder.output(result, IMAGE, "float32", [BATCH_AXIS, *shape])
     builder.save(out / DECODER_NAME)
-    log.info("decoder: %d x %d pixels in %.1f s", width, height, time.perf_counter() - started)
-    return image_shape
+    log.info("decoder: %d x %d pixels in %.1f s", shape[2], shape[1], time.perf_counter() - started)
+    return shape
+
+
+def image_shape(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """[3, H, W] of what the decoder makes of latents [C, h, w], or packed ones."""
+    sides = (2 * math.isqrt(latent_shape[0]),) * 2 if len(latent_shape) == 2 else latent_shape[1:]
+    height, width = (side * 2 ** (len(config["block_out_channels"]) - 1) for side in sides)
+    return 3, height, width
+
+
+def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
+    def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
+        placed = {id(own): nn.Parameter(parameter(own), requires_grad=False) for own in decoder.parameters()}
+        return copy.deepcopy(decoder, placed)
+
+    fake = with_buffers(make_fake(build, torch.float32), build, lambda name: None)
+    with fake.mode:
+        example = {LATENTS: torch.zeros(3, *latent_shape)}
+    traced = trace_to_onnx(
+        fake.module, example, {LATENTS: (0,)}, fake.mode, fake.buffers, _CLASS, independent=True
+    )  # independent: diffusers looks at the number of rows, though nothing depends on it
+    return fuse(tidy(traced)).used()
 
 
 def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> ImageDecoder:

@@ -4,63 +4,91 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import onnx_ir as ir
+import torch
 from safetensors.numpy import save_file
+from soda_runtime.manifest import PreparedTensor, Slot
 from soda_runtime.signature import BASELINE_COEFFICIENTS, COEFFICIENTS
 
 from ..lower.program import ProgramTable
-from ..models.blocks import TORCH_DTYPES
-from ..models.denoiser import Denoiser
+from ..models.decisions import is_renewal
+from ..models.paths import expand_path, site_modules
 from ..models.precision import COMPUTE, Precision
+from ..models.spec import ModelSpec
 from ..sampler import SamplerTable
-from .assemble import ProgramAssembler
-from .fragments import trace_fragments
+from ..trace.bind import BindingTimes
+from ..trace.denoiser import trace_denoiser
+from ..trace.graph import DenoiserGraph, join_graph
+from ..trace.onnx import producers
+from ..trace.tidy import TRANSPOSED
+from .crossing import FLOATS, Crossing, CrossingTensor, pack_crossing
 from .index import INDEX_NAME, ExportIndex
+from .pieces import Pieces
+from .prepare import TABLE, Prepared, PrepareWriter, arrange_prepare, computed_before, evaluate_table
 from .reuse import step_scalars
-from .weights import WEIGHTS_NAME, WeightsFile, write_weights
+from .steps import Slice, StepWriter, slice_of
+from .tensor_file import TensorSource, write_tensors
+from .weights import WEIGHTS_NAME, WeightsFile, constant_sources, is_large, weight_sources
+
+if TYPE_CHECKING:
+    from ..models.load import LoadedModel
 
 log = logging.getLogger(__name__)
 TABLES_NAME = "tables.safetensors"
 Progress = Callable[[int, int], None]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_programs(
-    denoiser: Denoiser, sampler: SamplerTable, table: ProgramTable, precision: Precision, folder: Path,
-    progress: Progress,
+    loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, precision: Precision, folder: Path,
+    progress: Progress, expose_selection: bool = False,
 ) -> ExportIndex:  # fmt: skip
-    """Write weights, tables, all graphs and export.json into `folder`. Raises ExportError.
+    """Write weights, tables, all graphs and export.json into `folder`. Raises ModelError and ExportError.
 
-    progress(done, total) counts weights, tracing, and each graph.
+    progress(done, total) counts tracing, weights, and each graph. expose_selection: as in StepWriter.write.
     """
     started = time.perf_counter()
     own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
-    total = 3 + len(table.programs)
-    compute = COMPUTE[precision]
-    write_weights(denoiser, folder, TORCH_DTYPES[compute], int8=precision == "int8-weights")
+    total, compute, spec = 3 + len(table.programs), COMPUTE[precision], loaded.spec
+    graph = _trace(loaded, table, DTYPES[compute])
     progress(1, total)
-    fragments = trace_fragments(denoiser, sampler, table, compute)
+    crossing = Crossing(BindingTimes(graph))
+    slices = [slice_of(graph, spec, program) for program in table.programs]
+    crossed = [crossing.before(part.wanted, part.given.__contains__) for part in slices]
+    tensors = pack_crossing(list(dict.fromkeys(v for values in crossed for v in values)), crossing.times)
+    prepared = arrange_prepare(tensors, crossing)
+    write_tensors(
+        folder / WEIGHTS_NAME, _sources(loaded, graph, slices, crossing, prepared, precision == "int8-weights")
+    )
+    weights = WeightsFile(folder)
     progress(2, total)
-    assembler = ProgramAssembler(denoiser, sampler, table, fragments, WeightsFile(folder), compute)
-    prepare = assembler.write_prepare(folder)
-    names = tuple(program_name(i) for i in range(len(table.programs)))
+    prepare = PrepareWriter(graph, spec, crossing, prepared, weights).write(folder)
     progress(3, total)
-    for i, (name, program) in enumerate(zip(names, table.programs, strict=True)):
-        assembler.write_step(program, name.removesuffix(".onnx"), folder / name)
+    pieces = Pieces(spec, sampler, table, DTYPES[compute])
+    writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights)
+    names, inputs = [], []
+    for i, (program, values) in enumerate(zip(table.programs, crossed, strict=True)):
+        names.append(program_name(i))
+        inputs.append(_taken(tensors, values))
+        writer.write(program, inputs[-1], names[-1].removesuffix(".onnx"), folder / names[-1], expose_selection)
         progress(4 + i, total)
-    tables = {name: tensor.numpy() for name, tensor in denoiser.tables(sampler.timesteps).items()}
-    arrays = {COEFFICIENTS: step_scalars(sampler, table), **tables}
+    arrays = {COEFFICIENTS: step_scalars(sampler, table)}
+    if prepared.table:
+        arrays[TABLE] = evaluate_table(graph, prepared.table, sampler.timesteps, loaded.weights.read)
     if table.coefficients:
         arrays[BASELINE_COEFFICIENTS] = step_scalars(own.widened(sampler.state_size), table)
-    contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(arrays.items())}
-    save_file(contiguous, folder / TABLES_NAME)
+    save_file({n: np.ascontiguousarray(a, np.float32) for n, a in sorted(arrays.items())}, folder / TABLES_NAME)
     index = ExportIndex(
-        compute, tuple(assembler.tensors.values()), prepare, names, tuple(map(assembler.taken, table.programs)),
+        compute, tuple(_described(tensor) for tensor in tensors), prepare, tuple(names), tuple(inputs),
         WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
-        sampler.initial_scale, sampler.timesteps, bool(table.coefficients),
+        sampler.initial_scale, sampler.timesteps, tuple(_slots(graph, table)), bool(table.coefficients),
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
     log.info("export: %d graphs in %.1f s", len(index.graphs), time.perf_counter() - started)
@@ -69,4 +97,100 @@ def export_programs(
 
 def program_name(index: int) -> str:
     """File name of a step program's graph."""
-    return f"step-{index:02d}.onnx"
+    return f"program-{index:02d}.onnx"
+
+
+def renewed_kinds(loaded: LoadedModel, table: ProgramTable) -> tuple[str, ...]:
+    """Kinds of the sites that some program renews in part."""
+    kinds = {
+        site.kind: None
+        for program in table.programs
+        for site, work in zip(loaded.spec.sites, program.work, strict=True)
+        if is_renewal(work)
+    }
+    return tuple(kinds)
+
+
+_KEPT_TRACES = 4
+_traces: OrderedDict[tuple[ModelSpec, torch.dtype], tuple[frozenset[str], DenoiserGraph]] = OrderedDict()
+"""The last traces of this process, with the kinds of sites whose renewal they have."""
+
+
+def _trace(loaded: LoadedModel, table: ProgramTable, dtype: torch.dtype) -> DenoiserGraph:
+    """The model's graph: that of an earlier export, where it has what this one needs."""
+    key, kinds = (loaded.spec, dtype), renewed_kinds(loaded, table)
+    known, graph = _traces.get(key, (frozenset(), None))
+    if graph is None or not known.issuperset(kinds):
+        kinds = tuple(dict.fromkeys((*sorted(known), *kinds)))
+        graph = _trace_anew(loaded, kinds, dtype)
+        _traces[key] = (frozenset(kinds), graph)
+    _traces.move_to_end(key)
+    while len(_traces) > _KEPT_TRACES:
+        _traces.popitem(last=False)
+    return graph
+
+
+def _trace_anew(loaded: LoadedModel, kinds: tuple[str, ...], dtype: torch.dtype) -> DenoiserGraph:
+    fake = loaded.fake(dtype)
+    trace = trace_denoiser(fake, loaded.family, loaded.spec, loaded.constants, dtype, kinds)
+    modules = {site.path: site for site in site_modules(fake.module, loaded.family)}
+    return join_graph(trace, [modules[site.name] for site in loaded.spec.sites], kinds)
+
+
+def _sources(
+    loaded: LoadedModel, graph: DenoiserGraph, slices: list[Slice], crossing: Crossing, prepared: Prepared, int8: bool
+) -> list[TensorSource]:
+    """Every tensor that some program takes; in int8 the matrices of the blocks, where steps multiply by them."""
+    in_steps = _taken_weights(graph, crossing, slices)
+    before = computed_before(prepared, crossing.times)
+    on_table = set(prepared.table)
+    found = [*in_steps, *_leaves(before, on_table.__contains__)]
+    values = {value: graph.weights[value] for value in dict.fromkeys(found) if value in graph.weights}
+    modules = dict(loaded.fake(torch.float32).module.named_modules()) if int8 else {}
+    blocks = tuple(f"{path}." for pattern in loaded.family.blocks for path in expand_path(modules, pattern))
+    matrices = {graph.weights[value] for value in in_steps if value in graph.weights}
+
+    def quantized(name: str) -> bool:
+        return int8 and name in matrices and name.startswith(blocks) and name.endswith(f".weight{TRANSPOSED}")
+
+    constants = [value for value in dict.fromkeys(found) if value not in graph.weights and is_large(value)]
+    return [*weight_sources(values, loaded.weights.read, quantized), *constant_sources(constants)]
+
+
+def _taken_weights(graph: DenoiserGraph, crossing: Crossing, slices: list[Slice]) -> list[ir.Value]:
+    """Leaves of all slices that have no input."""
+    found: dict[ir.Value, None] = {}
+    for part in slices:
+        crossed = set(crossing.before(part.wanted, part.given.__contains__))
+        found |= dict.fromkeys(_leaves(part.wanted, (crossed | part.given).__contains__))
+    return list(found)
+
+
+def _leaves(wanted: list[ir.Value] | tuple[ir.Value, ...], given: Callable[[ir.Value], bool]) -> list[ir.Value]:
+    """Values without a producer that `wanted` is computed from."""
+    found: dict[ir.Value, None] = {}
+    for node in producers(wanted, given):
+        for value in node.inputs:
+            if value is not None and value.producer() is None and not given(value):
+                found.setdefault(value)
+    return list(found)
+
+
+def _taken(tensors: tuple[CrossingTensor, ...], values: list[ir.Value]) -> tuple[str, ...]:
+    """Names of the tensors that hold some of the values."""
+    wanted = set(values)
+    return tuple(tensor.name for tensor in tensors if not wanted.isdisjoint(tensor.parts))
+
+
+def _slots(graph: DenoiserGraph, table: ProgramTable) -> Iterator[Slot]:
+    """The table's slots with the types that the graph has."""
+    numbers = {name: k for k, name in enumerate(table.model.names)}
+    for name, layout in table.slots.items():
+        site, _, output = name.partition("#")
+        dtype = graph.sites[numbers[site]].outputs[int(output or 0)].dtype
+        assert dtype is not None
+        yield Slot(name, layout.shape, FLOATS[dtype])  # type: ignore[arg-type]
+
+
+def _described(tensor: CrossingTensor) -> PreparedTensor:
+    return PreparedTensor(tensor.name, tensor.dtype, tensor.rows, tensor.per_step, tensor.shape)  # type: ignore[arg-type]

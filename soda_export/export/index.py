@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from soda_runtime.manifest import PreparedTensor, PrepareProgram
+from soda_runtime.manifest import PreparedTensor, PrepareProgram, Slot
 
 INDEX_NAME = "export.json"
 
 
 class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """export.json: the files of an export. programs: step programs in the table's order; inputs: the prepared
-    tensors that each takes."""
+    tensors that each takes. slots: what programs keep for later steps."""
 
     precision: str
     tensors: tuple[PreparedTensor, ...]
@@ -26,6 +26,7 @@ class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learned_variance: bool
     initial_scale: float
     timesteps: tuple[float, ...]
+    slots: tuple[Slot, ...]
     fitted: bool = False
 
     @property

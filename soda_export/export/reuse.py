@@ -16,6 +16,7 @@ from soda_runtime.signature import COEFFICIENTS, coefficient_count
 from ..lower.program import ProgramTable, Slot, StepProgram
 from ..sampler import SamplerTable
 from .builder import GraphBuilder
+from .crossing import FLOATS
 
 
 def step_scalars(sampler: SamplerTable, table: ProgramTable) -> NDArray[np.float32]:
@@ -32,40 +33,42 @@ class StepScalars:
         self._first = coefficient_count(sampler.state_size, sampler.learned_variance)
         size = self._first + 3 * table.num_forecasts
         self._row = builder.input(COEFFICIENTS, "float32", [size])
-        self._weights: dict[int, ir.Value] = {}
+        self._weights: dict[tuple[int, str], ir.Value] = {}
         self.sampler = self._slice(0, self._first) if table.num_forecasts else self._row
 
     def weight(self, group: int, age: int, dtype: str) -> ir.Value:
         """The weight [1] of a group's values of that age."""
         position = self._first + 3 * group + age
-        if position not in self._weights:
-            self._weights[position] = self._builder.cast(self._slice(position, position + 1), dtype)
-        return self._weights[position]
+        if (position, dtype) not in self._weights:
+            self._weights[position, dtype] = self._builder.cast(self._slice(position, position + 1), dtype)
+        return self._weights[position, dtype]
 
     def _slice(self, begin: int, end: int) -> ir.Value:
-        bounds = [self._builder.constant(np.array([i], np.int64)) for i in (begin, end)]
-        return self._builder.node("Slice", [self._row, *bounds], prefix=COEFFICIENTS)
+        bounds = [self._builder.ints(i) for i in (begin, end)]
+        value = self._builder.node("Slice", [self._row, *bounds], prefix=COEFFICIENTS)
+        value.type = self._row.type
+        return value
 
 
 class Reuse:
     """The cached values that one program reads."""
 
     def __init__(
-        self, builder: GraphBuilder, scalars: StepScalars, program: StepProgram, cached: Mapping[Slot, ir.Value],
-        dtype: str,
-    ) -> None:  # fmt: skip
-        self._builder, self._scalars, self._cached, self._dtype = builder, scalars, cached, dtype
+        self, builder: GraphBuilder, scalars: StepScalars, program: StepProgram, cached: Mapping[Slot, ir.Value]
+    ) -> None:
+        self._builder, self._scalars, self._cached = builder, scalars, cached
         self._groups = program.forecast_rows
 
     def output(self, slot: Slot, order: int) -> ir.Value:
-        """The slot's latest value [R, N, D], or with an order above 0 its forecast from the last order + 1."""
+        """The slot's latest value [R, ...], or with an order above 0 its forecast from the last order + 1."""
         if not order:
             return self._cached[slot]
-        prefix = f"forecast.{slot}"
+        prefix, dtype = f"forecast.{slot}", self._cached[slot].dtype
+        assert dtype is not None
         terms = [
             self._builder.node(
                 "Mul",
-                [self._cached[slot._replace(age=age)], self._scalars.weight(self._groups[slot], age, self._dtype)],
+                [self._cached[slot._replace(age=age)], self._scalars.weight(self._groups[slot], age, FLOATS[dtype])],
                 prefix=prefix,
             )
             for age in range(order + 1)

@@ -1,6 +1,7 @@
-"""Export a text encoder: a transformers T5 folder to one ONNX program and its weights, which stream from file to file.
+"""Export a text encoder: a transformers folder to one ONNX program and its weights, which stream from file to file.
 
-Peak memory is one tensor and one traced block, plus what the system keeps mapped of one checkpoint file.
+The module is transformers' own, traced without its weights. Peak memory is one tensor, plus what the system keeps
+mapped of one checkpoint file.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,61 +17,69 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
-from soda_runtime.signature import ATTENTION_MASK, EMBEDS, INPUT_IDS, ROWS_AXIS
+from soda_runtime.signature import ATTENTION_MASK, INPUT_IDS, ROWS_AXIS
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from ..models.blocks import TORCH_DTYPES
-from ..models.t5 import (
-    T5Bias,
-    T5Block,
-    T5Embed,
-    T5FinalNorm,
-    T5Spec,
-    T5Weight,
-    parse_t5_config,
-    read_t5_config,
-    t5_weights,
-)
+from ..models.text import TextCall, TextModel, read_text_model
+from ..trace.fuse import fuse
+from ..trace.narrow import narrow
+from ..trace.onnx import TracedGraph, fixed_sizes, trace_to_onnx
+from ..trace.tidy import TRANSPOSED, tidy
 from .builder import GraphBuilder
 from .tensor_file import Checkpoint, TensorSource, write_tensors
-from .trace import Example, Fragment, Piece, trace_pieces
-from .weights import WeightsFile
+from .weights import WeightsFile, constant_sources, is_large, weight_sources
 
 log = logging.getLogger(__name__)
 TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME = "text-encoder.onnx", "text-encoder.safetensors"
 TOKENIZER_NAME = "tokenizer.json"
 _RANDOM_STD = 0.02
+_PRODUCTS = {"fp32": None, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def export_text_encoder(
     source: Path | Mapping[str, Any], out: Path, *, max_tokens: int, precision: str, seed: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> T5Spec:  # fmt: skip
+) -> dict[str, tuple[int, ...]]:  # fmt: skip
     """Write TEXT_ENCODER_NAME and TEXT_WEIGHTS_NAME into `out`. Raises ModelError, ExportError, UsageError.
 
     source: a transformers folder, or the fields of its config.json with a seed; a seed means random weights.
-    precision: fp32, fp16 or bf16. The program takes input_ids and attention_mask int64 [rows, max_tokens] and gives
-    embeds float32 [rows, max_tokens, D]. progress(done, total) counts tensors written.
+    precision: fp32, fp16 or bf16, of the matrix products; all else is fp32, and so are products that would leave fp16's
+    range. The program takes input_ids and, where the pipeline gives the encoder one, attention_mask, both int64
+    [rows, max_tokens]; its outputs are float32 [rows, ...], by name with the shape of one row, and are returned so.
+    progress(done, total) counts tensors written.
     """
     started = time.perf_counter()
-    if precision not in TORCH_DTYPES:
-        raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(TORCH_DTYPES)}")
-    spec = read_t5_config(source) if isinstance(source, Path) else parse_t5_config(source, "text encoder config")
-    weights = t5_weights(spec, max_tokens, precision)
-    if seed is not None:
-        sources = [_source(weight, partial(_random, weight, seed)) for weight in weights]
-    elif isinstance(source, Path):
-        sources = _stored(Checkpoint(source, "model"), weights)
-    else:
+    if precision not in _PRODUCTS:
+        raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(_PRODUCTS)}")
+    if seed is None and not isinstance(source, Path):
         raise UsageError("a text encoder without a folder needs a seed for its random weights")
-    fragments = _trace(spec, max_tokens, precision)
+    model = read_text_model(source)
+    read: Callable[[str], Tensor]
+    if seed is None:
+        assert isinstance(source, Path)
+        checkpoint = Checkpoint(source, "model")
+    traced = _trace(model, max_tokens, precision)
+    values = traced.weights
+    shapes = {name.removesuffix(TRANSPOSED): _stored_shape(value, name) for value, name in values.items()}
+    if seed is None:
+        keys = {name: model.stored_name(name, checkpoint.__contains__) for name in shapes}
+        _check_shapes(checkpoint, keys, shapes)
+        values = dict(sorted(values.items(), key=lambda v: (checkpoint.file_of(keys[_plain(v[1])]), v[1])))
+
+        def read(name: str) -> Tensor:
+            return checkpoint.read(keys[name])
+    else:
+        read = partial(_random, shapes, seed)
+    constants = [value for value in traced.graph.initializers.values() if is_large(value)]
+    sources: list[TensorSource] = [*weight_sources(values, read, lambda name: False), *constant_sources(constants)]
     write_tensors(out / TEXT_WEIGHTS_NAME, sources, progress)
-    _assemble(spec, max_tokens, fragments, out)
+    made = _assemble(model, traced, max_tokens, out)
     size, seconds = (out / TEXT_WEIGHTS_NAME).stat().st_size / 1e6, time.perf_counter() - started
-    log.info("text encoder: %d layers, %.0f MB of weights in %.1f s", spec.num_layers, size, seconds)
-    return spec
+    log.info("text encoder: %s, %.0f MB of weights in %.1f s", model.record.kind, size, seconds)
+    return made
 
 
 def export_tokenizer(folder: Path, out: Path) -> None:
@@ -91,57 +101,61 @@ def export_tokenizer(folder: Path, out: Path) -> None:
     tokenizer.backend_tokenizer.save(str(out / TOKENIZER_NAME))
 
 
-def _source(weight: T5Weight, make: Callable[[], Tensor]) -> TensorSource:
-    return TensorSource(weight.name, weight.dtype, weight.shape, make)
+def _trace(model: TextModel, max_tokens: int, precision: str) -> TracedGraph:
+    fake = model.fake()
+    with fake.mode:
+        examples = {name: torch.ones(3, max_tokens, dtype=torch.int64) for name in _inputs(model)}
+    buffers = {f"model.{name}": value for name, value in fake.buffers.items()}
+    call = TextCall(fake.module, model.record)
+    traced = trace_to_onnx(call, examples, dict.fromkeys(examples, (0,)), fake.mode, buffers, model.where)
+    traced = fuse(tidy(traced.renamed(lambda name: name.removeprefix("model."))))
+    products = _PRODUCTS[precision]
+    if products is None:
+        return traced.used()
+    kept = model.record.keep_fp32 if precision == "fp16" else ()
+    return narrow(traced, products, lambda name: any(part in name for part in kept))
 
 
-def _stored(checkpoint: Checkpoint, weights: list[T5Weight]) -> list[TensorSource]:
-    """All weights, in the order of the checkpoint's files so that each is opened once. Raises ModelError."""
-    keys = {weight.name: next(filter(checkpoint.__contains__, weight.keys), weight.keys[0]) for weight in weights}
-    in_order = sorted(weights, key=lambda weight: (checkpoint.file_of(keys[weight.name]), weight.name))
-    for weight in in_order:
-        shape = checkpoint.shape(keys[weight.name])
-        if shape != weight.stored:
-            where = f"{checkpoint.file_of(keys[weight.name])}: {keys[weight.name]!r}"
-            raise ModelError(f"{where} is {list(shape)}, config.json says {list(weight.stored)}")
-    return [_source(weight, partial(_read, checkpoint, keys[weight.name], weight)) for weight in in_order]
-
-
-def _read(checkpoint: Checkpoint, key: str, weight: T5Weight) -> Tensor:
-    return weight.convert(checkpoint.read(key))
-
-
-def _random(weight: T5Weight, seed: int) -> Tensor:
-    """Ones for norms, else normal numbers that depend on the seed and the name alone."""
-    if len(weight.stored) == 1:
-        return torch.ones(weight.shape)
-    digest = hashlib.sha256(f"{seed}:{weight.name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-    return weight.convert(torch.empty(weight.stored).normal_(0, _RANDOM_STD, generator=generator))
-
-
-def _trace(spec: T5Spec, max_tokens: int, precision: str) -> dict[str, Fragment]:
-    """The pieces, traced without numbers."""
-    rows = 3
-    tokens = Example(torch.zeros(rows, max_tokens, dtype=torch.int64), (0,))
-    x = Example(torch.zeros(rows, max_tokens, spec.width), (0,))
-    bias = Example(torch.zeros(rows, spec.num_heads, max_tokens, max_tokens), (0,))
-    return trace_pieces({
-        "embed": Piece(T5Embed(spec, precision).eval(), (tokens,)),
-        "bias": Piece(T5Bias(spec, max_tokens).eval(), (tokens,)),
-        "block": Piece(T5Block(spec, precision).eval(), (x, bias)),
-        "final_norm": Piece(T5FinalNorm(spec).eval(), (x,)),
-    })  # fmt: skip
-
-
-def _assemble(spec: T5Spec, max_tokens: int, fragments: Mapping[str, Fragment], out: Path) -> None:
+def _assemble(model: TextModel, traced: TracedGraph, max_tokens: int, out: Path) -> dict[str, tuple[int, ...]]:
     builder = GraphBuilder("text-encoder", WeightsFile(out, TEXT_WEIGHTS_NAME))
-    ids = builder.input(INPUT_IDS, "int64", [ROWS_AXIS, max_tokens])
-    mask = builder.input(ATTENTION_MASK, "int64", [ROWS_AXIS, max_tokens])
-    x = builder.splice(fragments["embed"], [ids], prefix="embed.")
-    bias = builder.splice(fragments["bias"], [mask], prefix="bias.")
-    for layer in range(spec.num_layers):
-        x = builder.splice(fragments["block"], [x, bias], prefix=f"blocks.{layer}.")
-    embeds = builder.splice(fragments["final_norm"], [x], prefix="final_norm.")
-    builder.output(embeds, EMBEDS, "float32", [ROWS_AXIS, max_tokens, spec.width])
+    given = [builder.input(name, "int64", [ROWS_AXIS, max_tokens]) for name in _inputs(model)]
+    known = dict(zip(traced.graph.inputs, given, strict=True))
+    outputs = list(traced.graph.outputs)
+    builder.emit(outputs, known, traced.weights)
+    shapes = {}
+    for name, value in zip(model.record.outputs, outputs, strict=True):
+        shapes[name] = fixed_sizes(list(value.shape or [])[1:])
+        builder.output(known[value], name, "float32", [ROWS_AXIS, *shapes[name]])
     builder.save(out / TEXT_ENCODER_NAME)
+    return shapes
+
+
+def _inputs(model: TextModel) -> tuple[str, ...]:
+    return (INPUT_IDS, ATTENTION_MASK) if model.record.has_mask else (INPUT_IDS,)
+
+
+def _check_shapes(checkpoint: Checkpoint, keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name in sorted(keys, key=lambda name: (checkpoint.file_of(keys[name]), name)):
+        found = checkpoint.shape(keys[name])
+        if found != shapes[name]:
+            where = f"{checkpoint.file_of(keys[name])}: {keys[name]!r}"
+            raise ModelError(f"{where} is {list(found)}, config.json says {list(shapes[name])}")
+
+
+def _stored_shape(value: ir.Value, name: str) -> tuple[int, ...]:
+    shape = fixed_sizes(value.shape or ())
+    return shape[::-1] if name.endswith(TRANSPOSED) else shape
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(TRANSPOSED)
+
+
+def _random(shapes: Mapping[str, tuple[int, ...]], seed: int, name: str) -> Tensor:
+    """Ones for norms' scales, else normal numbers that depend on the seed and the name alone."""
+    shape = shapes[name]
+    if len(shape) == 1 and name.endswith("weight"):
+        return torch.ones(shape)
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.empty(math.prod(shape)).normal_(0, _RANDOM_STD, generator=generator).reshape(shape)

@@ -19,18 +19,20 @@ class TokenOps:
         self._builder, self._rows = builder, rows
         self._row_numbers: dict[int, ir.Value] = {}
 
-    def select(self, scores: ir.Value, keep: int, prefix: str) -> ir.Value:
-        """Scores [B, N] -> (row, token) pairs [R, keep, 2] of the largest; ONNX TopK gives ties to the lower index."""
+    def select(self, scores: ir.Value, tokens: int, keep: int, prefix: str) -> ir.Value:
+        """Scores [B, N = tokens] -> (row, token) pairs [R, keep, 2] of the largest; ONNX TopK gives ties to the lower
+        index. The graph says how many tokens there are, since passes for an engine need it (compile/nvidia)."""
         builder = self._builder
+        scores.shape, scores.type = ir.Shape([None, tokens]), ir.TensorType(ir.DataType.FLOAT)
         _, indices = builder.nodes(
             "TopK", [scores, self._ints([keep])], prefix=prefix, outputs=2, axis=1, largest=1, sorted=1
         )
         if self._rows > 1:
             indices = builder.node("Concat", [indices] * self._rows, prefix=prefix, axis=0)  # [B, keep] -> [R, keep]
-        tokens = builder.node("Unsqueeze", [indices, self._ints([2])], prefix=prefix)
+        chosen = builder.node("Unsqueeze", [indices, self._ints([2])], prefix=prefix)
         if keep not in self._row_numbers:
-            self._row_numbers[keep] = self._number_rows(tokens, prefix)
-        return builder.node("Concat", [self._row_numbers[keep], tokens], prefix=prefix, axis=2)
+            self._row_numbers[keep] = self._number_rows(chosen, prefix)
+        return builder.node("Concat", [self._row_numbers[keep], chosen], prefix=prefix, axis=2)
 
     def gather(self, x: ir.Value, pairs: ir.Value, prefix: str) -> ir.Value:
         """[R, N, D] -> [R, keep, D]."""

@@ -2,61 +2,84 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from soda_runtime.tensors import TensorEntry, read_header
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InternalError
-from ..models.denoiser import Denoiser
-from .tensor_file import TensorSource, write_tensors
-from .trace import named_weights
+from ..trace.onnx import fixed_sizes
+from ..trace.tidy import TRANSPOSED
+from .tensor_file import TensorSource
 
 WEIGHTS_NAME = "weights.safetensors"
 _DTYPES = {
     "F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16, "I64": ir.DataType.INT64,
     "I8": ir.DataType.INT8,
 }  # fmt: skip
+_TORCH = {
+    ir.DataType.FLOAT: torch.float32, ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.INT64: torch.int64,
+}  # fmt: skip
 _SCALE, _INT8_MAX = ".scale", 127
+_LARGE = 1024  # bytes of a constant, from which it lies in the weights file
+ReadWeight = Callable[[str], Tensor]
 
 
-def layer_prefix(layer: int, module: str) -> str:
-    """Where a module's weights lie in the file's names."""
-    return f"layers.{layer}.{module}."
+def weight_sources(
+    values: Mapping[ir.Value, str], read: ReadWeight, quantized: Callable[[str], bool]
+) -> list[TensorSource]:
+    """What a weights file has of a graph's values: value -> name. read: a tensor of the checkpoint, by name. quantized:
+    whether a matrix is stored in int8."""
+    sources: dict[str, TensorSource] = {}
+    for value, name in values.items():
+        shape = fixed_sizes(value.shape or ())
+        assert value.dtype is not None
+        source = TensorSource(name, _TORCH[value.dtype], shape, _reader(read, name))
+        parts = quantized_sources(source) if quantized(name) and len(shape) == 2 else (source,)
+        sources |= {part.name: part for part in parts}
+    return list(sources.values())
 
 
-def owned_modules(denoiser: Denoiser) -> dict[str, nn.Module]:
-    """Every piece of a denoiser that has weights, by the prefix of its names in the file."""
-    spec = denoiser.spec
-    owners = {"conditioning.": denoiser.conditioning, "embed.": denoiser.embed, "head.": denoiser.head}
-    if denoiser.context is not None:
-        owners["context.caption."] = denoiser.context.caption
-        owners |= {f"context.{name}.": module for name, module in denoiser.context.projections.items()}
-    for layer in range(spec.num_layers):
-        owners |= {layer_prefix(layer, name): denoiser.module(layer, name) for name in spec.modules}
-    return owners
+def constant_sources(values: Sequence[ir.Value]) -> list[TensorSource]:
+    """Large constants that the configuration decides, such as position embeddings."""
+    made: dict[str, TensorSource] = {}
+    for value in values:
+        assert value.dtype is not None
+        name, shape = constant_name(value), fixed_sizes(value.shape or ())
+        made[name] = TensorSource(name, _TORCH[value.dtype], shape, partial(_as_tensor, value))
+    return list(made.values())
 
 
-def write_weights(
-    denoiser: Denoiser, folder: Path, dtype: torch.dtype = torch.float32, int8: bool = False
-) -> None:
-    """Write all weights of a denoiser to WEIGHTS_NAME in `folder`, floating ones as `dtype`, one at a time.
-
-    int8: the matrices of the layers are quantized (`quantized_sources`).
-    """
-    sources = [
-        source for prefix, owner in owned_modules(denoiser).items() for source in module_sources(owner, prefix, dtype)
-    ]
-    if int8:
-        parts = [quantized_sources(source) if _is_matrix(source) else (source,) for source in sources]
-        sources = [source for part in parts for source in part]
-    write_tensors(folder / WEIGHTS_NAME, sources)
+def _as_tensor(value: ir.Value) -> Tensor:
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind not in "iub" else array.dtype))
 
 
-def _is_matrix(source: TensorSource) -> bool:
-    return source.name.startswith("layers.") and len(source.shape) == 2
+def _reader(read: ReadWeight, name: str) -> Callable[[], Tensor]:
+    if name.endswith(TRANSPOSED):
+        return lambda: read(name.removesuffix(TRANSPOSED)).t()
+    return lambda: read(name)
+
+
+def is_large(value: ir.Value) -> bool:
+    """Whether a constant lies in the weights file and not in each graph."""
+    constant = value.const_value
+    return constant is not None and constant.nbytes >= _LARGE and value.dtype in _TORCH
+
+
+def constant_name(value: ir.Value) -> str:
+    """A large constant's name, by its content."""
+    assert value.const_value is not None
+    return f"constants.{hashlib.sha256(value.const_value.tobytes()).hexdigest()[:16]}"
 
 
 def quantized_sources(source: TensorSource) -> tuple[TensorSource, TensorSource]:
@@ -75,21 +98,11 @@ def quantized_sources(source: TensorSource) -> tuple[TensorSource, TensorSource]
     )
 
 
-def module_sources(module: nn.Module, prefix: str, dtype: torch.dtype) -> list[TensorSource]:
-    """A module's parameters and buffers, named `<prefix><name>`; integers keep their type."""
-    return [
-        TensorSource(
-            prefix + name, dtype if tensor.is_floating_point() else tensor.dtype, tuple(tensor.shape), tensor.detach
-        )
-        for name, tensor in named_weights(module).items()
-    ]
-
-
 class WeightsFile:
     """Hands out initializers that refer to tensors of a weights file by offset and length."""
 
     def __init__(self, folder: Path, name: str = WEIGHTS_NAME) -> None:
-        self._folder, self._name = folder, name
+        self._folder, self.name = folder, name
         self._entries: dict[str, TensorEntry] = read_header(folder / name)
 
     def scale_of(self, name: str) -> str:
@@ -99,12 +112,17 @@ class WeightsFile:
     def initializer(self, name: str) -> ir.Value:
         """A new graph initializer for tensor `name`."""
         if name not in self._entries:
-            raise InternalError(f"{self._folder / self._name} has no tensor {name}")
+            raise InternalError(f"{self._folder / self.name} has no tensor {name}")
         entry = self._entries[name]
         tensor = ir.ExternalTensor(
-            self._name, entry.begin, entry.end - entry.begin, _DTYPES[entry.dtype], shape=ir.Shape(entry.shape),
+            self.name, entry.begin, entry.end - entry.begin, _DTYPES[entry.dtype], shape=ir.Shape(entry.shape),
             name=name, base_dir=str(self._folder),
         )  # fmt: skip
         return ir.Value(
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(entry.shape), const_value=tensor
         )
+
+
+def total_bytes(sources: Sequence[TensorSource]) -> int:
+    """Bytes of all tensors."""
+    return sum(math.prod(source.shape) * source.dtype.itemsize for source in sources)

@@ -2,96 +2,121 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import PlanError
+from ..models.decisions import COMPUTE, IDLE
 from ..models.flops import full_step_flops, step_flops
 from ..models.precision import VALUE_BYTES, Compute
-from ..models.spec import DenoiserSpec
+from ..models.spec import ModelSpec, Site
 from ..plan.plan import Plan, exact_floats, hash_of, plan_text
-from ..plan.schedule import BLOCKS_RUN, Schedule
-from .arena import layout_arena
+from ..plan.schedule import Schedule
+from .arena import layout_arena, padded_bytes
 from .liveness import live_values
-from .needs import SlotNeeds, Weights, needs_of_slot
-from .program import FORMAT, STACK, VERSION, ProgramTable, Slot, StepProgram
+from .needs import SiteNeeds, Weights, needs_of_site
+from .program import FORMAT, VERSION, ProgramTable, Slot, SlotLayout, StepProgram
 from .verify import verify_table
 
 
-def lower_plan(plan: Plan, spec: DenoiserSpec, precision: Compute = "fp32") -> ProgramTable:
+def lower_plan(plan: Plan, spec: ModelSpec, precision: Compute = "fp32") -> ProgramTable:
     """Lower a plan that fits `spec` (plan.check_fits). Raises PlanError where it reads what was never computed.
 
-    Kept counts are rounded up to the model's quantum. Writes that nobody reads are dropped; steps that then do the
-    same work share a program, which writes what any of them needs.
+    Kept counts are rounded up to the sites' quanta. Writes that nobody reads are dropped; steps that then do the same
+    work share a program, which writes what any of them needs.
     """
     schedule = round_keeps(plan.schedule, spec)
-    needs = _walk(schedule, spec)
-    work = np.concatenate([schedule.kept.reshape(schedule.steps, -1), schedule.stack[:, None]], axis=1)
-    step_programs = np.unique(work, axis=0, return_inverse=True)[1].reshape(-1)
+    needs = {site.name: needs_of_site(schedule.work[:, k].tolist(), site.name) for k, site in enumerate(spec.sites)}
+    step_programs = np.unique(schedule.work, axis=0, return_inverse=True)[1].reshape(-1)
     order = {old: new for new, old in enumerate(dict.fromkeys(step_programs.tolist()))}  # by first use
     steps_of = [np.flatnonzero(step_programs == old) for old in order]
     groups = [_forecast_groups(steps, needs) for steps in steps_of]
     programs = [
-        _program(schedule, int(steps[0]), _written(steps, needs), tuple(group), spec, plan.rows)
+        _program(schedule.work[steps[0]], _written(steps, needs), group, spec, plan.rows)
         for steps, group in zip(steps_of, groups, strict=True)
     ]
     indices = tuple(order[int(old)] for old in step_programs)
-    weights = _forecast_weights([groups[i] for i in indices], needs)
-    everything = Schedule.of(np.full((1, *schedule.kept.shape[1:]), spec.num_tokens))
-    baseline = _program(everything, 0, (), (), spec, plan.rows)
+    baseline = _program(Schedule.full(spec, 1).work[0], set(), [], spec, plan.rows)
     if baseline not in programs:
         programs.append(baseline)
+    slots = _slots(programs, spec, plan.rows, VALUE_BYTES[precision])
     values = live_values([programs[i] for i in indices])
-    value_bytes = plan.rows * spec.num_tokens * spec.width * VALUE_BYTES[precision]
+    sizes = [slots[str(value.slot)].bytes for value in values]
     spent = sum(programs[i].flops for i in indices)
     table = ProgramTable(
         FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, plan.rows, plan.token_score,
         hash_of(plan_text(plan)), len(indices) * full_step_flops(spec, plan.rows) / max(1, spent), tuple(programs),
-        indices, programs.index(baseline), weights, values,
-        layout_arena(values, value_bytes, _naive_places(programs, spec)),
-        tuple(map(tuple, exact_floats(plan.coefficients))),
+        indices, programs.index(baseline), _forecast_weights([groups[i] for i in indices], needs), slots, values,
+        layout_arena(values, sizes, _naive_bytes(programs, slots)), tuple(map(tuple, exact_floats(plan.coefficients))),
     )  # fmt: skip
     verify_table(table)
     return table
 
 
-def round_keeps(schedule: Schedule, spec: DenoiserSpec) -> Schedule:
-    """Round kept-token counts up to the model's quantum; a count that reaches all tokens is a full computation."""
-    quantum, kept = spec.keep_quantum, schedule.kept
-    rounded = np.where(kept > 0, np.minimum(-(-kept // quantum) * quantum, spec.num_tokens), kept)
-    rounded[schedule.stack != BLOCKS_RUN] = 0
-    return Schedule(rounded, schedule.stack)
+def round_keeps(schedule: Schedule, spec: ModelSpec) -> Schedule:
+    """Round kept-token counts up to the sites' quanta; a count that reaches all tokens is a full computation. Raises
+    PlanError where a site's tokens cannot be renewed singly."""
+    work = schedule.work
+    if work.shape[1] != len(spec.sites):
+        raise PlanError(f"the plan decides about {work.shape[1]} sites, {spec.name} has {len(spec.sites)}; plan again")
+    renewed = (work > 0) & (work < COMPUTE)
+    tokens = np.array([site.tokens for site in spec.sites])
+    odd = np.argwhere(renewed & (tokens == 0))
+    if odd.size:
+        step, k = odd[0]
+        raise PlanError(
+            f"step {step}, {spec.sites[k].name}: keep={work[step, k]}: its tokens cannot be renewed singly; compute or "
+            "reuse it"
+        )
+    quantum = np.array([site.keep_quantum for site in spec.sites])
+    rounded = -(-work // quantum) * quantum
+    return Schedule.of(spec, np.where(renewed, np.where(rounded >= tokens, COMPUTE, rounded), work))
 
 
-def _walk(schedule: Schedule, spec: DenoiserSpec) -> dict[Slot, SlotNeeds]:
-    """What every slot needs. Where all blocks are skipped, no module's value is touched."""
-    runs = np.flatnonzero(schedule.stack == BLOCKS_RUN)
-    needs = {}
-    for layer in range(spec.num_layers):
-        for m, name in enumerate(spec.modules):
-            work = schedule.kept[runs, layer, m].tolist()
-            needs[Slot(layer, name)] = needs_of_slot(work, runs.tolist(), spec.num_tokens, f"layer {layer}, {name}")
-    stack = np.where(schedule.stack == BLOCKS_RUN, spec.num_tokens, -schedule.stack).tolist()
-    needs[Slot(spec.num_layers, STACK)] = needs_of_slot(stack, range(schedule.steps), spec.num_tokens, "reuse_stack")
-    return needs
+def slots_of(site: Site) -> list[Slot]:
+    """The latest values of a site, one an output."""
+    return [Slot(site.name, output) for output in range(len(site.outputs))]
 
 
-def _written(steps: NDArray[np.int64], needs: dict[Slot, SlotNeeds]) -> tuple[Slot, ...]:
-    """Slots that some of the steps, which share a program, must write."""
+def _program(
+    work: NDArray[np.int64], written: set[str], groups: Sequence[Sequence[str]], spec: ModelSpec, rows: int
+) -> StepProgram:
+    """written: names of sites. groups: of sites that share weights."""
+    sites = {site.name: site for site in spec.sites}
+    reads = [
+        slot._replace(age=age)
+        for site, does in zip(spec.sites, work.tolist(), strict=True)
+        if does not in (COMPUTE, IDLE)
+        for slot in slots_of(site)
+        for age in range(1 + max(0, -does))
+    ]
+    writes = [slot for site in spec.sites if site.name in written for slot in slots_of(site)]
+    forecasts = tuple(tuple(slot for name in group for slot in slots_of(sites[name])) for group in groups)
+    return StepProgram(
+        tuple(work.tolist()), tuple(reads), tuple(writes), forecasts, step_flops(spec, rows, work.tolist())
+    )
+
+
+def _written(steps: NDArray[np.int64], needs: Mapping[str, SiteNeeds]) -> set[str]:
+    """Sites whose values some of the steps, which share a program, must write."""
     wanted = set(steps.tolist())
-    return tuple(slot for slot, need in needs.items() if not wanted.isdisjoint(need.written))
+    return {name for name, need in needs.items() if not wanted.isdisjoint(need.written)}
 
 
-def _forecast_groups(steps: NDArray[np.int64], needs: dict[Slot, SlotNeeds]) -> list[tuple[Slot, ...]]:
-    """Forecast slots of a program, together where they have the same weights at each of its steps."""
-    groups: dict[tuple[Weights, ...], list[Slot]] = {}
-    for slot, need in needs.items():
+def _forecast_groups(steps: NDArray[np.int64], needs: Mapping[str, SiteNeeds]) -> list[list[str]]:
+    """Forecast sites of a program, together where they have the same weights at each of its steps."""
+    groups: dict[tuple[Weights, ...], list[str]] = {}
+    for name, need in needs.items():
         if int(steps[0]) in need.weights:
-            groups.setdefault(tuple(need.weights[t] for t in steps.tolist()), []).append(slot)
-    return [tuple(group) for group in groups.values()]
+            groups.setdefault(tuple(need.weights[t] for t in steps.tolist()), []).append(name)
+    return list(groups.values())
 
 
 def _forecast_weights(
-    groups: list[list[tuple[Slot, ...]]], needs: dict[Slot, SlotNeeds]
+    groups: Sequence[Sequence[Sequence[str]]], needs: Mapping[str, SiteNeeds]
 ) -> tuple[tuple[Weights, ...], ...]:
     """For each step the weights of its groups, padded to the largest number of groups."""
     most = max(len(group) for group in groups)
@@ -102,28 +127,18 @@ def _forecast_weights(
     )
 
 
-def _naive_places(programs: list[StepProgram], spec: DenoiserSpec) -> int:
-    """Values that a layout without live ranges holds: every module's latest, and what else is read of any slot."""
-    places = {Slot(layer, name) for layer in range(spec.num_layers) for name in spec.modules}
-    return len(places.union(*(program.reads for program in programs)))
+def _slots(programs: Sequence[StepProgram], spec: ModelSpec, rows: int, item_bytes: int) -> dict[str, SlotLayout]:
+    """Of every slot that a program touches."""
+    touched = {slot.latest for program in programs for slot in (*program.reads, *program.writes)}
+    return {
+        str(slot): SlotLayout(shape, item_bytes, padded_bytes(rows * math.prod(shape) * item_bytes))
+        for site in spec.sites
+        for slot, shape in zip(slots_of(site), site.outputs, strict=True)
+        if slot in touched
+    }
 
 
-def _program(
-    schedule: Schedule, step: int, written: tuple[Slot, ...], forecasts: tuple[tuple[Slot, ...], ...],
-    spec: DenoiserSpec, rows: int,
-) -> StepProgram:  # fmt: skip
-    kept, stack = schedule.kept[step], int(schedule.stack[step])
-    if stack == BLOCKS_RUN:
-        reads = [
-            Slot(layer, name, age)
-            for layer in range(spec.num_layers)
-            for m, name in enumerate(spec.modules)
-            if kept[layer, m] < spec.num_tokens
-            for age in range(1 + max(0, -int(kept[layer, m])))
-        ]
-    else:
-        reads = [Slot(spec.num_layers, STACK, age) for age in range(1 + stack)]
-    return StepProgram(
-        tuple(tuple(int(k) for k in row) for row in kept), stack, tuple(reads), written, forecasts,
-        step_flops(spec, rows, kept, stack),
-    )  # fmt: skip
+def _naive_bytes(programs: Sequence[StepProgram], slots: Mapping[str, SlotLayout]) -> int:
+    """What a layout without live ranges takes: a place for every slot, and for every age that is read of it."""
+    touched = {slot for program in programs for slot in (*program.reads, *program.writes)}
+    return sum(slots[str(slot.latest)].bytes for slot in touched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -11,38 +12,45 @@ from numpy.typing import NDArray
 from ..errors import PlanError
 from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore
 
-FORMAT, VERSION = "soda-programs", 3
-STACK = "stack"
+FORMAT, VERSION = "soda-programs", 4
 
 
 class Slot(NamedTuple):
-    """A cached quantity: the output of one module of one layer, before its gate; or, with layer = number of layers and
-    module = STACK, the last block's output. age 0 is the latest value, 1 and 2 the ones computed before it."""
+    """A cached quantity: one output of a site. age 0 is the latest value, 1 and 2 the ones computed before it.
 
-    layer: int
-    module: str
+    Written, as in a bundle: the site's name, `#1` behind it for its second output, `@1` or `@2` for an age.
+    """
+
+    site: str
+    output: int = 0
     age: int = 0
 
     @property
     def latest(self) -> Slot:
         """The same quantity's latest value."""
-        return Slot(self.layer, self.module)
+        return Slot(self.site, self.output)
 
     def __str__(self) -> str:
-        return f"{self.layer}.{self.module}" + (f".{self.age}" if self.age else "")
+        return self.site + (f"#{self.output}" if self.output else "") + (f"@{self.age}" if self.age else "")
+
+
+class SlotLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One value of a slot. shape: of one row. bytes: for one sample, all of its rows, padding included."""
+
+    shape: tuple[int, ...]
+    item_bytes: int
+    bytes: int
 
 
 class StepProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one or more steps execute.
 
-    kept: [L][M] as in a Schedule. stack: order at which the output of all blocks is reused, -1 where they run.
-    reads: slots that must hold a value before the step. writes: slots that hold a new one after it; a slot in both is
-    updated in place. forecasts: groups of slots that always share their weights; group g takes row g of the step's
-    forecast_weights. flops: for one sample.
+    work: [K] as in a Schedule. reads: slots that must hold a value before the step. writes: slots that hold a new one
+    after it; a slot in both is updated in place. forecasts: groups of slots that always share their weights; group g
+    takes row g of the step's forecast_weights. flops: for one sample.
     """
 
-    kept: tuple[tuple[int, ...], ...]
-    stack: int
+    work: tuple[int, ...]
     reads: tuple[Slot, ...]
     writes: tuple[Slot, ...]
     forecasts: tuple[tuple[Slot, ...], ...]
@@ -68,19 +76,29 @@ class ArenaLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lower_bound_bytes: the most that is alive at one step. naive_bytes: one place for every slot for the whole run.
     """
 
-    slot_bytes: int
     offsets: tuple[int, ...]
     bytes: int
     lower_bound_bytes: int
     naive_bytes: int
 
+    @property
+    def gap(self) -> float:
+        """How much more than the lower bound it takes, as a share of that."""
+        return self.bytes / self.lower_bound_bytes - 1.0 if self.lower_bound_bytes else 0.0
 
-class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    def __str__(self) -> str:
+        return (
+            f"{self.bytes / 1e6:.2f} MB a sample, {100 * self.gap:.1f} % above the lower bound of "
+            f"{self.lower_bound_bytes / 1e6:.2f}, naive {self.naive_bytes / 1e6:.2f}"
+        )
+
+
+class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """programs.json. step_programs: [S] index into programs. baseline: the program that computes everything and
     caches nothing; it serves unaccelerated generation and no step of the plan needs it. forecast_weights: [S][G][3],
     weights of a forecast slot's values of age 0, 1, 2, for each group of the step's program; G is the same for all
-    steps. values: in order of `first`; arena.offsets follows it. coefficients: the plan's; none where the sampler
-    keeps its own.
+    steps. slots: of every slot that a program touches, by its latest value's name. values: in order of `first`;
+    arena.offsets follows it. coefficients: the plan's; none where the sampler keeps its own.
     """
 
     format: str
@@ -96,6 +114,7 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_programs: tuple[int, ...]
     baseline: int
     forecast_weights: tuple[tuple[tuple[float, float, float], ...], ...]
+    slots: dict[str, SlotLayout]
     values: tuple[CachedValue, ...]
     arena: ArenaLayout
     coefficients: tuple[tuple[float, ...], ...] = ()
@@ -115,19 +134,26 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Rows G of a step's forecast weights."""
         return len(self.forecast_weights[0])
 
+    @cached_property
+    def offsets_by_step(self) -> list[dict[Slot, int]]:
+        """For each step the arena offset of each slot that it reads or writes."""
+        begins: dict[int, list[int]] = {}
+        for number, value in enumerate(self.values):
+            begins.setdefault(value.first, []).append(number)
+        history: dict[Slot, list[int]] = {}  # numbers of values, oldest first
+        by_step = []
+        for step, index in enumerate(self.step_programs):
+            found = {slot: history[slot.latest][-1 - slot.age] for slot in self.programs[index].reads}
+            for number in begins.get(step, ()):
+                slot = self.values[number].slot
+                found[slot] = number
+                history.setdefault(slot, []).append(number)
+            by_step.append({slot: self.arena.offsets[number] for slot, number in found.items()})
+        return by_step
+
     def offsets_at(self, step: int) -> dict[Slot, int]:
         """Arena offset of each slot that a step reads or writes."""
-        program = self.programs[self.step_programs[step]]
-        before: dict[Slot, list[int]] = {}  # of values that the step finds, oldest first
-        offsets = {}
-        for value, offset in zip(self.values, self.arena.offsets, strict=True):
-            if value.first < step <= value.last:
-                before.setdefault(value.slot, []).append(offset)
-            elif value.first == step:
-                offsets[value.slot] = offset
-        for slot in program.reads:
-            offsets[slot] = before[slot.latest][-1 - slot.age]
-        return offsets
+        return self.offsets_by_step[step]
 
 
 def table_text(table: ProgramTable) -> bytes:

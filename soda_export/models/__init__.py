@@ -1,1 +1,1 @@
-"""What we accelerate. `load_denoiser` turns a name or a diffusers folder into a Denoiser and its scheduler."""
+"""What we accelerate. `load_model` turns a name or a diffusers folder into a LoadedModel: sites, module, weights."""

@@ -1,19 +1,26 @@
-"""A transformer's configuration to an empty diffusers model of its class, and random weights for it."""
+"""A denoiser's configuration to an empty diffusers model of its class."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 _LEGACY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 """norm_type of a Transformer2DModel, as older repositories say -> the class that diffusers makes of it"""
-_STD = 0.02
-_MUST_AGREE = ("num_layers", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size", "in_channels")
+_MUST_AGREE = (
+    "num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size",
+    "in_channels",
+)  # fmt: skip
 
 
 def architecture_class(path: Path, config: dict[str, Any], supported: list[str]) -> str:
@@ -26,18 +33,15 @@ def architecture_class(path: Path, config: dict[str, Any], supported: list[str])
     return kind
 
 
-def build_empty(kind: str, path: Path, config: dict[str, Any]) -> Any:
-    """A model whose buffers are right and whose parameters are memory that nobody has written yet."""
-    import diffusers
-    import torch
-    from torch.overrides import TorchFunctionMode
+def build_empty(
+    kind: str, path: Path, config: dict[str, Any], parameter: Callable[[Tensor], Tensor] | None = None
+) -> nn.Module:
+    """A model whose buffers are right and whose parameters are memory that nobody has written yet.
 
-    class NoInitialisation(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            if getattr(func, "__module__", None) == "torch.nn.init":
-                return kwargs["tensor"] if "tensor" in kwargs else args[0]
-            return func(*args, **kwargs)
+    parameter: what stands in the place of each parameter, of which only the form is known; default: the parameter.
+    Raises ModelError for a configuration that diffusers cannot build.
+    """
+    import diffusers
 
     maker = getattr(diffusers, kind)
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -48,44 +52,70 @@ def build_empty(kind: str, path: Path, config: dict[str, Any]) -> Any:
                 raise ModelError(f"{path}: {key!r} is no setting of {kind}; diffusers would ignore it")
             del settings[key]
     try:
-        with NoInitialisation(), torch.random.fork_rng(devices=[]):
-            model = maker(**settings)
+        return empty_module(lambda: maker(**settings), parameter)
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path}: diffusers cannot build {kind} from it: {first_line}") from None
-    return model.requires_grad_(False).eval()
 
 
-def check_agrees(path: Path, config: dict[str, Any], kind: str, expected: dict[str, Any], model: str) -> None:
+def empty_module(make: Callable[[], nn.Module], parameter: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    """What `make` gives, in evaluation mode, without the work and memory of initialising its parameters."""
+    import torch
+
+    with _without_initialisation(), _replacing_parameters(parameter), torch.random.fork_rng(devices=[]):
+        return make().requires_grad_(False).eval()
+
+
+def _without_initialisation() -> Any:
+    """While this lasts, torch.nn.init leaves tensors as they are."""
+    from torch.overrides import TorchFunctionMode
+
+    class NoInitialisation(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    return NoInitialisation()
+
+
+@contextlib.contextmanager
+def _replacing_parameters(parameter: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+    """While this lasts, each parameter is replaced the moment its module takes it, so that one at a time has memory."""
+    from torch import nn
+
+    own = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, given: nn.Parameter | None) -> None:
+        own(module, name, given)
+        if given is not None and parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter(given), requires_grad=False)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = own  # type: ignore[method-assign]
+
+
+def check_agrees(
+    path: Path, config: dict[str, Any], kind: str, expected: dict[str, Any], supported: list[str], model: str
+) -> None:
     """Refuse weights of another model than the one that --model names."""
     import diffusers
 
-    expected_kind = architecture_class(path, expected, [*_LEGACY.values()])
+    expected_kind = architecture_class(path, expected, supported)
     if kind != expected_kind:
         raise ModelError(f"{path}: _class_name={kind}, but --model {model} has {expected_kind}")
     defaults = _defaults(getattr(diffusers, kind))
-    for key in _MUST_AGREE:
+    for key in filter(defaults.__contains__, _MUST_AGREE):
         found, wanted = (c.get(key, defaults[key]) for c in (config, expected))
         if found != wanted:
             raise ModelError(f"{path}: {key}={found}, but --model {model} has {key}={wanted}")
 
 
-def fill_random(model: Any, seed: int) -> None:
-    """Every parameter N(0, 0.02^2), those that training starts from zero too; norms' scales around 1.
-
-    A parameter's values depend on the seed and its name alone.
-    """
-    import torch
-
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            text = f"{seed} {prefix}.{name}".encode()
-            start = int.from_bytes(hashlib.sha256(text).digest()[:8], "big", signed=True)
-            mean = 1.0 if name == "weight" and "Norm" in type(module).__name__ else 0.0
-            parameter.data.normal_(mean, _STD, generator=torch.Generator().manual_seed(start))
-
-
-def hash_random(config: dict[str, Any], seed: int) -> str:
+def hash_random(config: Mapping[str, Any], seed: int) -> str:
     """The fingerprint of random weights: SHA-256 over the configuration and the seed."""
     settings = {key: value for key, value in config.items() if key == "_class_name" or not key.startswith("_")}
     return hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()

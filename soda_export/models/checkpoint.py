@@ -1,10 +1,9 @@
-"""Weights on disk: which files a component folder has, what they hash to, and into a model, one tensor at a time."""
+"""Weights on disk: which files a component folder has, and what they hash to."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from ..errors import ModelError
 from .published import read_json
@@ -12,8 +11,6 @@ from .published import read_json
 PICKLES = (".bin", ".pt", ".ckpt", ".pth")
 """Suffixes of weights that are pickles: loading one can run code."""
 _NAMES = ("diffusion_pytorch_model", "model")  # of diffusers' and transformers' weights
-_UNUSED = {"pos_embed.pos_embed", "caption_projection.y_embedding"}
-"""Tensors of older checkpoints that today's diffusers computes, or does not read."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -70,32 +67,3 @@ def hash_model(transformer: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name}={content}\n".encode())
     return digest.hexdigest()
-
-
-def load_weights(model: Any, transformer: Path) -> None:
-    """Fill a model, casting to its types. Every tensor must have its place and every place its tensor."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    files = weight_files(transformer)
-    missing: dict[str, torch.Tensor] = dict(model.state_dict())
-    for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118  # no mapping: it has no other way to iterate
-                    if key in _UNUSED:
-                        continue
-                    place = missing.pop(key, None)
-                    if place is None:
-                        raise ModelError(f"{path}: weights have {key!r}, which the configuration has no place for")
-                    shape = tuple(file.get_slice(key).get_shape())
-                    if shape != tuple(place.shape):
-                        raise ModelError(
-                            f"{path}: {key!r} has shape {shape}, but the configuration makes it {tuple(place.shape)}"
-                        )
-                    place.copy_(file.get_tensor(key))
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: not a readable .safetensors file ({error}); get it again") from None
-    if missing:
-        path = files[0] if len(files) == 1 else transformer
-        raise ModelError(f"{path}: weights lack {next(iter(missing))!r}; the checkpoint is incomplete")

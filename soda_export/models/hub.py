@@ -16,7 +16,9 @@ _INSTEAD = (
     "give a local copy with --weights DIR, a folder with model_index.json, transformer/, scheduler/, vae/, tokenizer/, "
     "text_encoder/"
 )
-_CONTENT = ("*.json", "*.safetensors", "spiece.model")  # of each part; no pickles
+_CONTENT = ("*.json", "*.safetensors", "spiece.model", "merges.txt")  # of each part; no pickles
+_TWICE = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.fp16.json")  # weights that are there in full, too
+_VOCABULARIES = ("spiece.model", "tokenizer.json", "merges.txt")
 
 
 def is_repository(name: str) -> bool:
@@ -40,7 +42,7 @@ def fetch_parts(repository: str, revision: str | None, parts: tuple[str, ...] = 
 
 def fetch_configs(repository: str, revision: str | None) -> Path:
     """The local folder of a repository with its configurations; nothing large is downloaded."""
-    patterns = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*.json"]
+    patterns = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json"]
     cached = _snapshot(repository, revision, patterns, cached=True)
     if cached is not None and (cached / "transformer/config.json").is_file():
         return cached
@@ -57,7 +59,11 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str], *, cac
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repository, revision=revision, allow_patterns=patterns, local_files_only=cached
+                repository,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=list(_TWICE),
+                local_files_only=cached,
             )
         )
     except GatedRepoError:
@@ -86,12 +92,12 @@ def _lacking(folder: Path, parts: tuple[str, ...]) -> str | None:
     for part in parts:
         if not isinstance(index.get(part), list) or index[part] == [None, None]:
             continue
-        if part == "tokenizer":
-            present = any((folder / part / name).exists() for name in ("spiece.model", "tokenizer.json"))
+        if part.startswith("tokenizer"):
+            present = any((folder / part / name).exists() for name in _VOCABULARIES)
         else:
             present = (folder / part / CONFIG_FILES.get(part, "config.json")).exists()
         try:
-            if part not in ("tokenizer", "scheduler"):
+            if not part.startswith(("tokenizer", "scheduler")):
                 weight_files(folder / part)
         except ModelError:
             present = False

@@ -1,42 +1,88 @@
-"""Turn a model name, a hub repository or a diffusers folder into a Denoiser and its scheduler."""
+"""Turn a model name, a hub repository or a diffusers folder into a LoadedModel: what it is, and its weights by name."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from ..errors import ModelError
-from .architecture import architecture_class, build_empty, check_agrees, fill_random, hash_random
-from .checkpoint import hash_model, load_weights
-from .denoiser import Denoiser
+from .architecture import architecture_class, build_empty, check_agrees, hash_random
+from .checkpoint import hash_model
+from .describe import describe_sites
+from .fake import Build, FakeModel, make_fake, with_buffers
+from .families import FAMILIES
+from .family import Constant, Family, Sizes
 from .hub import DEFAULT_PARTS
 from .origin import BUILTIN_FOLDER, ModelRequest, Origin, builtin_models, find_origin, resolve_folder
 from .published import CONFIG_FILES, read_json
+from .schedule import pipeline_schedule
+from .spec import ModelSpec
+from .weights import CheckpointWeights, RandomWeights, Weights, num_parameters
 
 __all__ = [
-    "BUILTIN_FOLDER", "DEFAULT_PARTS", "LOADERS", "LoadedModel", "ModelRequest", "builtin_models", "hash_model",
-    "load_denoiser", "resolve_folder",
+    "BUILTIN_FOLDER", "DEFAULT_PARTS", "LoadedModel", "ModelRequest", "builtin_models", "hash_model", "load_model",
+    "resolve_folder",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
-_CAPTION_TOKENS = {"PixArtSigmaPipeline": 300}
-_DEFAULT_CAPTION_TOKENS = 120  # PixArt-alpha's
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to be profiled and exported, with the configuration of the scheduler it came with.
 
-    folder is the diffusers folder, None for random weights; published has the configurations of parts that lie in no
-    folder.
+    family: the record as this configuration has it. kind, config: the denoiser's class and configuration. config_path:
+    where that stands. constants: argument of forward -> what its Constant makes, with one row. scheduler_config: with
+    what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
+    configurations of parts that lie in no folder.
     """
 
-    denoiser: Denoiser
+    spec: ModelSpec
+    family: Family
+    kind: str
+    config: Mapping[str, Any]
+    config_path: Path
+    weights: Weights
+    constants: Mapping[str, Any]
     scheduler_config: dict[str, Any]
     folder: Path | None = None
     published: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The unmodified diffusers module with its weights in float32, in evaluation mode."""
+        return self.build(torch.float32)
+
+    @torch.no_grad()
+    def build(self, dtype: torch.dtype) -> nn.Module:
+        """The same in another floating type. One tensor is read at a time."""
+
+        def place(parameter: Tensor) -> Tensor:
+            return torch.empty(parameter.shape, dtype=dtype if parameter.is_floating_point() else parameter.dtype)
+
+        model = build_empty(self.kind, self.config_path, dict(self.config), place)
+        state = model.state_dict()
+        for name in self.weights.names:
+            state[name].copy_(self.weights.read(name))
+        return model if dtype == torch.float32 else nn.Module.to(model, dtype)  # diffusers' own .to prints
+
+    def fake(self, dtype: torch.dtype) -> FakeModel:
+        """The module without memory for its weights, and the values of its buffers."""
+        build = _builder(self.kind, self.config_path, dict(self.config))
+        names = set(self.weights.names)
+
+        def stored(name: str) -> Tensor | None:
+            return self.weights.read(name) if name in names else None
+
+        return with_buffers(make_fake(build, dtype), build, stored)
 
     def component_folder(self, part: str) -> Path | None:
         """Where a part (vae, text_encoder, tokenizer) lies, if it does."""
@@ -53,93 +99,80 @@ class LoadedModel:
         return config
 
 
-@dataclass(frozen=True)
-class Family:
-    """How a diffusers class becomes a Denoiser.
+def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PARTS) -> LoadedModel:
+    """Load a model of a known family; of a hub repository only the named parts are fetched. No weights are read yet.
 
-    check(config's path, empty model) refuses what would not be reproduced exactly. convert(model, name, fingerprint,
-    whether a VAE follows, most caption tokens) uses the model up.
+    Raises ModelError.
     """
-
-    check: Callable[[Path, Any], None]
-    convert: Callable[[Any, str, str, bool, int], Denoiser]
-
-
-def load_denoiser(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PARTS) -> LoadedModel:
-    """Load a model of a supported architecture; of a hub repository only the named parts are fetched."""
-    import torch
-
+    started = time.perf_counter()
     request = ModelRequest(request) if isinstance(request, str) else request
     origin = find_origin(request, parts)
-    kind = architecture_class(origin.config_path, origin.config, list(LOADERS))
+    path, config = origin.config_path, origin.config
+    kind = architecture_class(path, config, list(FAMILIES))
     if origin.expected is not None:
-        check_agrees(origin.config_path, origin.config, kind, origin.expected, request.model)
-    model = build_empty(kind, origin.config_path, origin.config)
-    LOADERS[kind].check(origin.config_path, model)
-    with torch.no_grad():
-        if origin.transformer is not None:
-            fingerprint = hash_model(origin.transformer)
-            load_weights(model, origin.transformer)
-        else:
-            assert request.random_weights is not None
-            fingerprint = hash_random({**origin.config, "_class_name": kind}, request.random_weights)
-            fill_random(model, request.random_weights)
-        has_vae = (origin.folder is not None and (origin.folder / "vae").is_dir()) or "vae" in origin.published
-        denoiser = LOADERS[kind].convert(model, origin.name, fingerprint, has_vae, _caption_tokens(origin))
-    spec = denoiser.spec
-    log.info("model %s: %d layers, %d tokens, width %d", spec.name, spec.num_layers, spec.num_tokens, spec.width)
-    return LoadedModel(denoiser, origin.scheduler, origin.folder, origin.published)
+        check_agrees(path, config, kind, origin.expected, list(FAMILIES), request.model)
+    fake = make_fake(_builder(kind, path, config), torch.float32)
+    settings: dict[str, Any] = dict(fake.module.config)  # type: ignore[arg-type]  # defaults filled in
+    family = FAMILIES[kind].adapt(FAMILIES[kind], settings)
+    family.check(path, settings)
+    sizes = _sizes(family, settings, origin, request)
+    weights = _weights(origin, request, fake.module)
+    constants = {
+        name: argument.make(sizes) for name, argument in family.arguments.items() if isinstance(argument, Constant)
+    }
+    spec = ModelSpec(
+        name=origin.name, family=family.name, hash=_fingerprint(origin, request, kind), sites=(),
+        ports=family.ports(sizes), latent_shape=sizes.latent_shape, prediction_shape=family.prediction_shape(sizes),
+        output="latents" if "vae" in origin.published else "pixels",
+    )  # fmt: skip
+    spec = describe_sites(fake, family, spec, constants)
+    log.info(
+        "model %s: %.3g M weights, %d sites, %.1f s", spec.name, num_parameters(weights) / 1e6, len(spec.sites),
+        time.perf_counter() - started,
+    )  # fmt: skip
+    scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
+    return LoadedModel(spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published)
 
 
-def _caption_tokens(origin: Origin) -> int:
-    """Length that captions are padded to: the pipeline's, but no more than the tokenizer gives."""
-    count = _CAPTION_TOKENS.get(str(origin.published.get("pipeline")), _DEFAULT_CAPTION_TOKENS)
-    path = None if origin.folder is None else origin.folder / "tokenizer/tokenizer_config.json"
+def _builder(kind: str, path: Path, config: dict[str, Any]) -> Build:
+    return lambda parameter: build_empty(kind, path, config, parameter)
+
+
+def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights:
+    if origin.transformer is not None:
+        return CheckpointWeights(origin.transformer, model.state_dict())
+    assert request.random_weights is not None
+    return RandomWeights(model, request.random_weights)
+
+
+def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
+    """Of configuration and weights, and of the image's size where the user chose it."""
+    if origin.transformer is not None:
+        own = hash_model(origin.transformer)
+    else:
+        assert request.random_weights is not None
+        own = hash_random({**origin.config, "_class_name": kind}, request.random_weights)
+    return hashlib.sha256(f"{own} {request.image_size}".encode()).hexdigest() if request.image_size else own
+
+
+def _sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:
+    side = request.image_size or 0
+    if side and not family.any_size:
+        raise ModelError(f"--image-size {side}: a {family.name} model has the one size that it was trained for")
+    sizes = Sizes(config, origin.published, _text_tokens(family, origin), side)
+    unit = sizes.pixels_per_latent * max(family.patch, 1)
+    if side < 0 or side % unit:
+        raise ModelError(f"--image-size {side}: must be a multiple of {unit} pixels")
+    return replace(sizes, latent_shape=family.latent_shape(sizes))
+
+
+def _text_tokens(family: Family, origin: Origin) -> int:
+    """Length that prompts are padded to: the pipeline's, but no more than the tokenizer gives."""
+    count = family.text_tokens_by_pipeline.get(str(origin.published.get("pipeline")), family.text_tokens)
+    path = None if origin.folder is None else origin.folder / family.tokenizer / "tokenizer_config.json"
     if path is not None and path.is_file():
         longest = read_json(path, "").get("model_max_length", count)
         if not isinstance(longest, int | float) or longest < 1:
             raise ModelError(f"{path}: model_max_length={longest!r} is no number of tokens")
         count = int(min(count, longest))
     return count
-
-
-def _convert_dit(model: Any, name: str, fingerprint: str, has_vae: bool, max_tokens: int) -> Denoiser:
-    from .dit import DitDenoiser, dit_spec
-
-    return DitDenoiser(model, dit_spec(model, name, fingerprint, has_vae))
-
-
-def _check_dit(path: Path, model: Any) -> None:
-    """Refuse what the dit family would not reproduce exactly."""
-    config = model.config
-    if config.sample_size % config.patch_size:
-        sizes = f"sample_size={config.sample_size}, patch_size={config.patch_size}"
-        raise ModelError(f"{path}: {sizes}: the first must be a multiple of the second")
-    if (config.out_channels or config.in_channels) < config.in_channels:
-        raise ModelError(f"{path}: out_channels={config.out_channels} is less than in_channels={config.in_channels}")
-    if config.norm_elementwise_affine:
-        raise ModelError(f"{path}: norm_elementwise_affine=true is not supported")
-    if type(model.transformer_blocks[0].ff.net[0]).__name__ != "GELU":
-        raise ModelError(
-            f"{path}: activation_fn={config.activation_fn!r} is not supported; "
-            "the dit family has gelu and gelu-approximate"
-        )
-
-
-def _convert_pixart(model: Any, name: str, fingerprint: str, has_vae: bool, max_tokens: int) -> Denoiser:
-    from .pixart import PixArtDenoiser, pixart_spec
-
-    return PixArtDenoiser(model, pixart_spec(model, name, fingerprint, has_vae, max_tokens))
-
-
-def _check_pixart(path: Path, model: Any) -> None:
-    from .pixart import check_pixart_config
-
-    check_pixart_config(path, model)
-
-
-LOADERS: dict[str, Family] = {
-    "DiTTransformer2DModel": Family(_check_dit, _convert_dit),
-    "PixArtTransformer2DModel": Family(_check_pixart, _convert_pixart),
-}
-"""Class of the transformer in config.json -> how it becomes a Denoiser"""

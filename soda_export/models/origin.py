@@ -33,6 +33,8 @@ class ModelRequest:
     """Hub revision: branch, tag or commit. [default: main]"""
     random_weights: int | None = None
     """Seed: the true architecture with random weights, for latency work."""
+    image_size: int | None = None
+    """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
 
 
 @dataclass(frozen=True)

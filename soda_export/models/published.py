@@ -11,7 +11,7 @@ from ..errors import ModelError
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """Part -> name of its configuration; config.json where not listed."""
-_PARTS = ("transformer", "scheduler", "vae", "text_encoder")
+_PARTS = ("transformer", "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def published_models() -> list[str]:

@@ -1,48 +1,125 @@
-"""A model as the planner sees it: sizes and names, no torch."""
+"""A model as the planner sees it: its sites, what a request gives, and sizes. No torch."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import msgspec
 
-
-class LabelCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="label"):
-    """Class labels 0 .. num_classes - 1; null_class is the label of the unconditional rows."""
-
-    num_classes: int
-    null_class: int
+STACK = "stack"
+"""Kind of the site that is the last block's output: given, no block runs. It contains every other site."""
 
 
-class TextCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="text"):
-    """Captions of `max_tokens` tokens, padding included, embedded in `embed_width` channels."""
+class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A named value of the model's graph, or several values of one call, that a plan decides about.
 
-    max_tokens: int
-    embed_width: int
+    name: path of the module whose output it is. kind: what sites of all layers have in common: attn, ff, stack and so
+    on. depth: 0 for the first layer .. 1 for the last. outputs: shape of each value, for one row of the batch. inside:
+    name of the innermost site that contains it, "" for none.
+
+    tokens: how many tokens may be renewed singly; 0 where they may not be. flops: for one row, what vanishes when the
+    outputs are given, without that of the sites inside. once_flops: the same for what is computed once a step for all
+    rows. kept_flops: (a, b), for one row with k tokens renewed: a + b k. All in the convention of docs/concepts.md.
+    """
+
+    name: str
+    kind: str
+    depth: float
+    outputs: tuple[tuple[int, ...], ...]
+    flops: int
+    once_flops: int = 0
+    tokens: int = 0
+    kept_flops: tuple[int, int] = (0, 0)
+    inside: str = ""
+
+    @property
+    def elements(self) -> int:
+        """Numbers in all outputs of one row."""
+        return sum(_product(shape) for shape in self.outputs)
+
+    @property
+    def keep_quantum(self) -> int:
+        """Kept-token counts are multiples of this: 16, which fills a GEMM tile; less where tokens are few."""
+        return 16 if self.tokens >= 128 else max(1, self.tokens // 8)
 
 
-class DenoiserSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sizes of a diffusion transformer: `num_layers` equal blocks, each with the same `modules` in order.
+class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input that a request gives, row by row. shape: of one row, () for a number.
 
-    hash is the SHA-256 of the configuration and the weights. latent_shape is [C, H, W]; out_channels is C, or 2C
-    where the model also predicts a variance.
+    label: class 0 .. num_classes - 1; rows that guidance steers away from take null_class. embedding and mask (1 =
+    attend): of a text; those rows take the negative prompt's. scalar: a number, `default` where the request says
+    nothing; all rows of a sample take it.
+    """
+
+    name: str
+    kind: Literal["label", "embedding", "mask", "scalar"]
+    shape: tuple[int, ...] = ()
+    num_classes: int = 0
+    null_class: int = 0
+    default: float = 0.0
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """Sites in the order in which the model computes them, what contains a site behind it.
+
+    hash: SHA-256 of the configuration and the weights. latent_shape: of one sample, 1 to 4 axes, as the model takes
+    it. prediction_shape: of one row of the model's output; its first axis may be longer than the latents', where the
+    model also predicts a variance.
     """
 
     name: str
     family: str
     hash: str
-    num_layers: int
-    modules: tuple[str, ...]
-    num_tokens: int
-    width: int
-    num_heads: int
-    ff_width: int
-    latent_shape: tuple[int, int, int]
-    out_channels: int
-    condition: LabelCondition | TextCondition
+    sites: tuple[Site, ...]
+    ports: tuple[Port, ...]
+    latent_shape: tuple[int, ...]
+    prediction_shape: tuple[int, ...]
     output: Literal["pixels", "latents"]
 
-    @property
-    def keep_quantum(self) -> int:
-        """Kept-token counts are multiples of this: 16, which fills a GEMM tile; less where tokens are few."""
-        return 16 if self.num_tokens >= 128 else max(1, self.num_tokens // 8)
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Site name -> its number."""
+        return {site.name: k for k, site in enumerate(self.sites)}
+
+    @cached_property
+    def kinds(self) -> dict[str, tuple[int, ...]]:
+        """Kind -> numbers of its sites, in the order of first use; the stack's last."""
+        found: dict[str, list[int]] = {}
+        for k, site in enumerate(self.sites):
+            found.setdefault(site.kind, []).append(k)
+        return {kind: tuple(found[kind]) for kind in sorted(found, key=lambda kind: kind == STACK)}
+
+    @cached_property
+    def stack(self) -> int | None:
+        """Number of the site that contains all others, if the model has one."""
+        return self.kinds[STACK][0] if STACK in self.kinds else None
+
+    @cached_property
+    def containers(self) -> tuple[tuple[int, ...], ...]:
+        """For each site the numbers of the sites that contain it, innermost first."""
+        chains = []
+        for site in self.sites:
+            chain: list[int] = []
+            while site.inside:
+                chain.append(self.index[site.inside])
+                site = self.sites[chain[-1]]
+            chains.append(tuple(chain))
+        return tuple(chains)
+
+    @cached_property
+    def leaves(self) -> tuple[int, ...]:
+        """Numbers of the sites that contain no other."""
+        outer = {site.inside for site in self.sites}
+        return tuple(k for k, site in enumerate(self.sites) if site.name not in outer)
+
+    def port(self, kind: str) -> Port | None:
+        """The first port of that kind."""
+        return next((port for port in self.ports if port.kind == kind), None)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result

@@ -1,6 +1,6 @@
 """Let steps share programs: merge non-anchor steps until at most a given number of distinct decisions is left.
 
-Steps of a group decide together: each module takes, among the choices its steps had made, the one with the least
+Steps of a group decide together: each site takes, among the choices its steps had made, the one with the least
 summed error + price * FLOPs. Groups whose union loses least are merged first; at the end the price is solved again
 for the FLOPs budget.
 """
@@ -15,29 +15,28 @@ from .errors_by_keep import Choices
 
 
 def merge_steps(
-    choices: Choices, decisions: Decisions, prunable: NDArray[np.bool_], max_groups: int, flops_budget: float
+    choices: Choices, decisions: Decisions, max_groups: int, flops_budget: float
 ) -> NDArray[np.int64]:
-    """The merged choice [T, L, M] with at most max_groups distinct rows [L, M]. prunable: [M]."""
+    """The merged choice [T, P] with at most max_groups distinct rows [P]."""
     if not choices.steps.size:
         return decisions.choice
-    rows, group_of = np.unique(decisions.choice.reshape(len(decisions.choice), -1), axis=0, return_inverse=True)
+    rows, group_of = np.unique(decisions.choice, axis=0, return_inverse=True)
     if len(rows) <= max_groups:
         return decisions.choice
     group_of = group_of.reshape(-1)
-    steps, layers, modules, num_keeps = choices.error.shape
-    slots = layers * modules
-    flops = np.tile(choices.flops, (layers, 1)).astype(np.float64)  # [L * M, K]
-    error = np.zeros((len(rows), slots, num_keeps))
-    np.add.at(error, group_of, choices.error.reshape(steps, slots, num_keeps))
+    num_keeps = choices.error.shape[2]
+    flops = choices.flops.astype(np.float64)  # [P, C]
+    error = np.zeros((len(rows), *choices.error.shape[1:]))
+    np.add.at(error, group_of, choices.error)
     counts = np.bincount(group_of, minlength=len(rows)).astype(np.float64)
     allowed = rows[:, :, None] == np.arange(num_keeps)
     price = decisions.price if np.isfinite(decisions.price) else 0.0
     error, counts, allowed, group_of = _agglomerate(error, counts, allowed, group_of, flops * price, max_groups)
     price = _solve_price(error, counts, allowed, flops, flops_budget, price)
     best = _best(error, counts, allowed, flops * price)
-    any_keep = allowed | np.tile(prunable, layers)[None, :, None]
+    any_keep = allowed | choices.renewable[None, :, None]
     best = _spend_rest(best, error, counts, any_keep, flops, flops_budget)
-    return best[group_of].reshape(steps, layers, modules)
+    return best[group_of]
 
 
 def error_given_up(choices: Choices, before: NDArray[np.int64], after: NDArray[np.int64]) -> float:
@@ -89,7 +88,7 @@ def _objective(
     error: NDArray[np.float64], counts: NDArray[np.float64] | float, allowed: NDArray[np.bool_],
     priced: NDArray[np.float64],
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Least error + price * FLOPs, summed over the slots: [..., L*M, K] -> [...]."""
+    """Least error + price * FLOPs, summed over the sites: [..., P, C] -> [...]."""
     result: NDArray[np.float64] = _priced_errors(error, counts, allowed, priced).min(axis=-1).sum(axis=-1)
     return result
 
@@ -124,7 +123,7 @@ def _solve_price(
 def _cost_of(
     best: NDArray[np.int64], counts: NDArray[np.float64], flops: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """FLOPs of each group and slot: [G, L * M]."""
+    """FLOPs of each group and site: [G, P]."""
     cost: NDArray[np.float64] = counts[:, None] * np.take_along_axis(flops, best.T, axis=1).T
     return cost
 
@@ -140,11 +139,11 @@ def _spend_rest(
     best = best.copy()
     while True:
         cost = _cost_of(best, counts, flops)
-        gain = np.take_along_axis(error, best[..., None], axis=-1) - error  # [G, L * M, K]
+        gain = np.take_along_axis(error, best[..., None], axis=-1) - error  # [G, P, C]
         extra = counts[:, None, None] * flops - cost[..., None]
         possible = allowed & (gain > 0) & (extra <= budget - cost.sum())
         if not possible.any():
             return best
         efficiency = np.where(possible, gain / np.maximum(extra, 1e-9), -np.inf)
-        group, slot, choice = np.unravel_index(int(efficiency.argmax()), efficiency.shape)
-        best[group, slot] = choice
+        group, site, choice = np.unravel_index(int(efficiency.argmax()), efficiency.shape)
+        best[group, site] = choice

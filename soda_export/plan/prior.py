@@ -1,4 +1,4 @@
-"""Read a bare prior: the reuse error of a whole model by distance and step, as CEM releases it."""
+"""Maps that were not profiled: a bare prior as CEM releases it, and the assumption that every place is alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
+from ..models.identity import SamplerIdentity, identify
+from ..models.spec import ModelSpec
+from .sensitivity import FORMAT, MAX_INTERVAL, RATES, VERSION, MapInfo, SensitivityMap
+
+_ERROR = 0.01  # of reusing what is one step old; only its ratio to others counts
 
 
 class PriorFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,3 +39,17 @@ def read_prior(path: Path, steps: int) -> NDArray[np.float64]:
     if any(len(column) != steps for column in columns):
         raise PlanError(f"{path}: has {len(columns[0])} steps, --steps is {steps}; pass --steps {len(columns[0])}")
     return np.array(columns, np.float64).T[::-1].copy()
+
+
+def uniform_map(spec: ModelSpec, sampler: SamplerIdentity | str, steps: int, guidance: float) -> SensitivityMap:
+    """A map to plan by without profiling: reuse errors grow with distance, equally at every step and site; renewing a
+    share of the tokens takes away that share of the error."""
+    identity = SamplerIdentity(sampler, steps) if isinstance(sampler, str) else sampler
+    known = np.arange(1, MAX_INTERVAL + 1) <= np.arange(steps)[:, None]  # before, no value is that old
+    by_distance = np.where(known, _ERROR * np.arange(1, MAX_INTERVAL + 1), np.nan)
+    reuse = np.repeat(by_distance[:, None], len(spec.sites), axis=1)  # [S, K, I]
+    renewable = np.array([site.tokens > 0 for site in spec.sites])
+    prune = np.where(renewable[:, None, None], reuse[..., None] * np.array(RATES), np.nan)
+    info = MapInfo(FORMAT, VERSION, identify(spec), identity, guidance, 1, 0, "cosine", "mean")
+    arrays = (reuse, 0.0 * reuse, prune, 0.0 * prune)
+    return SensitivityMap(info, *(array.astype(np.float32) for array in arrays))

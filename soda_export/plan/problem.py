@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..models.flops import full_step_flops
 from ..models.identity import rows_per_sample
-from ..models.spec import DenoiserSpec
+from ..models.spec import ModelSpec
 from .sensitivity import SensitivityMap
 
 
@@ -14,10 +17,10 @@ from .sensitivity import SensitivityMap
 class Problem:
     """A model with a frozen sampler. sensitivity: what was measured of it; planners with a fixed rule need none.
 
-    prune_attention: attn may compute a subset of tokens, too.
+    prune_attention: tokens of self-attention may be renewed singly, too.
     """
 
-    spec: DenoiserSpec
+    spec: ModelSpec
     sampler: str
     steps: int
     guidance: float
@@ -28,6 +31,12 @@ class Problem:
     def rows(self) -> int:
         """Rows of the model's batch for each sample: 2 with classifier-free guidance, else 1."""
         return rows_per_sample(self.guidance)
+
+    @property
+    def renewable(self) -> NDArray[np.bool_]:
+        """Which of the leaf sites may compute a subset of their tokens, [P]."""
+        sites = [self.spec.sites[k] for k in self.spec.leaves]
+        return np.array([site.tokens > 0 and (site.kind != "attn" or self.prune_attention) for site in sites], bool)
 
     @property
     def full_flops(self) -> int:

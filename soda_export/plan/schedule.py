@@ -1,4 +1,4 @@
-"""What every step does with every module, in numbers: what planners make and a Plan carries. No torch."""
+"""What every step does with every site, in numbers: what planners make and a Plan carries. No torch."""
 
 from __future__ import annotations
 
@@ -7,80 +7,103 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InternalError
+from ..models.decisions import COMPUTE, IDLE
 from ..models.flops import full_step_flops, step_flops
-from ..models.spec import DenoiserSpec
+from ..models.spec import ModelSpec
 
-BLOCKS_RUN = -1
-MAX_ORDER = 2
-"""Highest order of a forecast: it needs order + 1 computed outputs."""
 _NEW_SHARE = 0.15  # of a full step's FLOPs
+
+
+def cached_work(spec: ModelSpec, order: int = 0, stack: bool = False) -> NDArray[np.int64]:
+    """[K], what a step does that computes none of the leaf sites, or not even the stack: all reused, or forecast."""
+    work = np.full((1, len(spec.sites)), COMPUTE, np.int64)
+    if not stack:
+        work[0, list(spec.leaves)] = -order
+    elif spec.stack is None:
+        raise InternalError(f"{spec.name} has no stack")
+    else:
+        work[0, spec.stack] = -order
+    row: NDArray[np.int64] = Schedule.of(spec, work).work[0]
+    return row
+
+
+def fixed_flops(spec: ModelSpec, rows: int) -> int:
+    """FLOPs of a step that reuses every leaf site, for one sample: what each step pays whose stack is not reused."""
+    return step_flops(spec, rows, cached_work(spec).tolist())
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """kept: int64 [S, L, M], what each module does: num_tokens = compute all tokens; in between = prune: compute that
-    many and scatter them into the latest output; 0 = reuse the latest output; -1, -2 = forecast it from the last
-    computed ones by a Taylor expansion of that order (plan/forecast.py).
+    """work: int64 [S, K], what each step does with each of the spec's sites (models/decisions.py)."""
 
-    stack: int64 [S]. BLOCKS_RUN = the blocks run as `kept` says; 0, 1, 2 = all of them are skipped, and the last
-    block's output is reused or forecast at that order; `kept` is 0 then.
-    """
-
-    kept: NDArray[np.int64]
-    stack: NDArray[np.int64]
+    work: NDArray[np.int64]
 
     @classmethod
-    def of(cls, kept: NDArray[np.int64]) -> Schedule:
-        """A schedule whose blocks always run."""
-        return cls(kept, np.full(len(kept), BLOCKS_RUN, np.int64))
+    def of(cls, spec: ModelSpec, work: NDArray[np.int64]) -> Schedule:
+        """The schedule with IDLE where a site that contains it is not computed; other IDLEs become COMPUTE."""
+        tidy = np.where(work == IDLE, COMPUTE, work)
+        given = tidy != COMPUTE
+        for k, chain in enumerate(spec.containers):
+            if chain:
+                tidy[given[:, list(chain)].any(axis=1), k] = IDLE
+        return cls(tidy)
 
     @classmethod
-    def at_anchors(cls, spec: DenoiserSpec, steps: int, anchors: tuple[int, ...], order: int = 0) -> Schedule:
-        """Everything at the anchors; every module reused in between, forecast as far as its history allows."""
-        kept = np.full((steps, spec.num_layers, len(spec.modules)), spec.num_tokens, np.int64)
-        past = 0
+    def full(cls, spec: ModelSpec, steps: int) -> Schedule:
+        """Everything computed at every step."""
+        return cls(np.full((steps, len(spec.sites)), COMPUTE, np.int64))
+
+    @classmethod
+    def at_anchors(
+        cls, spec: ModelSpec, steps: int, anchors: tuple[int, ...], order: int = 0, stack: bool = False
+    ) -> Schedule:
+        """Everything at the anchors; in between every leaf site, or the stack, reused or forecast as far as its history
+        allows."""
+        work, past = np.full((steps, len(spec.sites)), COMPUTE, np.int64), 0
+        by_order = [cached_work(spec, o, stack) for o in range(order + 1)]
         for t in range(steps):
             if t in anchors:
                 past += 1
             else:
-                kept[t] = -min(order, past - 1)
-        return cls.of(kept)
+                work[t] = by_order[min(order, past - 1)]
+        return cls(work)
 
     @property
     def steps(self) -> int:
         """Number of steps S."""
-        return len(self.kept)
+        return len(self.work)
 
-    def anchors(self, num_tokens: int) -> tuple[int, ...]:
+    @property
+    def anchors(self) -> tuple[int, ...]:
         """Execution indices of the steps that compute everything."""
-        full = (self.kept == num_tokens).all(axis=(1, 2)) & (self.stack == BLOCKS_RUN)
-        return tuple(int(t) for t in np.flatnonzero(full))
+        return tuple(int(t) for t in np.flatnonzero((self.work == COMPUTE).all(axis=1)))
 
     @property
     def num_kinds(self) -> int:
         """Number of different steps, each of which needs an engine."""
-        return len({kept.tobytes() + stack.tobytes() for kept, stack in zip(self.kept, self.stack, strict=True)})
+        return len(np.unique(self.work, axis=0))
 
-    def renews(self, spec: DenoiserSpec, rows: int) -> list[bool]:
+    def renews(self, spec: ModelSpec, rows: int) -> list[bool]:
         """Whether each step computes enough for its prediction to be a new one."""
         least = _NEW_SHARE * full_step_flops(spec, rows)
-        return [cost > least for cost in self._step_flops(spec, rows)]
+        return [cost > least for cost in self.flops_by_step(spec, rows)]
 
-    def flops(self, spec: DenoiserSpec, rows: int) -> int:
+    def flops(self, spec: ModelSpec, rows: int) -> int:
         """FLOPs of the whole run for one sample of `rows` rows."""
-        return sum(self._step_flops(spec, rows))
+        return sum(self.flops_by_step(spec, rows))
 
-    def _step_flops(self, spec: DenoiserSpec, rows: int) -> list[int]:
+    def flops_by_step(self, spec: ModelSpec, rows: int) -> list[int]:
         """FLOPs of each step for one sample of `rows` rows; equal steps are counted once."""
         cost: dict[bytes, int] = {}
         of_step = []
-        for kept, stack in zip(self.kept, self.stack, strict=True):
-            key = kept.tobytes() + stack.tobytes()
+        for work in self.work:
+            key = work.tobytes()
             if key not in cost:
-                cost[key] = step_flops(spec, rows, kept, int(stack))
+                cost[key] = step_flops(spec, rows, work.tolist())
             of_step.append(cost[key])
         return of_step
 
-    def flops_ratio(self, spec: DenoiserSpec, rows: int) -> float:
+    def flops_ratio(self, spec: ModelSpec, rows: int) -> float:
         """FLOPs of computing everything at every step / FLOPs of this schedule."""
         return self.steps * full_step_flops(spec, rows) / self.flops(spec, rows)

@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
-from ..models.identity import identify, same_model
-from ..models.spec import DenoiserSpec
+from ..models.decisions import COMPUTE, IDLE
+from ..models.identity import SamplerIdentity, TokenScore, identify, same_model
+from ..models.spec import STACK, ModelSpec
 from .anchors import AnchorCost
 from .decide import Strategy
 from .plan import Plan, hash_of
-from .planners import PLANNERS
+from .planners import PLANNERS, needs_map
 from .planners.soda import SodaOptions, solve_soda
 from .problem import Problem, Target
-from .schedule import BLOCKS_RUN, Schedule
+from .schedule import Schedule
 from .sensitivity import SensitivityMap, map_bytes
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class PlanOptions:
     """How to plan."""
 
     budget: int = 0
-    """Number of anchors: steps that compute everything."""
+    """Number of anchors: steps that compute everything, exactly, with every planner."""
     flops_ratio: float = 0.0
     """FLOPs of computing everything / FLOPs of the plan. With soda, and 0: what SODA's results spent. With best, and 0:
     what soda would spend."""
@@ -61,7 +62,7 @@ class PlanOptions:
     sensitivity_weight: float = 1.0
     """soda: lambda of the pruning rule keep = beta + lambda * E_c."""
     prune_attention: bool = False
-    """soda: let attention compute a subset of tokens, too."""
+    """soda: let self-attention compute a subset of tokens, too."""
     max_engines: int = 12
     """Most step engines; soda merges steps, at some error, until they fit."""
 
@@ -75,43 +76,36 @@ class SolvedPlan:
     beta: float = 0.0
 
 
-def problem_of(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOptions) -> Problem:
+@dataclass(frozen=True)
+class Setting:
+    """What a plan is for, beside the model, and where no map says it."""
+
+    sampler: SamplerIdentity
+    guidance: float
+    token_score: TokenScore = "mean"
+
+
+def problem_of(sensitivity: SensitivityMap, spec: ModelSpec, options: PlanOptions) -> Problem:
     """What a map poses. Raises PlanError where it is another model's, or the options make no sense."""
     info = sensitivity.info
     if not same_model(info.model, identify(spec)):
         given = f"{info.model.name} ({info.model.hash[:12]})"
         raise PlanError(f"the map is for model {given}, not {spec.name} ({spec.hash[:12]}); profile again")
-    if options.max_engines < 2:
-        raise PlanError(f"--max-engines {options.max_engines}: a schedule needs at least 2, full and cached")
-    return Problem(spec, info.sampler.name, info.sampler.steps, info.guidance, sensitivity, options.prune_attention)
+    return _problem(spec, Setting(info.sampler, info.guidance), options, sensitivity)
 
 
-def solve_plan(sensitivity: SensitivityMap, spec: DenoiserSpec, options: PlanOptions) -> SolvedPlan:
+def solve_plan(sensitivity: SensitivityMap, spec: ModelSpec, options: PlanOptions) -> SolvedPlan:
     """Plan for the map's model, sampler and guidance. Raises PlanError where the budget cannot be met."""
-    problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
-    if options.planner == "soda":
-        solved = solve_soda(
-            problem, target,
-            SodaOptions(options.cost, options.strategy, options.sensitivity_weight, options.max_engines),
-        )  # fmt: skip
-        made_by = (
-            f"soda budget={options.budget} flops_ratio={options.flops_ratio:g} cost={options.cost} "
-            f"strategy={options.strategy} lambda={options.sensitivity_weight:g} beta={solved.beta:.4g} "
-            f"max_engines={options.max_engines}"
-        )
-        plan = make_plan(sensitivity, solved.schedule, made_by)
-        result = SolvedPlan(plan, solved.merge_loss, solved.beta)
-    else:
-        schedule = PLANNERS[options.planner](problem, target)
-        check_engines(schedule, options)
-        made_by = f"{options.planner} budget={options.budget} flops_ratio={options.flops_ratio:g}"
-        result = SolvedPlan(make_plan(sensitivity, schedule, made_by))
-    plan = result.plan
-    log.info(
-        "plan: %d anchors of %d steps, %.1f %% of modules pruned, FLOPs ratio %.3f, sharing programs costs %.1f %%",
-        len(plan.anchors), problem.steps, 100 * pruned_share(plan), flops_ratio(plan, spec), 100 * result.merge_loss,
-    )  # fmt: skip
-    return result
+    info = sensitivity.info
+    setting = Setting(info.sampler, info.guidance, info.token_score)
+    return _solve(problem_of(sensitivity, spec, options), setting, hash_of(map_bytes(sensitivity)), options)
+
+
+def solve_without_map(setting: Setting, spec: ModelSpec, options: PlanOptions) -> SolvedPlan:
+    """The same by a planner that needs no map (planners.needs_map). Raises PlanError."""
+    if needs_map(options.planner):
+        raise PlanError(f"--planner {options.planner} needs a sensitivity map; `soda-export profile` makes one")
+    return _solve(_problem(spec, setting, options, None), setting, "", options)
 
 
 def make_plan(
@@ -134,13 +128,49 @@ def check_engines(schedule: Schedule, options: PlanOptions) -> None:
         )
 
 
-def flops_ratio(plan: Plan, spec: DenoiserSpec) -> float:
+def flops_ratio(plan: Plan, spec: ModelSpec) -> float:
     """FLOPs of computing everything at every step / FLOPs of the plan."""
     return plan.schedule.flops_ratio(spec, plan.rows)
 
 
 def pruned_share(plan: Plan) -> float:
-    """Share of the modules that are pruned, not reused, where blocks run and not everything is computed."""
-    rest = np.delete(plan.schedule.kept, list(plan.anchors), axis=0)
-    rest = rest[np.delete(plan.schedule.stack, list(plan.anchors)) == BLOCKS_RUN]
-    return float(np.mean((rest > 0) & (rest < plan.model.num_tokens))) if rest.size else 0.0
+    """Share of the sites that are renewed in part, of those that play a role in steps that are no anchors."""
+    sites = [k for kind, numbers in plan.model.kinds.items() if kind != STACK for k in numbers]
+    rest = np.delete(plan.schedule.work[:, sites], list(plan.anchors), axis=0)
+    rest = rest[rest != IDLE]
+    return float(np.mean((rest > 0) & (rest < COMPUTE))) if rest.size else 0.0
+
+
+def _problem(
+    spec: ModelSpec, setting: Setting, options: PlanOptions, sensitivity: SensitivityMap | None
+) -> Problem:
+    if options.max_engines < 2:
+        raise PlanError(f"--max-engines {options.max_engines}: a schedule needs at least 2, full and cached")
+    sampler = setting.sampler
+    return Problem(spec, sampler.name, sampler.steps, setting.guidance, sensitivity, options.prune_attention)
+
+
+def _solve(problem: Problem, setting: Setting, map_hash: str, options: PlanOptions) -> SolvedPlan:
+    target, merge_loss, beta = Target(options.budget, options.flops_ratio), 0.0, 0.0
+    made_by = f"{options.planner} budget={options.budget} flops_ratio={options.flops_ratio:g}"
+    if options.planner == "soda":
+        solved = solve_soda(
+            problem, target,
+            SodaOptions(options.cost, options.strategy, options.sensitivity_weight, options.max_engines),
+        )  # fmt: skip
+        schedule, merge_loss, beta = solved.schedule, solved.merge_loss, solved.beta
+        made_by += (
+            f" cost={options.cost} strategy={options.strategy} lambda={options.sensitivity_weight:g} "
+            f"beta={beta:.4g} max_engines={options.max_engines}"
+        )
+    else:
+        schedule = PLANNERS[options.planner](problem, target)
+        check_engines(schedule, options)
+    plan = Plan(
+        identify(problem.spec), setting.sampler, setting.guidance, schedule, setting.token_score, map_hash, made_by
+    )
+    log.info(
+        "plan: %d anchors of %d steps, %.1f %% of sites pruned, FLOPs ratio %.3f, sharing programs costs %.1f %%",
+        len(plan.anchors), problem.steps, 100 * pruned_share(plan), flops_ratio(plan, problem.spec), 100 * merge_loss,
+    )  # fmt: skip
+    return SolvedPlan(plan, merge_loss, beta)

@@ -27,7 +27,7 @@ def resample_map(sensitivity: SensitivityMap, measured: Sequence[float], wanted:
     return SensitivityMap(
         info, _look_up(sensitivity.reuse_error, own), _look_up(sensitivity.reuse_spread, own),
         _look_up(sensitivity.prune_error, own), _look_up(sensitivity.prune_spread, own),
-        _look_up(sensitivity.hidden_error, own), sensitivity.stability,
+        sensitivity.stability,
     )  # fmt: skip
 
 
@@ -38,14 +38,13 @@ def _own_steps(measured: Sequence[float], wanted: Sequence[float]) -> NDArray[np
 
 
 def _look_up(table: NDArray[np.float32], own: NDArray[np.float64]) -> NDArray[np.float32]:
-    """table: [S, ..., I] or [S, L, M, I, P] by step and interval -> the same at own steps."""
-    interval_axis = 1 if table.ndim == 2 else 3
-    by_interval = np.moveaxis(table.astype(np.float64), interval_axis, 1)  # [S, I, ...]
+    """table: [S, K, I] or [S, K, I, P] -> the same at own steps."""
+    by_interval = np.moveaxis(table.astype(np.float64), 2, 1)  # [S, I, K, ...]
     result = np.full((len(own), MAX_INTERVAL, *by_interval.shape[2:]), np.nan)
     for t, place in enumerate(own):
         for n in range(1, min(t, MAX_INTERVAL) + 1):
             result[t, n - 1] = _at(by_interval, place, max(place - own[t - n], 1e-6))
-    return np.moveaxis(result, 1, interval_axis).astype(np.float32)
+    return np.moveaxis(result, 1, 2).astype(np.float32)
 
 
 def _at(by_interval: NDArray[np.float64], place: float, span: float) -> NDArray[np.float64]:

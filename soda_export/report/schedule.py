@@ -1,44 +1,41 @@
-"""Draw a plan in the terminal: steps from left to right, one row a layer, one block a module."""
+"""Draw a plan in the terminal: steps from left to right, one row a site, one block a kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from ..models.decisions import COMPUTE, IDLE
+from ..models.identity import ModelIdentity
+from ..plan.schedule import Schedule
 
-import numpy as np
-
-from ..plan.schedule import BLOCKS_RUN, Schedule
-
-_SHADES = "▁▂▃▄▅▆▇"  # pruned: from few kept tokens to nearly all
+_SHADES = "▁▂▃▄▅▆▇"  # renewed: from few kept tokens to nearly all
 _STEPS_A_LINE = 100
-_STACK = -100
 
 
-def draw_schedule(schedule: Schedule, num_tokens: int, modules: Sequence[str]) -> list[str]:
+def draw_schedule(schedule: Schedule, model: ModelIdentity) -> list[str]:
     """Lines of text."""
-    lines, cells_of = [], np.where((schedule.stack == BLOCKS_RUN)[:, None, None], schedule.kept, _STACK)
+    lines, work = [], schedule.work
     for first in range(0, schedule.steps, _STEPS_A_LINE):
-        part = cells_of[first : first + _STEPS_A_LINE]
+        part = work[first : first + _STEPS_A_LINE]
         ruler = "".join(f"{t:<10}" for t in range(first, first + len(part), 10))[: max(len(part), 4)]
-        lines.append(f"{'step':>16}  {ruler}")
-        for m, module in enumerate(modules):
-            for layer in range(part.shape[1]):
-                cells = "".join(_cell(int(keep), num_tokens) for keep in part[:, layer, m])
-                lines.append(f"{module if layer == 0 else '':>10} {layer:>5}  {cells}")
+        lines.append(f"{'step':>19}  {ruler}")
+        for kind, numbers in model.kinds.items():
+            for number, k in enumerate(numbers):
+                cells = "".join(_cell(int(does), model.site_tokens[k]) for does in part[:, k])
+                lines.append(f"{kind if number == 0 else '':>13} {number:>5}  {cells}")
     words = ["█ computed"]
-    if ((cells_of > 0) & (cells_of < num_tokens)).any():
+    if ((work > 0) & (work < COMPUTE)).any():
         words.append(f"{_SHADES[0]}..{_SHADES[-1]} pruned, few to many tokens kept")
     words.append("· reused")
-    if ((cells_of < 0) & (cells_of != _STACK)).any():
+    if ((work < 0) & (work != IDLE)).any():
         words.append("1 2 forecast at that order")
-    if (cells_of == _STACK).any():
-        words.append("  all blocks skipped")
-    lines.append(f"{'':>16}  {'   '.join(words)}")
+    if (work == IDLE).any():
+        words.append("  skipped with what contains it")
+    lines.append(f"{'':>19}  {'   '.join(words)}")
     return lines
 
 
-def _cell(keep: int, num_tokens: int) -> str:
-    if keep == _STACK:
+def _cell(does: int, tokens: int) -> str:
+    if does == IDLE:
         return " "
-    if keep <= 0:
-        return str(-keep) if keep else "·"
-    return "█" if keep == num_tokens else _SHADES[min(len(_SHADES) - 1, keep * len(_SHADES) // num_tokens)]
+    if does <= 0:
+        return str(-does) if does else "·"
+    return "█" if does == COMPUTE else _SHADES[min(len(_SHADES) - 1, does * len(_SHADES) // max(1, tokens))]

@@ -6,11 +6,11 @@ to a schedule.
 """
 
 from .fit import MEMORY, FittingSampler
-from .scheduler import SAMPLERS, make_scheduler
+from .scheduler import SAMPLERS, make_scheduler, own_sampler
 from .step import advance_state, guide
 from .table import SamplerTable, Stepper, freeze_sampler
 
 __all__ = [
     "MEMORY", "SAMPLERS", "FittingSampler", "SamplerTable", "Stepper", "advance_state", "freeze_sampler", "guide",
-    "make_scheduler",
+    "make_scheduler", "own_sampler",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ class FittingSampler:
 
     Its state has MEMORY tensors more than the sampler's own: the predictions (C channels, guided) of the computations
     before the latest one, latest first. path: the state before each step and after the last with everything computed,
-    S + 1 of [n, B, C, H, W], from the same noise. renews: for each step, whether its prediction is a new one. weights:
+    S + 1 of [n, B, C, ...], from the same noise. renews: for each step, whether its prediction is a new one. weights:
     [B], what each sample counts for; default alike.
     """
 
@@ -58,7 +58,7 @@ class FittingSampler:
         return self.own.stochastic
 
     def begin(self, noise: Tensor) -> Tensor:
-        """[B, C, H, W] -> the state [n + MEMORY, B, C, H, W]."""
+        """[B, C, ...] -> the state [n + MEMORY, B, C, ...]."""
         return self._wide.begin(noise)
 
     def resume(self, state: Tensor, predictions: Sequence[Tensor]) -> Tensor:
@@ -68,7 +68,7 @@ class FittingSampler:
         return torch.cat([state, torch.stack([*predictions, *missing])])
 
     def model_input(self, step: int, state: Tensor) -> Tensor:
-        """What the model is called with: [B, C, H, W]."""
+        """What the model is called with: [B, C, ...]."""
         return self._wide.model_input(step, state)
 
     def advance(self, step: int, state: Tensor, output: Tensor, noise: Tensor | None) -> Tensor:
@@ -82,7 +82,7 @@ class FittingSampler:
         else:
             a[n:, n:] = np.eye(m - n)
         learned = self.own.learned_variance
-        reached = advance_state(torch.from_numpy(row), state, output, noise, learned)[:n]
+        reached = advance_state(torch.from_numpy(row).to(state.device), state, output, noise, learned)[:n]
         target = self._path[step + 1]
         if float((target - reached).norm()) > _NOTHING * float(target.norm()):
             known = torch.cat([state, output[None, :, : state.shape[2]]])
@@ -90,16 +90,16 @@ class FittingSampler:
             a[:n] += change[:, :m]
             b[:n] += change[:, m]
         self._rows[step] = row
-        return advance_state(torch.from_numpy(row), state, output, noise, learned)
+        return advance_state(torch.from_numpy(row).to(state.device), state, output, noise, learned)
 
     def _least_squares(self, known: Tensor, wanted: Tensor) -> NDArray[np.float32]:
-        """[k, B, C, H, W], [n, B, C, H, W] -> the [n, k] weights whose sums of the known come nearest to the wanted."""
+        """[k, B, C, ...], [n, B, C, ...] -> the [n, k] weights whose sums of the known come nearest to the wanted."""
         x, y = known.flatten(2).double(), wanted.flatten(2).double()
         if self._weights is not None:
-            x, y = x * self._weights, y * self._weights
+            x, y = x * self._weights.to(x.device), y * self._weights.to(x.device)
         x, y = x.flatten(1), y.flatten(1)
         norm = x.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         x = x / norm
-        gram = x @ x.T + _RIDGE * torch.eye(len(x), dtype=torch.float64)
-        solved: NDArray[np.float32] = (torch.linalg.solve(gram, x @ y.T) / norm).T.float().numpy()
+        gram = x @ x.T + _RIDGE * torch.eye(len(x), dtype=torch.float64, device=x.device)
+        solved: NDArray[np.float32] = (torch.linalg.solve(gram, x @ y.T) / norm).T.float().cpu().numpy()
         return solved

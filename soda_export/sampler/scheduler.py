@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..errors import ModelError
 
 CONFIG = "scheduler/scheduler_config.json"
@@ -27,11 +29,14 @@ _BETA_SCHEDULERS = (
 _CLIPPING_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler")  # clip unless the config says otherwise
 _WITH_FLOW_SIGMAS = ("dpm-solver++", "unipc")  # diffusers gives use_flow_sigmas to these two
 _NOT_AFFINE = "makes the sampler non-affine, so it cannot be frozen into a table; set it to false if your model allows"
-_SWITCHES = {
-    "clip_sample": _NOT_AFFINE,
-    "thresholding": _NOT_AFFINE,
-    "use_dynamic_shifting": "needs a shift that depends on the image's size; set it to false and give a fixed shift",
-}
+_SWITCHES = {"clip_sample": _NOT_AFFINE, "thresholding": _NOT_AFFINE}
+MU, UNIFORM_SIGMAS = "mu", "uniform_sigmas"
+"""What models/schedule.py adds to a scheduler's configuration: the shift that the image's size asks for, and that the
+pipeline spreads the noise levels evenly itself."""
+_OWN = {
+    "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", _DPM: "dpm-solver++", _EULER: "euler", _FLOW_EULER: "flow-euler",
+    _UNIPC: "unipc",
+}  # fmt: skip
 
 
 def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool = False) -> Any:
@@ -44,6 +49,8 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
         raise ModelError(f"--sampler {sampler}: not supported; choose one of {', '.join(SAMPLERS)}")
     import diffusers  # slow to import
 
+    mu = config.get(MU)
+    config = {key: value for key, value in config.items() if key not in (MU, UNIFORM_SIGMAS)}
     _check_family(sampler, config)
     config = _choose_variance(sampler, config, learned_variance)
     own_class = config.get("_class_name", "DDIMScheduler")
@@ -61,7 +68,36 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
     for switch, reason in _SWITCHES.items():
         if scheduler.config.get(switch):
             raise ModelError(f"{CONFIG}: {switch}=true {reason}")
+    if scheduler.config.get("use_dynamic_shifting") and mu is None:
+        raise ModelError(
+            f"{CONFIG}: use_dynamic_shifting=true needs a shift that depends on the image's size, which is unknown for "
+            "this family; set it to false and give a fixed shift"
+        )
     return scheduler
+
+
+def timestep_options(config: dict[str, Any], steps: int) -> dict[str, Any]:
+    """What the pipeline gives to set_timesteps beside the number of steps, as FluxPipeline does."""
+    options: dict[str, Any] = {}
+    if config.get(MU) is not None:
+        options["mu"] = config[MU]
+    if config.get(UNIFORM_SIGMAS):
+        options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    return options
+
+
+def own_sampler(config: dict[str, Any]) -> str:
+    """The sampler that a model's own scheduler is. Raises ModelError for one that has no counterpart here."""
+    own_class = str(config.get("_class_name", "DDIMScheduler"))
+    name = _OWN.get(own_class)
+    algorithm = config.get("algorithm_type", "dpmsolver++")
+    if own_class == _DPM and algorithm not in ("dpmsolver++", "sde-dpmsolver++"):
+        name, own_class = None, f"{own_class} with algorithm_type={algorithm}"
+    if name is None:
+        raise ModelError(
+            f"{CONFIG}: {own_class} has no counterpart here; choose another with --sampler, of {', '.join(SAMPLERS)}"
+        )
+    return f"{name}-karras" if config.get("use_karras_sigmas") and f"{name}-karras" in SAMPLERS else name
 
 
 def _check_family(sampler: str, config: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from ..errors import InternalError
 
 
 def guide(output: Tensor, rows: int, guidance: float | Tensor, guided_channels: int, latent_channels: int) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): [R, C or 2C, H, W] -> [B, same], R = rows * B.
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): [R, C or 2C, ...] -> [B, same], R = rows * B.
 
-    The conditional half comes first; guidance is a number or a tensor [1]. Channels below guided_channels are guided:
+    Axis 1 is the latents' first, whatever it stands for: channels of [C, H, W], tokens of a packed latent. The
+    conditional half comes first; guidance is a number or a tensor [1]. Channels below guided_channels are guided:
     u + guidance * (c - u). The others are the conditional half's own: latent channels that the model's authors leave
     unguided (DiT guides 3 of 4), and the variance channels, those from latent_channels on.
     """
@@ -33,13 +34,13 @@ def guide(output: Tensor, rows: int, guidance: float | Tensor, guided_channels: 
 def advance_state(row: Tensor, state: Tensor, output: Tensor, noise: Tensor | None, learned_variance: bool) -> Tensor:
     """z' = A z + b e + c * std * noise, float32.
 
-    row: one row of SamplerTable.coefficients. state: [n, B, C, H, W]. output: [B, C or 2C, H, W], whose first C
-    channels are e. noise: [B, C, H, W], None where the step adds none. std is 1, or with learned_variance
+    row: one row of SamplerTable.coefficients. state: [n, B, C, ...]. output: [B, C or 2C, ...], whose first C
+    channels are e. noise: [B, C, ...], None where the step adds none. std is 1, or with learned_variance
     exp(0.5 * (f * max_log + (1 - f) * min_log)), f = (v + 1) / 2, where v is the output's last C channels
     (Nichol and Dhariwal 2021, eq. 15, with v from -1 .. 1 as their code has it).
     """
     n, channels = state.shape[0], state.shape[2]
-    column = (n, 1, 1, 1, 1)
+    column = (n, *[1] * (state.dim() - 1))
     a, b, c = row[1 : 1 + n * n], row[1 + n * n : 1 + n * n + n], row[1 + n * n + n : 1 + n * n + 2 * n]
     prediction = output[:, :channels] if output.shape[1] > channels else output
     # a lone scalar is a cheaper node than a 1 x 1 matrix

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ModelError, PlanError
 from .probe import StepMap, probe_step
-from .scheduler import CONFIG, make_scheduler
+from .scheduler import CONFIG, make_scheduler, timestep_options
 from .step import advance_state
 
 
@@ -40,7 +40,8 @@ class Stepper(Protocol):
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """A frozen sampler of S steps with a state of n tensors: the latents, then what a multistep sampler remembers.
+    """A frozen sampler of S steps with a state of n tensors: the latents [B, C, ...] of 1 to 4 axes a sample, then what
+    a multistep sampler remembers.
 
     timesteps: what the model is told, int where it is whole. coefficients: float32 [S, columns], the columns being
     those of soda_runtime.signature.coefficient_count. learned_variance: the noise's size comes from the model's last C
@@ -66,17 +67,17 @@ class SamplerTable:
         return bool(np.any(self.coefficients[:, 1 + n * n + n : 1 + n * n + 2 * n]))
 
     def begin(self, noise: Tensor) -> Tensor:
-        """Initial noise [B, C, H, W] -> the state z = (x, h1..) [n, B, C, H, W]."""
+        """Initial noise [B, C, ...] -> the state z = (x, h1..) [n, B, C, ...]."""
         state = torch.zeros(self.state_size, *noise.shape, device=noise.device)
         state[0] = noise * self.initial_scale
         return state
 
     def model_input(self, step: int, state: Tensor) -> Tensor:
-        """What the model is called with: [B, C, H, W]."""
+        """What the model is called with: [B, C, ...]."""
         return float(self.coefficients[step, 0]) * state[0]
 
     def advance(self, step: int, state: Tensor, output: Tensor, noise: Tensor | None) -> Tensor:
-        """The next state. output: [B, C or 2C, H, W], noise: [B, C, H, W] or None."""
+        """The next state. output: [B, C or 2C, ...], noise: [B, C, ...] or None."""
         row = torch.from_numpy(self.coefficients[step]).to(state.device)
         return advance_state(row, state, output, noise, self.learned_variance)
 
@@ -128,7 +129,7 @@ def freeze_sampler(
     options = {"eta": eta} if sampler == "ddim" else {}
     learned = scheduler.config.get("variance_type") == "learned_range"
     try:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, **timestep_options(config, steps))
         timesteps = tuple(_exact(t) for t in scheduler.timesteps.tolist())
         if len(timesteps) != steps:
             raise ValueError(f"its timestep_spacing gives {len(timesteps)}")

@@ -1,7 +1,8 @@
 """`best`: a portfolio of every planner's schedules and our own, measured end to end, and the best of them refined.
 
+0. A budget fixes the number of anchors of everything below, and allows the FLOPs of soda's schedule with that budget.
 1. A panel of calibration samples is drawn, half of them sensitive ones (panel.py). Every published planner plans for
-   the same FLOPs; each schedule is measured on it, with the sampler fitted to it (sampler/fit.py).
+   the same target; each schedule is measured on it, with the sampler fitted to it (sampler/fit.py).
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
@@ -16,15 +17,18 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
-from ..plan.intervals import solve_intervals
+from ..plan.anchors import solve_anchors
+from ..plan.intervals import Intervals, solve_intervals
 from ..plan.planners import PLANNERS, Planner
 from ..plan.planners.soda import plan_soda
+from ..plan.planners.targets import TOLERANCE
 from ..plan.problem import Problem, Target
 from ..plan.schedule import Schedule
 from ..sampler import SamplerTable
@@ -85,8 +89,8 @@ def search_best(
 ) -> Found:  # fmt: skip
     """The best schedule that `seconds` of measuring find.
 
-    A target with a budget of anchors alone stands for the FLOPs of SODA's schedule with that budget. Raises PlanError
-    with the reachable range. progress(elapsed, seconds).
+    A target with a budget gives exactly so many anchors; without a FLOPs ratio it allows the FLOPs of SODA's schedule
+    with that budget. Raises PlanError with the reachable range. progress(elapsed, seconds).
     """
     assert problem.sensitivity is not None
     soda = plan_soda(problem, target, max_engines=max_engines)
@@ -97,9 +101,10 @@ def search_best(
         progress(time.perf_counter() - started, seconds)
 
     realizer = Realizer(
-        problem.spec, problem.rows, problem.steps, problem.full_flops / ratio, max_engines, problem.sensitivity
-    )
-    schedules = _portfolio(problem, Target(flops_ratio=ratio), planners, max_engines) | {"soda": soda}
+        problem.spec, problem.rows, problem.steps, problem.full_flops / ratio, max_engines, problem.sensitivity,
+        target.budget,
+    )  # fmt: skip
+    schedules = _portfolio(problem, target, planners, max_engines, realizer.budget) | {"soda": soda}
     samples = len(trials.samples)
     panel = draw_panel(trials, _PANEL_SHARE * seconds, clock)
     few = trials.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
@@ -113,7 +118,7 @@ def search_best(
     starts: list[_Start] = []
     for name in leaders:
         starts.append(_Start(search.try_schedule(schedules[name], name), name, schedules[name]))
-    drafts = _solved_drafts(realizer, costs) | _drafts_of(schedules, problem.spec.num_tokens)
+    drafts = _solved_drafts(realizer, costs) | _drafts_of(schedules)
     for i, (draft, schedule) in enumerate(search.promising(drafts)):
         if i < _REFINED or time.perf_counter() - started < _DRAFTS_UNTIL * seconds:
             starts.append(_Start(search.try_schedule(schedule, drafts[draft]), drafts[draft], draft))
@@ -166,33 +171,36 @@ def _run_off(
 
 
 def _portfolio(
-    problem: Problem, target: Target, planners: Mapping[str, Planner], max_engines: int
+    problem: Problem, target: Target, planners: Mapping[str, Planner], max_engines: int, budget: float
 ) -> dict[str, Schedule]:
-    """Every planner's schedule for the target; those that cannot reach it, or need too many engines, are left out."""
+    """Every planner's schedule for the target, or where it takes no FLOPs ratio beside a budget, for the budget alone.
+    Those that cannot reach it, or need too many engines or more than `budget` FLOPs, are left out."""
     schedules = {}
+    targets = (target, Target(target.budget)) if target.budget and target.flops_ratio else (target,)
     for name, planner in planners.items():
-        try:
-            schedule = planner(problem, target)
-        except PlanError as error:
-            log.debug("plan: %s is left out: %s", name, error)
-            continue
-        if schedule.num_kinds <= max_engines:
-            schedules[name] = schedule
+        for asked in targets:
+            try:
+                schedule = planner(problem, asked)
+            except PlanError as error:
+                log.debug("plan: %s is left out: %s", name, error)
+                continue
+            spent = schedule.flops(problem.spec, problem.rows)
+            if schedule.num_kinds <= max_engines and spent <= (1.0 + TOLERANCE) * budget:
+                schedules[name] = schedule
+            break
     return schedules
 
 
 def _solved_drafts(realizer: Realizer, costs: IntervalCosts) -> dict[Draft, str]:
     """Anchors and ways of least closed-loop cost: with all ways or some, errors adding up as squares or as they are."""
     drafts: dict[Draft, str] = {}
-    flops = np.array([realizer.way_flops(way) for way in MEASURED_WAYS], np.float64)
-    everything = list(range(len(MEASURED_WAYS)))
-    kinds = {"all ways": everything, "modules": [i for i in everything if not MEASURED_WAYS[i].stack]}
+    able = [i for i, way in enumerate(MEASURED_WAYS) if way in realizer.ways]
+    flops = np.array([realizer.way_flops(MEASURED_WAYS[i]) for i in able], np.float64)
+    kinds = {"all ways": able, "leaf sites": [i for i in able if not MEASURED_WAYS[i].stack]}
     for kind, ways in kinds.items():
         for name, power in (("squares", 1.0), ("errors", 0.5)):
             try:
-                found = solve_intervals(
-                    costs.squares[..., ways] ** power, realizer.full, flops[ways], realizer.budget
-                )  # fmt: skip
+                found = _solve(realizer, costs.squares[..., ways] ** power, flops[[able.index(w) for w in ways]])
             except PlanError:
                 continue
             chosen = tuple(MEASURED_WAYS[ways[w]] for w in found.ways)
@@ -201,11 +209,26 @@ def _solved_drafts(realizer: Realizer, costs: IntervalCosts) -> dict[Draft, str]
     return drafts
 
 
-def _drafts_of(schedules: Mapping[str, Schedule], num_tokens: int) -> dict[Draft, str]:
+def _solve(realizer: Realizer, cost: NDArray[np.float64], flops: NDArray[np.float64]) -> Intervals:
+    """cost: [S, G + 1, W] of the interval from each anchor by gap and way; flops: [W]. Within the budget, or with the
+    number of anchors that is asked for."""
+    if not realizer.anchors:
+        return solve_intervals(cost, realizer.full, flops, realizer.budget)
+    least = cost.min(axis=2)  # [S, G + 1] by the anchor that begins the interval
+    by_end = np.full_like(least, np.inf)
+    for gap in range(1, min(least.shape[1], len(least))):
+        by_end[gap:, gap] = least[: len(least) - gap, gap]
+    anchors = solve_anchors(by_end, realizer.anchors)
+    spans = list(pairwise(anchors))
+    ways = tuple(int(cost[first, end - first].argmin()) for first, end in spans)
+    return Intervals(anchors, ways, float(sum(least[first, end - first] for first, end in spans)))
+
+
+def _drafts_of(schedules: Mapping[str, Schedule]) -> dict[Draft, str]:
     """The planners' anchors with every order in between."""
     drafts: dict[Draft, str] = {}
     for name, schedule in schedules.items():
-        anchors = schedule.anchors(num_tokens)
+        anchors = schedule.anchors
         for way in (Way(0, False), Way(1, False), Way(2, False)):
             draft = Draft(anchors, (way,) * len(anchors))
             drafts.setdefault(

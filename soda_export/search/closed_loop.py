@@ -8,16 +8,17 @@ gap) and interpolated in between; the errors of different intervals are taken as
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.denoiser import Prepared, call_denoiser, call_head
+from ..eager.reference import weighted_sum
+from ..eager.sampling import StepHook
+from ..eager.sites import SiteCall
 from ..plan.forecast import forecast_weights
 from ..sampler import MEMORY, Stepper
 from .trial import Trials
@@ -28,7 +29,7 @@ _LEAST_ANCHORS = 3
 
 
 class Way(NamedTuple):
-    """How steps between anchors do without computing: every module's output, or the stack's, at an order."""
+    """How steps between anchors do without computing: every leaf site's output, or the stack's, at an order."""
 
     order: int
     stack: bool
@@ -88,39 +89,37 @@ class _Interval:
 
     def __init__(self, trials: Trials, anchor: int, gap: int) -> None:
         self.trials, self.anchor, self.gap = trials, anchor, gap
-        self.prepared = Prepared(trials.denoiser, trials.sampler.timesteps, trials.condition)
         self.nodes = [t for t in (anchor, anchor - gap, anchor - 2 * gap) if t >= 0]
-        self.modules: dict[tuple[int, str], list[Tensor]] = {}
-        self.stacks: list[Tensor] = []
+        self.outputs: list[tuple[list[Tensor], ...]] = [()] * len(trials.spec.sites)  # of each output one a node
         self.predictions: list[Tensor] = []
 
-    @torch.no_grad()
     def play(self) -> NDArray[np.float64]:
-        """Mean squared error of the final sample by way: [W]. An order that the history cannot give is lowered."""
+        """Mean squared error of the final sample by way: [W]. An order that the history cannot give is lowered; where
+        the model has no stack, the leaf sites are reused."""
         for step in self.nodes:
             self._record(step)
         final = self.trials.states[-1][0]
         squares: dict[Way, float] = {}
         for way in MEASURED_WAYS:
-            able = Way(min(way.order, len(self.nodes) - 1), way.stack)
+            has_stack = self.trials.spec.stack is not None
+            able = Way(min(way.order, len(self.nodes) - 1), way.stack and has_stack)
             if able not in squares:
                 squares[able] = float(((self._finish(able) - final) ** 2).mean())
             squares[way] = squares[able]
         return np.array([squares[way] for way in MEASURED_WAYS])
 
     def _record(self, step: int) -> None:
-        compute = self.trials.computed(self.prepared)
-
-        def keep(layer: int, name: str, inputs_of: Callable[[], Tensor]) -> Tensor:
-            y = compute(layer, name, inputs_of)
-            self.modules.setdefault((layer, name), []).append(y)
-            return y
+        def keep(k: int, call: SiteCall) -> tuple[Tensor, ...]:
+            values = call.compute()
+            known = self.outputs[k] or tuple([] for _ in values)
+            for history, value in zip(known, values, strict=True):
+                history.append(value)
+            self.outputs[k] = known
+            return values
 
         trials = self.trials
-        latents = torch.cat([trials.sampler.model_input(step, trials.states[step])] * trials.rows)
-        output, hidden = call_denoiser(trials.denoiser, latents, self.prepared.conditioning(step), keep)
-        self.stacks.append(hidden)
-        self.predictions.append(trials.guided(output)[:, : latents.shape[1]])
+        output = trials.sampling.predict(trials.sampler, step, trials.states[step], StepHook(keep))
+        self.predictions.append(output[:, : trials.spec.latent_shape[0]])
 
     def _begin(self) -> tuple[Stepper, Tensor]:
         """What the steps after the anchor are taken with, and the state they find."""
@@ -132,31 +131,23 @@ class _Interval:
         return fitting, fitting.resume(state, self.predictions[1 : 1 + MEMORY])
 
     def _finish(self, way: Way) -> Tensor:
-        trials, begin = self.trials, self.anchor + 1
-        stepper, state = self._begin()
-        for step in range(begin, trials.sampler.steps):
+        spec = self.trials.spec
+        stack = () if spec.stack is None else (spec.stack,)
+        given = frozenset(stack if way.stack else spec.leaves)
+
+        def hook(step: int) -> StepHook:
             if step >= self.anchor + self.gap:
-                state = trials.advance(self.prepared, step, state, stepper=stepper)
-                continue
+                return StepHook()
             weights = forecast_weights(step, self.nodes, way.order)
-            if way.stack:
-                hidden = _weighted(weights, self.stacks)
-                output = call_head(trials.denoiser, hidden, self.prepared.conditioning(step))
-                state = trials.advance(self.prepared, step, state, output=output, stepper=stepper)
-            else:
+            return StepHook(lambda k, call: self._reused(k, call, weights, given), given)
 
-                def reused(layer: int, name: str, _: object, weights: tuple[float, ...] = weights) -> Tensor:
-                    return _weighted(weights, self.modules[layer, name])
+        stepper, state = self._begin()
+        return self.trials.sampling.run(stepper, hook, state, self.anchor + 1)[0]
 
-                state = trials.advance(self.prepared, step, state, reused, stepper=stepper)
-        return state[0]
-
-
-def _weighted(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:
-    total = weights[0] * values[0]
-    for weight, value in zip(weights[1:], values[1:], strict=False):
-        total = total + weight * value
-    return total
+    def _reused(self, k: int, call: SiteCall, weights: Sequence[float], given: frozenset[int]) -> tuple[Tensor, ...]:
+        if k not in given:
+            return call.compute()
+        return tuple(weighted_sum(tuple(weights), history) for history in self.outputs[k])
 
 
 def _interpolate(

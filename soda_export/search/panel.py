@@ -52,7 +52,7 @@ def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> 
     moved = trials.journal.get(key)
     if moved is None:
         moved, started = [], time.perf_counter()
-        spec, steps = trials.denoiser.spec, trials.sampler.steps
+        spec, steps = trials.spec, trials.sampler.steps
         pilots = [Schedule.at_anchors(spec, steps, tuple(range(0, steps, _EVERY)), order) for order in _ORDERS]
         for batch in range(_MOST_BATCHES):
             if batch and (time.perf_counter() - started) * (batch + 1) / batch > seconds:

@@ -11,11 +11,21 @@ import numpy as np
 from ..bench.latency import StepLatency, check_can_time, probe_schedule, time_kinds
 from ..compile.options import EngineOptions
 from ..errors import PlanError, UsageError
+from ..models.identity import TokenScore
 from ..options import BundleOptions, ProfileOptions
 from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.problem import Target
 from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
-from ..plan.solve import PlanOptions, SolvedPlan, flops_ratio, make_plan, problem_of, solve_plan
+from ..plan.solve import (
+    PlanOptions,
+    Setting,
+    SolvedPlan,
+    flops_ratio,
+    make_plan,
+    problem_of,
+    solve_plan,
+    solve_without_map,
+)
 from .best import MORE_SAMPLES, affordable_samples, search_best
 from .journal import Journal
 from .trial import Trials
@@ -49,12 +59,13 @@ def check_budget(options: PlanOptions, steps: int) -> None:
 
 
 def make_plan_for(
-    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions = ProfileOptions(),
+    bench: Workbench, sensitivity: SensitivityMap | None, options: PlanOptions,
+    calibration: ProfileOptions = ProfileOptions(),
     bundle: BundleOptions = BundleOptions(), engines: EngineOptions = EngineOptions(),
 ) -> SolvedPlan:  # fmt: skip
-    """Plan for the map. calibration: `best` measures with the texts of profiling. bundle, engines: what latencies are
-    measured of. Raises PlanError with the reachable range."""
-    sensitivity = bench.fit_map(sensitivity)
+    """Plan for the map; without one where the planner reads none. calibration: `best` measures with the texts of
+    profiling. bundle, engines: what latencies are measured of. Raises PlanError with the reachable range."""
+    sensitivity = None if sensitivity is None else bench.fit_map(sensitivity)
     check_budget(options, bench.sampler.steps)
     if not options.speedup and not options.latency_ms:
         return _plan(bench, sensitivity, options, calibration)
@@ -63,36 +74,39 @@ def make_plan_for(
 
 
 def _plan(
-    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
+    bench: Workbench, sensitivity: SensitivityMap | None, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
-    if options.planner != "best":
-        solved = solve_plan(sensitivity, bench.loaded.denoiser.spec, options)
-        return _fit(bench, sensitivity, solved, options, calibration) if options.fit_sampler == "always" else solved
-    return _search(bench, sensitivity, options, calibration)
+    if sensitivity is not None and options.planner == "best":
+        return _search(bench, sensitivity, options, calibration)
+    if sensitivity is None:
+        setting = Setting(bench.identity, bench.options.guidance, calibration.token_score)
+        solved = solve_without_map(setting, bench.loaded.spec, options)
+    else:
+        solved = solve_plan(sensitivity, bench.loaded.spec, options)
+    return _fit(bench, solved, options, calibration) if options.fit_sampler == "always" else solved
 
 
 def _fit(
-    bench: Workbench, sensitivity: SensitivityMap, solved: SolvedPlan, options: PlanOptions, calibration: ProfileOptions
+    bench: Workbench, solved: SolvedPlan, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
     """A planner's schedule with the sampler fitted to it."""
     texts, samples = bench.calibration_texts(calibration), MORE_SAMPLES * options.plan_samples
-    trials = _trials(bench, sensitivity, options, calibration, texts, samples)
+    trials = _trials(bench, solved.plan.token_score, options, calibration, texts, samples)
     coefficients = trials.fit_sampler(solved.plan.schedule).coefficients
     plan = replace(solved.plan, coefficients=coefficients, made_by=f"{solved.plan.made_by} fitted")
     return replace(solved, plan=plan)
 
 
 def _trials(
-    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions,
+    bench: Workbench, token_score: TokenScore, options: PlanOptions, calibration: ProfileOptions,
     texts: list[str], samples: int,
 ) -> Trials:  # fmt: skip
     """What schedules are measured, or fitted, on. texts: those of bench.calibration_texts."""
     if options.plan_samples < 1:
         raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
     return Trials(
-        bench.loaded.denoiser, bench.sampler, bench.identity, bench.options.guidance,
-        bench.calibration(calibration, texts), range(samples),
-        sensitivity.info.token_score, fit=options.fit_sampler != "never",
+        bench.eager, bench.sampler, bench.identity, bench.options.guidance,
+        bench.calibration(calibration, texts), range(samples), token_score, fit=options.fit_sampler != "never",
     )  # fmt: skip
 
 
@@ -102,9 +116,9 @@ def _search(
     """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
     if not 0.0 <= options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
-    spec, texts = bench.loaded.denoiser.spec, bench.calibration_texts(calibration)
+    spec, texts = bench.loaded.spec, bench.calibration_texts(calibration)
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
-    trials = _trials(bench, sensitivity, options, calibration, texts, options.plan_samples)
+    trials = _trials(bench, sensitivity.info.token_score, options, calibration, texts, options.plan_samples)
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
     if samples < options.plan_samples and options.plan_seconds:
         fit = f"only {samples} samples fit" if samples else "no measurements fit"
@@ -133,12 +147,12 @@ def _search(
 def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines: EngineOptions) -> StepLatency:
     """Time every kind of step on the backend, with a bundle that is made for that by the same options."""
     check_can_time(bundle.backend, batch, engines)
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     schedule = probe_schedule(spec, bench.sampler.steps)
     plan = bench.plan_of(schedule, "probe of step latencies")
     out = bench.store.root / f"probe-{spec.name}-{bundle.backend}"
     built = bench.build(plan, bundle.backend, out, bundle, engines)
-    latency = time_kinds(built.out, schedule, batch)
+    latency = time_kinds(built.out, schedule, spec, batch)
     log.info(
         "latency: %.2f ms a step of everything, %.2f ms with caching, %.2f ms reused, batch %d",
         1e3 * latency.whole, 1e3 * latency.anchor, 1e3 * latency.reused[0], batch,
@@ -147,11 +161,11 @@ def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines
 
 
 def _plan_for_speedup(
-    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions,
+    bench: Workbench, sensitivity: SensitivityMap | None, options: PlanOptions, calibration: ProfileOptions,
     latency: StepLatency,
 ) -> SolvedPlan:  # fmt: skip
     """Find the FLOPs ratio whose plan has the wanted speedup by the measured step latencies."""
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     rows, steps = bench.rows, bench.sampler.steps
     wanted = options.speedup or latency.unaccelerated(steps) / (options.latency_ms / 1e3)
     given = f"--speedup {wanted:g}" if options.speedup else f"--latency-ms {options.latency_ms:g}"

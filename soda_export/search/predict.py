@@ -5,45 +5,50 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.decisions import COMPUTE, MAX_ORDER
 from ..models.flops import full_step_flops, step_flops
-from ..models.spec import DenoiserSpec
-from ..plan.schedule import BLOCKS_RUN, Schedule
+from ..models.spec import ModelSpec
+from ..plan.schedule import Schedule, fixed_flops
 from .closed_loop import MEASURED_WAYS, IntervalCosts
 
 _STACK = next(w for w, way in enumerate(MEASURED_WAYS) if way.stack)
-_MODULES = {way.order: w for w, way in enumerate(MEASURED_WAYS) if not way.stack}
+_LEAVES = {way.order: w for w, way in enumerate(MEASURED_WAYS) if not way.stack}
 
 
 class Predictor:
     """Each step between anchors adds what its interval's cost rises by, less the share of it that is computed.
 
-    A guess that orders candidates; measuring decides. Refreshing some modules is not credited to the steps after it.
+    A guess that orders candidates; measuring decides. Refreshing some sites is not credited to the steps after it.
     """
 
-    def __init__(self, costs: IntervalCosts, spec: DenoiserSpec, rows: int) -> None:
-        self._spec, self._rows, self._full = spec, rows, full_step_flops(spec, rows)
-        nothing = np.zeros((spec.num_layers, len(spec.modules)), np.int64)
-        self._least = step_flops(spec, rows, nothing, BLOCKS_RUN)
+    def __init__(self, costs: IntervalCosts, spec: ModelSpec, rows: int) -> None:
+        self._spec, self._rows = spec, rows
+        self._full, self._least = full_step_flops(spec, rows), fixed_flops(spec, rows)
         self._rises = np.maximum(0.0, np.diff(_to_the_end(costs.squares), axis=1))  # [S, G, W]: of gap 2, 3, ...
         self._shares: dict[bytes, float] = {}
 
     def __call__(self, schedule: Schedule) -> float:
         """Predicted mean squared error of the final sample; to be compared with others' alone."""
-        total, anchors = 0.0, schedule.anchors(self._spec.num_tokens)
+        total, anchors = 0.0, schedule.anchors
         most = self._rises.shape[1]
         for first, end in zip(anchors, (*anchors[1:], schedule.steps), strict=True):
             for step in range(first + 1, end):
-                way = _MODULES[int(-schedule.kept[step].min())] if schedule.stack[step] == BLOCKS_RUN else _STACK
-                rise = self._rises[first, min(step - first, most) - 1, way]
-                total += float(rise) * (1.0 - self._share(schedule, step))
+                work = schedule.work[step]
+                rise = self._rises[first, min(step - first, most) - 1, self._way(work)]
+                total += float(rise) * (1.0 - self._share(work))
         return total
 
-    def _share(self, schedule: Schedule, step: int) -> float:
-        """How much of its modules a step computes, by FLOPs."""
-        kept, stack = schedule.kept[step], int(schedule.stack[step])
-        key = kept.tobytes() + bytes([stack + 1])
+    def _way(self, work: NDArray[np.int64]) -> int:
+        """Which of the measured ways a step is most like."""
+        if self._spec.stack is not None and work[self._spec.stack] != COMPUTE:
+            return _STACK
+        return _LEAVES[int(-work[(work < 0) & (work >= -MAX_ORDER)].min(initial=0))]
+
+    def _share(self, work: NDArray[np.int64]) -> float:
+        """How much of its leaf sites a step computes, by FLOPs."""
+        key = work.tobytes()
         if key not in self._shares:
-            spent = step_flops(self._spec, self._rows, kept, stack) - self._least
+            spent = step_flops(self._spec, self._rows, work.tolist()) - self._least
             self._shares[key] = max(0.0, spent / (self._full - self._least))
         return self._shares[key]
 

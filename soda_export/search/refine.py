@@ -10,7 +10,7 @@ import numpy as np
 
 from ..plan.planners.orders import limit_orders
 from ..plan.schedule import Schedule
-from .closed_loop import WAYS, Way
+from .closed_loop import Way
 from .draft import Draft, Realizer
 
 T = TypeVar("T", Draft, Schedule)
@@ -46,7 +46,7 @@ class Search:
 
     def try_schedule(self, schedule: Schedule, made_by: str) -> float:
         """Measure a schedule, once."""
-        key = schedule.kept.tobytes() + schedule.stack.tobytes()
+        key = schedule.work.tobytes()
         if key not in self._seen:
             self._seen[key] = self._measure(schedule)
             self.measured.append(Measured(self._seen[key], schedule, made_by))
@@ -72,7 +72,7 @@ class Search:
 
         def neighbours(at: Schedule) -> list[tuple[Schedule, Schedule]]:
             most = self.realizer.max_engines
-            found = [other for other in _exchanges(at, self.realizer.spec.num_tokens) if other.num_kinds <= most]
+            found = [other for other in _exchanges(at) if other.num_kinds <= most]
             return [(other, other) for other in sorted(found, key=self._predict)]
 
         self._descend(schedule, error, neighbours, made_by)
@@ -110,8 +110,8 @@ class Search:
                 if j not in (i - 1, i) and middle not in anchors:
                     yield _with_anchor(dropped, middle)
         for i, way in enumerate(ways):
-            yield from (draft.moved(ways=(*ways[:i], w, *ways[i + 1 :])) for w in WAYS if w != way)
-        for way in WAYS:
+            yield from (draft.moved(ways=(*ways[:i], w, *ways[i + 1 :])) for w in self.realizer.ways if w != way)
+        for way in self.realizer.ways:
             yield draft.moved(ways=(way,) * len(ways))
         for step in range(1, steps):
             if step not in anchors:
@@ -119,15 +119,15 @@ class Search:
                 yield _with_anchor(draft, step)
 
 
-def _exchanges(schedule: Schedule, num_tokens: int) -> Iterator[Schedule]:
-    """The schedule with what two of its steps do exchanged: as much work, by no more engines. Step 0 stays."""
+def _exchanges(schedule: Schedule) -> Iterator[Schedule]:
+    """The schedule with what two of its steps do exchanged: as much work, by no more engines, and as many anchors.
+    Step 0 stays."""
     for i in range(1, schedule.steps):
         for j in range(i + 1, schedule.steps):
-            order = np.arange(schedule.steps)
-            order[[i, j]] = j, i
-            kept, stack = schedule.kept[order], schedule.stack[order]
-            if (kept[i] != schedule.kept[i]).any() or stack[i] != schedule.stack[i]:
-                yield limit_orders(Schedule(kept, stack), num_tokens)
+            if (schedule.work[i] != schedule.work[j]).any():
+                order = np.arange(schedule.steps)
+                order[[i, j]] = j, i
+                yield limit_orders(Schedule(schedule.work[order]))
 
 
 def _with_anchor(draft: Draft, step: int) -> Draft:

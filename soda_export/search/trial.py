@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from soda_runtime.philox import INITIAL_STREAM, normal
 from torch import Tensor
 
+from ..eager.conditions import Conditions
+from ..eager.model import EagerModel
 from ..eager.reference import run_reference
+from ..eager.sampling import Sampling, run_noise
 from ..lower.lower import lower_plan, round_keeps
-from ..models.denoiser import Denoiser, LabelRows, Prepared, TextRows, call_denoiser
-from ..models.identity import SamplerIdentity, TokenScore, identify, rows_per_sample
+from ..models.identity import SamplerIdentity, TokenScore, identify
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
-from ..sampler import FittingSampler, SamplerTable, Stepper, guide
+from ..sampler import FittingSampler, SamplerTable, Stepper
 from .journal import Journal
 
 SEED = 1  # profiling uses 0 by default, evaluation its own range: planning sees neither
@@ -36,46 +37,46 @@ class Trials:
     """
 
     def __init__(
-        self, denoiser: Denoiser, sampler: SamplerTable, identity: SamplerIdentity, guidance: float,
-        calibration: Callable[[Sequence[int]], LabelRows | TextRows], samples: Sequence[int],
-        token_score: TokenScore = "mean", journal: Journal | None = None, fit: bool = False,
-        weights: NDArray[np.float64] | None = None,
+        self, model: EagerModel, sampler: SamplerTable, identity: SamplerIdentity, guidance: float,
+        conditions: Conditions, samples: Sequence[int], token_score: TokenScore = "mean",
+        journal: Journal | None = None, fit: bool = False, weights: NDArray[np.float64] | None = None,
     ) -> None:  # fmt: skip
-        self.denoiser, self.sampler, self.guidance = denoiser, sampler, guidance
-        self._identity, self._token_score, self._calibration = identity, token_score, calibration
-        self.rows, self.samples = rows_per_sample(guidance), tuple(samples)
-        self.condition = calibration(self.samples)
-        self.noise = self._noise(INITIAL_STREAM)
-        self.step_noise = (
-            torch.stack([self._noise(1 + t) for t in range(sampler.steps)]) if sampler.stochastic else None
+        self.model, self.spec, self.sampler, self.guidance = model, model.spec, sampler, guidance
+        self._identity, self._token_score, self._conditions = identity, token_score, conditions
+        self.journal, self.fit = Journal() if journal is None else journal, fit
+        self.rows = model.rows_for(guidance)
+        self._take(samples, weights)
+
+    def _take(self, samples: Sequence[int], weights: NDArray[np.float64] | None) -> None:
+        self.samples, self._weights = tuple(samples), weights
+        noise, step_noise = run_noise(SEED, self.samples, self.spec.latent_shape, self.sampler)
+        inputs = self.model.place(self._conditions.rows(self.samples, self.rows))
+        self.sampling = Sampling(
+            self.model, inputs, noise, self.guidance, self.rows, self._identity.guided_channels, step_noise
         )
-        self.journal, self.fit, self._weights = Journal() if journal is None else journal, fit, weights
         self._states: list[Tensor] = []
         self._fitted: dict[str, SamplerTable] = {}
 
     def with_samples(self, samples: Sequence[int], weights: NDArray[np.float64] | None = None) -> Trials:
         """The same with other samples."""
-        return Trials(
-            self.denoiser, self.sampler, self._identity, self.guidance, self._calibration, samples,
-            self._token_score, self.journal, self.fit, weights,
-        )  # fmt: skip
+        other = copy.copy(self)
+        other._take(samples, weights)
+        return other
 
     def seconds_a_call(self) -> float:
         """How long one model call takes for these samples: the shorter of two, since the first one warms up."""
-        prepared = Prepared(self.denoiser, self.sampler.timesteps, self.condition)
-        state = self.sampler.begin(self.noise)
+        state = self.sampling.begin(self.sampler)
 
         def call() -> float:
             started = time.perf_counter()
-            self.advance(prepared, 0, state)
+            self.sampling.advance(self.sampler, 0, state, self.sampling.predict(self.sampler, 0, state)).sum().item()
             return time.perf_counter() - started
 
         return min(call(), call())
 
     def plan(self, schedule: Schedule) -> Plan:
         """The schedule as a plan for this model and sampler."""
-        spec = self.denoiser.spec
-        return Plan(identify(spec), self._identity, self.guidance, schedule, self._token_score)
+        return Plan(identify(self.spec), self._identity, self.guidance, schedule, self._token_score)
 
     def rmse(self, schedule: Schedule) -> float:
         """Root of the mean squared error of the final latents, over samples and elements."""
@@ -98,9 +99,9 @@ class Trials:
         return np.array(known)
 
     def play(self, schedule: Schedule, stepper: Stepper) -> Tensor:
-        """The final latents [B, C, H, W] of the schedule."""
-        table = lower_plan(self.plan(schedule), self.denoiser.spec)
-        return run_reference(self.denoiser, stepper, table, self.condition, self.noise, self.step_noise)
+        """The final latents [B, *latent_shape] of the schedule."""
+        table, given = lower_plan(self.plan(schedule), self.spec), self.sampling
+        return run_reference(self.model, stepper, table, given.inputs, given.noise, given.step_noise)
 
     def fit_sampler(self, schedule: Schedule) -> SamplerTable:
         """The sampler with coefficients that are fitted to the schedule."""
@@ -117,11 +118,10 @@ class Trials:
         return FittingSampler(self.sampler, self.states, renews, weights)
 
     def _fitting(self, schedule: Schedule) -> FittingSampler:
-        return self.fitting(schedule.renews(self.denoiser.spec, self.rows))
+        return self.fitting(schedule.renews(self.spec, self.rows))
 
     def _schedule_key(self, schedule: Schedule) -> str:
-        rounded = round_keeps(schedule, self.denoiser.spec)
-        return self.key_of(rounded.kept.tobytes() + rounded.stack.tobytes())
+        return self.key_of(round_keeps(schedule, self.spec).work.tobytes())
 
     def key_of(self, what: bytes) -> str:
         """What the journal knows a measurement of `what` on these samples by."""
@@ -130,50 +130,16 @@ class Trials:
 
     @property
     def states(self) -> list[Tensor]:
-        """The sampler's state before each step and after the last, everything computed: S + 1 of [n, B, C, H, W]."""
+        """The sampler's state before each step and after the last, everything computed: S + 1 of
+        [n, B, *latent_shape]."""
         if not self._states:
-            prepared = Prepared(self.denoiser, self.sampler.timesteps, self.condition)
-            self._states = [self.sampler.begin(self.noise)]
-            for step in range(self.sampler.steps):
-                self._states.append(self.advance(prepared, step, self._states[-1]))
+            states = [self.sampling.begin(self.sampler)]
+            self.sampling.run(self.sampler, state=states[0], observe=lambda _, state: states.append(state))
+            self._states = states
         return self._states
-
-    @torch.no_grad()
-    def advance(
-        self, prepared: Prepared, step: int, state: Tensor,
-        module_output: Callable[[int, str, Callable[[], Tensor]], Tensor] | None = None,
-        output: Tensor | None = None, stepper: Stepper | None = None,
-    ) -> Tensor:  # fmt: skip
-        """The state after a step: everything computed, or with module outputs or the prediction supplied."""
-        stepper = stepper or self.sampler
-        if output is None:
-            latents = torch.cat([stepper.model_input(step, state)] * self.rows)
-            compute = module_output or self.computed(prepared)
-            output, _ = call_denoiser(self.denoiser, latents, prepared.conditioning(step), compute)
-        noise = None if self.step_noise is None else self.step_noise[step]
-        return stepper.advance(step, state, self.guided(output), noise)
-
-    def guided(self, output: Tensor) -> Tensor:
-        """Predictions of all rows -> one for each sample."""
-        channels = self.denoiser.spec.latent_shape[0]
-        return guide(output, self.rows, self.guidance, self._identity.guided_channels or channels, channels)
-
-    def computed(self, prepared: Prepared) -> Callable[[int, str, Callable[[], Tensor]], Tensor]:
-        """Module outputs by computing them."""
-
-        def compute(layer: int, name: str, inputs_of: Callable[[], Tensor]) -> Tensor:
-            made: Tensor = self.denoiser.module(layer, name)(inputs_of(), *prepared.context(layer, name))
-            return made
-
-        return compute
-
-    def _noise(self, stream: int) -> Tensor:
-        shape = self.denoiser.spec.latent_shape
-        noise = np.stack([normal(SEED, stream, sample, math.prod(shape)) for sample in self.samples])
-        return torch.from_numpy(noise.reshape(len(self.samples), *shape))
 
 
 def mean_squares(difference: Tensor) -> list[float]:
-    """Mean square of each sample's elements."""
-    squares: list[float] = (difference**2).mean(dim=(1, 2, 3)).double().tolist()
+    """Mean square of each sample's elements: [B]."""
+    squares: list[float] = (difference**2).flatten(1).mean(dim=1).double().tolist()
     return squares

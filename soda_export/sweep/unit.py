@@ -21,7 +21,7 @@ from ..eval.judges import find_judge
 from ..eval.metrics import Interval
 from ..eval.sample import ModelSamples
 from ..lower.lower import lower_plan
-from ..models.load import ModelRequest, load_denoiser
+from ..models.load import ModelRequest, load_model
 from ..options import ProfileOptions, SamplerOptions
 from ..plan.plan import Plan
 from ..plan.sensitivity import SensitivityMap
@@ -118,11 +118,11 @@ class UnitRunner:
 
         if threads:
             torch.set_num_threads(threads)
-        loaded = load_denoiser(setting.model, PARTS)
+        loaded = load_model(setting.model, PARTS)
         self._setting = setting
         self._bench = Workbench(loaded, setting.sampler, StageStore(setting.store), lambda *_: None)
         self._samples = ModelSamples(self._bench)
-        self._judge = find_judge(loaded.denoiser.spec.name, loaded.denoiser.spec.latent_shape)
+        self._judge = find_judge(loaded.spec.name, loaded.spec.latent_shape)
 
     def draw_reference(self, seeds: range) -> None:
         """Leave the unaccelerated samples of `seeds` in the stage store."""
@@ -134,7 +134,7 @@ class UnitRunner:
         seeds, batch, started = range(*unit.seeds), self._setting.batch, time.perf_counter()
         try:
             plan = unit.plan or make_plan(self._bench, self._setting, planner, ratio)
-            table = lower_plan(plan, self._bench.loaded.denoiser.spec)
+            table = lower_plan(plan, self._bench.loaded.spec)
         except PlanError as error:
             refusal = SweepRow(planner, ratio, text, time.perf_counter() - started, error=" ".join(str(error).split()))
             return Finished(refusal, np.empty(0), None)

@@ -78,10 +78,10 @@ def test_one_prompt_is_drawn_as_often_as_asked(soda: Soda, tmp_path: Path) -> No
     ("bundle", "words", "message"),
     [
         (TEXT, (), "give --prompt, or --embeds"),
-        (TEXT, ("--labels", "3"), "conditioned on text"),
+        (TEXT, ("--labels", "3"), "is not conditioned on labels"),
         (TEXT, ("--prompt", "red", "--labels", "3"), "give one of --labels, --prompt and --embeds"),
         (TEXT, ("--prompt", "red", "--embeds", "x"), "give one of --labels, --prompt and --embeds"),
-        (TEXT, ("--prompt", "red", "--prompt", "blue", "--batch", "3"), "batch=3 and 2 prompts"),
+        (TEXT, ("--prompt", "red", "--prompt", "blue", "--batch", "3"), "batch=3 and 2 of prompt"),
         (TEXT, ("--embeds", "missing.safetensors"), "--embeds missing.safetensors: cannot be read"),
         (TEXT, ("--embeds", "."), "--embeds .: cannot be read"),
         (TEXT, ("--embeds", TEXT / "weights.safetensors"), "has no tensor 'prompt_embeds'"),
@@ -104,10 +104,10 @@ def test_what_does_not_fit_the_bundle_is_one_line(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt_attention_mask": None}, "has no tensor 'prompt_attention_mask'"),
+        ({"prompt_attention_mask": None}, "takes attention_mask"),
         ({"negative_prompt_embeds": None}, "built with guidance"),
-        ({"prompt_embeds": np.ones((2, 8, 4), np.float32)}, "prompt_embeds has shape [2, 8, 4]"),
-        ({"prompt_attention_mask": np.full((2, 8), 2)}, "of 0 and 1"),
+        ({"prompt_embeds": np.ones((2, 8, 4), np.float32)}, "embeds has shape [2, 8, 4]"),
+        ({"prompt_attention_mask": np.full((2, 8), 2)}, "0 and 1"),
     ],
 )
 def test_embeddings_that_do_not_fit_are_one_line(

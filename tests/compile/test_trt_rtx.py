@@ -42,7 +42,7 @@ def bench(open_bench: OpenBench) -> Workbench:
 @pytest.fixture(scope="module")
 def built(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Every kind of step: full, reused, pruned, attention pruned; for two GPUs."""
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
+    plan = make_plan(bench.loaded.spec, mixed_kept())
     return bench.build(plan, "trt_rtx", tmp_path_factory.mktemp("rtx") / "tiny", engine_options=BOTH)
 
 
@@ -78,7 +78,7 @@ def test_every_kind_of_program_builds_and_takes_and_gives_what_the_manifest_says
 
 def test_forecasting_programs_build(bench: Workbench, tmp_path: Path) -> None:
     schedule = forecasting_schedule()
-    plan = make_plan(bench.loaded.denoiser.spec, schedule.kept, stack=schedule.stack)
+    plan = make_plan(bench.loaded.spec, schedule.kept, stack=schedule.stack)
     forecasting = Workbench(
         bench.loaded, type(bench.options)("ddim", len(schedule.kept), 0.0, 1.5), bench.store, lambda *_: None
     )
@@ -88,11 +88,11 @@ def test_forecasting_programs_build(bench: Workbench, tmp_path: Path) -> None:
 def test_a_whole_text_to_image_bundle_builds_in_half_precision(open_text_bench: OpenBench, tmp_path: Path) -> None:
     bench = open_text_bench()
     plan = make_plan(
-        bench.loaded.denoiser.spec, mixed_kept(modules=3), sampler="dpm-solver++", guidance=4.5
+        bench.loaded.spec, mixed_kept(modules=3), sampler="dpm-solver++", guidance=4.5
     )
     built = bench.build(plan, "trt_rtx", tmp_path / "out", BundleOptions(precision="fp16"), SM89)
     names = set(read_index(built.out).engines)
-    assert {"text-encoder.onnx", "decoder.onnx", "context.onnx", "conditioning.onnx", "step-00.onnx"} <= names
+    assert {"text-encoder.onnx", "decoder.onnx", "request.onnx", "steps.onnx", "program-00.onnx"} <= names
     _check_ports(bench, built)
 
 
@@ -102,7 +102,7 @@ def test_editing_one_step_builds_only_the_programs_whose_content_changed(
     kept = mixed_kept()
     kept[4, 0, 1] = 8  # a reused step now renews half of one feed-forward
     with caplog.at_level("INFO"):
-        plan = make_plan(bench.loaded.denoiser.spec, kept)
+        plan = make_plan(bench.loaded.spec, kept)
         edited = bench.build(plan, "trt_rtx", tmp_path / "out", engine_options=BOTH)
     count = re.search(r"compile: (\d+) of (\d+) engines built", caplog.text)
     assert count is not None
@@ -114,7 +114,7 @@ def test_editing_one_step_builds_only_the_programs_whose_content_changed(
 
 
 def test_the_same_plan_again_builds_nothing(bench: Workbench, built: Built, tmp_path: Path) -> None:
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
+    plan = make_plan(bench.loaded.spec, mixed_kept())
     again = bench.build(plan, "trt_rtx", tmp_path / "out", engine_options=BOTH)
     assert (again.out / "manifest.json").read_bytes() == (built.out / "manifest.json").read_bytes()
     other = bench.build(plan, "trt_rtx", tmp_path / "other", engine_options=SM89)
@@ -122,7 +122,7 @@ def test_the_same_plan_again_builds_nothing(bench: Workbench, built: Built, tmp_
 
 
 def test_engines_without_weights_take_them_as_inputs(bench: Workbench, built: Built, tmp_path: Path) -> None:
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
+    plan = make_plan(bench.loaded.spec, mixed_kept())
     options = EngineOptions(target=("sm89",), engine_weights="inputs")
     slim = bench.build(plan, "trt_rtx", tmp_path / "out", engine_options=options)
     index = read_index(slim.out)
@@ -134,8 +134,8 @@ def test_engines_without_weights_take_them_as_inputs(bench: Workbench, built: Bu
 
 def test_what_an_engine_is_made_of_is_in_the_bundle(built: Built) -> None:
     layers = json.loads((built.out / LAYERS_NAME).read_text())
-    full = layers["step-00.onnx"]
-    assert full["bytes"] == (built.out / "step-00.onnx").stat().st_size
+    full = layers["program-00.onnx"]
+    assert full["bytes"] == (built.out / "program-00.onnx").stat().st_size
     assert {"name", "kind", "tactic", "nodes"} == full["regions"][0].keys()
     fused = {node for region in full["regions"] for node in region["nodes"]}
     assert sum("MatMul" in node for node in fused) > 5
@@ -145,14 +145,14 @@ def test_a_real_engine_is_known_by_its_program(built: Built, tmp_path: Path) -> 
     index = read_index(built.out)
     for name in index.engines:
         check_identity(built.out / name, (built.out / name).read_bytes(), index, LIBRARY)
-    swapped = tmp_path / "step-00.onnx"
-    shutil.copyfile(built.out / "step-01.onnx", swapped)
-    with pytest.raises(EngineError, match=r"the file holds the program of step-01.onnx; .* run `soda-export build"):
+    swapped = tmp_path / "program-00.onnx"
+    shutil.copyfile(built.out / "program-01.onnx", swapped)
+    with pytest.raises(EngineError, match=r"the file holds the program of program-01.onnx; .* run `soda-export build"):
         check_identity(swapped, swapped.read_bytes(), index, LIBRARY)
 
 
 def test_a_gpu_that_the_engines_are_not_for(built: Built) -> None:
-    index, path = read_index(built.out), built.out / "step-00.onnx"
+    index, path = read_index(built.out), built.out / "program-00.onnx"
     check_machine(path, index, LIBRARY, "1.7.1.116", "sm89")
     with pytest.raises(EngineError, match=r"for sm120, sm89, this machine has TensorRT-RTX 1\.7\.1 and sm86; run"):
         check_machine(path, index, LIBRARY, "1.7.1", "sm86")
@@ -165,7 +165,7 @@ def test_the_real_library_is_asked_before_an_engine_is_opened(
     """It finds no driver behind the stand-in for CUDA, and its own words are in the message."""
     folder = Path(shutil.copytree(built.out, tmp_path / "bundle"))
     if truncated:
-        path = folder / "step-00.onnx"
+        path = folder / "program-00.onnx"
         path.write_bytes(path.read_bytes()[:-4096])
         fix_hashes(folder)
     install_cuda(monkeypatch, FakeCuda())
@@ -195,7 +195,7 @@ def test_large_topk_builds(bench: Workbench, tmp_path: Path, monkeypatch: pytest
     kept[2, :, 1] = 12  # 12 of 16 tokens, where 4 are the most: by the 4 that go
     kept[3, :, 1], kept[6, :, 0] = 0, 0
     options = EngineOptions(target=("sm89",), max_batch=2)
-    bench.build(make_plan(bench.loaded.denoiser.spec, kept), "trt_rtx", tmp_path / "out", engine_options=options)
+    bench.build(make_plan(bench.loaded.spec, kept), "trt_rtx", tmp_path / "out", engine_options=options)
     assert max(changed) >= 3
 
 
@@ -231,7 +231,7 @@ def test_onnx_runtime_takes_no_engine_options() -> None:
 def test_optimization_level_and_workspace_reach_the_builder(bench: Workbench, tmp_path: Path) -> None:
     options = EngineOptions(target=("sm89",), optimization_level=1, workspace=1.0)
     kept = np.full((8, 3, 2), 16)
-    bench.build(make_plan(bench.loaded.denoiser.spec, kept), "trt_rtx", tmp_path / "out", engine_options=options)
+    bench.build(make_plan(bench.loaded.spec, kept), "trt_rtx", tmp_path / "out", engine_options=options)
 
 
 def test_attention_is_fused_in_half_precision(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_attention_is_fused_in_half_precision(tmp_path: Path) -> None:
 
     folder = save_tiny_model(tmp_path / "wide", num_layers=2, attention_head_dim=64, sample_size=16)
     bench = Workbench(str(folder), SamplerOptions("ddim", 8, 0.0, 1.5), StageStore(tmp_path / "store"), lambda *_: None)
-    spec = bench.loaded.denoiser.spec
-    plan = make_plan(spec, np.full((8, 2, 2), spec.num_tokens))
+    spec = bench.loaded.spec
+    plan = make_plan(spec, np.full((8, 2, 2), spec.sites[0].tokens))
     built = bench.build(plan, "trt_rtx", tmp_path / "out", BundleOptions(precision="fp16"), SM89)
     layers = json.loads((built.out / LAYERS_NAME).read_text())
-    assert layers["step-00.onnx"]["fused_attention"] == 2
+    assert layers["program-00.onnx"]["fused_attention"] == 2

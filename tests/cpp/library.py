@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from soda_runtime import BundleError, EngineError, RequestError
+from soda_runtime import BundleError, Embeds, EngineError, RequestError
 
 ROOT = Path(__file__).parents[2]
 BUILD = Path(os.environ.get("SODA_CPP_BUILD", ROOT / "build" / "cpp"))
@@ -47,13 +47,28 @@ class Info(ctypes.Structure):
         ("latent_shape", c_int64 * 3), ("image_shape", c_int64 * 3), ("steps", c_int32), ("condition", c_int32),
         ("num_classes", c_int32), ("max_tokens", c_int32), ("embed_width", c_int32), ("takes_tokens", c_int32),
         ("has_guidance", c_int32), ("stochastic", c_int32), ("guidance", c_double), ("cuda_stream", c_void_p),
+        ("latent_rank", c_int32), ("latent_axes", c_int64 * 4), ("result", c_int32), ("result_rank", c_int32),
+        ("result_axes", c_int64 * 4), ("result_rate", c_double), ("num_slots", c_int32),
     )  # fmt: skip
 
 
 class Port(ctypes.Structure):
     """soda_port."""
 
-    _fields_ = (("size", c_size_t), ("name", c_char_p), ("dtype", c_int32), ("rank", c_int32), ("shape", c_int64 * 8))
+    _fields_ = (
+        ("size", c_size_t), ("name", c_char_p), ("dtype", c_int32), ("rank", c_int32), ("shape", c_int64 * 8),
+        ("port", c_char_p), ("kind", c_int32), ("negative", c_int32), ("tokenizer", c_int32), ("encoded", c_int32),
+        ("least", c_double), ("most", c_double), ("default_value", c_double),
+    )  # fmt: skip
+
+
+class Slot(ctypes.Structure):
+    """soda_slot."""
+
+    _fields_ = (
+        ("size", c_size_t), ("name", c_char_p), ("dtype", c_int32), ("rank", c_int32), ("shape", c_int64 * 8),
+        ("bytes", c_int64),
+    )  # fmt: skip
 
 
 class StepInfo(ctypes.Structure):
@@ -71,6 +86,15 @@ class DeviceArray(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("name", c_char_p), ("address", c_void_p), ("bytes", c_size_t))
 
 
+class Input(ctypes.Structure):
+    """soda_input."""
+
+    _fields_ = (
+        ("size", c_size_t), ("name", c_char_p), ("negative", c_int32), ("rows", c_int32), ("data", c_void_p),
+        ("bytes", c_size_t), ("on_device", c_int32),
+    )  # fmt: skip
+
+
 class Request(ctypes.Structure):
     """soda_request; arrays given to `request` below are kept in `_arrays`."""
 
@@ -81,16 +105,20 @@ class Request(ctypes.Structure):
         ("negative_token_ids", c_void_p), ("token_mask", c_void_p), ("negative_token_mask", c_void_p),
         ("embeds_file", c_char_p), ("noise_initial", c_void_p), ("noise_steps", c_void_p), ("progress", PROGRESS),
         ("progress_user", c_void_p), ("device_arrays", POINTER(DeviceArray)), ("num_device_arrays", c_int32),
+        ("num_inputs", c_int32), ("inputs", POINTER(Input)),
     )  # fmt: skip
 
 
 def request(**fields: Any) -> Request:
     """A soda_request. Arrays become pointers of the field's type; `labels` brings its number along.
 
-    on_device: name of an input -> address and bytes in the device's memory.
+    on_device: name of an input -> address and bytes in the device's memory. ports: name of a port, with "-" before it
+    of its negative, -> rows of it, of its type, or their number, address and bytes in the device's memory.
     """
     made = Request(size=ctypes.sizeof(Request))
     made._arrays = []
+    inputs = [_input(name, values, made._arrays) for name, values in fields.pop("ports", {}).items()]
+    made.inputs, made.num_inputs = (Input * len(inputs))(*inputs), len(inputs)
     on_device = fields.pop("on_device", {})
     made.device_arrays = (DeviceArray * len(on_device))(
         *(DeviceArray(ctypes.sizeof(DeviceArray), name.encode(), *place) for name, place in on_device.items())
@@ -108,6 +136,18 @@ def request(**fields: Any) -> Request:
     return made
 
 
+def _input(name: str, values: NDArray[Any] | tuple[int, int | None, int], kept: list[NDArray[Any]]) -> Input:
+    made = Input(ctypes.sizeof(Input), name.removeprefix("-").encode(), int(name[0] == "-"))
+    if isinstance(values, tuple):
+        made.on_device = 1
+        made.rows, made.data, made.bytes = values
+        return made
+    array = np.ascontiguousarray(values)
+    kept.append(array)
+    made.rows, made.data, made.bytes = len(array), array.ctypes.data, array.nbytes
+    return made
+
+
 class Library:
     """The loaded library; every call that fails raises its family's error with the thread's last error as message."""
 
@@ -122,12 +162,14 @@ class Library:
         self.c.soda_start.argtypes = [c_void_p, POINTER(Request)]
         self.c.soda_step.argtypes = [c_void_p, c_int32]
         self.c.soda_latents.argtypes = self.c.soda_images.argtypes = [c_void_p, POINTER(c_float), c_size_t]
-        self.c.soda_images_rgb.argtypes = [c_void_p, POINTER(c_uint8), c_size_t]
+        self.c.soda_result.argtypes = self.c.soda_latents.argtypes
+        self.c.soda_images_rgb.argtypes = self.c.soda_result_rgb.argtypes = [c_void_p, POINTER(c_uint8), c_size_t]
         self.c.soda_to_device.argtypes = [c_void_p, c_char_p, c_void_p, c_size_t]
         self.c.soda_reset.argtypes = [c_void_p]
         self.c.soda_bundle_open.argtypes = [c_char_p, POINTER(OpenOptions), POINTER(c_void_p)]
         self.c.soda_bundle_info.argtypes = [c_void_p, POINTER(Info)]
         self.c.soda_bundle_port.argtypes = [c_void_p, c_int32, c_int32, POINTER(Port)]
+        self.c.soda_bundle_slot.argtypes = [c_void_p, c_int32, POINTER(Slot)]
         self.c.soda_bundle_step.argtypes = [c_void_p, c_int32, POINTER(StepInfo)]
         self.c.soda_session_open.argtypes = [c_void_p, POINTER(c_void_p)]
         self.c.soda_progress_of.argtypes = [c_void_p, POINTER(c_int32), POINTER(c_int32)]
@@ -169,13 +211,23 @@ class CppBundle:
         self.library.call("soda_bundle_info", self.handle, byref(info))
         return info
 
+    def port_structs(self, direction: int) -> list[Port]:
+        return self._listed(Port, "soda_bundle_port", direction)
+
     def ports(self, direction: int) -> list[tuple[str, int, list[int]]]:
-        found: list[tuple[str, int, list[int]]] = []
+        found = self.port_structs(direction)
+        return [(port.name.decode(), port.dtype, list(port.shape[: port.rank])) for port in found]
+
+    def slots(self) -> list[Slot]:
+        return self._listed(Slot, "soda_bundle_slot")
+
+    def _listed(self, kind: Any, function: str, *arguments: int) -> list[Any]:
+        found: list[Any] = []
         while True:
-            port = Port(size=ctypes.sizeof(Port))
-            if self.library.c.soda_bundle_port(self.handle, direction, len(found), byref(port)):
+            each = kind(size=ctypes.sizeof(kind))
+            if getattr(self.library.c, function)(self.handle, *arguments, len(found), byref(each)):
                 return found
-            found.append((port.name.decode(), port.dtype, list(port.shape[: port.rank])))
+            found.append(each)
 
     def step(self, index: int) -> StepInfo:
         step = StepInfo(size=ctypes.sizeof(StepInfo))
@@ -225,8 +277,20 @@ class CppSession:
         self._call("soda_generate", self.handle, byref(self._request), *room)
 
     def latents(self) -> Floats:
-        values = np.empty((max(1, self.samples()), *self.info.latent_shape), np.float32)
+        axes = self.info.latent_axes[: self.info.latent_rank]
+        values = np.empty((max(1, self.samples()), *axes), np.float32)
         self._call("soda_latents", self.handle, _floats(values), values.size)
+        return values
+
+    def result(self) -> Floats:
+        """Images, a video or sound: whatever the bundle makes."""
+        values = np.empty((max(1, self.samples()), *self.info.result_axes[: self.info.result_rank]), np.float32)
+        self._call("soda_result", self.handle, _floats(values), values.size)
+        return values
+
+    def result_rgb(self) -> NDArray[np.uint8]:
+        values = np.empty((max(1, self.samples()), *self.info.result_axes[: self.info.result_rank]), np.uint8)
+        self._call("soda_result_rgb", self.handle, values.ctypes.data_as(POINTER(c_uint8)), values.size)
         return values
 
     def images(self) -> Floats:
@@ -265,7 +329,32 @@ def load() -> Library:
     return Library(path)
 
 
-def tokens_of(bundle: Any, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and masks as the Python runtime makes them."""
-    ids, mask = bundle.tokenize(prompts)
-    return ids, mask
+def fields_of(request: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
+    """A request to the Python runtime in the fields of C++: token ids in the place of texts, ports of their types."""
+    fields = {name: request[name] for name in ("seed", "labels", "guidance") if name in request}
+    fields["has_guidance"] = int("guidance" in request)
+    fields["baseline"] = int(not request.get("accelerated", True))
+    fields["samples"] = request.get("batch", 0)
+    if "prompt" in request:
+        prompts = [request["prompt"]] if isinstance(request["prompt"], str) else request["prompt"]
+        negative = request.get("negative_prompt", "")
+        negatives = [negative] if isinstance(negative, str) else negative
+        fields["token_ids"], fields["token_mask"] = bundle.tokenize(0, prompts)
+        fields["negative_token_ids"], fields["negative_token_mask"] = bundle.tokenize(0, negatives)
+        fields |= {"num_prompts": len(prompts), "num_negatives": len(negatives)}
+    if "embeds" in request:
+        fields |= embeds_fields(request["embeds"])
+    dtypes = {port.name: port.dtype for port in bundle.manifest.ports}
+    values = {**request.get("inputs", {}), **{"-" + n: v for n, v in request.get("negative_inputs", {}).items()}}
+    fields["ports"] = {name: np.atleast_1d(np.asarray(v, dtypes[name.removeprefix("-")])) for name, v in values.items()}
+    return fields
+
+
+def embeds_fields(embeds: Embeds) -> dict[str, Any]:
+    negative = embeds.negative_prompt_embeds
+    fields = {
+        "embeds": embeds.prompt_embeds, "token_mask": embeds.prompt_attention_mask,
+        "negative_embeds": negative, "negative_token_mask": embeds.negative_prompt_attention_mask,
+        "num_prompts": len(embeds.prompt_embeds), "num_negatives": 0 if negative is None else len(negative),
+    }  # fmt: skip
+    return {name: value for name, value in fields.items() if value is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from soda_runtime.philox import latent_noise
 from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
 
 from .library import BUILD, CppBundle, Library
+from .ports_toy import PortsToy
+from .test_ports import EMBEDS, given
 
 FAKES = BUILD / "fakes"
 SAMPLES = 2
@@ -92,6 +95,25 @@ def test_a_generation_without_host_memory_leaves_its_latents(bundle: CppBundle, 
     session.generate_whole(None, labels=[3, 7], seed=5)
     session.to_device("latents", *place)
     assert np.array_equal(device.get(place, expected.shape), expected)
+
+
+def test_ports_by_name_play_from_the_device_as_from_the_host(library: Library, device: Device, tmp_path: Path) -> None:
+    folder, ports = PortsToy().write(tmp_path / "toy"), given(EMBEDS)
+    expected = library.open(folder, threads=1).session().generate(ports=ports, seed=5)
+    fake = str(FAKES / "libfake_onnxruntime.so")
+    session = library.open(folder, device="cuda", threads=1, engine_library=fake).session()
+    some = {name: (len(ports[name]), *device.put(ports[name])) for name in ("text", "-hint", "speed", "style")}
+    assert np.abs(session.generate(ports=ports | some, seed=5) - expected).max() <= 1e-5
+    short = {"text": (SAMPLES, some["text"][1], some["text"][2] - 1)}
+    for wrong, reason in ((short, "has 95 bytes"), ({"text": (SAMPLES, None, 96)}, "it is NULL")):
+        with pytest.raises(RequestError, match=reason):
+            session.start(ports=ports | wrong)
+    place = device.put(np.zeros(expected[:, :1].size * 3, np.float32))
+    session.to_device("video", *place)
+    result = np.moveaxis(session.result(), -1, 2)
+    assert np.array_equal(device.get(place, result.shape), result)
+    with pytest.raises(RequestError, match="makes video, not images"):
+        session.to_device("images", *place)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from soda_runtime import Bundle, BundleError, SodaError
-from soda_runtime.manifest import LabelCondition
 from soda_runtime.request import example_request
 
 from tests.runtime.test_fuzz import (
@@ -23,7 +22,7 @@ from tests.runtime.test_fuzz import (
     schedules,
 )
 
-from .library import InternalCppError, Library
+from .library import InternalCppError, Library, fields_of
 
 __all__ = ["roomy"]
 WIDE = re.compile(rb"\d{19}")  # a reader may refuse an int beyond 64 bits
@@ -37,23 +36,16 @@ def _opened(open_bundle: Any, folder: Path) -> Any:
 
 
 def _play(bundle: Bundle, cpp: Any) -> None:
-    given: dict[str, Any]
-    if isinstance(bundle.manifest.model.condition, LabelCondition):
-        given = {"labels": [0]}
-    else:
-        embeds = example_request(bundle, 1)["embeds"]
-        given = {"embeds": embeds.prompt_embeds, "token_mask": embeds.prompt_attention_mask, "num_prompts": 1}
-        if bundle.manifest.rows_per_sample == 2:
-            negative = {"negative_embeds": embeds.negative_prompt_embeds, "num_negatives": 1}
-            given |= {**negative, "negative_token_mask": embeds.negative_prompt_attention_mask}
     for accelerated in (True, False):
+        request = {**example_request(bundle, 1), "accelerated": accelerated}
+        fields = fields_of(request, bundle)
         try:
-            expected = bundle.session().generate(**example_request(bundle, 1), accelerated=accelerated)
+            expected = bundle.session().generate(**request)
         except SodaError as error:
             with pytest.raises(type(error)):
-                cpp.session().generate(**given, baseline=int(not accelerated))
+                cpp.session().generate(**fields)
             continue
-        assert np.array_equal(cpp.session().generate(**given, baseline=int(not accelerated)), expected)
+        assert np.array_equal(cpp.session().generate(**fields), expected)
 
 
 def _same_verdict(library: Library, folder: Path, text: bytes) -> None:

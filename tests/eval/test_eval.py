@@ -40,8 +40,8 @@ def no_progress(*_: object) -> None:
 
 
 def plan_file(bench: Workbench, folder: Path, name: str = "a.plan.json") -> Path:
-    spec, options = bench.loaded.denoiser.spec, bench.options
-    plan = make_plan(spec, mixed_kept(modules=len(spec.modules)), options.sampler, options.eta, options.guidance)
+    spec, options = bench.loaded.spec, bench.options
+    plan = make_plan(spec, mixed_kept(modules=len(spec.kinds) - 1), options.sampler, options.eta, options.guidance)
     (folder / name).write_bytes(plan_text(plan))
     return folder / name
 
@@ -58,7 +58,7 @@ def evaluator(
 
 def test_a_sample_depends_on_its_seed_alone(open_bench: OpenBench, tiny_bundle: Built) -> None:
     bench = open_bench()
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     table = lower_plan(make_plan(spec, mixed_kept()), spec)
     for source in (ModelSamples(bench).of_table(table), BundleSamples(Bundle.open(tiny_bundle.out), accelerated=True)):
         together = source.draw(SEEDS).latents
@@ -70,7 +70,7 @@ def test_stochastic_samplers_get_the_same_noise_accelerated_or_not(open_bench: O
     bench = open_bench("ddpm")
     samples = ModelSamples(bench)
     reference = samples.of_reference(SEEDS, 4, no_progress)
-    table = lower_plan(compute_everything(bench), bench.loaded.denoiser.spec)
+    table = lower_plan(compute_everything(bench), bench.loaded.spec)
     compared = compare_samples(samples.of_table(table), reference, SEEDS, 2)
     assert compared.scores.rmse.mean < 1e-5
     assert compared.scores.psnr.mean > 90.0
@@ -109,7 +109,7 @@ def test_a_text_bundle_is_asked_for_the_prompts_of_the_model_that_is_named(
     tiny_pixart: Path, open_text_bench: OpenBench, tmp_path: Path
 ) -> None:
     bench = open_text_bench()
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept(modules=3), "dpm-solver++", 0.0, 4.5)
+    plan = make_plan(bench.loaded.spec, mixed_kept(modules=3), "dpm-solver++", 0.0, 4.5)
     built = bench.build(plan, "ort", tmp_path / "bundle")
     folder = tmp_path / "with-prompts"
     shutil.copytree(tiny_pixart, folder)
@@ -140,10 +140,10 @@ def test_a_text_model_is_scored_in_pixels(tiny_pixart: Path, open_text_bench: Op
 
 def test_a_text_bundle_draws_what_its_plan_draws(open_text_bench: OpenBench, tmp_path: Path) -> None:
     bench = open_text_bench()
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept(modules=3), "dpm-solver++", 0.0, 4.5)
+    plan = make_plan(bench.loaded.spec, mixed_kept(modules=3), "dpm-solver++", 0.0, 4.5)
     built = bench.build(plan, "ort", tmp_path / "bundle")
     played = BundleSamples(Bundle.open(built.out), accelerated=True).draw(SEEDS)
-    eager = ModelSamples(bench).of_table(lower_plan(plan, bench.loaded.denoiser.spec)).draw(SEEDS)
+    eager = ModelSamples(bench).of_table(lower_plan(plan, bench.loaded.spec)).draw(SEEDS)
     assert played.prompts == eager.prompts
     assert played.images is not None
     assert eager.images is not None
@@ -154,8 +154,7 @@ def test_a_text_bundle_draws_what_its_plan_draws(open_text_bench: OpenBench, tmp
 
 def test_labels_and_prompts_follow_the_seed(open_bench: OpenBench, open_text_bench: OpenBench) -> None:
     labels = SeedConditions(open_bench())(range(1_000_008, 1_000_012))
-    assert isinstance(labels, torch.Tensor)
-    assert labels.tolist() == [8, 9, 0, 1]
+    assert labels["labels"].tolist() == [8, 9, 0, 1, 10, 10, 10, 10]
     conditions = SeedConditions(open_text_bench())
     assert conditions.prompts_of(range(3, 4)) == conditions.prompts_of(range(3 + len(conditions.prompts), 36))[:1]
 

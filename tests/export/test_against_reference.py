@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -11,10 +14,19 @@ from diffusers import DiTTransformer2DModel
 from soda_runtime import Noise, Session
 from torch import Tensor
 
+from soda_export.build.pipeline import Workbench
+from soda_export.build.stages import StageStore
+from soda_export.eager.conditions import own_conditions, random_texts
+from soda_export.models.decisions import COMPUTE, MAX_ORDER
+from soda_export.models.load import ModelRequest
+from soda_export.models.spec import ModelSpec
+from soda_export.options import BundleOptions, SamplerOptions
+from soda_export.plan.schedule import Schedule
 from soda_export.sampler import make_scheduler
 from tests.conftest import OpenBench
-from tests.export.selection import SelectionRecorder, play_reference
+from tests.export.selection import SelectionRecorder, label_rows, play_reference
 from tests.tiny import CLASSES, LAYERS, TOKENS, make_plan
+from tests.tiny_models import save_tiny_flux, save_tiny_sd3
 
 TOLERANCE = 1e-3
 BACKENDS = ("ort", "openvino")  # their engines are the same graphs
@@ -43,10 +55,30 @@ def random_stack(kept: np.ndarray, seed: int) -> np.ndarray:
     return stack
 
 
-def noise_for(batch: int, steps: int, stochastic: bool) -> Noise:
+def random_work(spec: ModelSpec, steps: int, seed: int) -> np.ndarray:
+    """Every decision of every site at random, as far as its history allows; the stack is skipped at two steps."""
+    rng, work = np.random.default_rng(seed), np.full((steps, len(spec.sites)), COMPUTE)
+    assert spec.stack is not None
+    for t in range(1, steps):
+        past = (work[:t] == COMPUTE).sum(axis=0)
+        past[list(spec.leaves)] -= (work[:t, spec.stack] != COMPUTE).sum()
+        order = np.array([rng.integers(0, min(MAX_ORDER, count - 1) + 1) for count in past])
+        if t in (4, steps - 2):
+            work[t, spec.stack] = -order[spec.stack]
+            continue
+        for k in spec.leaves:
+            site, choice = spec.sites[k], rng.random()
+            if choice < 0.4:
+                work[t, k] = -order[k]
+            elif choice < 0.7 and site.tokens:
+                work[t, k] = rng.integers(1, site.tokens // site.keep_quantum) * site.keep_quantum
+    return work
+
+
+def noise_for(batch: int, steps: int, stochastic: bool, shape: tuple[int, ...] = (1, 8, 8)) -> Noise:
     rng = np.random.default_rng(5)
-    initial = rng.standard_normal((batch, 1, 8, 8)).astype(np.float32)
-    return Noise(initial, rng.standard_normal((steps, batch, 1, 8, 8)).astype(np.float32) if stochastic else None)
+    initial = rng.standard_normal((batch, *shape)).astype(np.float32)
+    return Noise(initial, rng.standard_normal((steps, batch, *shape)).astype(np.float32) if stochastic else None)
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -57,13 +89,13 @@ def test_random_plans_equal_the_reference(open_bench: OpenBench, tmp_path: Path,
     bench = open_bench(steps=10, eta=eta, guidance=guidance)
     kept = random_kept(seed)
     stack = random_stack(kept, seed) if seed >= 10 else None
-    plan = make_plan(bench.loaded.denoiser.spec, kept, eta=eta, guidance=guidance, stack=stack)
+    plan = make_plan(bench.loaded.spec, kept, eta=eta, guidance=guidance, stack=stack)
     built = bench.build(plan, "ort", tmp_path / "bundle")
     recorder = SelectionRecorder(bench, built.table, tmp_path / "debug")
     for batch in (1, 4):
         labels = [(3 * i + seed) % CLASSES for i in range(batch)]
         noise = noise_for(batch, 10, bench.sampler.stochastic)
-        expected = play_reference(bench, built.table, torch.tensor(labels), noise, recorder)
+        expected = play_reference(bench, built.table, label_rows(labels, bench), noise, recorder)
         for backend in BACKENDS:
             played = Session.open(built.out, backend=backend).generate(labels, noise=noise)
             print(f"plan {seed} batch {batch} {backend}: difference {np.abs(played - expected).max():.1e}")
@@ -77,7 +109,7 @@ def test_computing_everything_equals_the_diffusers_loop(
 ) -> None:
     steps, batch = 10, 4
     bench = open_bench(sampler=sampler, steps=steps)
-    spec = bench.loaded.denoiser.spec
+    spec = bench.loaded.spec
     plan = make_plan(spec, np.full((steps, LAYERS, 2), TOKENS), sampler=sampler)
     session = Session.open(bench.build(plan, "ort", tmp_path / "bundle").out)
     model = DiTTransformer2DModel.from_pretrained(tiny_model / "transformer").eval()
@@ -116,3 +148,93 @@ def test_rows_of_a_batch_equal_single_runs(tiny_bundle: object) -> None:
     for i in range(4):
         alone = session.generate(i + 1, noise=Noise(noise.initial[i : i + 1]))
         np.testing.assert_allclose(together[i : i + 1], alone, atol=1e-4)
+
+
+FLOW_STEPS = 8
+NO_PARTS = BundleOptions(without=("text-encoder", "decoder"))
+
+
+@pytest.fixture(scope="module", params=["flux", "sd3"])
+def flow_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """A toy FLUX with 64 tokens, which takes its guidance as a number; a toy SD3 with 16 and two rows a sample."""
+    root = tmp_path_factory.mktemp("flow")
+    if request.param == "flux":
+        model, guidance = ModelRequest(str(save_tiny_flux(root / "flux")), image_size=32), 1.0
+    else:
+        model, guidance = ModelRequest(str(save_tiny_sd3(root / "sd3"))), 4.5
+    options = SamplerOptions("flow-euler", FLOW_STEPS, 0.0, guidance)
+    return Workbench(model, options, StageStore(root / "store"), lambda *_: None)
+
+
+def texts_for(bench: Workbench, batch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Random texts, and each number's default: for the reference and for a session."""
+    spec = bench.loaded.spec
+    conditions = own_conditions(spec) | random_texts(spec, batch, seed=batch)
+    samples = conditions.rows(range(batch), 1)
+    asked = {"inputs": _arrays(samples), "batch": batch}
+    if bench.rows == 2:
+        asked["negative_inputs"] = _arrays(conditions.negative)
+    return conditions.rows(range(batch), bench.rows), asked
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_plans_of_joint_attention_equal_the_reference(flow_bench: Workbench, tmp_path: Path, seed: int) -> None:
+    """Image and text streams reused, forecast and renewed apart. Each is played with batch 1 and 3."""
+    spec = flow_bench.loaded.spec
+    plan = flow_bench.plan_of(Schedule.of(spec, random_work(spec, FLOW_STEPS, seed)), "chance")
+    built = flow_bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS)
+    recorder = SelectionRecorder(flow_bench, built.table, tmp_path / "debug")
+    for batch in (1, 3):
+        rows, asked = texts_for(flow_bench, batch)
+        noise = noise_for(batch, FLOW_STEPS, False, spec.latent_shape)
+        expected = play_reference(flow_bench, built.table, rows, noise, recorder)
+        for backend in BACKENDS:
+            played = Session.open(built.out, backend=backend).generate(**asked, noise=noise)
+            print(f"{spec.family} {seed} batch {batch} {backend}: difference {np.abs(played - expected).max():.1e}")
+            assert np.abs(played - expected).max() <= TOLERANCE
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_computing_everything_equals_the_pipelines_of_flow_models(flow_bench: Workbench, tmp_path: Path) -> None:
+    batch, spec = 2, flow_bench.loaded.spec
+    plan = flow_bench.plan_of(Schedule.full(spec, FLOW_STEPS), "everything")
+    session = Session.open(flow_bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS).out)
+    rows, asked = texts_for(flow_bench, batch)
+    noise = noise_for(batch, FLOW_STEPS, False, spec.latent_shape)
+    found = session.generate(**asked, noise=noise)
+    expected = flow_pipeline(flow_bench, rows, torch.from_numpy(noise.initial))
+    print(f"{spec.family}: difference {np.abs(found - expected).max():.1e} of {np.abs(expected).max():.1f}")
+    assert np.abs(found - expected).max() <= 1e-4
+
+
+def flow_pipeline(bench: Workbench, rows: Mapping[str, Tensor], latents: Tensor) -> np.ndarray:
+    """Latents of diffusers' own pipeline, its scheduler as the folder has it."""
+    is_flux = bench.loaded.spec.family == "flux"
+    kind = diffusers.FluxPipeline if is_flux else diffusers.StableDiffusion3Pipeline
+    transformer = diffusers.FluxTransformer2DModel if is_flux else diffusers.SD3Transformer2DModel
+    pipe = kind(
+        transformer=transformer.from_pretrained(bench.loaded.folder / "transformer"),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(bench.loaded.folder / "scheduler"),
+        vae=diffusers.AutoencoderKL.from_pretrained(bench.loaded.folder / "vae"),
+        **dict.fromkeys(
+            f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")[: 3 - is_flux]
+        ),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    halves = {"": slice(len(latents)), **({"negative_": slice(len(latents), None)} if bench.rows == 2 else {})}
+    texts = {
+        prefix + name: rows[port][half]
+        for prefix, half in halves.items()
+        for port, name in (("embeds", "prompt_embeds"), ("pooled_embeds", "pooled_prompt_embeds"))
+    }
+    side = 32 if is_flux else 16
+    guidance = bench.options.guidance if bench.rows == 2 else rows["distilled_guidance"][0].item()
+    result: np.ndarray = pipe(
+        **texts, height=side, width=side, num_inference_steps=FLOW_STEPS, guidance_scale=guidance, latents=latents,
+        output_type="latent",
+    ).images.numpy()  # fmt: skip
+    return result

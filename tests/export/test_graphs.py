@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import onnx
-import pytest
 
 from soda_export.build.pipeline import Built
-from soda_export.export.assemble import CONDITIONING_NAME
-from soda_export.export.trace import OPSET
+from soda_export.export.export import program_name
+from soda_export.export.prepare import STEPS_NAME
+from soda_export.models.decisions import REUSE
+from soda_export.trace.onnx import OPSET
 
 
 def _graphs(built: Built) -> dict[str, onnx.ModelProto]:
@@ -35,34 +36,21 @@ def test_step_programs_have_no_trace_of_hoisted_work(tiny_bundle: Built) -> None
     """Timestep and label embeddings and adaLN's linear layers run in their own program alone."""
     for name, model in _graphs(tiny_bundle).items():
         weights = {t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-        assert any(w.startswith("conditioning.") for w in weights) == (name == CONDITIONING_NAME)
+        hoisted = [w for w in weights if ".norm1.linear" in w or ".emb." in w or "proj_out_1" in w]
+        assert bool(hoisted) == (name == STEPS_NAME)
 
 
 def test_a_reused_step_runs_no_matrix_product_but_the_heads(tiny_bundle: Built) -> None:
     reused = next(p for p in _reused(tiny_bundle))
     products = [n for n in reused.graph.node if n.op_type in ("MatMul", "Gemm", "Attention")]
-    assert [n.name.split("/")[0] for n in products] == ["head"]
+    weights = {t.name for t in reused.graph.initializer}
+    assert [next(i for i in n.input if i in weights) for n in products] == ["proj_out_2.weight.T"]
 
 
 def _reused(built: Built) -> list[onnx.ModelProto]:
     graphs = _graphs(built)
     return [
-        graphs[f"step-{i:02d}.onnx"]
+        graphs[program_name(i)]
         for i, program in enumerate(built.table.programs)
-        if all(keep == 0 for layer in program.kept for keep in layer)
+        if all(work == REUSE for work in program.work[:-1])
     ]
-
-
-def test_an_unreadable_piece_is_an_export_error() -> None:
-    import torch
-    from torch import Tensor, nn
-
-    from soda_export.errors import ExportError
-    from soda_export.export.trace import Example, Piece, trace_pieces
-
-    class DataDependent(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x if float(x.sum()) > 0 else -x
-
-    with pytest.raises(ExportError, match="DataDependent"):
-        trace_pieces({"piece": Piece(DataDependent(), (Example(torch.ones(3), (0,)),))})

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from soda_export.build.pipeline import Built, Workbench
 from soda_export.build.stages import StageStore
-from soda_export.models.denoiser import TextRows
+from soda_export.lower.lower import lower_plan
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.sampler import make_scheduler
 from tests.conftest import OpenBench
+from tests.export.play import export_and_open
 from tests.export.selection import SelectionRecorder, play_reference
 from tests.tiny import LAYERS, TOKENS, make_plan, mixed_kept, save_tiny_model
 
@@ -46,13 +47,13 @@ def noise_for(batch: int, stochastic: bool, shape: tuple[int, ...] = LATENT) -> 
     return Noise(initial, rng.standard_normal((STEPS, batch, *shape)).astype(np.float32) if stochastic else None)
 
 
-def random_text(batch: int, rows: int) -> tuple[TextRows, Embeds]:
+def random_text(batch: int, rows: int) -> tuple[dict[str, Tensor], Embeds]:
     """Captions of different lengths, the negative one per sample; for the reference and for a session."""
     rng = np.random.default_rng(batch)
     embeds = rng.standard_normal((batch * rows, 8, 16)).astype(np.float32)
     mask = (np.arange(8) < rng.integers(1, 9, batch * rows)[:, None]).astype(np.int64)
     given = Embeds(embeds[:batch], mask[:batch], *((embeds[batch:], mask[batch:]) if rows == 2 else ()))
-    return TextRows(torch.from_numpy(embeds), torch.from_numpy(mask)), given
+    return {"embeds": torch.from_numpy(embeds), "attention_mask": torch.from_numpy(mask)}, given
 
 
 LEARNED = {"variance_type": "learned_range"}
@@ -79,7 +80,7 @@ def test_random_plans_equal_the_reference(
     assert (bench.sampler.state_size, bench.sampler.learned_variance) == (state_size, scheduler == LEARNED)
     seed = sum(map(ord, request.node.name))
     plan = make_plan(
-        bench.loaded.denoiser.spec, random_kept(seed), sampler, guidance=guidance, guided_channels=guided
+        bench.loaded.spec, random_kept(seed), sampler, guidance=guidance, guided_channels=guided
     )
     built = bench.build(plan, "ort", tmp_path / "bundle", BundleOptions(without=("text-encoder", "decoder")))
     recorder = SelectionRecorder(bench, built.table, tmp_path / "debug")
@@ -94,8 +95,8 @@ def test_random_plans_equal_the_reference(
 
 
 def all_compute(bench: Workbench, out: Path, options: BundleOptions = BundleOptions()) -> Built:
-    spec, sampler = bench.loaded.denoiser.spec, bench.options
-    kept = np.full((sampler.steps, LAYERS, len(spec.modules)), TOKENS)
+    spec, sampler = bench.loaded.spec, bench.options
+    kept = np.full((sampler.steps, LAYERS, 3), TOKENS)
     return bench.build(make_plan(spec, kept, sampler.sampler, guidance=sampler.guidance), "ort", out, options)
 
 
@@ -161,10 +162,10 @@ def test_a_bundle_without_text_encoder_and_decoder_takes_embeddings_and_gives_th
     bare = all_compute(bench, tmp_path / "bare", BundleOptions(without=("text-encoder", "decoder")))
     session, noise = Session.open(bare.out), noise_for(2, stochastic=False)
     manifest = session.bundle.manifest
-    assert (manifest.finish, manifest.weights, manifest.model.condition.tokenizer) == ((), ("weights.safetensors",), "")
-    assert [program.file for program in manifest.prepare] == ["context.onnx", "conditioning.onnx"]
-    texts = bench.components.encode([*PROMPTS, NEGATIVE])
-    embeds, mask = texts.embeds.numpy(), texts.mask.numpy()
+    assert (manifest.finish, manifest.weights, manifest.tokenizers) == ((), ("weights.safetensors",), ())
+    assert [program.file for program in manifest.prepare] == ["request.onnx", "steps.onnx"]
+    texts = bench.components.encode([*PROMPTS, NEGATIVE]).positive
+    embeds, mask = texts["embeds"].numpy(), texts["attention_mask"].numpy()
     found = session.generate(embeds=Embeds(embeds[:2], mask[:2], embeds[2:], mask[2:]), noise=noise)
     expected = Session.open(whole.out).generate(prompt=PROMPTS, negative_prompt=NEGATIVE, noise=noise)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
@@ -188,19 +189,23 @@ def test_either_part_can_be_left_out_alone(
     assert gone == parts[left_out]
 
 
-def test_cached_cross_attention_is_not_computed(open_text_bench: OpenBench, tmp_path: Path) -> None:
+def test_cached_cross_attention_is_not_computed(
+    open_text_bench: OpenBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step that reuses it takes neither keys nor values nor the mask; one layer of it takes that layer's alone."""
+    monkeypatch.setattr("soda_export.export.crossing._SMALL", 0)  # each value that a request decides crosses alone
     bench = open_text_bench()
     kept = mixed_kept(modules=3)
     kept[1, 2, 1] = TOKENS
-    plan = make_plan(bench.loaded.denoiser.spec, kept, "dpm-solver++", guidance=4.5)
-    built = bench.build(plan, "ort", tmp_path / "bundle", BundleOptions(without=("text-encoder", "decoder")))
-    manifest = Session.open(built.out).bundle.manifest
-    taken = [manifest.programs[step.program].inputs for step in manifest.steps]
-    every = {f"{kind}_{layer}" for kind in ("key", "value") for layer in range(LAYERS)}
-    assert set(taken[0]) == {"conditioning", "text_bias"} | every
-    assert taken[1] == ("conditioning", "key_2", "value_2", "text_bias")
-    assert taken[4] == ("conditioning",)
+    plan = make_plan(bench.loaded.spec, kept, "dpm-solver++", guidance=4.5)
+    table = lower_plan(plan, bench.loaded.spec)
+    played = export_and_open(bench.loaded, bench.sampler, table, tmp_path / "export")
+    of_request = {tensor.name for tensor in played.index.tensors if not tensor.per_step}
+    taken = [[name for name in played.index.inputs[i] if name in of_request] for i in table.step_programs]
+    assert len(taken[0]) >= 2 * LAYERS + 1  # keys and values of every layer, the mask
+    assert 0 < len(taken[1]) <= len(taken[0]) - 2 * (LAYERS - 1)
+    assert set(taken[1]) < set(taken[0])
+    assert taken[4] == []
 
 
 @torch.no_grad()

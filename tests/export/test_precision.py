@@ -17,7 +17,7 @@ import pytest
 import torch
 from soda_runtime import Embeds, EngineError, Noise, Session
 from soda_runtime.request import example_request
-from soda_runtime.tensors import read_header, read_tensors
+from soda_runtime.tensors import TensorEntry, read_header, read_tensors
 from torch import Tensor
 
 from soda_export.build.pipeline import Workbench
@@ -28,12 +28,11 @@ from soda_export.export.tensor_file import TensorSource
 from soda_export.export.weights import quantized_sources
 from soda_export.lower.lower import lower_plan
 from soda_export.lower.program import ProgramTable
-from soda_export.models.denoiser import TextRows, label_rows
-from soda_export.models.load import load_denoiser
+from soda_export.models.load import load_model
 from soda_export.models.precision import COMPUTE, Precision
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan
-from tests.export.selection import SelectionRecorder, follow_engine
+from tests.export.selection import SelectionRecorder, follow_engine, label_rows
 from tests.tiny import make_plan, mixed_kept
 
 FP16_BOUND, BF16_BOUND, INT8_BOUND = 2e-3, 0.03, 0.04
@@ -50,7 +49,7 @@ class Case:
 
     bench: Workbench
     plan: Plan
-    condition: Tensor | TextRows
+    rows: dict[str, Tensor]
     request: dict[str, Any]
     noise: Noise
 
@@ -62,20 +61,21 @@ def case(
     folder, sampler, guidance = (
         (tiny_model, "ddim", 1.5) if request.param == "dit" else (tiny_pixart, "dpm-solver++", 4.5)
     )
-    loaded = load_denoiser(str(folder))
+    loaded = load_model(str(folder))
     loaded = replace(loaded, scheduler_config={**loaded.scheduler_config, "beta_end": 0.002})
     store = StageStore(tmp_path_factory.mktemp("precision"))
     bench = Workbench(loaded, SamplerOptions(sampler, 8, 0.0, guidance), store, lambda *_: None)
-    spec, rng = loaded.denoiser.spec, np.random.default_rng(3)
-    plan = make_plan(spec, mixed_kept(modules=len(spec.modules)), sampler, guidance=guidance)
+    spec, rng = loaded.spec, np.random.default_rng(3)
+    plan = make_plan(spec, mixed_kept(modules=len(spec.kinds) - 1), sampler, guidance=guidance)
     plan = replace(plan, token_score="cached")  # inputs of a single program then decide which tokens it keeps
     noise = Noise(rng.standard_normal((BATCH, *spec.latent_shape)).astype(np.float32))
     if request.param == "dit":
-        return Case(bench, plan, torch.tensor([3, 7]), {"labels": [3, 7]}, noise)
+        return Case(bench, plan, label_rows([3, 7], bench), {"labels": [3, 7]}, noise)
     embeds = rng.standard_normal((2 * BATCH, 8, 16)).astype(np.float32)
     mask = (np.arange(8) < np.array([8, 3, 5, 1])[:, None]).astype(np.int64)
     given = Embeds(embeds[:BATCH], mask[:BATCH], embeds[BATCH:], mask[BATCH:])
-    return Case(bench, plan, TextRows(torch.from_numpy(embeds), torch.from_numpy(mask)), {"embeds": given}, noise)
+    rows = {"embeds": torch.from_numpy(embeds), "attention_mask": torch.from_numpy(mask)}
+    return Case(bench, plan, rows, {"embeds": given}, noise)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def half(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(case: Case, precision: Precision, folder: Path) -> Path:
     """Graphs and weights alone."""
     folder.mkdir()
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, COMPUTE[precision])
-    export_programs(case.bench.loaded.denoiser, case.bench.sampler, table, precision, folder, lambda *_: None)
+    table = lower_plan(case.plan, case.bench.loaded.spec, COMPUTE[precision])
+    export_programs(case.bench.loaded, case.bench.sampler, table, precision, folder, lambda *_: None)
     return folder
 
 
@@ -105,25 +105,22 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 def test_fp16_on_onnx_runtime_stays_near_the_fp32_reference(case: Case, half: Path, tmp_path: Path) -> None:
     """With the engine's own choice of tokens."""
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, "fp16")
+    table = lower_plan(case.plan, case.bench.loaded.spec, "fp16")
     recorder = SelectionRecorder(case.bench, table, tmp_path / "debug", "fp16")
-    rows = case.condition
-    if isinstance(rows, Tensor):
-        rows = label_rows(rows, case.bench.loaded.denoiser.spec, table.rows)
-    expected = follow_engine(case.bench, table, case.condition, case.noise, recorder.record(rows, case.noise))
+    expected = follow_engine(case.bench, table, case.rows, case.noise, recorder.record(case.rows, case.noise))
     found = Session.open(half).generate(**case.request, noise=case.noise)
     error = relative(found, expected)
-    print(f"fp16 {case.bench.loaded.denoiser.spec.family}: {error:.1e} of {np.abs(expected).max():.1f}")
+    print(f"fp16 {case.bench.loaded.spec.family}: {error:.1e} of {np.abs(expected).max():.1f}")
     assert 0 < error <= FP16_BOUND
 
 
 def test_all_compute_in_fp16_stays_near_the_fp32_reference(case: Case, half: Path) -> None:
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, "fp16")
+    table = lower_plan(case.plan, case.bench.loaded.spec, "fp16")
     full = replace_steps(table)
-    expected = follow_engine(case.bench, full, case.condition, case.noise, {})
+    expected = follow_engine(case.bench, full, case.rows, case.noise, {})
     found = Session.open(half).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
-    print(f"fp16 {case.bench.loaded.denoiser.spec.family}, all computed: {error:.1e}")
+    print(f"fp16 {case.bench.loaded.spec.family}, all computed: {error:.1e}")
     assert 0 < error <= FP16_BOUND
 
 
@@ -143,7 +140,7 @@ def expected_type(name: str, half_type: str) -> str:
     """What the format says an input or output has (runtime/BUNDLE.md)."""
     if name in ("labels", "attention_mask", "input_ids"):
         return "int64"
-    is_half = name == "conditioning" or name.startswith(("cache", "key_", "value_"))
+    is_half = name.startswith(("cache", "conditioning", "context", "schedule"))
     return half_type if is_half else "float32"
 
 
@@ -158,24 +155,30 @@ def test_cache_and_prepared_tensors_are_half_and_the_sampler_is_fp32(
             for name, dtype in ports(graph).items():
                 assert dtype == expected_type(name, half_type), f"{graph.name}: {name}"
                 seen.add(name.partition(".")[0])
-        assert {"state", "state_out", "coefficients", "guidance", "cache", "cache_out", "conditioning"} <= seen
+        assert {"state", "state_out", "coefficients", "guidance", "cache", "cache_out"} <= seen
+        assert seen & {"conditioning", "schedule"}
 
 
 def test_the_manifest_says_what_is_half(case: Case, half: Path) -> None:
-    manifest, spec = Session.open(half).bundle.manifest, case.bench.loaded.denoiser.spec
+    manifest, spec = Session.open(half).bundle.manifest, case.bench.loaded.spec
     assert manifest.precision == "fp16"
     for tensor in manifest.tensors:
-        assert tensor.dtype == ("float32" if tensor.name == "text_bias" else "float16")
-    rows = manifest.rows_per_sample
-    assert manifest.arena.slot_bytes == 2 * rows * spec.num_tokens * spec.width
+        assert tensor.dtype == "float16"
+    assert {slot.dtype for slot in manifest.slots} == {"float16"}
     full = lower_plan(case.plan, spec, "fp32").arena
-    assert (manifest.arena.bytes, manifest.arena.slot_bytes) == (full.bytes // 2, full.slot_bytes // 2)
+    assert manifest.arena.bytes == full.bytes // 2
+
+
+def checkpoint_entries(folder: Path) -> dict[str, TensorEntry]:
+    """Entries of a weights file; without what the configuration decides, of which small ones lie in the graphs."""
+    entries = read_header(folder / "weights.safetensors")
+    return {name: entry for name, entry in entries.items() if not name.startswith("constants.")}
 
 
 def test_weights_take_half_the_bytes(case: Case, half: Path, exports: dict[str, Path]) -> None:
-    full = read_header(exports["fp32"] / "weights.safetensors")
+    full = checkpoint_entries(exports["fp32"])
     for folder, dtype in ((half, "F16"), (exports["bf16"], "BF16")):
-        entries = read_header(folder / "weights.safetensors")
+        entries = checkpoint_entries(folder)
         assert entries.keys() == full.keys()
         assert {entry.dtype for entry in entries.values()} == {dtype}
         sizes = [sum(entry.end - entry.begin for entry in header.values()) for header in (entries, full)]
@@ -189,13 +192,13 @@ def test_the_decoder_and_the_sensitive_parts_of_the_text_encoder_stay_fp32(case:
     types = {name: entry.dtype for name, entry in read_header(half / "text-encoder.safetensors").items()}
     assert set(types.values()) == {"F16", "F32"}
     for name, dtype in types.items():
-        in_fp32 = "norm" in name or name.endswith("wo") or name == "bias.position"
+        in_fp32 = any(part in name for part in ("norm", ".wo.", "relative_attention_bias"))
         assert (dtype == "F32") == in_fp32, name
 
 
 def test_graphs_in_half_precision_sum_nothing_large_in_half(case: Case, exports: dict[str, Path]) -> None:
     """Means and spelled-out softmaxes have fp32 inputs; layer norms reduce in fp32 (stash_type)."""
-    for graph in sorted(exports["bf16"].glob("step-*.onnx")):
+    for graph in sorted(exports["bf16"].glob("program-*.onnx")):
         model = onnx.shape_inference.infer_shapes(onnx.load(str(graph), load_external_data=False))
         values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
         types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -239,16 +242,17 @@ def test_bf16_programs_equal_the_fp32_ones_in_openvino(
             error = relative(found[name], values)
             worst = max(worst, error)
             assert error <= bound, f"{graph.name}: {name}: {error:.1e}"
-    print(f"{precision} {case.bench.loaded.denoiser.spec.family}: {worst:.1e}")
+    print(f"{precision} {case.bench.loaded.spec.family}: {worst:.1e}")
     assert worst > 1e-4
 
 
 def test_int8_matrices_are_a_byte_a_weight(case: Case, exports: dict[str, Path]) -> None:
-    full = read_header(exports["fp32"] / "weights.safetensors")
-    found = read_header(exports["int8-weights"] / "weights.safetensors")
+    full, found = checkpoint_entries(exports["fp32"]), checkpoint_entries(exports["int8-weights"])
+    before_the_steps = ("attn2.to_k", "attn2.to_v", "norm1.emb", "norm1.linear", "scale_shift_table")
     for name, entry in full.items():
-        is_matrix = name.startswith("layers.") and len(entry.shape) == 2
-        assert found[name].dtype == ("I8" if is_matrix else "BF16")
+        is_matrix = name.startswith("transformer_blocks.") and len(entry.shape) == 2
+        is_matrix = is_matrix and not any(part in name for part in before_the_steps)
+        assert found[name].dtype == ("I8" if is_matrix else "BF16"), name
         assert ((name + ".scale") in found) == is_matrix
         if is_matrix:
             assert found[name + ".scale"].shape == entry.shape[1:]
@@ -266,11 +270,11 @@ def test_an_int8_bundle_plays_near_the_fp32_one(case: Case, tmp_path: Path) -> N
     """All steps computed, so that no token is chosen."""
     pytest.importorskip("openvino")
     built = case.bench.build(case.plan, "openvino", tmp_path / "int8", BundleOptions(precision="int8-weights"))
-    table = lower_plan(case.plan, case.bench.loaded.denoiser.spec, "bf16")
-    expected = follow_engine(case.bench, replace_steps(table), case.condition, case.noise, {})
+    table = lower_plan(case.plan, case.bench.loaded.spec, "bf16")
+    expected = follow_engine(case.bench, replace_steps(table), case.rows, case.noise, {})
     found = Session.open(built.out).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
-    print(f"int8-weights {case.bench.loaded.denoiser.spec.family}, all computed: {error:.1e}")
+    print(f"int8-weights {case.bench.loaded.spec.family}, all computed: {error:.1e}")
     assert 1e-4 < error <= INT8_BOUND
     with pytest.raises(CompileError, match="--precision int8-weights: ort"):
         case.bench.build(case.plan, "ort", tmp_path / "ort", BundleOptions(precision="int8-weights"))
@@ -294,8 +298,6 @@ def inputs_for(graph: Path, tables: Mapping[str, np.ndarray]) -> dict[str, np.nd
             array = tables["coefficients"][4]
         elif value.name in tables:
             array = tables[value.name][:3]
-        elif value.name == "text_bias":
-            array = np.where(np.arange(shape[-1]) < 5, 0, -10000) * np.ones(shape)
         else:
             array = rng.standard_normal(shape)
             if value.name.startswith("cache."):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from soda_export.errors import InternalError, ModelError, UsageError
 from soda_export.export.tensor_file import Checkpoint, TensorSource, write_tensors
-from soda_export.export.weights import WEIGHTS_NAME, WeightsFile, owned_modules, write_weights
+from soda_export.export.weights import WEIGHTS_NAME, WeightsFile
 
 TENSORS = {
     "b.half": torch.arange(3, dtype=torch.float16),
@@ -106,19 +106,29 @@ def test_progress_counts_every_tensor(tmp_path: Path) -> None:
     assert seen == [(i + 1, 6) for i in range(6)]
 
 
-def test_weights_of_a_denoiser_are_cast_and_every_one_can_be_an_initializer(tiny_model: Path, tmp_path: Path) -> None:
-    from soda_export.export.trace import named_weights
-    from soda_export.models.load import load_denoiser
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_weights_of_a_model_are_cast_and_keep_their_names(
+    precision: str, dtype: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Matrices that products find turned end in .T; constants of the configuration come besides."""
+    from soda_export.lower.lower import lower_plan
+    from soda_export.models.load import load_model
+    from soda_export.sampler import freeze_sampler
+    from tests.export.play import export_and_open
+    from tests.tiny import make_plan, mixed_kept
 
-    denoiser = load_denoiser(str(tiny_model)).denoiser
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        write_weights(denoiser, tmp_path, dtype)
-        read, file = load_file(tmp_path / WEIGHTS_NAME), WeightsFile(tmp_path)
-        for prefix, owner in owned_modules(denoiser).items():
-            for name, tensor in named_weights(owner).items():
-                assert torch.equal(read.pop(prefix + name), tensor.to(dtype))
-                assert file.initializer(prefix + name).shape == list(tensor.shape)
-        assert not read
+    loaded = load_model(str(tiny_model))
+    table = lower_plan(make_plan(loaded.spec, mixed_kept()), loaded.spec)
+    sampler = freeze_sampler("ddim", loaded.scheduler_config, 8)
+    export_and_open(loaded, sampler, table, tmp_path, precision)
+    read, file = load_file(tmp_path / WEIGHTS_NAME), WeightsFile(tmp_path)
+    state = loaded.module.state_dict()
+    for name, tensor in read.items():
+        assert file.initializer(name).shape == list(tensor.shape)
+        if not name.startswith("constants."):
+            stored = state[name.removesuffix(".T")].to(dtype)
+            assert torch.equal(tensor, stored.t() if name.endswith(".T") else stored)
+    assert len([name for name in read if name.startswith("constants.")]) <= 2
 
 
 def _sharded(folder: Path) -> None:

@@ -52,7 +52,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def built(backend: str, open_bench: OpenBench, tmp_path: Path) -> tuple[str, Path, Path]:
     """Backend, its bundle with every kind of step, and the same for ONNX Runtime's CPU provider."""
     bench = open_bench()
-    plan = make_plan(bench.loaded.denoiser.spec, mixed_kept())
+    plan = make_plan(bench.loaded.spec, mixed_kept())
     reference = bench.build(plan, "ort", tmp_path / "cpu").out
     if backend == "ort":
         return backend, reference, reference

@@ -1,214 +1,212 @@
-"""Lowering: programs, live ranges, the arena, and its independent verifier."""
+"""Lowering: programs and what they read, write and weigh, for any plan of any model."""
 
 from __future__ import annotations
 
 import itertools
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soda_export.errors import InternalError, PlanError
-from soda_export.lower.arena import layout_arena, peak_live
+from soda_export.errors import PlanError
 from soda_export.lower.lower import lower_plan
-from soda_export.lower.program import STACK, CachedValue, ProgramTable, Slot, read_table, table_text
-from soda_export.lower.verify import verify_table
+from soda_export.lower.program import ProgramTable, Slot, read_table, table_text
+from soda_export.models.decisions import COMPUTE, IDLE, is_forecast
+from soda_export.models.spec import ModelSpec
 from soda_export.plan.forecast import forecast_weights
-from soda_export.plan.plan import Plan
+from soda_export.plan.planners.orders import limit_orders
 from soda_export.plan.schedule import Schedule
-from tests.plan.test_solve import SPEC
-from tests.tiny import make_plan
+from tests.plan.problems import FLUX_TOY, NESTED, TOY, at, full_work, plan_of
+
+Case = tuple[ModelSpec, Schedule]
 
 
 @st.composite
-def _schedule(draw: st.DrawFn) -> Schedule:
-    """Any schedule: orders of forecasts are lowered to what the history allows."""
-    steps = draw(st.integers(1, 12))
-    cells = st.sampled_from([0, 0, 8, 32, 64, 64, -1, -2])
-    kept = np.array(draw(st.lists(cells, min_size=steps * 8, max_size=steps * 8))).reshape(steps, 4, 2)
-    stack = np.array(draw(st.lists(st.sampled_from([-1, -1, -1, 0, 1, 2]), min_size=steps, max_size=steps)))
-    kept[0], stack[0] = 64, -1
-    kept[stack >= 0] = 0
-    for t in range(steps):
-        runs = stack[:t] == -1
-        stack[t] = min(stack[t], runs.sum() - 1)
-        kept[t] = np.maximum(kept[t], 1 - (kept[:t][runs] == 64).sum(axis=0)) if stack[t] == -1 else 0
-    return Schedule(kept, stack)
-
-
-def _plan(schedule: Schedule) -> Plan:
-    return make_plan(SPEC, schedule.kept, stack=schedule.stack)
-
-
-@settings(max_examples=300, deadline=None)
-@given(_schedule())
-def test_the_arena_is_within_the_bounds_for_any_plan(schedule: Schedule) -> None:
-    arena = lower_plan(_plan(schedule), SPEC).arena
-    assert arena.lower_bound_bytes <= arena.bytes <= 1.05 * arena.lower_bound_bytes
-    assert arena.bytes <= arena.naive_bytes
+def cases(draw: st.DrawFn, specs: tuple[ModelSpec, ...] = (TOY, FLUX_TOY, NESTED)) -> Case:
+    """Any schedule of any model: orders of forecasts are lowered to what the history allows."""
+    spec = draw(st.sampled_from(specs))
+    steps, seed = draw(st.integers(1, 12)), draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    work = rng.choice([0, 0, 8, 32, COMPUTE, COMPUTE, -1, -2], (steps, len(spec.sites)))
+    containers = [k for k in range(len(spec.sites)) if k not in spec.leaves]
+    often = rng.choice([COMPUTE, COMPUTE, COMPUTE, 0, -1, -2], (steps, len(containers)))
+    work[:, containers] = often
+    quanta = np.array([site.keep_quantum for site in spec.sites])
+    renewed = (work > 0) & (work < COMPUTE)
+    tokens = np.array([site.tokens for site in spec.sites])
+    work = np.where(renewed, np.where(tokens == 0, 0, 2 * quanta), work)
+    work[0] = COMPUTE
+    return spec, limit_orders(Schedule.of(spec, work))
 
 
 @settings(max_examples=200, deadline=None)
-@given(_schedule())
-def test_every_step_computes_what_the_plan_says(schedule: Schedule) -> None:
-    table = lower_plan(_plan(schedule), SPEC)
+@given(cases())
+def test_every_step_computes_what_the_plan_says(case: Case) -> None:
+    spec, schedule = case
+    table = lower_plan(plan_of(spec, schedule.work), spec)
     for t, index in enumerate(table.step_programs):
-        assert (np.array(table.programs[index].kept) == schedule.kept[t]).all()
-        assert table.programs[index].stack == schedule.stack[t]
-    different = {(schedule.kept[t].tobytes(), int(schedule.stack[t])) for t in range(schedule.steps)}
-    assert len(set(table.step_programs)) == len(different)
+        assert table.programs[index].work == tuple(schedule.work[t])
+    assert table.num_engines == schedule.num_kinds
 
 
 @settings(max_examples=300, deadline=None)
-@given(_schedule())
-def test_every_read_finds_what_the_plan_means(schedule: Schedule) -> None:
-    """The plan's meaning, slot by slot, against the table played on an arena of Python values."""
-    table = lower_plan(_plan(schedule), SPEC)
+@given(cases())
+def test_every_read_finds_what_the_plan_means(case: Case) -> None:
+    """The plan's meaning, site by site, against the table played on an arena of Python values."""
+    spec, schedule = case
+    table = lower_plan(plan_of(spec, schedule.work), spec)
     history: dict[Slot, list[tuple[int, ...]]] = {}  # newest first; a value is the steps that wrote it
     arena: dict[int, tuple[Slot, tuple[int, ...]]] = {}
     for t, index in enumerate(table.step_programs):
         program, offsets = table.programs[index], table.offsets_at(t)
         for slot in program.reads:
             assert arena[offsets[slot]] == (slot.latest, history[slot.latest][slot.age])
-        wanted = {slot for slot in program.reads if slot.age == 0}
-        touched = {Slot(layer, name) for layer in range(4) for name in SPEC.modules}
-        if schedule.stack[t] == -1:
-            assert wanted == {s for s in touched if schedule.kept[t, s.layer, SPEC.modules.index(s.module)] < 64}
-            for slot in touched:
-                does = schedule.kept[t, slot.layer, SPEC.modules.index(slot.module)]
-                if does == 64:
+        wanted = set()
+        for k, site in enumerate(spec.sites):
+            for output in range(len(site.outputs)):
+                slot, does = Slot(site.name, output), int(schedule.work[t, k])
+                if does not in (COMPUTE, IDLE):
+                    wanted |= {Slot(site.name, output, age) for age in range(1 + max(0, -does))}
+                if does == COMPUTE:
                     history.setdefault(slot, []).insert(0, (t,))
                 elif does > 0:
                     history[slot][0] += (t,)
-            history.setdefault(Slot(4, STACK), []).insert(0, (t,))
-        else:
-            assert wanted == {Slot(4, STACK)}
+        assert set(program.reads) == wanted
         for slot in program.writes:
             arena[offsets[slot]] = (slot, history[slot][0])
 
 
 @settings(max_examples=200, deadline=None)
-@given(_schedule())
-def test_forecasts_carry_the_weights_of_their_own_history(schedule: Schedule) -> None:
-    table = lower_plan(_plan(schedule), SPEC)
+@given(cases())
+def test_forecasts_carry_the_weights_of_their_own_history(case: Case) -> None:
+    spec, schedule = case
+    table = lower_plan(plan_of(spec, schedule.work), spec)
     for t, index in enumerate(table.step_programs):
         rows = table.programs[index].forecast_rows
-        for layer in range(4):
-            for m, name in enumerate(SPEC.modules):
-                order = -int(schedule.kept[t, layer, m])
-                if order <= 0 or schedule.stack[t] != -1:
-                    assert Slot(layer, name) not in rows
-                    continue
-                runs = [s for s in range(t) if schedule.stack[s] == -1 and schedule.kept[s, layer, m] == 64]
-                expected = forecast_weights(t, runs[::-1], order)
-                assert table.forecast_weights[t][rows[Slot(layer, name)]][: order + 1] == expected
+        for k, site in enumerate(spec.sites):
+            slots = [Slot(site.name, output) for output in range(len(site.outputs))]
+            does = int(schedule.work[t, k])
+            if not is_forecast(does):
+                assert not rows.keys() & set(slots)
+                continue
+            computed = [s for s in range(t) if schedule.work[s, k] == COMPUTE]
+            expected = forecast_weights(t, computed[::-1], -does)
+            for slot in slots:
+                assert table.forecast_weights[t][rows[slot]][: 1 - does] == expected
 
 
 @settings(max_examples=100, deadline=None)
-@given(_schedule())
-def test_flops_of_the_table_add_up(schedule: Schedule) -> None:
-    table = lower_plan(_plan(schedule), SPEC)
+@given(cases())
+def test_flops_of_the_table_add_up(case: Case) -> None:
+    spec, schedule = case
+    table = lower_plan(plan_of(spec, schedule.work), spec)
     full = table.programs[table.baseline].flops
     spent = sum(table.programs[i].flops for i in table.step_programs)
     assert table.flops_ratio == pytest.approx(schedule.steps * full / spent)
-    assert table.flops_ratio == pytest.approx(schedule.flops_ratio(SPEC, table.rows))
+    assert table.flops_ratio == pytest.approx(schedule.flops_ratio(spec, table.rows))
 
 
-@settings(max_examples=200, deadline=None)
-@given(_schedule(), st.data())
-def test_the_verifier_finds_a_value_moved_onto_a_live_one(schedule: Schedule, data: st.DataObject) -> None:
-    table = lower_plan(_plan(schedule), SPEC)
-    read_later = [i for i, v in enumerate(table.values) if v.last > v.first]
-    if not read_later:
-        return
-    victim = data.draw(st.sampled_from(read_later))
-    value = table.values[victim]
-    clashing = [
-        i for i, other in enumerate(table.values)
-        if i != victim and value.first < other.first <= value.last and other.slot != value.slot
-    ]  # fmt: skip
-    if not clashing:
-        return
-    offsets = list(table.arena.offsets)
-    offsets[data.draw(st.sampled_from(clashing))] = offsets[victim]
-    broken = msgspec.structs.replace(table, arena=msgspec.structs.replace(table.arena, offsets=tuple(offsets)))
-    with pytest.raises(InternalError):
-        verify_table(broken)
-
-
-def _simple() -> ProgramTable:
-    kept = np.full((5, 4, 2), 64)
-    kept[1] = kept[2] = kept[4] = 0
-    return lower_plan(make_plan(SPEC, kept), SPEC)
+def simple() -> ProgramTable:
+    return lower_plan(plan_of(TOY, Schedule.at_anchors(TOY, 5, (0, 3)).work), TOY)
 
 
 def test_the_last_write_that_nobody_reads_is_dropped() -> None:
-    kept = np.full((4, 4, 2), 64)
-    kept[1] = 0
-    table = lower_plan(make_plan(SPEC, kept), SPEC)
+    table = lower_plan(plan_of(TOY, Schedule.at_anchors(TOY, 4, (0, 2, 3)).work), TOY)
     # steps 0, 2, 3 compute everything and share one program; the baseline caches nothing
     assert table.step_programs == (0, 1, 0, 0)
     assert len(table.programs[0].writes) == 8
     assert table.programs[table.baseline].writes == ()
-    all_compute = lower_plan(make_plan(SPEC, np.full((4, 4, 2), 64)), SPEC)
+    all_compute = lower_plan(plan_of(TOY, full_work(TOY, 4)), TOY)
     assert all_compute.arena.bytes == 0
+    assert all_compute.slots == {}
     assert all_compute.baseline == 0
 
 
 def test_a_slot_that_is_pruned_stays_in_place() -> None:
-    kept = np.full((4, 4, 2), 64)
-    kept[1:3] = 0
-    kept[1:3, :, 1] = 8
-    table = lower_plan(make_plan(SPEC, kept), SPEC)
+    work = Schedule.at_anchors(TOY, 4, (0, 3)).work
+    work[1:3, at(TOY, "ff")] = 8
+    table = lower_plan(plan_of(TOY, work), TOY)
     for slot in table.programs[1].writes:
         assert table.offsets_at(1)[slot] == table.offsets_at(0)[slot]
-    assert set(table.programs[1].writes) == {Slot(layer, "ff") for layer in range(4)}
+    assert set(table.programs[1].writes) == {Slot(f"transformer_blocks.{layer}.ff") for layer in range(4)}
+
+
+def test_a_site_of_two_outputs_has_two_slots_of_their_own_size() -> None:
+    table = lower_plan(plan_of(FLUX_TOY, Schedule.at_anchors(FLUX_TOY, 4, (0, 1, 2), 1).work), FLUX_TOY, "bf16")
+    names = [str(slot) for slot in table.programs[table.step_programs[3]].reads][:4]
+    path = "transformer_blocks.0.attn"
+    assert names == [path, f"{path}@1", f"{path}#1", f"{path}#1@1"]
+    assert table.slots[path].shape == (32, 16)
+    assert table.slots[path].bytes == 2 * 32 * 16 * 2  # two rows of bfloat16
+    assert table.slots[f"{path}#1"].bytes == 2 * 8 * 16 * 2
+
+
+def test_a_reused_stack_reads_nothing_else() -> None:
+    work = Schedule.at_anchors(TOY, 6, (0, 1, 2), 2, stack=True).work
+    table = lower_plan(plan_of(TOY, work), TOY)
+    assert set(table.slots) == {"transformer_blocks.3"}
+    assert table.programs[table.step_programs[4]].flops == 2 * 5 * 64 * 96
+
+
+def test_a_reused_block_makes_what_it_contains_idle() -> None:
+    work = full_work(NESTED, 3)
+    work[1:, 2] = 0  # down; what is said of the sites in it does not matter
+    work[1, 0], work[2, 1] = 8, -1
+    table = lower_plan(plan_of(NESTED, work), NESTED)
+    assert table.programs[1].work == (IDLE, IDLE, 0, COMPUTE, COMPUTE, COMPUTE)
+    assert [str(slot) for slot in table.programs[1].reads] == ["down", "down#1"]
 
 
 def test_a_read_before_any_computation_is_refused() -> None:
-    kept = np.full((3, 4, 2), 64)
-    kept[0, 2, 1] = 8
-    with pytest.raises(PlanError, match="step 0, layer 2, ff"):
-        lower_plan(make_plan(SPEC, kept), SPEC)
+    work = full_work(TOY, 3)
+    work[0, 5] = 8
+    with pytest.raises(PlanError, match=r"step 0, transformer_blocks.2.ff: nothing is cached yet; the first step must"):
+        lower_plan(plan_of(TOY, work), TOY)
 
 
 def test_a_forecast_without_enough_history_is_refused() -> None:
-    kept = np.full((3, 4, 2), 64)
-    kept[2] = -2
-    with pytest.raises(PlanError, match="step 2, layer 0, attn: a forecast of order 2 needs 3 computed outputs"):
-        lower_plan(make_plan(SPEC, kept), SPEC)
-    with pytest.raises(PlanError, match="step 1, reuse_stack: a forecast of order 1 needs 2 computed outputs"):
-        lower_plan(make_plan(SPEC, np.full((2, 4, 2), 64), stack=np.array([-1, 1])), SPEC)
+    work = full_work(TOY, 3)
+    work[2, TOY.leaves] = -2
+    message = "step 2, transformer_blocks.0.attn1: a forecast of order 2 needs 3 computed outputs, there are 2"
+    with pytest.raises(PlanError, match=message):
+        lower_plan(plan_of(TOY, work), TOY)
+    work = full_work(TOY, 2)
+    work[1, TOY.stack] = -1
+    with pytest.raises(PlanError, match=r"step 1, transformer_blocks.3: a forecast of order 1 needs 2 computed"):
+        lower_plan(plan_of(TOY, work), TOY)
+
+
+def test_tokens_that_cannot_be_renewed_singly_are_refused() -> None:
+    work = full_work(FLUX_TOY, 2)
+    work[1, 1] = 8
+    with pytest.raises(PlanError, match=r"step 1, transformer_blocks.0.ff: keep=8: its tokens cannot be renewed"):
+        lower_plan(plan_of(FLUX_TOY, work), FLUX_TOY)
+
+
+def test_a_plan_of_another_number_of_sites_is_refused() -> None:
+    with pytest.raises(PlanError, match="the plan decides about 9 sites, nested has 6"):
+        lower_plan(plan_of(TOY, full_work(TOY, 2)), NESTED)
 
 
 def test_keeps_are_rounded_up_to_the_quantum() -> None:
-    kept = np.full((2, 4, 2), 64)
-    kept[1] = 1
-    kept[1, 0] = 63
-    rounded = np.array(lower_plan(make_plan(SPEC, kept), SPEC).programs[1].kept)
-    assert rounded[0].tolist() == [64, 64]
-    assert (rounded[1:] == 8).all()
+    work = full_work(TOY, 2)
+    work[1, TOY.leaves] = 1
+    work[1, :2] = 63
+    rounded = lower_plan(plan_of(TOY, work), TOY).programs[1].work
+    assert rounded[:2] == (COMPUTE, COMPUTE)
+    assert set(rounded[2:8]) == {8}
 
 
 def test_slots_at_every_step_never_share_bytes() -> None:
-    table = _simple()
-    for step in range(5):
-        offsets = sorted(table.offsets_at(step).values())
-        assert all(b - a >= table.arena.slot_bytes for a, b in itertools.pairwise(offsets))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 6)), max_size=30))
-def test_equal_sizes_reach_the_lower_bound(ranges: list[tuple[int, int]]) -> None:
-    values = [CachedValue(Slot(i, "ff"), first, first + length) for i, (first, length) in enumerate(sorted(ranges))]
-    layout = layout_arena(values, 100, len(values))
-    assert layout.bytes == peak_live(values) * 256
+    table = simple()
+    size = table.slots["transformer_blocks.0.ff"].bytes
+    for offsets in table.offsets_by_step:
+        assert all(b - a >= size for a, b in itertools.pairwise(sorted(offsets.values())))
 
 
 def test_the_table_survives_its_file() -> None:
-    table = _simple()
+    table = simple()
     assert read_table(table_text(table), "programs.json") == table
     with pytest.raises(PlanError, match=r"x\.json"):
         read_table(b'{"format": 1}', "x.json")

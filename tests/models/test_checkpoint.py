@@ -15,10 +15,9 @@ from torch import Tensor
 
 from soda_export.cli.app import main
 from soda_export.errors import ModelError
-from soda_export.models.architecture import build_empty
-from soda_export.models.checkpoint import hash_model, load_weights
+from soda_export.models.checkpoint import hash_model
 from soda_export.models.convert import convert_folder
-from soda_export.models.load import load_denoiser
+from soda_export.models.load import load_model
 from tests.models.test_load import save_tiny_pixart
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -49,26 +48,25 @@ def shard(transformer: Path) -> None:
 def test_the_loaded_weights_are_those_of_the_files(folder: Path) -> None:
     transformer = folder / "transformer"
     expected = load_file(transformer / WEIGHTS)
-    config = json.loads((transformer / "config.json").read_text())
     half = {key: tensor.half() for key, tensor in expected.items()}
     save_file(half | {"pos_embed.pos_embed": torch.zeros(1)}, transformer / WEIGHTS)  # as older checkpoints have
-    model = build_empty(config["_class_name"], transformer, config)
-    load_weights(model, transformer)
-    for key, tensor in model.state_dict().items():
+    loaded = load_model(str(folder))
+    assert loaded.weights.spec("proj_out.bias") == ((32,), torch.float16)
+    assert set(loaded.weights.names) == set(expected)
+    for key, tensor in loaded.module.state_dict().items():
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor, half[key].float(), rtol=0, atol=0)
 
 
 def test_shards_load_as_one_file_does(folder: Path) -> None:
     transformer = folder / "transformer"
-    whole = load_denoiser(str(folder)).denoiser
+    whole = load_model(str(folder)).module.state_dict()
     before = hash_model(transformer)
     shard(transformer)
     assert len(list(transformer.glob("*.safetensors"))) > 2
     assert before != hash_model(transformer)
-    sharded = load_denoiser(str(folder)).denoiser
-    for name, tensor in whole.module(1, "attn").state_dict().items():
-        assert torch.equal(tensor, sharded.module(1, "attn").state_dict()[name])
+    sharded = load_model(str(folder)).module.state_dict()
+    assert all(torch.equal(tensor, sharded[name]) for name, tensor in whole.items())
 
 
 def test_a_shard_that_is_absent_is_named(folder: Path) -> None:
@@ -76,14 +74,14 @@ def test_a_shard_that_is_absent_is_named(folder: Path) -> None:
     absent = min((folder / "transformer").glob("*.safetensors"))
     absent.unlink()
     with pytest.raises(ModelError, match=f"{absent.name}: missing, but .*index.json names it"):
-        load_denoiser(str(folder))
+        load_model(str(folder))
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "x.bin"])
 def test_an_index_may_name_files_beside_it_alone(folder: Path, name: str) -> None:
     (folder / "transformer" / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(ModelError, match=r"is no name of a \.safetensors file beside it"):
-        load_denoiser(str(folder))
+        load_model(str(folder))
 
 
 def test_wrong_weights_name_the_file_and_the_key(folder: Path) -> None:
@@ -96,28 +94,28 @@ def test_wrong_weights_name_the_file_and_the_key(folder: Path) -> None:
     ):
         save_file(tensors | change, path)
         with pytest.raises(ModelError, match=rf"{WEIGHTS}: {message}"):
-            load_denoiser(str(folder))
+            load_model(str(folder))
     save_file({k: v for k, v in tensors.items() if k != key}, path)
     with pytest.raises(ModelError, match=f"{WEIGHTS}: weights lack 'proj_out.bias'; the checkpoint is incomplete"):
-        load_denoiser(str(folder))
+        load_model(str(folder))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ModelError, match=f"{WEIGHTS}: not a readable .safetensors file"):
-        load_denoiser(str(folder))
+        load_model(str(folder))
 
 
 def test_a_lone_file_of_any_name_is_taken_and_several_are_not(folder: Path) -> None:
     transformer = folder / "transformer"
     (transformer / WEIGHTS).rename(transformer / "ours.safetensors")
-    assert load_denoiser(str(folder)).denoiser.spec.num_layers == 2
+    assert load_model(str(folder)).spec.family == "pixart"
     shutil.copy(transformer / "ours.safetensors", transformer / "theirs.safetensors")
     with pytest.raises(ModelError, match=r"none of them is diffusion_pytorch_model\.safetensors; rename"):
-        load_denoiser(str(folder))
+        load_model(str(folder))
 
 
 def test_pickles_are_refused_with_the_command_that_converts_them(folder: Path) -> None:
     pickle_weights(folder / "transformer")
     with pytest.raises(ModelError, match="a pickle, and loading one can run code") as refused:
-        load_denoiser(str(folder))
+        load_model(str(folder))
     assert str(refused.value).endswith(f"soda-export convert {folder}")
 
 
@@ -132,7 +130,7 @@ def test_converted_weights_are_the_pickled_ones(folder: Path, name: str, nest: b
     found = load_file(converted.path)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
-    assert load_denoiser(str(folder)).denoiser.spec.family == "pixart"
+    assert load_model(str(folder)).spec.family == "pixart"
     assert (transformer / name).exists()
     assert convert_folder(folder) == []
 

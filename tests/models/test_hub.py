@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from soda_export.errors import ModelError
 from soda_export.models.hub import fetch_configs, fetch_parts
-from soda_export.models.load import ModelRequest, load_denoiser, resolve_folder
+from soda_export.models.load import ModelRequest, load_model, resolve_folder
 from tests.models.test_load import alias, save_tiny_pixart
 
 __all__ = ["alias"]
@@ -67,8 +67,8 @@ def _http_error(kind: type[Exception]) -> Exception:
 
 def test_a_cached_repository_needs_no_network(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(cache=snapshot).install(monkeypatch)
-    loaded = load_denoiser("owner/tiny")
-    assert (loaded.denoiser.spec.name, loaded.folder) == ("tiny", snapshot)
+    loaded = load_model("owner/tiny")
+    assert (loaded.spec.name, loaded.folder) == ("tiny", snapshot)
     assert [call["local_files_only"] for call in hub.calls] == [True]
 
 
@@ -82,7 +82,7 @@ def test_only_the_parts_asked_for_are_fetched(snapshot: Path, monkeypatch: pytes
     with pytest.raises(ModelError, match="text_encoder/"):
         resolve_folder("pixart", ("text_encoder",))
     assert [p for p in hub.calls[-1]["allow_patterns"] if "/" in p] == [
-        "text_encoder/*.json", "text_encoder/*.safetensors", "text_encoder/spiece.model",
+        "text_encoder/*.json", "text_encoder/*.safetensors", "text_encoder/spiece.model", "text_encoder/merges.txt",
     ]  # fmt: skip
 
 
@@ -115,16 +115,16 @@ def test_a_repository_that_is_a_transformer_alone_gets_its_scheduler_from_the_pa
     (snapshot / "model_index.json").unlink()
     (snapshot / "scheduler/scheduler_config.json").unlink()
     Hub(cache=snapshot, network=snapshot).install(monkeypatch)
-    loaded = load_denoiser(alias)
+    loaded = load_model(alias)
     assert loaded.scheduler_config == {"beta_end": 0.02}
-    assert loaded.denoiser.spec.condition.max_tokens == 300
+    assert loaded.spec.ports[0].shape == (300, 12)
 
 
 def test_random_weights_of_a_repository_fetch_configurations_alone(
     snapshot: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = Hub(network=snapshot).install(monkeypatch)
-    assert load_denoiser(ModelRequest("owner/tiny", random_weights=1)).denoiser.spec.name == "tiny-random1"
+    assert load_model(ModelRequest("owner/tiny", random_weights=1)).spec.name == "tiny-random1"
     assert not any("safetensors" in pattern for call in hub.calls for pattern in call["allow_patterns"])
     Hub(cache=snapshot).install(monkeypatch)
     assert fetch_configs("owner/tiny", None) == snapshot
@@ -145,7 +145,7 @@ def test_where_the_hub_does_not_help_the_message_says_what_does(
 ) -> None:
     Hub(network=error).install(monkeypatch)
     with pytest.raises(ModelError, match=message) as refused:
-        load_denoiser("owner/tiny")
+        load_model("owner/tiny")
     text = str(refused.value)
     assert text.startswith("owner/tiny: ")
     assert "--weights DIR, a folder with model_index.json, transformer/, scheduler/, vae/" in text
@@ -155,7 +155,7 @@ def test_where_the_hub_does_not_help_the_message_says_what_does(
 def test_a_revision_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     Hub(network=_http_error(RevisionNotFoundError)).install(monkeypatch)
     with pytest.raises(ModelError, match="--revision v9: owner/tiny has no such branch, tag or commit"):
-        load_denoiser(ModelRequest("owner/tiny", revision="v9"))
+        load_model(ModelRequest("owner/tiny", revision="v9"))
 
 
 def test_a_repository_with_pickles_only_tells_how_to_get_on(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,5 +163,21 @@ def test_a_repository_with_pickles_only_tells_how_to_get_on(snapshot: Path, monk
     hub = Hub(network=snapshot).install(monkeypatch)
     hub.files = ["model_index.json", "transformer/diffusion_pytorch_model.bin"]
     with pytest.raises(ModelError, match=r"transformer/diffusion_pytorch_model\.bin is pickled") as refused:
-        load_denoiser("owner/tiny")
+        load_model("owner/tiny")
     assert "`hf download owner/tiny --local-dir tiny`, `soda-export convert tiny`" in str(refused.value)
+
+
+@pytest.mark.parametrize("vocabulary", ["merges.txt", "tokenizer.json", "spiece.model"])
+def test_every_tokenizer_of_a_pipeline_is_a_part_like_the_first(
+    snapshot: Path, monkeypatch: pytest.MonkeyPatch, vocabulary: str
+) -> None:
+    index = {"transformer": ["diffusers", "x"], "tokenizer_2": ["transformers", "x"]}
+    (snapshot / "model_index.json").write_text(json.dumps(index))
+    hub = Hub(cache=snapshot, network=snapshot).install(monkeypatch)
+    with pytest.raises(ModelError, match="no complete tokenizer_2/"):
+        fetch_parts("owner/tiny", None, ("transformer", "tokenizer_2"))
+    (snapshot / "tokenizer_2").mkdir()
+    (snapshot / "tokenizer_2" / vocabulary).write_text("")
+    assert fetch_parts("owner/tiny", None, ("transformer", "tokenizer_2")) == snapshot
+    assert "tokenizer_2/merges.txt" in hub.calls[-1]["allow_patterns"]
+    assert "*.fp16.safetensors" in hub.calls[-1]["ignore_patterns"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-from torch import Tensor, nn
+from torch import nn
 
 from soda_export.errors import ModelError
 from soda_export.models import published
-from soda_export.models.architecture import build_empty, fill_random
-from soda_export.models.load import ModelRequest, load_denoiser
+from soda_export.models.architecture import build_empty
+from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.published import published_models, read_published
-from tests.tiny import save_tiny_model
+from soda_export.models.weights import RandomWeights
+from tests.tiny_models import save_tiny_flux, save_tiny_model
 
 PIXART = {
     "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2,
@@ -47,8 +49,11 @@ def alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny-alias"
 
 
-def tensors(model: Any) -> dict[str, Tensor]:
-    return dict(model.state_dict())
+PARAMETERS = {
+    "dit-xl-2-256": 675e6, "dit-xl-2-512": 675e6, "flux-dev": 11.90e9, "flux-schnell": 11.89e9, "pixart": 611e6,
+    "pixart-256": 611e6, "pixart-1024": 611e6, "pixart-sigma": 611e6, "sd3-medium": 2.03e9, "sd3.5-medium": 2.24e9,
+    "sd3.5-large": 8.06e9,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", published_models())
@@ -57,9 +62,9 @@ def test_published_configurations_build_the_models_of_the_papers(name: str) -> N
     with torch.device("meta"):
         model = build_empty(known["transformer"]["_class_name"], published.published_path(name), known["transformer"])
     weights = sum(p.numel() for p in model.parameters())
-    assert 600e6 < weights < 620e6 if name.startswith("pixart") else 670e6 < weights < 790e6
+    assert weights == pytest.approx(PARAMETERS[name], rel=0.15 if name.startswith("dit") else 0.01)
     assert {"repository", "pipeline", "scheduler", "vae"} <= known.keys()
-    assert ("text_encoder" in known) == name.startswith("pixart")
+    assert ("text_encoder" in known) == (not name.startswith("dit"))
 
 
 @pytest.mark.parametrize(("kind", "config"), [("DiTTransformer2DModel", {}), ("PixArtTransformer2DModel", PIXART)])
@@ -90,39 +95,47 @@ def test_random_weights_depend_on_the_seed_and_the_name_alone() -> None:
                 self.add_module(name, nn.Linear(3, 4))
             self.scale = nn.LayerNorm(64)
 
-    first, second, third = Two(["a", "b"]), Two(["b", "a"]), Two(["a", "b"])
-    fill_random(first, 7)
-    fill_random(second, 7)
-    fill_random(third, 8)
-    for name, tensor in tensors(first).items():
-        assert torch.equal(tensor, tensors(second)[name])
-        assert not torch.equal(tensor, tensors(third)[name])
-    assert first.scale.weight.data.mean() == pytest.approx(1.0, abs=0.02)
-    assert first.a.bias.data.abs().min() > 0
+    first, second, third = (
+        RandomWeights(Two(names), seed) for names, seed in ((["a", "b"], 7), (["b", "a"], 7), (["a", "b"], 8))
+    )
+    for name in first.names:
+        assert torch.equal(first.read(name), second.read(name))
+        assert not torch.equal(first.read(name), third.read(name))
+        assert first.spec(name) == (tuple(first.read(name).shape), torch.float32)
+    assert first.read("scale.weight").mean() == pytest.approx(1.0, abs=0.02)
+    assert first.read("a.bias").abs().min() > 0
+
+
+def test_random_weights_stay_what_they_were(tiny_model: Path) -> None:
+    """A map made with random weights is worth keeping."""
+    weights = load_model(ModelRequest(str(tiny_model), random_weights=5)).weights
+    start = int.from_bytes(hashlib.sha256(b"5 transformer_blocks.0.attn1.to_q.weight").digest()[:8], "big", signed=True)
+    expected = torch.empty(16, 16).normal_(0.0, 0.02, generator=torch.Generator().manual_seed(start))
+    assert torch.equal(weights.read("transformer_blocks.0.attn1.to_q.weight"), expected)
 
 
 def test_random_weights_of_a_published_model(alias: str) -> None:
-    loaded = load_denoiser(ModelRequest(alias, random_weights=3))
-    spec = loaded.denoiser.spec
+    loaded = load_model(ModelRequest(alias, random_weights=3))
+    spec = loaded.spec
     assert (spec.name, spec.family, spec.output) == ("tiny-alias-random3", "pixart", "latents")
-    assert spec.condition.max_tokens == 300
+    assert spec.ports[0].shape[0] == 300
     assert loaded.scheduler_config == {"beta_end": 0.02}
     assert (loaded.folder, loaded.component_folder("vae")) == (None, None)
     assert loaded.component_config("vae") == {"scaling_factor": 0.13025}
     assert loaded.component_config("text_encoder") is None
-    assert spec.hash == load_denoiser(ModelRequest("owner/tiny", random_weights=3)).denoiser.spec.hash
-    assert spec.hash != load_denoiser(ModelRequest(alias, random_weights=4)).denoiser.spec.hash
+    assert spec.hash == load_model(ModelRequest("owner/tiny", random_weights=3)).spec.hash
+    assert spec.hash != load_model(ModelRequest(alias, random_weights=4)).spec.hash
 
 
 def test_random_weights_of_a_folder_need_its_configurations_alone(tmp_path: Path, tiny_model: Path) -> None:
     folder = tmp_path / "bare"
     shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    spec = load_denoiser(ModelRequest(str(folder), random_weights=0)).denoiser.spec
-    assert (spec.name, spec.num_layers) == ("bare-random0", 3)
-    assert load_denoiser(ModelRequest("digits", random_weights=0)).denoiser.spec.family == "dit"
+    spec = load_model(ModelRequest(str(folder), random_weights=0)).spec
+    assert (spec.name, len(spec.sites)) == ("bare-random0", 7)
+    assert load_model(ModelRequest("digits", random_weights=0)).spec.family == "dit"
     (folder / "scheduler/scheduler_config.json").unlink()
     with pytest.raises(ModelError, match=r"scheduler_config\.json: cannot be read; random weights need"):
-        load_denoiser(ModelRequest(str(folder), random_weights=0))
+        load_model(ModelRequest(str(folder), random_weights=0))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +149,7 @@ def test_captions_are_as_long_as_the_pipeline_and_its_tokenizer_say(
     if longest is not None:
         (folder / "tokenizer").mkdir()
         (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": longest}))
-    assert load_denoiser(str(folder)).denoiser.spec.condition.max_tokens == tokens
+    assert load_model(str(folder)).spec.ports[0].shape[0] == tokens
 
 
 def test_older_repositories_name_the_class_by_its_norm_and_carry_settings_without_effect(tmp_path: Path) -> None:
@@ -144,16 +157,16 @@ def test_older_repositories_name_the_class_by_its_norm_and_carry_settings_withou
     path = folder / "transformer/config.json"
     old = {"_class_name": "Transformer2DModel", "num_vector_embeds": None, "only_cross_attention": False}
     path.write_text(json.dumps(json.loads(path.read_text()) | old))
-    assert load_denoiser(str(folder)).denoiser.spec.family == "pixart"
+    assert load_model(str(folder)).spec.family == "pixart"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"only_cross_attention": True}))
     with pytest.raises(ModelError, match="'only_cross_attention' is no setting of PixArtTransformer2DModel"):
-        load_denoiser(str(folder))
+        load_model(str(folder))
 
 
 def test_local_weights_take_the_place_of_the_hub(tmp_path: Path, alias: str) -> None:
     folder = save_tiny_pixart(tmp_path / "local")
-    loaded = load_denoiser(ModelRequest(alias, weights=folder))
-    assert (loaded.denoiser.spec.name, loaded.folder) == (alias, folder)
+    loaded = load_model(ModelRequest(alias, weights=folder))
+    assert (loaded.spec.name, loaded.folder) == (alias, folder)
     assert loaded.scheduler_config["_class_name"] == "DPMSolverMultistepScheduler"
     assert loaded.component_folder("transformer") == folder / "transformer"
     assert loaded.component_config("scheduler") == loaded.scheduler_config
@@ -162,11 +175,11 @@ def test_local_weights_take_the_place_of_the_hub(tmp_path: Path, alias: str) -> 
 
 def test_a_bare_transformer_takes_its_scheduler_from_the_published_model(tmp_path: Path, alias: str) -> None:
     bare = save_tiny_pixart(tmp_path / "local") / "transformer"
-    loaded = load_denoiser(ModelRequest(alias, weights=bare))
+    loaded = load_model(ModelRequest(alias, weights=bare))
     assert loaded.scheduler_config == {"beta_end": 0.02}
-    assert loaded.denoiser.spec.condition.max_tokens == 300
+    assert loaded.spec.ports[0].shape[0] == 300
     with pytest.raises(ModelError, match="for a bare transformer say whose it is: --model ALIAS --weights DIR"):
-        load_denoiser(str(bare))
+        load_model(str(bare))
 
 
 @pytest.mark.parametrize(
@@ -182,13 +195,13 @@ def test_weights_of_another_model_are_refused(
 ) -> None:
     folder = save_tiny_pixart(tmp_path / "local", **changes)
     with pytest.raises(ModelError, match=message):
-        load_denoiser(ModelRequest(alias, weights=folder))
+        load_model(ModelRequest(alias, weights=folder))
 
 
 def test_weights_of_another_class_are_refused(tmp_path: Path, alias: str) -> None:
     folder = save_tiny_model(tmp_path / "dit")
     with pytest.raises(ModelError, match="_class_name=DiTTransformer2DModel, but --model tiny-alias has PixArt"):
-        load_denoiser(ModelRequest(alias, weights=folder))
+        load_model(ModelRequest(alias, weights=folder))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +216,7 @@ def test_weights_of_another_class_are_refused(tmp_path: Path, alias: str) -> Non
 )
 def test_requests_that_contradict_themselves_are_refused(request_: ModelRequest, message: str) -> None:
     with pytest.raises(ModelError, match=message) as refused:
-        load_denoiser(request_)
+        load_model(request_)
     assert "\n" not in str(refused.value)
 
 
@@ -213,7 +226,7 @@ def test_a_tokenizer_without_a_length_is_refused(tmp_path: Path, value: object) 
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": value}))
     with pytest.raises(ModelError, match=r"tokenizer_config\.json: model_max_length="):
-        load_denoiser(str(folder))
+        load_model(str(folder))
 
 
 def test_a_configuration_that_diffusers_cannot_build_is_one_line(tmp_path: Path, tiny_model: Path) -> None:
@@ -222,5 +235,27 @@ def test_a_configuration_that_diffusers_cannot_build_is_one_line(tmp_path: Path,
     path = folder / "transformer/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": "three"}))
     with pytest.raises(ModelError, match=r"config\.json: diffusers cannot build DiTTransformer2DModel") as refused:
-        load_denoiser(str(folder))
+        load_model(str(folder))
     assert "\n" not in str(refused.value)
+
+
+def test_an_image_may_have_another_size_where_the_family_allows_it(tmp_path: Path, tiny_model: Path) -> None:
+    folder = str(save_tiny_flux(tmp_path / "model"))
+    small, large = (load_model(ModelRequest(folder, image_size=side)).spec for side in (16, 24))
+    assert (small.latent_shape, large.latent_shape) == ((16, 16), (36, 16))
+    assert small.hash != large.hash  # another size is another plan
+    for request, message in (
+        (ModelRequest(folder, image_size=18), "--image-size 18: must be a multiple of 4 pixels"),
+        (ModelRequest(folder, image_size=-4), "--image-size -4: must be"),
+        (ModelRequest(str(tiny_model), image_size=16), "--image-size 16: a dit model has the one size"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_model(request)
+
+
+def test_the_shift_of_a_flow_is_that_of_the_images_size(tmp_path: Path) -> None:
+    folder = str(save_tiny_flux(tmp_path / "model"))
+    config = load_model(ModelRequest(folder, image_size=32)).scheduler_config
+    assert config["mu"] == pytest.approx(0.5 + (64 - 256) * 0.65 / 3840)
+    assert config["uniform_sigmas"] is True
+    assert config["use_dynamic_shifting"] is True

@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soda_export.cli.export import export
 from soda_export.errors import PlanError
-from soda_export.models.identity import ModelIdentity, identify
+from soda_export.models.decisions import COMPUTE
+from soda_export.models.identity import identify
 from soda_export.plan.interchange import TOOLS, Tool
 from soda_export.plan.plan import plan_text
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
-from tests.plan.problems import DIGITS, DIT_XL, SHAPES
-from tests.tiny import make_plan
+from tests.plan.problems import DIGITS, DIT_XL, FLUX_TOY, SHAPES, at, full_work, plan_of
 
 SAMPLES = Path(__file__).parents[1] / "data/smoothcache"
 XL, MODEL, TEXT_MODEL = identify(DIT_XL), identify(DIGITS), identify(SHAPES)
@@ -34,32 +33,49 @@ def test_a_released_schedule_survives_reading_and_writing(name: str) -> None:
 
 def test_lists_say_which_module_computes_at_which_step() -> None:
     content = b'{"attn": [1, 0, 1], "mlp-2": [1, 1, 0], "mlp": [1, 0, 0]}'
-    kept = TOOLS["smoothcache"].read(content, MODEL, 3).kept
-    assert (kept[:, :, 0] == np.array([64, 0, 64])[:, None]).all()
-    assert kept[:, 2, 1].tolist() == [64, 64, 0]  # a block's own list goes first
-    assert (np.delete(kept[:, :, 1], 2, axis=1) == np.array([64, 0, 0])[:, None]).all()
+    work = TOOLS["smoothcache"].read(content, MODEL, 3).work
+    attention, feed_forward = work[:, at(DIGITS, "attn")], work[:, at(DIGITS, "ff")]
+    assert (attention == np.array([COMPUTE, 0, COMPUTE])[:, None]).all()
+    assert feed_forward[:, 2].tolist() == [COMPUTE, COMPUTE, 0]  # a block's own list goes first
+    assert (np.delete(feed_forward, 2, axis=1) == np.array([COMPUTE, 0, 0])[:, None]).all()
+    assert (work[:, DIGITS.stack] == COMPUTE).all()
 
 
 def test_components_without_a_list_are_computed_at_every_step() -> None:
-    kept = TOOLS["smoothcache"].read(b'{"attn1": [1, 0]}', TEXT_MODEL, 2).kept
-    assert (kept[1, :, 0] == 0).all()
-    assert (kept[1, :, 1:] == 64).all()
+    work = TOOLS["smoothcache"].read(b'{"attn1": [1, 0]}', TEXT_MODEL, 2).work
+    assert (work[1, at(SHAPES, "attn")] == 0).all()
+    assert (np.delete(work[1], at(SHAPES, "attn")) == COMPUTE).all()
+
+
+def test_kinds_that_other_models_have_go_by_their_own_name() -> None:
+    model = identify(FLUX_TOY)
+    content = b'{"attn": [1, 0], "ff_context-1": [1, 0], "single": [1, 1]}'
+    schedule = TOOLS["smoothcache"].read(content, model, 2)
+    assert np.flatnonzero(schedule.work[1] == 0).tolist() == [0, 3, 5]
+    written = json.loads(TOOLS["smoothcache"].write(schedule, model))
+    assert written == {
+        "attn": [1, 0], "mlp": [1, 1], "ff_context-0": [1, 1], "ff_context-1": [1, 0], "single": [1, 1],
+    }  # fmt: skip
+    with pytest.raises(PlanError, match="'cross_attn': not a component of the model; it has attn, attn1, mlp, ff,"):
+        TOOLS["smoothcache"].read(b'{"cross_attn": [1, 0]}', model, 2)
 
 
 @st.composite
-def schedules(draw: st.DrawFn, model: ModelIdentity = TEXT_MODEL) -> Schedule:
-    shape = (draw(st.integers(1, 8)), model.num_layers, len(model.modules))
+def schedules(draw: st.DrawFn) -> Schedule:
+    """Of SHAPES: whatever computes or reuses its leaf sites."""
+    work = full_work(SHAPES, draw(st.integers(1, 8)))
+    shape = (len(work) - 1, len(SHAPES.leaves))
     size = int(np.prod(shape))
-    ones = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size))).reshape(shape)
-    ones[0] = True
-    return Schedule.of(np.where(ones, model.num_tokens, 0).astype(np.int64))
+    ones = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)), bool).reshape(shape)
+    work[1:, SHAPES.leaves] = np.where(ones, COMPUTE, 0)
+    return Schedule(work)
 
 
 @settings(deadline=None, max_examples=30)
 @given(schedules())
 def test_what_computes_or_reuses_survives_a_smoothcache_file(schedule: Schedule) -> None:
     content = TOOLS["smoothcache"].write(schedule, TEXT_MODEL)
-    assert (TOOLS["smoothcache"].read(content, TEXT_MODEL, schedule.steps).kept == schedule.kept).all()
+    assert (TOOLS["smoothcache"].read(content, TEXT_MODEL, schedule.steps).work == schedule.work).all()
 
 
 @pytest.mark.parametrize(
@@ -96,9 +112,9 @@ def test_a_smoothcache_file_that_says_something_else_is_refused(content: bytes, 
     ],
 )  # fmt: skip
 def test_a_step_mask_is_read_in_every_form(content: bytes) -> None:
-    kept = TOOLS["cache-dit"].read(content, MODEL, 4).kept
-    assert kept.shape == (4, 6, 2)
-    assert (kept == np.array([64, 64, 0, 64])[:, None, None]).all()
+    work = TOOLS["cache-dit"].read(content, MODEL, 4).work
+    assert (work[:, DIGITS.leaves] == np.array([COMPUTE, COMPUTE, 0, COMPUTE])[:, None]).all()
+    assert (work[:, DIGITS.stack] == COMPUTE).all()
 
 
 @pytest.mark.parametrize(
@@ -124,15 +140,15 @@ def test_a_step_mask_is_written_as_a_configuration() -> None:
     section = json.loads(content)["cache_config"]
     assert section["steps_computation_mask"] == [1, 1, 0, 0, 1, 0]
     assert section["num_inference_steps"] == 6
-    assert (TOOLS["cache-dit"].read(content, MODEL, 6).kept == schedule.kept).all()
+    assert (TOOLS["cache-dit"].read(content, MODEL, 6).work == schedule.work).all()
 
 
 @pytest.mark.parametrize(
     ("planner", "message"),
     [
-        ("toca", r"step 1, layer 0, cross_attn: computes \d+ of 64 tokens; a [\w-]+ file can only say"),
+        ("toca", r"step 1, transformer_blocks.0.attn2: computes \d+ of 64 tokens; a [\w-]+ file can only say"),
         ("duca", r"step 2: all blocks are skipped; a [\w-]+ file can only reuse modules"),
-        ("taylorseer", r"step 2, layer 0, attn: is forecast at order 1; a [\w-]+ file can only say"),
+        ("taylorseer", r"step 2, transformer_blocks.0.attn1: is forecast at order 1; a [\w-]+ file can only say"),
     ],
 )
 @pytest.mark.parametrize("tool", TOOLS)
@@ -143,22 +159,23 @@ def test_what_a_format_cannot_say_is_refused(tool: Tool, planner: str, message: 
 
 
 def test_a_mask_cannot_say_that_only_some_modules_compute() -> None:
-    kept = np.full((3, 6, 2), 64)
-    kept[2, :, 0] = 0
+    work = full_work(DIGITS, 3)
+    work[2, at(DIGITS, "attn")] = 0
     with pytest.raises(PlanError, match="step 2: some modules compute and others reuse"):
-        TOOLS["cache-dit"].write(Schedule.of(kept), MODEL)
+        TOOLS["cache-dit"].write(Schedule(work), MODEL)
 
 
 def test_export_writes_the_file_and_names_the_plan_in_a_refusal(tmp_path: Path) -> None:
+    from soda_export.cli.export import export
+
     schedule = Schedule.at_anchors(DIGITS, 6, (0, 1, 4))
     path = tmp_path / "a.plan.json"
-    path.write_bytes(plan_text(make_plan(DIGITS, schedule.kept)))
+    path.write_bytes(plan_text(plan_of(DIGITS, schedule.work)))
     export(path, to="smoothcache")
     written = json.loads((tmp_path / "a.plan.smoothcache.json").read_text())
     assert written == {"attn": [1, 1, 0, 0, 1, 0], "mlp": [1, 1, 0, 0, 1, 0]}
-    kept = schedule.kept.copy()
-    kept[2] = 8
-    path.write_bytes(plan_text(make_plan(DIGITS, kept)))
-    with pytest.raises(PlanError, match=r"a\.plan\.json: step 2, layer 0, attn"):
+    schedule.work[2, DIGITS.leaves] = 8
+    path.write_bytes(plan_text(plan_of(DIGITS, schedule.work)))
+    with pytest.raises(PlanError, match=r"a\.plan\.json: step 2, transformer_blocks.0.attn1"):
         export(path, to="cache-dit", out=tmp_path / "mask.json")
     assert not (tmp_path / "mask.json").exists()

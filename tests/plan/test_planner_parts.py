@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soda_export.errors import PlanError
+from soda_export.models.decisions import COMPUTE, IDLE
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.planners.flops_table import FlopsTable
 from soda_export.plan.planners.fora import plan_fora
@@ -18,7 +19,7 @@ from soda_export.plan.planners.smoothcache import plan_smoothcache, reuse_while_
 from soda_export.plan.planners.taylorseer import plan_taylorseer
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
-from tests.plan.problems import DIGITS, check_history, problem, ratio_of
+from tests.plan.problems import DIGITS, NESTED, at, check_history, problem, ratio_of
 
 PROBLEMS = (problem(DIGITS, "ddim", 50),)
 
@@ -34,7 +35,7 @@ def test_any_ratio_is_met_or_refused_with_what_can_be_reached(steps: int, ratio:
     else:
         reached = "this planner reaches it"
         assert schedule.flops(DIGITS, 2) * ratio / case.full_flops == pytest.approx(1.0, abs=0.01)
-        check_history(schedule, 64)
+        check_history(schedule)
     assert "reach" in reached
 
 
@@ -52,9 +53,9 @@ def test_a_number_of_anchors_that_a_whole_period_gives_has_the_released_steps(st
     """FORA: s = S-1 and every s that N divides. TaylorSeer: the first two steps, then every N-th."""
     case = Problem(DIGITS, "ddim", steps, 1.5)
     for planner in (plan_fora, plan_taylorseer):
-        released = planner(case, Target(), period=period).anchors(64)
-        longer = planner(case, Target(), period=period + 1).anchors(64)
-        by_budget = planner(case, Target(len(released))).anchors(64)
+        released = planner(case, Target(), period=period).anchors
+        longer = planner(case, Target(), period=period + 1).anchors
+        by_budget = planner(case, Target(len(released))).anchors
         assert len(by_budget) == len(released)
         if len(longer) < len(released):  # of several periods with as many anchors the longest is taken
             assert by_budget == released
@@ -74,43 +75,57 @@ def test_the_anchor_whose_neighbours_are_closest_is_computed_in_part(
 
 def test_a_partial_step_computes_the_first_layers_and_forecasts_the_rest() -> None:
     schedule = PLANNERS["taylorseer"](PROBLEMS[0], Target(flops_ratio=2.3))
-    full = (schedule.kept == 64).reshape(50, -1)
+    work = schedule.work[:, DIGITS.leaves]
+    full = work == COMPUTE
     partial = [t for t in range(50) if full[t].any() and not full[t].all()]
     assert len(partial) == 1
     computed = full[partial[0]]
     assert (np.sort(computed)[::-1] == computed).all()
-    assert (schedule.kept[partial[0]].reshape(-1)[~computed] == -2).all()
+    assert (work[partial[0], ~computed] == -2).all()
 
 
 schedules = st.integers(0, 2**32 - 1).map(lambda seed: random_schedule(np.random.default_rng(seed)))
 
 
 def random_schedule(rng: np.random.Generator) -> Schedule:
-    kept = rng.choice([-2, -1, 0, 8, 64], (12, 6, 2))
-    kept[0] = 64
-    stack = np.where(np.arange(12) == 0, -1, rng.choice([-1, -1, -1, 0, 1, 2], 12))
-    kept[stack >= 0] = 0
-    return Schedule(kept, stack)
+    """Of DIGITS: any work of the leaf sites, and of the stack."""
+    work = rng.choice([-2, -1, 0, 8, COMPUTE], (12, len(DIGITS.sites)))
+    work[:, DIGITS.stack] = rng.choice([COMPUTE, COMPUTE, COMPUTE, 0, -1, -2], 12)
+    work[0] = COMPUTE
+    return Schedule.of(DIGITS, work)
 
 
 @settings(deadline=None)
 @given(schedules)
 def test_limited_orders_are_the_highest_that_the_history_allows(schedule: Schedule) -> None:
-    limited = limit_orders(schedule, 64)
-    check_history(limited, 64)
-    lowered = limited.kept != schedule.kept
-    assert (schedule.kept[lowered] < limited.kept[lowered]).all()
-    computed = np.cumsum(schedule.kept == 64, axis=0)
-    assert (-limited.kept[lowered] == computed[lowered] - 1).all()
-    again = limit_orders(limited, 64)
-    assert (again.kept == limited.kept).all()
-    assert (again.stack == limited.stack).all()
+    limited = limit_orders(schedule)
+    check_history(limited)
+    lowered = limited.work != schedule.work
+    assert (schedule.work[lowered] < limited.work[lowered]).all()
+    computed = np.cumsum(schedule.work == COMPUTE, axis=0)
+    assert (-limited.work[lowered] == computed[lowered] - 1).all()
+    assert (limit_orders(limited).work == limited.work).all()
 
 
 @settings(deadline=None)
 @given(schedules)
 def test_the_table_gives_the_schedules_own_flops(schedule: Schedule) -> None:
     assert FlopsTable(PROBLEMS[0]).flops(schedule) == schedule.flops(DIGITS, 2)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_what_a_reused_site_contains_is_idle_and_costs_nothing(seed: int) -> None:
+    work = np.random.default_rng(seed).choice([0, -1, 8, COMPUTE, IDLE], (5, len(NESTED.sites)))
+    schedule = Schedule.of(NESTED, work)
+    by_site = dict(zip([site.name for site in NESTED.sites], schedule.work.T, strict=True))
+    for inner, outer in (("down.attn", "down"), ("down.ff", "down"), ("up.attn", "up")):
+        assert ((by_site[inner] == IDLE) == (by_site[outer] != COMPUTE)).all()
+    assert (by_site["mid"] != IDLE).all()
+    assert (Schedule.of(NESTED, schedule.work).work == schedule.work).all()
+    full, spent = Schedule.full(NESTED, 1), Schedule.full(NESTED, 1)
+    spent.work[:, 2] = 0  # down, 10,000 a row, and its sites of 100,000 and 200,000
+    assert full.flops(NESTED, 2) - Schedule.of(NESTED, spent.work).flops(NESTED, 2) == 2 * 310_000
 
 
 @settings(deadline=None)
@@ -126,10 +141,23 @@ def test_smoothcache_skips_as_far_as_the_threshold_allows(steps: int, most: int,
     assert (reuse_while_below(error, threshold) == expected).all()
 
 
-def test_smoothcache_gives_all_layers_one_list_and_blocks_their_own() -> None:
-    schedule = plan_smoothcache(PROBLEMS[0], Target(17), per_block=True)
-    assert (schedule.kept != schedule.kept[:, :1]).any()
-    assert ratio_of(schedule, PROBLEMS[0]) == pytest.approx(2.91, rel=0.01)  # as 17 anchors
-    shared = plan_smoothcache(PROBLEMS[0], Target(17))
-    different = (shared.kept != np.roll(shared.kept, 1, axis=1)).any(axis=(0, 2))
-    assert different.sum() <= 3  # at most the place where the two thresholds meet, and around the end
+def test_smoothcache_gives_all_sites_of_a_kind_one_list_and_sites_their_own() -> None:
+    schedule = plan_smoothcache(PROBLEMS[0], Target(flops_ratio=2.5), per_site=True)
+    attention = schedule.work[:, at(DIGITS, "attn")]
+    assert (attention != attention[:, :1]).any()
+    assert ratio_of(schedule, PROBLEMS[0]) == pytest.approx(2.5, rel=0.01)
+    shared = plan_smoothcache(PROBLEMS[0], Target(flops_ratio=2.5))
+    different = 0
+    for kind in ("attn", "ff"):
+        work = shared.work[:, at(DIGITS, kind)]
+        different += int((np.diff(work, axis=1) != 0).any(axis=0).sum())
+    assert different <= 1  # at most the place where the two thresholds meet
+
+
+def test_smoothcache_meets_every_number_of_anchors_by_one_list() -> None:
+    for budget in range(14, 51):
+        schedule = plan_smoothcache(PROBLEMS[0], Target(budget))
+        assert len(schedule.anchors) == budget
+        assert (schedule.work[:, DIGITS.leaves] == schedule.work[:, :1]).all()
+    with pytest.raises(PlanError, match=r"--budget 12: .* at most 3 steps in a row; give 1\d \.\. 50 anchors"):
+        plan_smoothcache(PROBLEMS[0], Target(12))

@@ -7,20 +7,20 @@ import pytest
 
 from soda_export.plan.sensitivity import MAX_INTERVAL, RATES, MapInfo, SensitivityMap
 from soda_export.profile.resample import resample_map
-from tests.plan.test_solve import random_map
+from tests.plan.problems import random_map
 
 
 def smooth_map(steps: int, power: float) -> SensitivityMap:
     """An error that depends on the timesteps alone: (1 + u) * span ** power, u in 0..1 along the run."""
-    like = random_map(steps)
+    like = random_map(steps=steps)
     u = np.linspace(0.0, 1.0, steps)
     own = np.full((steps, MAX_INTERVAL), np.nan)
     for t in range(steps):
         for n in range(1, min(t, MAX_INTERVAL) + 1):
             own[t, n - 1] = (1 + u[t]) * (u[t] - u[t - n]) ** power
-    reuse = np.broadcast_to(own[:, None, None], (steps, 4, 2, MAX_INTERVAL)).astype(np.float32)
+    reuse = np.broadcast_to(own[:, None], like.reuse_error.shape).astype(np.float32)
     prune = (reuse[..., None] * np.array(RATES)).astype(np.float32)
-    return SensitivityMap(like.info, reuse, 0.1 * reuse, prune, 0.1 * prune, own.astype(np.float32))
+    return SensitivityMap(like.info, reuse, 0.1 * reuse, prune, 0.1 * prune)
 
 
 def timesteps(steps: int) -> list[float]:

@@ -8,21 +8,29 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import Noise
+from soda_runtime.initializers import external_initializers
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
+from soda_runtime.strict_json import encode
+from soda_runtime.versions import parse_manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v2"
 GOLDEN_TEXT = GOLDEN.with_name("v2-text")
 GOLDEN_V1 = GOLDEN.with_name("v1")
 GOLDEN_V3, GOLDEN_V3_TEXT = GOLDEN.with_name("v3"), GOLDEN.with_name("v3-text")
 GOLDEN_V4, GOLDEN_V4_TEXT = GOLDEN.with_name("v4"), GOLDEN.with_name("v4-text")
-GOLDENS = [GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT]
+GOLDEN_V5, GOLDEN_V5_TEXT, GOLDEN_V5_PORTS = (GOLDEN.with_name(name) for name in ("v5", "v5-text", "v5-ports"))
+GOLDENS = [
+    GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT, GOLDEN_V5, GOLDEN_V5_TEXT,
+]  # fmt: skip
+"""Of models; GOLDEN_V5_PORTS is made by hand, and requested by ports."""
 
 Json = dict[str, Any]
 
@@ -51,16 +59,19 @@ def read_manifest(folder: Path) -> Json:
 
 
 def current_manifest(golden: Path) -> Json:
-    """The manifest of a golden bundle of version 2 or 3 in the terms of the current version, keys in their order."""
-    manifest = {**read_manifest(golden), "version": VERSION}
-    manifest.setdefault("forecasts", 0)
-    scale = manifest["sampler"].pop("initial_scale")
-    manifest["sampler"].update(fitted=False, initial_scale=scale)
-    return manifest
+    """The manifest of a golden bundle of version 2 in the terms of the current version, keys in their order.
+
+    Its slots have no ages, so that its programs' inputs are named as they are now.
+    """
+    manifest = replace(parse_manifest((golden / "manifest.json").read_bytes(), str(golden)), version=VERSION)
+    value: Json = encode(manifest)
+    for program in (*value["prepare"], *value["programs"], *value["finish"]):
+        program["weights"] = next((each.location for each in external_initializers(golden / program["file"])), "")
+    return value
 
 
 def copy_current(folder: Path, golden: Path = GOLDEN) -> Path:
-    """A copy of a golden bundle of version 2 or 3 as one of the current version."""
+    """A copy of a golden bundle of version 2 as one of the current version."""
     copy_golden(folder, golden)
     (folder / "manifest.json").write_text(json.dumps(current_manifest(golden), indent=2) + "\n")
     return folder

@@ -11,7 +11,7 @@ import pytest
 from soda_runtime import Bundle, BundleError, Session
 from soda_runtime.backends.host import HostMemory
 
-from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, GOLDEN_V3, copy_current, copy_golden
+from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, GOLDEN_V3, GOLDEN_V4, copy_current, copy_golden
 
 _REMEDY = re.compile(r"copy the bundle again|build the bundle again|rebuild|update soda-runtime|`soda-export build`")
 
@@ -48,6 +48,12 @@ def v3_folder(folder: Path) -> Path:
     return copy_golden(folder.with_name("v3"), GOLDEN_V3)
 
 
+@pytest.fixture
+def v4_folder(folder: Path) -> Path:
+    """A copy of the golden bundle of version 4."""
+    return copy_golden(folder.with_name("v4"), GOLDEN_V4)
+
+
 @pytest.fixture(scope="session")
 def text_bundle() -> Bundle:
     """The golden bundle of prompts, opened once with its own backend."""
@@ -67,7 +73,7 @@ def refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a backend was opened or memory allocated before the bundle was refused")
 
-    monkeypatch.setattr("soda_runtime.bundle.open_backend", fail)
+    monkeypatch.setattr("soda_runtime.opened.open_backend", fail)
     monkeypatch.setattr(HostMemory, "__init__", fail)
 
     def check(folder: Path, culprit: str) -> None:

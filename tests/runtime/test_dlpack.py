@@ -188,8 +188,7 @@ def test_a_tensor_that_its_library_does_not_hand_over_is_refused(session: Sessio
 def test_embeddings_from_the_device_are_the_same_request(cuda: FakeCuda, tmp_path: Path) -> None:
     folder = make_nvidia_bundle(tmp_path / "text", GOLDEN_V3_TEXT)
     with Bundle.open(folder, options=DeviceOptions(cuda_graph="off")) as bundle, bundle.session() as session:
-        condition = bundle.manifest.model.condition
-        shape = (condition.max_tokens, condition.embed_width)
+        shape = next(port.shape for port in bundle.manifest.ports if port.kind == "embedding")
         values, mask = latent_noise(0, 0, 2, shape), np.ones((2, shape[0]), np.int64)
         expected = session.generate(embeds=Embeds(values, mask, values[:1], mask[:1]), seed=3)
         given = Embeds(Given(cuda, values), mask, Given(cuda, values[:1]), mask[:1])

@@ -112,14 +112,14 @@ def test_weights_that_an_engine_points_beyond_are_refused(folder: Path, backend:
 
 
 def test_a_failing_step_names_itself_and_its_engine(folder: Path) -> None:
-    edit_manifest(folder, lambda manifest: manifest["model"]["condition"].update(num_classes=1000))
+    edit_manifest(folder, lambda manifest: manifest["ports"][0].update(num_classes=1000))
     with pytest.raises(EngineError, match=r"prepare of steps 0\.\.7: .*conditioning.onnx: ONNX Runtime failed"):
         _play(folder, "ort", label=500)
 
 
 TEXT_DAMAGE: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-    "more tokens": ("context.onnx", "'embeds'", _set("model", "condition", "max_tokens", value=9)),
-    "wider embeddings": ("context.onnx", "'embeds'", _set("model", "condition", "embed_width", value=32)),
+    "more tokens": ("context.onnx", "'embeds'", _set("ports", 0, "shape", 0, value=9)),
+    "wider embeddings": ("context.onnx", "'embeds'", _set("ports", 0, "shape", 1, value=32)),
     "a context without a mask": (
         "context.onnx", "'attention_mask' is not in both", _set("prepare", 1, "inputs", value=["embeds"]),
     ),

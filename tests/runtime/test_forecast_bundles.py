@@ -79,14 +79,14 @@ def _write_with_age(manifest: Json) -> None:
 
 
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "an age beyond 2": (_rename_read("0.attn.2", "0.attn.3"), "names a cache slot that the model does not have"),
-    "an age with a leading zero": (_rename_read("0.attn.1", "0.attn.01"), "does not have"),
-    "an age of 0": (_rename_read("0.attn.1", "0.attn.0"), "does not have"),
-    "the stack of another layer": (_rename_read("3.stack", "2.stack"), "does not have"),
-    "a module behind the last layer": (_rename_read("0.attn", "3.attn"), "does not have"),
+    "an age beyond 2": (_rename_read("0.attn.2", "0.attn.3"), "reads .*, which is no slot"),
+    "an age with a leading zero": (_rename_read("0.attn.1", "0.attn.01"), "is no slot"),
+    "an age of 0": (_rename_read("0.attn.1", "0.attn.0"), "is no slot"),
+    "the stack of another layer": (_rename_read("3.stack", "2.stack"), "is no slot"),
+    "a module behind the last layer": (_rename_read("0.attn", "3.attn"), "is no slot"),
     "the latest value in place of an older one": (_move_read("0.attn.1", "0.attn"), "no longer or never held it"),
     "an older value in place of the latest": (_move_read("0.attn", "0.attn.1"), "no longer or never held it"),
-    "a write of an older value": (_write_with_age, "not a slot's latest"),
+    "a write of an older value": (_write_with_age, "writes .*, which is no slot"),
     "a negative number of forecasts": (put("forecasts", value=-1), "forecasts=-1"),
     "endless forecasts": (put("forecasts", value=1 << 40), "forecasts="),
     "fewer forecasts than the table has": (put("forecasts", value=0), "coefficients"),

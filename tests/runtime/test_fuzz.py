@@ -15,20 +15,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from soda_runtime import Bundle, BundleError, SodaError
-from soda_runtime.manifest import LabelCondition, Manifest
+from soda_runtime.manifest import Manifest
 from soda_runtime.request import example_request
 
-from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, GOLDEN_V3, current_manifest, may_raise, read_manifest
+from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, GOLDEN_V3, GOLDEN_V4, current_manifest, may_raise, read_manifest
 
 MANIFEST = current_manifest(GOLDEN)
 MANIFESTS = {
     "labels": MANIFEST, "prompts": current_manifest(GOLDEN_TEXT), "v1": read_manifest(GOLDEN_V1),
-    "v3": read_manifest(GOLDEN_V3),
+    "v3": read_manifest(GOLDEN_V3), "v4": read_manifest(GOLDEN_V4),
 }  # fmt: skip
 TEXT = json.dumps(MANIFEST, indent=2).encode()
 PLAYED_BYTES = 16 << 20
 STEPS = MANIFEST["sampler"]["steps"]
-SLOTS, SLOT_BYTES = MANIFEST["programs"][0]["writes"], MANIFEST["arena"]["slot_bytes"]
+SLOTS, SLOT_BYTES = MANIFEST["programs"][0]["writes"], 2048
 
 bounded = settings(
     max_examples=50, deadline=None, derandomize=True, database=None,
@@ -56,7 +56,8 @@ PLACES = {
 numbers = st.sampled_from([-1, 0, 1, 2, 3, 7, 8, 16, 1024, 2047, 2048, 4096, 12288, 1 << 20, 1 << 31, 1 << 63])
 texts = st.sampled_from([
     "", "x", "null", "0.attn", "2.ff", "state", "../x", "labels", "embeds", "input_ids", "attention_mask",
-    "conditioning", "key_0", "time_embedding", "text", "label", "bfloat16", "fp16", "plan.json",
+    "conditioning", "key_0", "time_embedding", "text", "label",
+    "scalar", "mask", "embedding", "0.attn@1", "0.attn#1", "bfloat16", "fp16", "plan.json",
     "baseline_coefficients",
 ])  # fmt: skip
 leaves = st.none() | st.booleans() | numbers | st.floats(-1e6, 1e6) | texts
@@ -105,11 +106,11 @@ def damaged_texts(draw: st.DrawFn) -> bytes:
 
 
 def _played_bytes(manifest: Manifest) -> int:
-    model, condition = manifest.model, manifest.model.condition
+    model = manifest.model
     tensors = sum(math.prod(t.shape) * (manifest.sampler.steps if t.per_step else 1) for t in manifest.tensors)
-    embeds = 0 if isinstance(condition, LabelCondition) else condition.max_tokens * condition.embed_width
+    ports = sum(math.prod(port.shape) for port in manifest.ports)
     image = sum(math.prod(program.shape) for program in manifest.finish)
-    return manifest.arena.bytes + 64 * math.prod(model.latent_shape) + 8 * (tensors + embeds + image)
+    return manifest.arena.bytes + 64 * math.prod(model.latent_shape) + 8 * (tensors + ports + image)
 
 
 def _open_and_play(folder: Path, text: bytes) -> None:
@@ -122,7 +123,8 @@ def _open_and_play(folder: Path, text: bytes) -> None:
             for accelerated in (True, False):
                 session = bundle.session()
                 session.generate(**example_request(bundle, 1), accelerated=accelerated)
-                session.images()
+                if session.result_kind:
+                    session.result()
         except BundleError as error:
             raise AssertionError("a bundle that opened was refused only when played") from error
         except SodaError:
@@ -153,11 +155,12 @@ def schedules(draw: st.DrawFn, careful: bool) -> bytes:
         offsets = {"read_offsets": [places[slot] for slot in reads], "write_offsets": list(writes.values())}
         steps.append({"program": index, **offsets})
         touched = {"reads": reads, "writes": list(writes)}
-        programs.append({"file": f"step-{index:02}.onnx", "inputs": [], **touched, "flops": 0})
+        programs.append({"file": f"step-{index:02}.onnx", "weights": "", "inputs": [], **touched, "flops": 0})
         if careful:
             places = {slot: place for slot, place in places.items() if all(_apart((place, w)) for w in writes.values())}
         places.update(writes)
-    programs.append({"file": f"step-{STEPS:02}.onnx", "inputs": [], "reads": [], "writes": [], "flops": 0})
+    nothing: dict[str, Any] = {"weights": "", "inputs": [], "reads": [], "writes": [], "flops": 0}
+    programs.append({"file": f"step-{STEPS:02}.onnx", **nothing})
     manifest.update(programs=programs, baseline_program=STEPS, steps=steps)
     manifest["files"].update({program["file"]: manifest["files"]["plan.json"] for program in programs})
     return json.dumps(manifest).encode()
@@ -193,6 +196,12 @@ def test_a_manifest_of_version_1_of_random_values_is_refused_or_plays(v1_folder:
 @given(mutated_manifests("v3"))
 def test_a_manifest_of_version_3_of_random_values_is_refused_or_plays(v3_folder: Path, text: bytes) -> None:
     _open_and_play(v3_folder, text)
+
+
+@settings(bounded, max_examples=30)
+@given(mutated_manifests("v4"))
+def test_a_manifest_of_version_4_of_random_values_is_refused_or_plays(v4_folder: Path, text: bytes) -> None:
+    _open_and_play(v4_folder, text)
 
 
 @bounded

@@ -14,8 +14,9 @@ import pytest
 from soda_runtime import Bundle, BundleError, EngineError
 from soda_runtime.backends.host import HostMemory
 from soda_runtime.checks import open_manifest
-from soda_runtime.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from soda_runtime.manifest import MAX_MANIFEST_BYTES
 from soda_runtime.request import example_request
+from soda_runtime.versions import parse_manifest
 
 from .bundles import GOLDEN, GOLDENS, TOKENS, Json, both, copy_golden, current_manifest, drop, edit_manifest, put
 
@@ -35,7 +36,23 @@ def rename(old: str, new: str) -> Callable[[Json], None]:
 
 
 def _program(reads: list[str], writes: list[str]) -> Json:
-    return {"file": "step-00.onnx", "inputs": [], "reads": reads, "writes": writes, "flops": 1}
+    return {"file": "step-00.onnx", "weights": "", "inputs": [], "reads": reads, "writes": writes, "flops": 1}
+
+
+def _image(file: str, shape: list[int]) -> Json:
+    return {"file": file, "weights": "", "kind": "image", "shape": shape}
+
+
+def _video(shape: list[int], rate: float = 16.0) -> Json:
+    return {"file": "plan.json", "weights": "", "kind": "video", "shape": shape, "frames_per_second": rate}
+
+
+def _audio(shape: list[int], rate: float = 44100) -> Json:
+    return {"file": "plan.json", "weights": "", "kind": "audio", "shape": shape, "sample_rate": rate}
+
+
+def _prepare(file: str, inputs: list[str], outputs: list[str]) -> Json:
+    return {"file": file, "weights": "", "inputs": inputs, "tables": [], "outputs": outputs}
 
 
 def _step(program: int, read_offsets: list[int], write_offsets: list[int]) -> Json:
@@ -56,15 +73,15 @@ def play(programs: list[Json], steps: list[Json]) -> Callable[[Json], None]:
 
 def unaligned(manifest: Json) -> None:
     """Slots packed 2049 bytes apart: consistent in every other respect."""
-    manifest["arena"].update(bytes=6 * 2049, slot_bytes=2049)
+    manifest["arena"].update(bytes=6 * 2049)
     for step in manifest["steps"]:
         for key in ("read_offsets", "write_offsets"):
             step[key] = [offset // 2048 * 2049 for offset in step[key]]
 
 
 RESERVED = (
-    "labels", "input_ids", "attention_mask", "embeds", "state", "state_out", "coefficients", "baseline_coefficients",
-    "guidance", "noise", "latents", "image",
+    "labels", "state", "state_out", "coefficients", "baseline_coefficients", "guidance", "noise", "latents", "image",
+    "video", "audio",
 )  # fmt: skip
 UNPLAIN = ("", "cache.0.attn", "Conditioning", "0x", "_x", "a b", "tensör", "a" * 65, "x\n")
 
@@ -82,15 +99,35 @@ def add_request_tensor(early: bool) -> Callable[[Json], None]:
 
     def change(manifest: Json) -> None:
         manifest["tensors"].append({"name": "gain", "dtype": "float16", "rows": True, "per_step": False, "shape": [1]})
-        gain = {"file": "plan.json", "inputs": ["labels"], "tables": [], "outputs": ["gain"]}
+        gain = _prepare("plan.json", ["labels"], ["gain"])
         manifest["prepare"][0]["inputs"] = ["labels", "gain"]
         manifest["prepare"].insert(0 if early else 1, gain)
 
     return change
 
 
+def _name_slot(name: str) -> Callable[[Json], None]:
+    """Call the first slot `name`, everywhere."""
+    return rename("0.attn", name)
+
+
 WRITE_WRITE_READ = [_program([], ["0.attn"]), _program([], ["0.ff"]), _program(["0.attn"], [])]
 SIX = [0, 2048, 4096, 6144, 8192, 10240]
+
+def scalar(name: str, **changes: object) -> Json:
+    """A port of a number."""
+    port = {"name": name, "dtype": "float32", "shape": [], "kind": "scalar", "default": 0.5, "least": 0.0, "most": 1.0}
+    return port | changes
+
+
+def embedding(name: str, shape: list[int]) -> Json:
+    """A port of an embedding."""
+    return {"name": name, "dtype": "float32", "shape": shape, "kind": "embedding"}
+
+
+def _add_port(port: Json) -> Callable[[Json], None]:
+    return lambda manifest: manifest["ports"].append(port)
+
 
 LIES: dict[str, Callable[[Json], object]] = {
     # schema
@@ -100,12 +137,12 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a missing key in a program": lambda m: m["programs"][0].pop("flops"),
     "another format": put("format", value="zip"),
     "no format": lambda m: m.pop("format"),
-    "a newer version": put("version", value=5),
+    "a newer version": put("version", value=6),
     "an older version": put("version", value=0),
     "a version that is a boolean": put("version", value=True),
     "a version that is a fraction": put("version", value=1.0),
-    **{f"version {version} of a version 4 manifest": put("version", value=version) for version in (1, 2, 3)},
-    "a version that is a string": put("version", value="4"),
+    **{f"version {version} of a version 5 manifest": put("version", value=version) for version in (1, 2, 3, 4)},
+    "a version that is a string": put("version", value="5"),
     "a version that is a nested list": put("version", value=[[[[1]]]]),
     "a version of 4000 digits": put("version", value=10**4000),
     "an unknown precision": put("precision", value="fp64"),
@@ -116,9 +153,9 @@ LIES: dict[str, Callable[[Json], object]] = {
     "null for a correction": put("sampler", "fitted", value=None),
     "a correction at the top": put("fitted", value=False),
     "a string for a number": put("guidance", value="1.5"),
-    "null for a number": put("model", "width", value=None),
+    "null for a number": put("model", "sites", value=None),
     "a fraction for a count": put("arena", "bytes", value=12288.0),
-    "a latent shape of two sides": put("model", "latent_shape", value=[8, 8]),
+    "pixels of two sides": put("model", "latent_shape", value=[8, 8]),
     # sizes
     "a negative number of steps": put("sampler", "steps", value=-1),
     "ten million steps": put("sampler", "steps", value=10_000_000),
@@ -127,15 +164,31 @@ LIES: dict[str, Callable[[Json], object]] = {
     "no steps at all": both(
         put("sampler", "steps", value=0), put("sampler", "timesteps", value=[]), put("steps", value=[]),
     ),
-    "no layers": put("model", "num_layers", value=0),
-    "a billion layers": put("model", "num_layers", value=10**9),
-    "no modules": put("model", "modules", value=[]),
+    "a negative number of sites": put("model", "sites", value=-1),
+    "latents of no sides": put("model", "latent_shape", value=[]),
+    "latents of five sides": both(put("model", "latent_shape", value=[1] * 5), put("model", "output", value="latents")),
+    "latents of 2**36 elements": both(
+        put("model", "latent_shape", value=[1 << 18, 1 << 18]), put("model", "output", value="latents"),
+    ),
     "a latent side of zero": put("model", "latent_shape", value=[1, 0, 8]),
     "a negative latent side": put("model", "latent_shape", value=[1, 8, -8]),
     "a latent side of 2**62": put("model", "latent_shape", value=[1, 8, 1 << 62]),
-    "a width of 2**62": put("model", "width", value=1 << 62),
-    "a negative token count": put("model", "num_tokens", value=-16),
-    "a negative class": put("model", "condition", "null_class", value=-1),
+    "a slot 2**62 wide": put("slots", 0, "shape", 1, value=1 << 62),
+    "a slot of 2**36 elements": put("slots", 0, "shape", value=[1 << 18, 1 << 18]),
+    "a slot of a negative side": put("slots", 0, "shape", 0, value=-16),
+    "a slot of two negative sides": put("slots", 0, "shape", value=[-16, -16]),
+    "a slot of no axes": put("slots", 0, "shape", value=[]),
+    "a slot of seven axes": put("slots", 0, "shape", value=[1] * 7),
+    "a slot of whole numbers": put("slots", 0, "dtype", value="int64"),
+    "a slot without a type": drop("slots", 0, "dtype"),
+    "16385 slots": lambda m: m["slots"].extend({**m["slots"][0], "name": f"more.{i}"} for i in range(16385)),
+    "two slots of one name": lambda m: m["slots"].append(m["slots"][0]),
+    **{f"a slot named {name!r:.20}": _name_slot(name) for name in (
+        "", ".attn", "Attn", "0.attn#0", "0.attn#10", "0.attn#", "0.attn@1", "0 attn", "0.attn\n", "a" * 97, "ä", "#1",
+    )},
+    "a negative class": put("ports", 0, "null_class", value=-1),
+    "no classes": put("ports", 0, "num_classes", value=0),
+    "2**25 classes": put("ports", 0, "num_classes", value=1 << 25),
     "a state of 2**40 tensors": put("sampler", "state_size", value=1 << 40),
     "three rows a sample": put("rows_per_sample", value=3),
     "a tensor of 2**50 entries": put("tensors", 0, "shape", 1, value=1 << 50),
@@ -150,27 +203,40 @@ LIES: dict[str, Callable[[Json], object]] = {
     "no tensors": put("tensors", value=[]),
     "5000 tensors": lambda m: m["tensors"].extend({**m["tensors"][0], "name": f"t{i}"} for i in range(5000)),
     "no prepare programs": put("prepare", value=[]),
-    "nine prepare programs": lambda m: m["prepare"].extend(m["prepare"] * 8),
+    "65 prepare programs": lambda m: m["prepare"].extend(m["prepare"] * 64),
     "no weights": put("weights", value=[]),
-    "nine weights": put("weights", value=["weights.safetensors"] * 9),
-    "an image of 2**20 rows": put("finish", value=[{"file": "plan.json", "shape": [3, 1 << 20, 8]}]),
-    "an image without columns": put("finish", value=[{"file": "plan.json", "shape": [3, 8, 0]}]),
-    "an image of two sides": put("finish", value=[{"file": "plan.json", "shape": [8, 8]}]),
+    "17 weights": put("weights", value=["weights.safetensors"] * 17),
+    "an image of 2**20 rows": put("finish", value=[_image("plan.json", [3, 1 << 20, 8])]),
+    "an image without columns": put("finish", value=[_image("plan.json", [3, 8, 0])]),
+    "an image of two sides": put("finish", value=[_image("plan.json", [8, 8])]),
     "two finish programs": put(
-        "finish", value=[{"file": name, "shape": [3, 8, 8]} for name in ("plan.json", "programs.json")]
+        "finish", value=[_image(name, [3, 8, 8]) for name in ("plan.json", "programs.json")]
     ),
+    "an image of 2**36 values": put("finish", value=[_image("plan.json", [1 << 12] * 3)]),
+    "a finish program of an unknown kind": put("finish", value=[{**_image("plan.json", [3, 8, 8]), "kind": "text"}]),
+    "a finish program without a kind": put("finish", value=[{"file": "plan.json", "weights": "", "shape": [3, 8, 8]}]),
+    "a video without a rate": put("finish", value=[{**_image("plan.json", [2, 3, 8, 8]), "kind": "video"}]),
+    "an image with a rate": put("finish", value=[{**_image("plan.json", [3, 8, 8]), "frames_per_second": 16.0}]),
+    "a video of three sides": put("finish", value=[_video([3, 8, 8])]),
+    "a video of no frames a second": put("finish", value=[_video([2, 3, 8, 8], rate=0.0)]),
+    "a video of a million frames a second": put("finish", value=[_video([2, 3, 8, 8], rate=1e6)]),
+    "a video of 2**40 values": put("finish", value=[_video([1 << 16, 4, 1 << 11, 1 << 11])]),
+    "sound of three sides": put("finish", value=[_audio([2, 8, 8])]),
+    "sound of a rate of zero": put("finish", value=[_audio([2, 8], rate=0)]),
+    "sound of a fractional rate": put("finish", value=[_audio([2, 8], rate=44100.5)]),
+    "sound of 2**31 samples": put("finish", value=[_audio([1, 1 << 31])]),
+    "sound of 2**17 channels": put("finish", value=[_audio([1 << 17, 8])]),
     "a negative timestep": put("sampler", "timesteps", 0, value=-1),
     "a number too large for a float": put("guidance", value=10**400),
     "guidance beyond float32": put("guidance", value=1e39),
     "a scale beyond float32": put("sampler", "initial_scale", value=-1e39),
-    "a null class beyond the classes": put("model", "condition", "null_class", value=11),
+    "a null class beyond the classes": put("ports", 0, "null_class", value=11),
     "flops of 2**63": put("programs", 0, "flops", value=1 << 63),
     "negative flops": put("programs", 0, "flops", value=-1),
     "an arena of 2**62 bytes": put("arena", "bytes", value=1 << 62),
     "a negative arena": put("arena", "bytes", value=-1),
-    "slots smaller than a tensor": put("arena", "slot_bytes", value=1024),
-    "slots much larger than a tensor": put("arena", "slot_bytes", value=1 << 30),
-    "slots of zero bytes": put("arena", "slot_bytes", value=0),
+    "an arena of a byte more than three values of every slot": put("arena", "bytes", value=7 * 3 * 2048 + 1),
+    "slots of one size for all, as in version 4": put("arena", "slot_bytes", value=2048),
     # file names
     "a weights path outside the bundle": rename("weights.safetensors", "../weights.safetensors"),
     "a program path outside the bundle": rename("step-00.onnx", "../../step-00.onnx"),
@@ -207,7 +273,7 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a tensor of steps made by a program of the request": put("prepare", 0, "tables", value=[]),
     "a tensor of the request made by a program of steps": put("tensors", 0, "per_step", value=False),
     "a program that makes nothing": lambda m: m["prepare"].append(
-        {"file": "plan.json", "inputs": ["labels"], "tables": [], "outputs": []}
+        _prepare("plan.json", ["labels"], [])
     ),
     "a program that takes the labels twice": put("prepare", 0, "inputs", value=["labels", "labels"]),
     "a program that takes what it makes": put("prepare", 0, "inputs", value=["labels", "conditioning"]),
@@ -216,7 +282,7 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a program of labels that takes token ids": put("prepare", 0, "inputs", value=["input_ids"]),
     "a program of labels that takes embeddings": put("prepare", 0, "inputs", value=["embeds"]),
     "a program of labels that makes embeddings": lambda m: m["prepare"].append(
-        {"file": "plan.json", "inputs": ["labels"], "tables": [], "outputs": ["embeds"]}
+        _prepare("plan.json", ["labels"], ["embeds"])
     ),
     "a program that takes the state": put("prepare", 0, "inputs", value=["state"]),
     "a program that takes what a later one makes": add_request_tensor(early=False),
@@ -237,27 +303,70 @@ LIES: dict[str, Callable[[Json], object]] = {
     "a table of a name that is not plain": put("prepare", 0, "tables", value=["Time"]),
     "a step that takes a tensor twice": put("programs", 0, "inputs", value=["conditioning"] * 2),
     "a step that takes a tensor that is not there": put("programs", 0, "inputs", value=["conditioning", "more"]),
-    "a step that takes the labels": put("programs", 0, "inputs", value=["labels"]),
+    "a step that takes the labels twice": put("programs", 0, "inputs", value=["labels", "labels"]),
     "a step that takes the state as a tensor": put("programs", 0, "inputs", value=["state"]),
-    # kinds of conditions
-    "a condition of an unknown kind": put("model", "condition", "kind", value="image"),
-    "a condition without a kind": drop("model", "condition", "kind"),
-    "a kind that is a list": put("model", "condition", "kind", value=["label"]),
-    "a kind that is null": put("model", "condition", "kind", value=None),
-    "a condition that is a string": put("model", "condition", value="label"),
-    "a condition of labels called text": put("model", "condition", "kind", value="text"),
-    "a condition of labels with a tokenizer": put("model", "condition", "tokenizer", value=""),
-    "a text condition for programs of labels": put("model", "condition", value={
-        "kind": "text", "max_tokens": 8, "embed_width": 16, "tokenizer": ""
-    }),
-    "classes outside the condition, as in version 1": put("model", "num_classes", value=10),
-    "two modules of one name": put("model", "modules", value=["attn", "attn", "ff"]),
+    # ports
+    "a condition, as in version 4": put(
+        "model", "condition", value={"kind": "label", "num_classes": 10, "null_class": 10}
+    ),
+    "a port of an unknown kind": put("ports", 0, "kind", value="picture"),
+    "a port without a kind": drop("ports", 0, "kind"),
+    "a kind that is a list": put("ports", 0, "kind", value=["label"]),
+    "a kind that is null": put("ports", 0, "kind", value=None),
+    "a port that is a string": put("ports", 0, value="label"),
+    "a port of labels called a scalar": put("ports", 0, "kind", value="scalar"),
+    "a port of labels with a tokenizer": put("ports", 0, "tokenizer", value=0),
+    "labels of float32": put("ports", 0, "dtype", value="float32"),
+    "labels of an axis": put("ports", 0, "shape", value=[1]),
+    "65 ports": put("ports", value=[scalar(f"s{i}") for i in range(65)]),
+    "two ports of one name": lambda m: m["ports"].append(m["ports"][0]),
+    "a port named as a tensor": lambda m: m["ports"].append(scalar("conditioning")),
+    "a port named as a table": lambda m: m["ports"].append(scalar("time_embedding")),
+    **{f"a port named {name!r:.20}": _add_port(scalar(name)) for name in (*RESERVED, *UNPLAIN)},
+    "a scalar of whole numbers": _add_port(scalar("more", dtype="int64")),
+    "a scalar of an axis": _add_port(scalar("more", shape=[1])),
+    "a default below the least": _add_port(scalar("more", least=1.0)),
+    "a default above the most": _add_port(scalar("more", most=0.25)),
+    "a default that is not a number": _add_port(scalar("more", default="0")),
+    "a default beyond float32": _add_port(scalar("more", default=1e39, most=3e38)),
+    "a mask of no axes": _add_port({"name": "more", "dtype": "int64", "shape": [], "kind": "mask"}),
+    "a mask of float32": _add_port({"name": "more", "dtype": "float32", "shape": [8], "kind": "mask"}),
+    "an embedding of no axes": _add_port({"name": "more", "dtype": "float32", "shape": [], "kind": "embedding"}),
+    "an embedding of whole numbers": _add_port({"name": "more", "dtype": "int64", "shape": [8], "kind": "embedding"}),
+    "an embedding of float16": _add_port({"name": "more", "dtype": "float16", "shape": [8], "kind": "embedding"}),
+    "an embedding of seven axes": _add_port(embedding("more", [1] * 7)),
+    "an embedding of 2**36 values": _add_port(embedding("more", [1 << 18, 1 << 18])),
+    "an embedding of a negative side": _add_port(embedding("more", [-8])),
+    "token ids without a tokenizer": _add_port(
+        {"name": "more", "dtype": "int64", "shape": [8], "kind": "token_ids", "tokenizer": 0}
+    ),
+    "a tokenizer without token ids": lambda m: m["tokenizers"].append(
+        {"file": "plan.json", "max_tokens": 8, "clean": "none", "pad_id": 0}
+    ),
+    "labels that a program makes": lambda m: m["prepare"].append(
+        {"file": "plan.json", "weights": "", "inputs": [], "tables": [], "outputs": ["labels"]}
+    ),
+    "a scalar that a program makes of embeddings": both(
+        _add_port(scalar("more")), _add_port(embedding("given", [8])),
+        lambda m: m["prepare"].append(_prepare("plan.json", ["given"], ["more"])),
+    ),
+    "embeddings that a program makes of labels": both(
+        _add_port(embedding("more", [8])), lambda m: m["prepare"].append(_prepare("plan.json", ["labels"], ["more"])),
+    ),
+    "embeddings that a program of steps makes": both(
+        _add_port(embedding("more", [8])), put("prepare", 0, "outputs", value=["conditioning", "more"]),
+    ),
+    "an encoder of what an encoder makes": both(
+        _add_port(embedding("a", [8])), _add_port(embedding("b", [8])), _add_port(embedding("c", [8])),
+        lambda m: m["prepare"].append(_prepare("plan.json", ["a"], ["b"])),
+        lambda m: m["prepare"].append(_prepare("programs.json", ["b"], ["c"])),
+    ),
     # programs and the cache
     "two programs of one file": put("programs", 1, "file", value="step-00.onnx"),
     "a prepare program that is also a step's": put("prepare", 0, "file", value="step-00.onnx"),
-    "a finish program that is also a step's": put("finish", value=[{"file": "step-00.onnx", "shape": [3, 8, 8]}]),
-    "a finish program that is not listed": put("finish", value=[{"file": "more.onnx", "shape": [3, 8, 8]}]),
-    "a finish program outside the bundle": put("finish", value=[{"file": "../plan.json", "shape": [3, 8, 8]}]),
+    "a finish program that is also a step's": put("finish", value=[_image("step-00.onnx", [3, 8, 8])]),
+    "a finish program that is not listed": put("finish", value=[_image("more.onnx", [3, 8, 8])]),
+    "a finish program outside the bundle": put("finish", value=[_image("../plan.json", [3, 8, 8])]),
     "engines built ahead of time without their index": put("backend", value="trt"),
     "engines of the other kind without their index": put("backend", value="trt_rtx"),
     "weights that are also the tables": put("weights", value=["tables.safetensors"]),
@@ -265,6 +374,14 @@ LIES: dict[str, Callable[[Json], object]] = {
     "weights that are a program": put("weights", value=["weights.safetensors", "step-00.onnx"]),
     "second weights that are not listed": put("weights", value=["weights.safetensors", "more.safetensors"]),
     "second weights outside the bundle": put("weights", value=["weights.safetensors", "../more.safetensors"]),
+    "a step's weights that are no weights file": put("programs", 0, "weights", value="tables.safetensors"),
+    "a step's weights that are not there": put("programs", 0, "weights", value="more.safetensors"),
+    "a step's weights outside the bundle": put("programs", 0, "weights", value="../weights.safetensors"),
+    "a prepare program's weights that are not there": put("prepare", 0, "weights", value="more.safetensors"),
+    "a finish program's weights that are not there": put(
+        "finish", value=[{**_image("plan.json", [3, 8, 8]), "weights": "more.safetensors"}]
+    ),
+    "a program that names no weights": drop("programs", 0, "weights"),
     "weights named in a string": put("weights", value="weights.safetensors"),
     "a program beyond the last": put("steps", 0, "program", value=6),
     "a negative program": put("steps", 0, "program", value=-1),
@@ -307,40 +424,69 @@ LIES: dict[str, Callable[[Json], object]] = {
 
 # what the checks let pass, with what happens instead
 LIES |= {
-    "a module whose name is no slot's": put("model", "modules", value=["attn", "ff", "X 1"]),
+    "a value of a third age": put("programs", 1, "reads", 0, value="0.attn@3"),
+    "a value of no age": put("programs", 1, "reads", 0, value="0.attn@0"),
+    "an age as in version 4": put("programs", 1, "reads", 0, value="0.attn.1"),
+    "an older value written": put("programs", 0, "writes", 0, value="0.attn@1"),
+    "an older value that was never written": put("programs", 1, "reads", 0, value="0.attn@1"),
     "an unknown key that is very long": put("x" * 1_000_000, value=1),
     "an arena of 10**4000 bytes": put("arena", "bytes", value=10**4000),
-    "a count of 4000 digits": put("model", "width", value=10**4000),
+    "a count of 4000 digits": put("model", "sites", value=10**4000),
 }
 
 
+EMBEDS, MASK, IDS = 0, 1, 2  # ports of the golden bundle of prompts
 TEXT_LIES: dict[str, Callable[[Json], object]] = {
-    "no tokens": put("model", "condition", "max_tokens", value=0),
-    "8192 tokens": put("model", "condition", "max_tokens", value=8192),
-    "2**40 tokens": put("model", "condition", "max_tokens", value=1 << 40),
-    "embeddings of no width": put("model", "condition", "embed_width", value=0),
-    "embeddings 2**31 wide": put("model", "condition", "embed_width", value=1 << 31),
-    "a fraction of tokens": put("model", "condition", "max_tokens", value=8.0),
-    "a text condition with classes": put("model", "condition", "num_classes", value=10),
-    "a text condition called label": put("model", "condition", "kind", value="label"),
-    "a text condition without a tokenizer": drop("model", "condition", "tokenizer"),
-    "a tokenizer that is null": put("model", "condition", "tokenizer", value=None),
+    "no tokens": both(
+        put("tokenizers", 0, "max_tokens", value=0), *(put("ports", i, "shape", value=[0]) for i in (1, 2)),
+    ),
+    "8192 tokens": both(
+        put("tokenizers", 0, "max_tokens", value=8192), *(put("ports", i, "shape", value=[8192]) for i in (1, 2)),
+    ),
+    "2**40 tokens": put("tokenizers", 0, "max_tokens", value=1 << 40),
+    "more tokens than the ids": put("tokenizers", 0, "max_tokens", value=TOKENS + 1),
+    "fewer tokens than the mask": put("ports", MASK, "shape", value=[TOKENS + 1]),
+    "token ids of float32": put("ports", IDS, "dtype", value="float32"),
+    "a mask of the second tokenizer": put("ports", MASK, "tokenizer", value=1),
+    "ids of a negative tokenizer": put("ports", IDS, "tokenizer", value=-1),
+    "two ports of ids of one tokenizer": lambda m: (
+        m["ports"].append({**m["ports"][IDS], "name": "more"}), m["prepare"][0]["inputs"].append("more"),
+    ),
+    "two masks of one tokenizer": lambda m: m["ports"].append({**m["ports"][MASK], "name": "more"}),
+    "two tokenizers for one port": lambda m: m["tokenizers"].append({**m["tokenizers"][0], "file": "plan.json"}),
+    "nine tokenizers": lambda m: m["tokenizers"].extend(m["tokenizers"] * 8),
+    "a text that is cleaned in another way": put("tokenizers", 0, "clean", value="lower"),
+    "a padding of -2": put("tokenizers", 0, "pad_id", value=-2),
+    "a padding of 2**31": put("tokenizers", 0, "pad_id", value=1 << 31),
+    "embeddings of no width": put("ports", EMBEDS, "shape", 1, value=0),
+    "embeddings 2**31 wide": put("ports", EMBEDS, "shape", 1, value=1 << 31),
+    "a fraction of tokens": put("tokenizers", 0, "max_tokens", value=8.0),
+    "a port of text with classes": put("ports", IDS, "num_classes", value=10),
+    "token ids called a label": put("ports", IDS, "kind", value="label"),
+    "a tokenizer without a file": drop("tokenizers", 0, "file"),
+    "a tokenizer of the empty name": put("tokenizers", 0, "file", value=""),
+    "a tokenizer that is null": put("tokenizers", 0, "file", value=None),
     "a tokenizer that is not listed": drop("files", "tokenizer.json"),
     "a tokenizer outside the bundle": rename("tokenizer.json", "../tokenizer.json"),
-    "a tokenizer that is a program": put("model", "condition", "tokenizer", value="step-00.onnx"),
-    "a tokenizer that is the weights": put("model", "condition", "tokenizer", value="decoder.safetensors"),
+    "a tokenizer that is a program": put("tokenizers", 0, "file", value="step-00.onnx"),
+    "a tokenizer that is the weights": put("tokenizers", 0, "file", value="decoder.safetensors"),
     "a tokenizer without a text encoder": drop("prepare", 0),
-    "a text encoder without a tokenizer": put("model", "condition", "tokenizer", value=""),
+    "a text encoder without a tokenizer": put("tokenizers", value=[]),
     "a text encoder with no tokenizer and no ids": both(
-        put("model", "condition", "tokenizer", value=""), put("prepare", 0, "inputs", value=["attention_mask"]),
+        put("tokenizers", value=[]), drop("ports", IDS), put("prepare", 0, "inputs", value=["attention_mask"]),
+        put("ports", MASK, value={"name": "attention_mask", "dtype": "int64", "shape": [TOKENS], "kind": "mask"}),
     ),
+    "a text encoder that makes the mask of tokens": lambda m: (
+        m["prepare"][0]["outputs"].append("attention_mask"), m["prepare"][0]["inputs"].remove("attention_mask"),
+    ),
+    "a step that takes token ids": lambda m: m["programs"][0]["inputs"].append("input_ids"),
     "a text encoder that makes another tensor besides": both(
         lambda m: m["prepare"][0]["outputs"].append("key_0"), lambda m: m["prepare"][1]["outputs"].remove("key_0"),
     ),
     "a text encoder that takes a table": put("prepare", 0, "tables", value=["more"]),
     "a text encoder that takes embeddings": put("prepare", 0, "inputs", value=["input_ids", "embeds"]),
     "a text encoder that takes what another program makes": lambda m: (
-        m["prepare"].insert(0, {"file": "plan.json", "inputs": ["attention_mask"], "tables": [], "outputs": ["first"]}),
+        m["prepare"].insert(0, _prepare("plan.json", ["attention_mask"], ["first"])),
         m["tensors"].append({"name": "first", "dtype": "float32", "rows": True, "per_step": False, "shape": [8]}),
         m["prepare"][1]["inputs"].append("first"),
     ),
@@ -351,14 +497,48 @@ TEXT_LIES: dict[str, Callable[[Json], object]] = {
     "embeddings among the tensors": lambda m: m["tensors"].append(
         {"name": "embeds", "dtype": "float32", "rows": True, "per_step": False, "shape": [TOKENS, 16]}
     ),
-    "a step that takes embeddings": lambda m: m["programs"][0]["inputs"].append("embeds"),
-    "a step that takes the mask": lambda m: m["programs"][0]["inputs"].append("attention_mask"),
     "a tensor of the request for every step": put("tensors", 1, "per_step", value=True),
     "a tensor that is made no more": lambda m: m["prepare"][1]["outputs"].remove("value_2"),
     "a decoder that is the text encoder": put("finish", 0, "file", value="text-encoder.onnx"),
-    "a second decoder": lambda m: m["finish"].append({"file": "plan.json", "shape": [3, 16, 16]}),
+    "a second decoder": lambda m: m["finish"].append(_image("plan.json", [3, 16, 16])),
     "an image 2**17 wide": put("finish", 0, "shape", 2, value=1 << 17),
+}  # fmt: skip
+V4_LIES: dict[str, Callable[[Json], object]] = {
+    "a table of slots": put("slots", value=[]),
+    "ports": put("ports", value=[]),
+    "tokenizers": put("tokenizers", value=[]),
+    "a program that names its weights": put("programs", 0, "weights", value="weights.safetensors"),
+    "no layers": put("model", "num_layers", value=0),
+    "a billion layers": put("model", "num_layers", value=10**9),
+    "no modules": put("model", "modules", value=[]),
+    "nine modules": put("model", "modules", value=[c * 2 for c in "abcdefghi"]),
+    "two modules of one name": put("model", "modules", value=["attn", "attn", "ff"]),
+    "a module whose name is no slot's": put("model", "modules", value=["attn", "ff", "X 1"]),
+    "a width of 2**62": put("model", "width", value=1 << 62),
+    "a negative token count": put("model", "num_tokens", value=-16),
+    "latents of four sides": put("model", "latent_shape", value=[1, 1, 8, 8]),
+    "a negative class": put("model", "condition", "null_class", value=-1),
+    "a condition of an unknown kind": put("model", "condition", "kind", value="image"),
+    "a condition of labels called text": put("model", "condition", "kind", value="text"),
+    "a text condition for programs of labels": put("model", "condition", value={
+        "kind": "text", "max_tokens": 8, "embed_width": 16, "tokenizer": ""
+    }),
+    "a text condition of 2**40 tokens": put("model", "condition", value={
+        "kind": "text", "max_tokens": 1 << 40, "embed_width": 16, "tokenizer": ""
+    }),
+    "slots smaller than a tensor": put("arena", "slot_bytes", value=1024),
+    "slots much larger than a tensor": put("arena", "slot_bytes", value=1 << 30),
+    "slots of zero bytes": put("arena", "slot_bytes", value=0),
+    "three rows a sample": put("rows_per_sample", value=3),
     "slots of another precision": put("precision", value="fp16"),
+    "nine prepare programs": lambda m: m["prepare"].extend(m["prepare"] * 8),
+    "nine weights": put("weights", value=["weights.safetensors"] * 9),
+    "a finish program of a kind": put("finish", value=[_image("plan.json", [3, 8, 8])]),
+    "a slot of a layer that does not exist": put("programs", 0, "writes", 0, value="3.attn"),
+    "a slot of a module that does not exist": put("programs", 0, "writes", 0, value="0.cross_attn"),
+    "a slot with a padded layer": put("programs", 0, "writes", 0, value="00.attn"),
+    "an age as in version 5": put("programs", 1, "reads", 0, value="0.attn@1"),
+    "an older value written": put("programs", 0, "writes", 0, value="0.attn.1"),
 }  # fmt: skip
 V1_LIES: dict[str, Callable[[Json], object]] = {
     "an unknown key": put("surplus", value=1),
@@ -402,6 +582,14 @@ def test_a_manifest_of_prompts_that_lies_is_refused(
     refuses(text_folder, "manifest.json")
 
 
+@pytest.mark.parametrize("change", V4_LIES.values(), ids=V4_LIES.keys())
+def test_a_manifest_of_version_4_that_lies_is_refused(
+    v4_folder: Path, refuses: Refuses, change: Callable[[Json], object]
+) -> None:
+    edit_manifest(v4_folder, change)
+    refuses(v4_folder, "manifest.json")
+
+
 @pytest.mark.parametrize("change", V1_LIES.values(), ids=V1_LIES.keys())
 def test_a_manifest_of_version_1_that_lies_is_refused(
     v1_folder: Path, refuses: Refuses, change: Callable[[Json], object]
@@ -413,6 +601,14 @@ def test_a_manifest_of_version_1_that_lies_is_refused(
 def _second_weights(manifest: Json) -> None:
     manifest["weights"].append("more.safetensors")
     manifest["files"]["more.safetensors"] = manifest["files"]["weights.safetensors"]
+
+
+def _widen_last(manifest: Json) -> None:
+    """The slot that lies last in the arena is twice as large as the others."""
+    name = manifest["programs"][0]["writes"][-1]
+    slot = next(slot for slot in manifest["slots"] if slot["name"] == name)
+    slot["shape"][0] *= 2
+    manifest["arena"]["bytes"] += 2048
 
 
 TRUTHS: dict[str, Callable[[Json], object]] = {
@@ -430,6 +626,25 @@ TRUTHS: dict[str, Callable[[Json], object]] = {
         lambda m: m["files"].update({"more.safetensors": m["files"]["tables.safetensors"]}),
     ),
     "coefficients of the schedule's own": put("sampler", "fitted", value=True),
+    "a step that takes the labels": put("programs", 0, "inputs", value=["conditioning", "labels"]),
+    "a scalar": both(_add_port(scalar("more")), put("prepare", 0, "inputs", value=["labels", "more"])),
+    "a scalar of one value": _add_port(scalar("more", least=0.5, most=0.5)),
+    "a hint": both(_add_port(embedding("hint", [3, 8, 8])), put("programs", 0, "inputs", value=["hint"])),
+    "an encoder of a hint": both(
+        _add_port(embedding("hint", [3, 8, 8])), _add_port(embedding("seen", [8])),
+        lambda m: m["prepare"].append(_prepare("plan.json", ["hint"], ["seen"])),
+    ),
+    "second outputs": rename("0.ff", "0.attn#1"),
+    "the longest name of a slot": rename("0.ff", "a" * 96 + "#9"),
+    "slots that nobody uses": lambda m: m["slots"].append({"name": "more", "shape": [1] * 6, "dtype": "bfloat16"}),
+    "a slot of another size": _widen_last,
+    "latents of four sides": both(
+        put("model", "latent_shape", value=[1, 2, 8, 8]), put("model", "output", value="latents"),
+    ),
+    "latents of one side": both(put("model", "latent_shape", value=[64]), put("model", "output", value="latents")),
+    "a video": put("finish", value=[_video([2, 3, 8, 8])]),
+    "sound": put("finish", value=[_audio([2, 1 << 20])]),
+    "a program without weights": put("programs", 0, "weights", value=""),
     "learned variance without noise": both(
         put("sampler", "learned_variance", value=True), put("sampler", "stochastic", value=False),
     ),
@@ -477,7 +692,7 @@ def _many_axes(manifest: Json) -> None:
 def _many_slots(manifest: Json) -> None:
     slots = [f"{layer}.{module}" for layer in range(1000) for module in ("attn", "ff")]
     play([_program([], slots)], [_step(0, [], list(range(0, 2048 * len(slots), 2048)))] * 8)(manifest)
-    manifest["model"]["num_layers"] = 1000
+    manifest["slots"] = [{**manifest["slots"][0], "name": name} for name in slots]
     manifest["arena"]["bytes"] = 2048 * len(slots)
 
 
@@ -516,13 +731,13 @@ TEXTS: dict[str, bytes] = {
     "zeros": bytes(4096),
     "a ZIP archive": b"PK\x03\x04" + bytes(100),
     "not UTF-8": _replaced(b"tiny", b"\xff\xfe\xfd\xfc"),
-    "a key twice": _replaced(b'"version": 4,', b'"version": 4, "version": 4,'),
-    "a key twice, once escaped": _replaced(b'"version": 4,', b'"version": 1, "v\\u0065rsion": 1,'),
+    "a key twice": _replaced(b'"version": 5,', b'"version": 5, "version": 5,'),
+    "a key twice, once escaped": _replaced(b'"version": 5,', b'"version": 1, "v\\u0065rsion": 1,'),
     "a nested key twice": _replaced(b'"bytes": 12288,', b'"bytes": 12288, "bytes": 1,'),
     "NaN": _replaced(b'"guidance": 1.5', b'"guidance": NaN'),
     "Infinity": _replaced(b'"guidance": 1.5', b'"guidance": -Infinity'),
     "a float beyond float64": _replaced(b'"guidance": 1.5', b'"guidance": 1e999'),
-    "an integer of 5000 digits": _replaced(b'"num_layers": 3', b'"num_layers": ' + b"9" * 5000),
+    "an integer of 5000 digits": _replaced(b'"sites": 7', b'"sites": ' + b"9" * 5000),
     "a name of half a pair of surrogates": _replaced(b'"tiny"', b'"\\ud83d"'),
     "a name of the other half": _replaced(b'"tiny"', b'"tiny \\uDE00"'),
     "a name of two halves in the wrong order": _replaced(b'"tiny"', b'"\\ude00\\ud83d"'),
@@ -531,7 +746,7 @@ TEXTS: dict[str, bytes] = {
     "text behind the end": MANIFEST_TEXT + b"{}",
     "a million open brackets": b"[" * 1_000_000,
     "a million open objects": b'{"a":' * 1_000_000,
-    "a version nested 10000 deep": _replaced(b'"version": 4', b'"version": ' + b"[" * 10_000 + b"]" * 10_000),
+    "a version nested 10000 deep": _replaced(b'"version": 5', b'"version": ' + b"[" * 10_000 + b"]" * 10_000),
     "a precision nested 900 deep": _replaced(b'"fp32"', b"[" * 900 + b"]" * 900),
     "a kind nested 900 deep": _replaced(b'"label"', b"[" * 900 + b"]" * 900),
     **{f"the first {size} bytes": MANIFEST_TEXT[:size] for size in (1, 17, 100, 2000, len(MANIFEST_TEXT) - 3)},
@@ -552,7 +767,7 @@ def test_a_manifest_over_16_mib_is_refused_unread(folder: Path, refuses: Refuses
 
 def test_a_newer_version_says_to_update_the_runtime(folder: Path, refuses: Refuses) -> None:
     edit_manifest(folder, both(put("version", value=7), put("surplus", value=1)))
-    with pytest.raises(Exception, match="format version 7, this runtime reads 1 to 4; update soda-runtime"):
+    with pytest.raises(Exception, match="format version 7, this runtime reads 1 to 5; update soda-runtime"):
         refuses(folder, "nothing")
 
 
@@ -576,7 +791,7 @@ def test_a_latent_shape_that_the_engines_do_not_have_is_refused_before_noise_is_
     def fail(*_: object) -> np.ndarray:
         raise AssertionError("noise was drawn for a shape that no engine has")
 
-    edit_manifest(folder, put("model", "latent_shape", value=[1 << 14] * 3))
+    edit_manifest(folder, put("model", "latent_shape", value=[1 << 11] * 3))
     monkeypatch.setattr("soda_runtime.session.latent_noise", fail)
     with pytest.raises(EngineError):
         Bundle.open(folder, threads=1).session().start(1)
@@ -589,8 +804,9 @@ def test_an_arena_that_the_engines_do_not_have_is_refused_before_it_is_allocated
         raise AssertionError("memory was allocated for sizes that no engine has")
 
     def widen(manifest: Json) -> None:
-        manifest["model"].update(num_tokens=1 << 20, width=1 << 14)
-        manifest["arena"].update(slot_bytes=1 << 37, bytes=6 << 37)
+        for slot in manifest["slots"]:
+            slot["shape"] = [1 << 20, 1 << 14]
+        manifest["arena"].update(bytes=6 << 37)
         for step in manifest["steps"]:
             for key in ("read_offsets", "write_offsets"):
                 step[key] = [offset // 2048 << 37 for offset in step[key]]
@@ -630,7 +846,7 @@ def test_an_image_that_the_engine_does_not_have_is_refused_before_it_is_allocate
     def fail(*_: object) -> None:
         raise AssertionError("memory was allocated for sizes that no engine has")
 
-    edit_manifest(text_folder, put("finish", 0, "shape", value=[1 << 16] * 3))
+    edit_manifest(text_folder, put("finish", 0, "shape", value=[1 << 11] * 3))
     bundle = Bundle.open(text_folder, threads=1)
     session = bundle.session()
     session.start(**example_request(bundle, 1))

@@ -281,7 +281,7 @@ def test_engines_opened_by_two_threads_at_once_are_opened_once(monkeypatch: pyte
     opened: list[str] = []
     original = bundle.backend.open_engine
 
-    def recording(path: Path, signature: Signature, once: bool = False) -> Engine:
+    def recording(path: Path, signature: Signature, once: bool = False, weights: str = "") -> Engine:
         opened.append(path.name)
         return original(path, signature, once)
 
@@ -303,8 +303,8 @@ class _Separate:
         memory: Memory = self._inner.allocate(nbytes)
         return memory
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> Engine:
-        inner, outer = self._inner.open_engine(path, signature, once), self
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> Engine:
+        inner, outer = self._inner.open_engine(path, signature, once, weights), self
 
         class Separated:
             def bind(

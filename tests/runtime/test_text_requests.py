@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from soda_runtime import Bundle, BundleError, Embeds, EngineError, Noise, RequestError, Session
-from soda_runtime.manifest import TextCondition
+from soda_runtime.manifest import EmbeddingPort, MaskPort, TokenIdsPort, TokenizerEntry, TokenMaskPort
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.request import example_request
+from soda_runtime.strict_json import encode
 
 from .bundles import (
     EMBED_WIDTH,
@@ -25,14 +26,21 @@ from .bundles import (
     PROMPTS,
     TEXT_SHAPE,
     TOKENS,
+    Json,
     distance,
-    drop,
     edit_manifest,
-    put,
     relative,
 )  # fmt: skip
 
 STEPS = 8
+
+
+def _drop_encoder(manifest: Json) -> None:
+    """Leave embeddings, and the mask that goes with them."""
+    mask = encode(MaskPort("attention_mask", "int64", (TOKENS,), "mask"))
+    manifest.update(prepare=manifest["prepare"][1:], tokenizers=[], ports=[manifest["ports"][0], mask])
+
+
 NEGATIVE = "blue"
 
 
@@ -101,7 +109,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "ragged embeddings": {"embeds": _embeds(prompt_embeds=[[1], [1, 2]])},
     "no mask": {"embeds": _embeds(prompt_attention_mask=None)},
     "a mask of fewer tokens": {"embeds": _embeds(prompt_attention_mask=_MASK[:, :-1])},
-    "a mask of another batch": {"embeds": _embeds(prompt_attention_mask=np.ones((2, TOKENS), np.int64))},
+    "a mask of another batch": {"embeds": _embeds(2, prompt_attention_mask=np.ones((3, TOKENS), np.int64))},
     "a mask without a batch axis": {"embeds": _embeds(prompt_attention_mask=_MASK[0])},
     "a mask with a two": {"embeds": _embeds(prompt_attention_mask=_MASK * 2)},
     "a mask of halves": {"embeds": _embeds(prompt_attention_mask=_MASK * 0.5)},
@@ -348,7 +356,7 @@ def test_the_programs_of_a_request_run_in_order_and_the_encoder_for_prompts_alon
 
 
 def test_a_bundle_without_text_encoder_plays_embeddings_and_refuses_prompts(text_folder: Path) -> None:
-    edit_manifest(text_folder, lambda m: (drop("prepare", 0)(m), put("model", "condition", "tokenizer", value="")(m)))
+    edit_manifest(text_folder, _drop_encoder)
     session = Bundle.open(text_folder, threads=1).session()
     expected = Bundle.open(GOLDEN_TEXT, threads=1).session().generate(embeds=_embeds(2), seed=3)
     assert np.array_equal(session.generate(embeds=_embeds(2), seed=3), expected)
@@ -418,7 +426,7 @@ def test_a_token_beyond_the_encoders_vocabulary_is_an_engine_error(text_session:
     playback = text_session.playback
     playback.request["input_ids"].write(np.concatenate([ids, ids]))
     with pytest.raises(EngineError, match=r"prepare: .*text-encoder\.onnx: ONNX Runtime failed"):
-        playback.encode_text[0]()
+        playback.encode["text-encoder.onnx"]()
     assert np.array_equal(text_session.generate(prompt=PROMPTS, seed=3), expected)
 
 
@@ -448,7 +456,12 @@ def test_the_example_request_fits_any_bundle(golden: str, request: pytest.Fixtur
         assert len(bundle.session().generate(**example_request(bundle, samples))) == samples
 
 
-def test_a_bundle_of_prompts_has_a_text_condition(null_text_bundle: Bundle) -> None:
-    assert null_text_bundle.manifest.model.condition == TextCondition("text", TOKENS, EMBED_WIDTH, "tokenizer.json")
-    with pytest.raises(RequestError, match="conditioned on text"):
+def test_a_bundle_of_prompts_takes_what_they_are_made_into(null_text_bundle: Bundle) -> None:
+    assert null_text_bundle.manifest.ports == (
+        EmbeddingPort("embeds", "float32", (TOKENS, EMBED_WIDTH), "embedding"),
+        TokenMaskPort("attention_mask", "int64", (TOKENS,), "token_mask", 0),
+        TokenIdsPort("input_ids", "int64", (TOKENS,), "token_ids", 0),
+    )
+    assert null_text_bundle.manifest.tokenizers == (TokenizerEntry("tokenizer.json", TOKENS, "lower-strip", -1),)
+    with pytest.raises(RequestError, match="not conditioned on labels"):
         null_text_bundle.session().start(LABELS)

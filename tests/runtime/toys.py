@@ -13,13 +13,14 @@ from soda_runtime import Noise
 from soda_runtime.manifest import (
     VERSION,
     Arena,
-    LabelCondition,
+    LabelPort,
     Manifest,
     Model,
     PreparedTensor,
     PrepareProgram,
     Program,
     Sampler,
+    Slot,
     Step,
     manifest_text,
 )  # fmt: skip
@@ -56,24 +57,25 @@ class Toy:
     def manifest(self) -> Manifest:
         dtype: Any = DTYPES[self.precision]
         tensors = [PreparedTensor("gain", dtype, True, False, (1, 1))]
-        prepare = [PrepareProgram("gain.onnx", ("labels",), (), ("gain",))]
+        prepare = [PrepareProgram("gain.onnx", "", ("labels",), (), ("gain",))]
         if self.windowed:
             tensors.append(PreparedTensor("scaled", dtype, True, True, (1, 1)))
-            prepare.append(PrepareProgram("scaled.onnx", ("gain",), ("factor",), ("scaled",)))
+            prepare.append(PrepareProgram("scaled.onnx", "", ("gain",), ("factor",), ("scaled",)))
         taken = ("scaled" if self.windowed else "gain",)
         steps = tuple(Step(i % 2, (0,) * (i % 2), (0,) * (1 - i % 2)) for i in range(STEPS))
         programs = (
-            Program("compute.onnx", taken, (), ("0.m",), 1), Program("reuse.onnx", (), ("0.m",), (), 1),
-            Program("baseline.onnx", taken, (), (), 1),
+            Program("compute.onnx", "", taken, (), ("0.m",), 1), Program("reuse.onnx", "", (), ("0.m",), (), 1),
+            Program("baseline.onnx", "", taken, (), (), 1),
         )  # fmt: skip
         files = [p.file for p in (*prepare, *programs)] + ["empty.safetensors", "tables.safetensors"]
         return Manifest(
             "soda-bundle", VERSION, "toy", "ort", self.precision,  # type: ignore[arg-type]
-            Model("toy", "toy", "", SHAPE, 1, ("m",), 1, 4, LabelCondition("label", CLASSES, 0), "latents"),
+            Model("toy", "toy", "", SHAPE, "latents", 1), (LabelPort("labels", "int64", (), "label", CLASSES, 0),), (),
             Sampler(
                 "toy", STEPS, (1.0,) * STEPS, self.state_size, self.stochastic, self.learned, self.fitted, 2.0
             ),
-            1, 1.0, 1.0, 0, tuple(tensors), tuple(prepare), programs, 2, steps, (), Arena(256, 256, 256, 256),
+            1, 1.0, 1.0, 0, tuple(tensors), tuple(prepare), (Slot("0.m", (1, 4), dtype),), programs, 2, steps, (),
+            Arena(256, 256, 256),
             ("empty.safetensors",), "tables.safetensors", dict.fromkeys(files),  # type: ignore[misc]
         )  # fmt: skip
 

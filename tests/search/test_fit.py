@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,22 +14,25 @@ from torch import Tensor
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
+from soda_export.eager.conditions import own_conditions
+from soda_export.eager.model import EagerModel
 from soda_export.eager.reference import run_reference
 from soda_export.errors import PlanError
 from soda_export.eval.sample import ModelSamples, compute_everything
 from soda_export.lower.lower import lower_plan
 from soda_export.models.identity import SamplerIdentity
-from soda_export.models.load import load_denoiser
+from soda_export.models.load import load_model
+from soda_export.models.spec import ModelSpec
 from soda_export.options import ProfileOptions, SamplerOptions
 from soda_export.plan.plan import plan_text, read_plan
-from soda_export.plan.schedule import BLOCKS_RUN, Schedule
+from soda_export.plan.schedule import Schedule
 from soda_export.plan.solve import PlanOptions
-from soda_export.profile.calibration import LabelCalibration
 from soda_export.sampler import MEMORY, FittingSampler, SamplerTable, freeze_sampler
 from soda_export.search.closed_loop import _Interval
 from soda_export.search.planning import make_plan_for
 from soda_export.search.trial import Trials
 from tests.conftest import OpenBench
+from tests.eager import toys
 from tests.tiny import forecasting_schedule, make_plan
 
 STEPS = 10
@@ -37,30 +41,45 @@ CONFIG = {
 }  # fmt: skip
 
 
-def make_trials(bench: Workbench, samples: range, fit: bool = True) -> Trials:
-    sampler = SamplerIdentity("ddim", STEPS, bench.options.eta)
-    return Trials(
-        bench.loaded.denoiser, bench.sampler, sampler, 1.5, LabelCalibration(bench.loaded.denoiser.spec, 2), samples,
-        fit=fit,
-    )  # fmt: skip
+class Digits(NamedTuple):
+    """The built-in model under a sampler."""
+
+    model: EagerModel
+    sampler: SamplerTable
+    eta: float = 0.0
+
+
+def make_trials(bench: Digits, samples: range, fit: bool = True) -> Trials:
+    identity = SamplerIdentity("ddim", STEPS, bench.eta)
+    conditions = own_conditions(bench.model.spec)
+    return Trials(bench.model, bench.sampler, identity, 1.5, conditions, samples, fit=fit)
+
+
+def digits_under(eta: float) -> Digits:
+    return Digits(toys.digits(), freeze_sampler("ddim", CONFIG, STEPS, eta), eta)
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def digits() -> Digits:
+    return digits_under(0.0)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     store = StageStore(tmp_path_factory.mktemp("fit"))
-    return Workbench(load_denoiser("digits"), SamplerOptions("ddim", STEPS, 0.0, 1.5), store, lambda *_: None)
+    return Workbench(load_model("digits"), SamplerOptions("ddim", STEPS, 0.0, 1.5), store, lambda *_: None)
 
 
-def every_other(bench: Workbench) -> Schedule:
-    return Schedule.at_anchors(bench.loaded.denoiser.spec, STEPS, (0, 1, 3, 5, 7, 9))
+def every_other(spec: ModelSpec) -> Schedule:
+    return Schedule.at_anchors(spec, STEPS, (0, 1, 3, 5, 7, 9))
 
 
 def rmse(found: Tensor, trials: Trials) -> float:
     return float(((found - trials.states[-1][0]) ** 2).mean().sqrt())
 
 
-def test_a_run_that_computes_everything_keeps_the_samplers_own(digits: Workbench) -> None:
-    everything = Schedule.at_anchors(digits.loaded.denoiser.spec, STEPS, tuple(range(STEPS)))
+def test_a_run_that_computes_everything_keeps_the_samplers_own(digits: Digits) -> None:
+    everything = Schedule.at_anchors(digits.model.spec, STEPS, tuple(range(STEPS)))
     fitted = make_trials(digits, range(4)).fit_sampler(everything)
     n = digits.sampler.state_size
     assert fitted.state_size == n + MEMORY
@@ -71,18 +90,18 @@ def test_a_run_that_computes_everything_keeps_the_samplers_own(digits: Workbench
 
 
 @pytest.mark.parametrize(("eta", "gain"), [(0.0, 0.85), (1.0, 0.95)])
-def test_it_leads_samples_that_it_has_not_seen_back(digits: Workbench, eta: float, gain: float) -> None:
-    options = replace(digits.options, eta=eta)
-    bench = Workbench(digits.loaded, options, digits.store, lambda *_: None)
-    seen, unseen, schedule = make_trials(bench, range(16)), make_trials(bench, range(100, 132)), every_other(bench)
+def test_it_leads_samples_that_it_has_not_seen_back(eta: float, gain: float) -> None:
+    bench = digits_under(eta)
+    schedule = every_other(bench.model.spec)
+    seen, unseen = make_trials(bench, range(16)), make_trials(bench, range(100, 132))
     plain = rmse(unseen.play(schedule, bench.sampler), unseen)
     fitted = rmse(unseen.play(schedule, seen.fit_sampler(schedule)), unseen)
     assert fitted < gain * plain
 
 
-def test_the_fit_is_what_a_fitted_table_plays(digits: Workbench) -> None:
-    trials, schedule = make_trials(digits, range(4)), every_other(digits)
-    fitting = trials.fitting(schedule.renews(digits.loaded.denoiser.spec, 2))
+def test_the_fit_is_what_a_fitted_table_plays(digits: Digits) -> None:
+    trials, schedule = make_trials(digits, range(4)), every_other(digits.model.spec)
+    fitting = trials.fitting(schedule.renews(digits.model.spec, 2))
     assert torch.equal(trials.play(schedule, fitting), trials.play(schedule, fitting.fitted))
     assert trials.rmse(schedule) == pytest.approx(rmse(trials.play(schedule, fitting.fitted), trials))
 
@@ -103,28 +122,43 @@ def test_what_is_linear_is_found_exactly() -> None:
     assert torch.equal(state[own.state_size], first)
 
 
-def test_a_sample_without_weight_does_not_count(digits: Workbench) -> None:
-    schedule, three = every_other(digits), make_trials(digits, range(3))
+def test_a_sample_without_weight_does_not_count(digits: Digits) -> None:
+    schedule, three = every_other(digits.model.spec), make_trials(digits, range(3))
     weighted = three.with_samples(range(4), np.array([1.0, 1.0, 1.0, 0.0]))
     assert np.allclose(weighted.fit_sampler(schedule).coefficients, three.fit_sampler(schedule).coefficients, atol=1e-4)
 
 
-def test_interval_costs_are_measured_with_the_fit(digits: Workbench) -> None:
+def test_interval_costs_are_measured_with_the_fit(digits: Digits) -> None:
     """From step 0 there is no history, so one interval left out is a schedule of its own."""
-    trials, spec = make_trials(digits, range(4)), digits.loaded.denoiser.spec
+    trials, spec = make_trials(digits, range(4)), digits.model.spec
     schedule = Schedule.at_anchors(spec, STEPS, (0, *range(3, STEPS)))
     found = _Interval(trials, 0, 3).play()[0]
     assert found == pytest.approx(float(trials.squared_errors(schedule).mean()), rel=1e-3)
     assert found < 0.9 * _Interval(make_trials(digits, range(4), fit=False), 0, 3).play()[0]
 
 
-def test_a_step_renews_its_prediction_where_it_computes_enough(digits: Workbench) -> None:
-    spec = digits.loaded.denoiser.spec
-    kept = np.full((4, spec.num_layers, len(spec.modules)), spec.num_tokens)
-    kept[1:] = 0
-    kept[2, :, 1] = spec.num_tokens // 2
-    stack = np.array([BLOCKS_RUN, BLOCKS_RUN, BLOCKS_RUN, 0])
-    assert Schedule(kept, stack).renews(spec, 2) == [True, False, True, False]
+def test_a_step_renews_its_prediction_where_it_computes_enough(digits: Digits) -> None:
+    spec = digits.model.spec
+    work = Schedule.full(spec, 4).work.copy()
+    work[np.ix_([1, 2], spec.leaves)] = 0
+    work[2, [k for k in spec.leaves if spec.sites[k].kind == "ff"]] = 32
+    work[3, spec.stack] = 0
+    assert Schedule.of(spec, work).renews(spec, 2) == [True, False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(6,), (7, 5), (3, 4, 4), (2, 3, 4, 4)])
+def test_latents_of_any_number_of_axes_are_led_and_fitted(shape: tuple[int, ...]) -> None:
+    own = freeze_sampler("dpm-solver++", CONFIG, 4)
+    generator = torch.Generator().manual_seed(0)
+    noise, *predictions = (torch.randn(2, *shape, generator=generator) for _ in range(5))
+    path = [own.begin(noise)]
+    for step, prediction in enumerate(predictions):
+        path.append(own.advance(step, path[-1], prediction, None))
+    fitting = FittingSampler(own, path, (True,) * 4)
+    state = fitting.begin(noise)
+    for step, prediction in enumerate(predictions):
+        state = fitting.advance(step, state, 0.9 * prediction, None)
+    torch.testing.assert_close(state[0], path[-1][0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "eta"), [("ddim", 0.0), ("ddim", 1.0), ("dpm-solver++", 0.0), ("unipc", 0.0)])
@@ -156,46 +190,47 @@ def test_coefficients_of_another_sampler_are_refused(shape: tuple[int, int]) -> 
         table.with_coefficients(np.zeros(shape, np.float32))
 
 
-def test_a_plan_with_anothers_coefficients_is_refused_by_name(digits: Workbench, tmp_path: Path) -> None:
-    plan = digits.plan_of(every_other(digits), "by hand")
+def test_a_plan_with_anothers_coefficients_is_refused_by_name(bench: Workbench, tmp_path: Path) -> None:
+    plan = bench.plan_of(every_other(bench.loaded.spec), "by hand")
     (tmp_path / "plan.json").write_bytes(plan_text(replace(plan, coefficients=np.zeros((STEPS, 5), np.float32))))
     with pytest.raises(PlanError, match=r"plan\.json: the plan's coefficients are 10 rows of 5"):
-        digits.load_plan(tmp_path / "plan.json")
+        bench.load_plan(tmp_path / "plan.json")
 
 
 def test_a_bundle_plays_both_tables(open_bench: OpenBench, tmp_path: Path) -> None:
     """Accelerated by the fitted coefficients, unaccelerated by the sampler's own."""
-    bench, schedule = open_bench(steps=STEPS), forecasting_schedule()
-    trials = make_trials(bench, range(8))
-    spec = bench.loaded.denoiser.spec
-    plan = make_plan(spec, schedule.kept, stack=schedule.stack)
-    plan = replace(plan, coefficients=trials.fit_sampler(schedule).coefficients)
+    bench, grid = open_bench(steps=STEPS), forecasting_schedule()
+    trials = make_trials(Digits(bench.eager, bench.sampler), range(8))
+    spec = bench.loaded.spec
+    plan = make_plan(spec, grid.kept, stack=grid.stack)
+    plan = replace(plan, coefficients=trials.fit_sampler(plan.schedule).coefficients)
     table = bench.build(plan, "ort", tmp_path / "bundle").table
     everything = lower_plan(compute_everything(bench), spec)
-    labels, noise = torch.tensor([3, 7]), trials.noise[:2]
+    labels, noise = torch.tensor([3, 7]), trials.sampling.noise[:2]
+    rows = {"labels": torch.tensor([3, 7, 10, 10])}
     session = Session.open(tmp_path / "bundle")
     for accelerated, expected in ((True, table), (False, everything)):
         found = session.generate(labels=labels.tolist(), noise=Noise(noise.numpy()), accelerated=accelerated)
-        wanted = run_reference(bench.loaded.denoiser, bench.sampler, expected, labels, noise)
+        wanted = run_reference(bench.eager, bench.sampler, expected, rows, noise)
         assert np.allclose(found, wanted.numpy(), atol=2e-5)
     plain = replace(plan, coefficients=None)
     assert not torch.allclose(
-        run_reference(bench.loaded.denoiser, bench.sampler, lower_plan(plain, spec), labels, noise),
-        run_reference(bench.loaded.denoiser, bench.sampler, table, labels, noise), atol=1e-4,
+        run_reference(bench.eager, bench.sampler, lower_plan(plain, spec), rows, noise),
+        run_reference(bench.eager, bench.sampler, table, rows, noise), atol=1e-4,
     )  # fmt: skip
 
 
-def test_any_planners_schedule_can_be_fitted(digits: Workbench, tmp_path: Path) -> None:
-    sensitivity = digits.profile(ProfileOptions(samples=4))
+def test_any_planners_schedule_can_be_fitted(bench: Workbench, tmp_path: Path) -> None:
+    sensitivity = bench.profile(ProfileOptions(samples=4))
     options = PlanOptions(flops_ratio=2.0, planner="soda", plan_samples=4)
-    plain = make_plan_for(digits, sensitivity, options).plan
-    fitted = make_plan_for(digits, sensitivity, replace(options, fit_sampler="always")).plan
+    plain = make_plan_for(bench, sensitivity, options).plan
+    fitted = make_plan_for(bench, sensitivity, replace(options, fit_sampler="always")).plan
     assert plain.coefficients is None
-    assert np.array_equal(plain.schedule.kept, fitted.schedule.kept)
+    assert np.array_equal(plain.schedule.work, fitted.schedule.work)
     (tmp_path / "plan.json").write_bytes(plan_text(fitted))
     assert np.array_equal(read_plan(tmp_path / "plan.json").coefficients, fitted.coefficients)
-    seeds, samples = range(1_000_000, 1_000_016), ModelSamples(digits)
+    seeds, samples = range(1_000_000, 1_000_016), ModelSamples(bench)
     reference = samples.of_reference(seeds, 16, lambda *_: None).draw(seeds).latents
-    tables = (lower_plan(plan, digits.loaded.denoiser.spec) for plan in (plain, fitted))
+    tables = (lower_plan(plan, bench.loaded.spec) for plan in (plain, fitted))
     errors = [np.sqrt(np.mean((samples.of_table(t).draw(seeds).latents - reference) ** 2)) for t in tables]
     assert errors[1] < 0.95 * errors[0]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from soda_export.cli.sweep import sweep
 from soda_export.errors import PlanError, UsageError
+from soda_export.models.decisions import COMPUTE
 from soda_export.models.identity import ModelIdentity, SamplerIdentity
 from soda_export.models.load import ModelRequest
 from soda_export.options import ProfileOptions, SamplerRequest
@@ -188,8 +189,8 @@ def test_rows_of_another_setting_are_refused(tmp_path: Path) -> None:
 
 def made_rows(folder: Path) -> RowFile:
     """Three planners at three targets; `best` errs half as much as `good`, sample by sample, and a tenth of `bad`."""
-    model, sampler = ModelIdentity("m", "0", 1, ("ff",), 4), SamplerIdentity("ddim", 2)
-    plan = Plan(model, sampler, 1.5, Schedule.of(np.full((2, 1, 1), 4)))
+    model, sampler = ModelIdentity("m", "0", {"ff": ("ff.0",)}, {"ff": (0,)}), SamplerIdentity("ddim", 2)
+    plan = Plan(model, sampler, 1.5, Schedule(np.full((2, 1), COMPUTE)))
     rows, base = RowFile(folder, {}), np.random.default_rng(0).gamma(1.0, 1e-4, 64)
     for planner, factor in (("best", 1.0), ("good", 4.0), ("bad", 100.0)):
         for target in (1.5, 2.0, 3.0):

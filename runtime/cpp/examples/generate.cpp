@@ -1,4 +1,4 @@
-// Generate with a bundle of labels or embeddings and write each image as a PNG file, with libpng.
+// Generate with a bundle of labels or embeddings and write each image, or frame of a video, as a PNG file, with libpng.
 //     generate BUNDLE OUT_PREFIX [LABEL,LABEL,.. or EMBEDS.safetensors] [SEED]
 #include <png.h>
 
@@ -25,7 +25,8 @@ std::vector<int64_t> parse_labels(const std::string& text) {
     return labels;
 }
 
-void write_png(const std::string& path, const uint8_t* pixels, const int64_t (&shape)[3]) {
+// shape: height, width, channels.
+void write_png(const std::string& path, const uint8_t* pixels, const int64_t* shape) {
     if (shape[2] != 1 && shape[2] != 3) throw std::runtime_error("images of other than 1 or 3 channels");
     png_image image;
     std::memset(&image, 0, sizeof image);
@@ -56,10 +57,11 @@ int main(int argc, char** argv) {
             request.embeds_file(condition);
         request.seed(argc > 4 ? number(argv[4]) : 0);
         session.generate(request);
-        const std::vector<uint8_t> pixels = session.images_rgb();
-        const size_t size = pixels.size() / static_cast<size_t>(session.samples());
-        for (size_t i = 0; i < static_cast<size_t>(session.samples()); ++i)
-            write_png(argv[2] + std::to_string(i) + ".png", pixels.data() + i * size, info.image_shape);
+        const std::vector<uint8_t> pixels = session.result_rgb();
+        const int64_t* shape = info.result_axes + (info.result == SODA_VIDEO);  // of one frame
+        const size_t size = static_cast<size_t>(shape[0] * shape[1] * shape[2]);
+        for (size_t i = 0; i < pixels.size() / size; ++i)
+            write_png(argv[2] + std::to_string(i) + ".png", pixels.data() + i * size, shape);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "%s\n", error.what());
         return 2;

@@ -9,19 +9,27 @@
 
 namespace {
 
-// Classes in turn, or embeddings of noise: what any bundle takes.
-soda::Request example_request(const soda_info& info, int samples) {
+// Classes in turn, embeddings of noise and masks of ones: what any bundle takes.
+soda::Request example_request(const soda::Bundle& bundle, int samples) {
     soda::Request request;
-    if (info.condition == SODA_LABELS) {
-        std::vector<int64_t> labels;
-        for (int i = 0; i < samples; ++i) labels.push_back(i % info.num_classes);
-        return request.labels(labels);
+    request.samples(samples);
+    for (const soda_port& port : bundle.ports()) {
+        size_t count = 1;
+        for (int32_t i = 1; i < port.rank; ++i) count *= static_cast<size_t>(port.shape[i]);
+        if (port.kind == SODA_LABEL) {
+            std::vector<int64_t> labels;
+            for (int i = 0; i < samples; ++i) labels.push_back(i % (static_cast<int>(port.most) + 1));
+            request.input(port.port, labels, samples);
+        } else if (port.kind == SODA_EMBEDDING) {
+            std::vector<float> values(count);
+            soda::check(soda_noise(0, 0, 0, values.data(), count));
+            port.negative ? request.negative_input(port.port, values) : request.input(port.port, values);
+        } else if (port.kind == SODA_MASK) {
+            const std::vector<int64_t> ones(count, 1);
+            port.negative ? request.negative_input(port.port, ones) : request.input(port.port, ones);
+        }
     }
-    std::vector<float> embeds(static_cast<size_t>(info.max_tokens) * static_cast<size_t>(info.embed_width));
-    soda::check(soda_noise(0, 0, 0, embeds.data(), embeds.size()));
-    const std::vector<int64_t> mask(static_cast<size_t>(info.max_tokens), 1);
-    request.embeds(embeds, mask).samples(samples);
-    return info.has_guidance ? request.negative_embeds(embeds, mask) : request;
+    return request;
 }
 
 int number(const char* text, int least) {
@@ -56,7 +64,7 @@ int main(int argc, char** argv) {
         options.threads = argc > 5 ? number(argv[5], 0) : 0;
         const soda::Bundle bundle(argv[1], options);
         const soda_info info = bundle.info();
-        soda::Request request = example_request(info, samples);
+        soda::Request request = example_request(bundle, samples);
         soda::Session fast = bundle.session(), full = bundle.session();
         std::vector<double> accelerated, baseline;
         for (int round = 0; round <= rounds; ++round) {  // the first one opens engines and does not count

@@ -73,34 +73,86 @@ SODA_API soda_status soda_bundle_open(const char *folder, const soda_open_option
 /* Sessions of the bundle stay usable: the last handle closed frees it. */
 SODA_API void soda_bundle_close(soda_bundle *bundle);
 
-enum { SODA_LABELS = 0, SODA_TEXT = 1 };
+/* What a request's fields must have: `labels`; a prompt's `embeds` and `token_mask`, or its tokens; or values of other
+ * ports, by name in `inputs` (scalars may be given besides in all cases). */
+enum {
+    SODA_LABELS = 0,
+    SODA_TEXT = 1,
+    SODA_PORTS = 2
+};
+enum {
+    SODA_NO_RESULT = 0,
+    SODA_IMAGE = 1,
+    SODA_VIDEO = 2,
+    SODA_AUDIO = 3
+};
 typedef struct soda_info {
     size_t size;
     const char *name, *family, *backend, *precision; /* of the model, of the engine library in use, "fp32" .. */
-    int64_t latent_shape[3];                         /* channels, height, width of one sample's latents */
-    int64_t image_shape[3];                          /* height, width, channels of one image; zeros: no images */
+    int64_t latent_shape[3]; /* channels, height, width of one sample's latents; 1, 1 and the number of their
+                                values where they have another number of axes */
+    int64_t image_shape[3];  /* height, width, channels of one image; zeros: no images */
     int32_t steps;
-    int32_t condition;                /* SODA_LABELS or SODA_TEXT */
-    int32_t num_classes;              /* labels are 0 .. num_classes - 1; 0 where the condition is text */
-    int32_t max_tokens, embed_width;  /* of a prompt; 0 where the condition is labels */
+    int32_t condition;                /* SODA_LABELS, SODA_TEXT or SODA_PORTS */
+    int32_t num_classes;              /* labels are 0 .. num_classes - 1; 0 where the condition is others */
+    int32_t max_tokens, embed_width;  /* of a prompt; 0 where the condition is others */
     int32_t takes_tokens;             /* 1: has a text encoder, which takes token ids in place of embeddings */
     int32_t has_guidance, stochastic; /* 1: takes a guidance scale and negative prompts; noise at every step */
     double guidance;                  /* scale used where a request names none */
     void *cuda_stream;                /* where work is put on a CUDA device; NULL: it runs on the CPU */
+    int32_t latent_rank;              /* 1 .. 4 axes of one sample's latents */
+    int64_t latent_axes[4];           /* the first latent_rank of them */
+    int32_t result;                   /* SODA_IMAGE ..: what soda_result gives */
+    int32_t result_rank;              /* axes of one sample of it: */
+    int64_t result_axes[4];           /* height, width, channels; frames and these; channels and length of sound */
+    double result_rate;               /* frames of a video, or values of sound, in a second; else 0 */
+    int32_t num_slots;                /* values that steps keep for later ones */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
 
-enum { SODA_FLOAT32 = 0, SODA_FLOAT16 = 1, SODA_BFLOAT16 = 2, SODA_INT64 = 3 };
-enum { SODA_INPUTS = 0, SODA_OUTPUTS = 1 };
+enum {
+    SODA_FLOAT32 = 0,
+    SODA_FLOAT16 = 1,
+    SODA_BFLOAT16 = 2,
+    SODA_INT64 = 3
+};
+enum {
+    SODA_INPUTS = 0,
+    SODA_OUTPUTS = 1
+};
+enum {
+    SODA_NO_PORT = 0,   /* noise, or an output */
+    SODA_LABEL = 1,     /* int64, least .. most */
+    SODA_TOKEN_IDS = 2, /* int64, 0 or more */
+    SODA_MASK = 3,      /* int64, 0 or 1 */
+    SODA_EMBEDDING = 4, /* float32, finite */
+    SODA_SCALAR = 5     /* float32, least .. most; where it is not given, default_value */
+};
 typedef struct soda_port {
     size_t size;
-    const char *name; /* inputs: the fields of soda_request; outputs: "latents", "images" */
+    const char *name; /* inputs: the fields of soda_request; outputs: "latents", and "images", "video" or "audio" */
     int32_t dtype, rank;
-    int64_t shape[8]; /* -1: the number of samples */
+    int64_t shape[8];  /* -1: the number of samples */
+    const char *port;  /* what soda_input calls an input, which may have no field and no `name` ("") */
+    int32_t kind;      /* SODA_LABEL .. */
+    int32_t negative;  /* 1: of the unconditional rows */
+    int32_t tokenizer; /* of token ids and their mask: number of the tokenizer; else -1 */
+    int32_t encoded;   /* 1: the bundle makes it of other inputs where it is not given */
+    double least, most, default_value;
 } soda_port;
 /* Port `index` of the request's inputs or outputs; SODA_REQUEST_ARGUMENT past the last one. */
 SODA_API soda_status soda_bundle_port(const soda_bundle *bundle, int32_t direction, int32_t index, soda_port *port);
+
+typedef struct soda_slot {
+    size_t size;
+    const char *name;
+    int32_t dtype, rank;
+    int64_t shape[8]; /* of one row */
+    int64_t bytes;    /* in the cache, for one sample */
+} soda_slot;
+/* Slot `index` of the cache; SODA_REQUEST_ARGUMENT past the last one. */
+SODA_API soda_status soda_bundle_slot(const soda_bundle *bundle, int32_t index, soda_slot *slot);
 
 typedef struct soda_step_info {
     size_t size;
@@ -130,7 +182,20 @@ typedef struct soda_device_array {
     size_t bytes; /* there: at least the array's */
 } soda_device_array;
 
-/* A request. Labels, or embeddings (in memory or in a file), or token ids: whichever the bundle takes.
+/* Values of one port, which any bundle takes in place of the fields below. */
+typedef struct soda_input {
+    size_t size;
+    const char *name;  /* of the port: soda_port.port */
+    int32_t negative;  /* 1: of the unconditional rows */
+    int32_t rows;      /* 1, or one for each sample */
+    const void *data;  /* [rows, and the port's axes] of its dtype; the caller's */
+    size_t bytes;      /* there: at least the array's */
+    int32_t on_device; /* 1: data is memory of the bundle's CUDA device, as a soda_device_array's is */
+} soda_input;
+
+/* A request. Labels, or embeddings (in memory or in a file), or token ids: whichever the bundle takes. These fields are
+ * the bundle's port of their kind (embeds: of more than one axis) where there is one alone, whatever its name; other
+ * ports are given in `inputs`.
  * One sample's condition is repeated `samples` times; `samples` 0 takes their number. Arrays are dense, row-major,
  * the caller's, and read before soda_start or soda_generate returns (noise_steps: until the last step has run). */
 typedef struct soda_request {
@@ -151,16 +216,18 @@ typedef struct soda_request {
     const int64_t *token_mask; /* [num_prompts, max_tokens] of 0 and 1 */
     const int64_t *negative_token_mask;
     const char *embeds_file;    /* safetensors: prompt_embeds F32, prompt_attention_mask, and both with negative_ */
-    const float *noise_initial; /* [samples, channels, height, width]; NULL: made from the seed */
-    const float *noise_steps;   /* [steps, samples, channels, height, width]; with noise_initial, where stochastic */
+    const float *noise_initial; /* [samples, the latents' axes]; NULL: made from the seed */
+    const float *noise_steps;   /* [steps, samples, the latents' axes]; with noise_initial, where stochastic */
     soda_progress progress;     /* NULL: none */
     void *progress_user;
     const soda_device_array *device_arrays; /* [num_device_arrays], all of one size */
     int32_t num_device_arrays;
+    int32_t num_inputs;
+    const soda_input *inputs; /* [num_inputs], all of one size */
 } soda_request;
 
-/* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least samples * latent_shape; NULL
- * with count 0 leaves them for soda_to_device. */
+/* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least those of all samples; NULL with
+ * count 0 leaves them for soda_to_device. */
 SODA_API soda_status soda_generate(soda_session *session, const soda_request *request, float *latents, size_t count);
 /* Begin a request, judged before anything changes; one in progress is dropped. */
 SODA_API soda_status soda_start(soda_session *session, const soda_request *request);
@@ -168,14 +235,19 @@ SODA_API soda_status soda_start(soda_session *session, const soda_request *reque
 SODA_API soda_status soda_step(soda_session *session, int32_t index);
 /* Samples of the request in progress and steps that have run; either pointer may be NULL. */
 SODA_API soda_status soda_progress_of(const soda_session *session, int32_t *samples, int32_t *steps_done);
-/* Latents [samples, channels, height, width] after the steps run so far. */
+/* Latents [samples, their axes] after the steps run so far. */
 SODA_API soda_status soda_latents(soda_session *session, float *latents, size_t count);
-/* Images of the latents after the steps run so far, [samples, height, width, channels]: in 0 .. 1, or as bytes
- * 0 .. 255 (raw RGB where there are 3 channels). */
+/* What is made of the latents after the steps run so far: images [samples, height, width, channels] or video [samples,
+ * frames, height, width, channels] in 0 .. 1, or sound [samples, channels, length] in -1 .. 1. */
+SODA_API soda_status soda_result(soda_session *session, float *result, size_t count);
+/* The same of images or video as bytes 0 .. 255 (raw RGB where there are 3 channels). */
+SODA_API soda_status soda_result_rgb(soda_session *session, uint8_t *result, size_t count);
+/* soda_result and soda_result_rgb, refused where they are no images. */
 SODA_API soda_status soda_images(soda_session *session, float *images, size_t count);
 SODA_API soda_status soda_images_rgb(soda_session *session, uint8_t *images, size_t count);
-/* Copy "latents", or "images" of a bundle with a decoder as [samples, channels, height, width] in 0 .. 1, to `bytes`
- * bytes of the bundle's CUDA device. The copy is put into the stream; the host does not wait. */
+/* Copy "latents", or "images", "video" or "audio" of a bundle with a decoder as [samples, (frames,) channels, height,
+ * width] or [samples, channels, length], to `bytes` bytes of the bundle's CUDA device. The copy is put into the stream;
+ * the host does not wait. */
 SODA_API soda_status soda_to_device(soda_session *session, const char *output, void *address, size_t bytes);
 /* Forget the request in progress; buffers stay allocated. */
 SODA_API soda_status soda_reset(soda_session *session);

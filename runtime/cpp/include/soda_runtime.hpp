@@ -57,6 +57,26 @@ public:
         return set(negative_mask_, std::move(mask));
     }
     Request& embeds_file(std::string path) { return set(file_, std::move(path)); }
+    // Values of one port, by name (soda_port.port): [rows, and its axes], one row for all samples or one for each.
+    Request& input(const std::string& port, std::vector<float> values, int32_t rows = 1) {
+        return set_input({port, false}, std::move(values), {}, rows);
+    }
+    Request& input(const std::string& port, std::vector<int64_t> values, int32_t rows = 1) {
+        return set_input({port, false}, {}, std::move(values), rows);
+    }
+    // The same of the unconditional rows, where the bundle has guidance.
+    Request& negative_input(const std::string& port, std::vector<float> values, int32_t rows = 1) {
+        return set_input({port, true}, std::move(values), {}, rows);
+    }
+    Request& negative_input(const std::string& port, std::vector<int64_t> values, int32_t rows = 1) {
+        return set_input({port, true}, {}, std::move(values), rows);
+    }
+    // A port's values in memory of the bundle's CUDA device: see soda_input.
+    Request& input_on_device(const std::string& port, const void* address, size_t bytes, int32_t rows = 1,
+                             bool negative = false) {
+        inputs_[{port, negative}] = {{}, {}, rows, address, bytes};
+        return *this;
+    }
     // For all samples; with an embeds_file their number must be stated.
     Request& noise(std::vector<float> initial, std::vector<float> steps = {}) {
         set(noise_, std::move(initial));
@@ -93,7 +113,8 @@ public:
                "negative_embeds");
         demand(ids_.empty() || ids_.size() == ones, "token_ids");
         demand(negative_ids_.empty() || negative_ids_.size() == negative_ones, "negative_token_ids");
-        const size_t given = std::max({labels, prompts, static_cast<size_t>(std::max(samples_, 1))});
+        size_t given = std::max({labels, prompts, static_cast<size_t>(std::max(samples_, 1))});
+        for (const auto& [key, input] : inputs_) given = std::max(given, static_cast<size_t>(input.rows));
         const size_t latents =
             given * static_cast<size_t>(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
         demand(noise_.empty() || (noise_.size() == latents && (file_.empty() || samples_ > 0)), "noise");
@@ -124,6 +145,17 @@ public:
             arrays_.push_back({sizeof(soda_device_array), name.c_str(), array.first, array.second});
         request.device_arrays = data(arrays_);
         request.num_device_arrays = static_cast<int32_t>(arrays_.size());
+        named_.clear();
+        for (const auto& [key, input] : inputs_) {
+            const bool real = !input.real.empty();
+            const void* values = real ? static_cast<const void*>(input.real.data()) : input.whole.data();
+            const size_t bytes = real ? input.real.size() * sizeof(float) : input.whole.size() * sizeof(int64_t);
+            const bool on_device = input.device != nullptr;
+            named_.push_back({sizeof(soda_input), key.first.c_str(), key.second, input.rows,
+                              on_device ? input.device : values, on_device ? input.device_bytes : bytes, on_device});
+        }
+        request.inputs = data(named_);
+        request.num_inputs = static_cast<int32_t>(named_.size());
         if (progress_) {
             request.progress = [](void* user, int32_t done, int32_t steps) -> int32_t {
                 return (*static_cast<const std::function<bool(int, int)>*>(user))(done, steps);
@@ -147,6 +179,20 @@ private:
         return values.empty() ? nullptr : values.data();
     }
 
+    struct Input {
+        std::vector<float> real;  // this one or the next
+        std::vector<int64_t> whole;
+        int32_t rows;
+        const void* device;  // or this
+        size_t device_bytes;
+    };
+
+    Request& set_input(std::pair<std::string, bool> key, std::vector<float> real, std::vector<int64_t> whole,
+                       int32_t rows) {
+        inputs_[std::move(key)] = {std::move(real), std::move(whole), rows, nullptr, 0};
+        return *this;
+    }
+
     size_t numbers_on_device(const char* name) const {
         const auto found = device_.find(name);
         return found == device_.end() ? 0 : found->second.second / sizeof(int64_t);
@@ -157,6 +203,8 @@ private:
     std::string file_;
     std::map<std::string, std::pair<const void*, size_t>> device_;  // address and bytes
     mutable std::vector<soda_device_array> arrays_;                 // the same for the C struct
+    std::map<std::pair<std::string, bool>, Input> inputs_;          // by port; true: negative
+    mutable std::vector<soda_input> named_;                         // the same for the C struct
     int32_t samples_ = 0;
     uint64_t seed_ = 0;
     double guidance_ = 0;
@@ -169,7 +217,7 @@ class Session {
 public:
     Session(soda_session* handle, soda_info info) : handle_(handle, soda_session_close), info_(info) {}
 
-    // Latents [samples, channels, height, width].
+    // Latents [samples, their axes].
     std::vector<float> generate(const Request& request) {
         run(request);
         return latents();
@@ -188,19 +236,28 @@ public:
     }
     void step(int32_t index) { check(soda_step(handle_.get(), index)); }
     std::vector<float> latents() {
-        return read<float>(info_.latent_shape,
+        return read<float>(info_.latent_axes, info_.latent_rank,
                            [this](float* to, size_t n) { return soda_latents(handle_.get(), to, n); });
+    }
+    // What is made of the latents: see soda_result. Images and video in 0 .. 1, or as bytes 0 .. 255; sound in -1 .. 1.
+    std::vector<float> result() {
+        return read<float>(info_.result_axes, info_.result_rank,
+                           [this](float* to, size_t n) { return soda_result(handle_.get(), to, n); });
+    }
+    std::vector<uint8_t> result_rgb() {
+        return read<uint8_t>(info_.result_axes, info_.result_rank,
+                             [this](uint8_t* to, size_t n) { return soda_result_rgb(handle_.get(), to, n); });
     }
     // Images [samples, height, width, channels] in 0 .. 1, or as bytes 0 .. 255.
     std::vector<float> images() {
-        return read<float>(info_.image_shape,
+        return read<float>(info_.image_shape, 3,
                            [this](float* to, size_t n) { return soda_images(handle_.get(), to, n); });
     }
     std::vector<uint8_t> images_rgb() {
-        return read<uint8_t>(info_.image_shape,
+        return read<uint8_t>(info_.image_shape, 3,
                              [this](uint8_t* to, size_t n) { return soda_images_rgb(handle_.get(), to, n); });
     }
-    // "latents" or "images" [samples, channels, height, width] to memory of the bundle's CUDA device, in its stream.
+    // "latents", "images", "video" or "audio" to memory of the bundle's CUDA device, in its stream: see soda_to_device.
     void to_device(const char* output, void* address, size_t bytes) {
         check(soda_to_device(handle_.get(), output, address, bytes));
     }
@@ -215,8 +272,10 @@ public:
 
 private:
     template <class T, class Read>
-    std::vector<T> read(const int64_t (&shape)[3], Read from_session) const {
-        std::vector<T> values(static_cast<size_t>(samples() * shape[0] * shape[1] * shape[2]) + 1);
+    std::vector<T> read(const int64_t* axes, int32_t rank, Read from_session) const {
+        size_t count = rank ? static_cast<size_t>(samples()) : 0;
+        for (int32_t i = 0; i < rank; ++i) count *= static_cast<size_t>(axes[i]);
+        std::vector<T> values(count + 1);
         check(from_session(values.data(), values.size()));
         values.pop_back();  // was there so that the pointer is never null
         return values;
@@ -258,6 +317,14 @@ public:
         check(soda_bundle_info(handle_.get(), &info));
         return info;
     }
+    // Inputs of a request, or outputs (SODA_OUTPUTS).
+    std::vector<soda_port> ports(int32_t direction = SODA_INPUTS) const {
+        return list<soda_port>(
+            [&](int32_t i, soda_port* port) { return soda_bundle_port(handle_.get(), direction, i, port); });
+    }
+    std::vector<soda_slot> slots() const {
+        return list<soda_slot>([&](int32_t i, soda_slot* slot) { return soda_bundle_slot(handle_.get(), i, slot); });
+    }
     soda_step_info step(int32_t index) const {
         soda_step_info step{};
         step.size = sizeof step;
@@ -272,6 +339,18 @@ public:
     soda_bundle* handle() const noexcept { return handle_.get(); }
 
 private:
+    // All that a query gives, until it refuses the next index.
+    template <class Struct, class Query>
+    static std::vector<Struct> list(Query query) {
+        std::vector<Struct> found;
+        for (;;) {
+            Struct next{};
+            next.size = sizeof next;
+            if (query(static_cast<int32_t>(found.size()), &next) != SODA_OK) return found;
+            found.push_back(next);
+        }
+    }
+
     std::unique_ptr<soda_bundle, void (*)(soda_bundle*)> handle_;
 };
 

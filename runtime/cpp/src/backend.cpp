@@ -50,6 +50,8 @@ std::vector<SodaPort> ports_of(const Ports& ports) {
         each.name = name.c_str();
         each.dtype = int32_t(port.dtype);
         copy_shape(port.shape, each);
+        each.slot = port.slot.empty() ? nullptr : port.slot.c_str();
+        each.age = int32_t(port.age);
     }
     return list;
 }

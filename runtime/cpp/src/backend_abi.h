@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define SODA_BACKEND_ABI 2
+#define SODA_BACKEND_ABI 3
 #define SODA_BACKEND_ENTRY "soda_backend_table"
 #define SODA_MAX_AXES 8
 
@@ -29,6 +29,8 @@ typedef struct SodaPort {
     const char *name;
     int32_t dtype, rank;
     int64_t dims[SODA_MAX_AXES];
+    const char *slot; /* whose value it is; null: no slot's */
+    int32_t age;      /* 0: the slot's latest value, 1: the one before it .. */
 } SodaPort;
 
 /* A tensor inside a memory, bound to an input or output. */

@@ -63,8 +63,13 @@ const Engine& Bundle::step_engine(size_t program) {
     return open(manifest_.programs[program].file, step_signature(manifest_, program), false);
 }
 
-const Engine& Bundle::engine(const std::string& file, const Signature& signature) {
-    return open(file, signature, true);
+const Engine& Bundle::prepare_engine(const PrepareProgram& program) {
+    return open(program.file, signature_of(program), true);
+}
+
+const Engine& Bundle::finish_engine() {
+    const FinishProgram& program = manifest_.finish.at(0);
+    return open(program.file, finish_signature(manifest_, program), true);
 }
 
 Signature Bundle::signature_of(const PrepareProgram& program) const {

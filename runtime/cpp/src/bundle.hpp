@@ -22,7 +22,8 @@ public:
 
     // Engines by program, opened at first use. Weights of prepare and finish programs are not repacked: they run once.
     const Engine& step_engine(size_t program);
-    const Engine& engine(const std::string& file, const Signature& signature);
+    const Engine& prepare_engine(const PrepareProgram& program);
+    const Engine& finish_engine();
     Signature signature_of(const PrepareProgram& program) const;
     // A table in the backend's memory, uploaded at first use.
     const Memory& table(const std::string& name);

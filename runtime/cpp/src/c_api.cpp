@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
+#include "describe.hpp"
 #include "errors.hpp"
 #include "philox.hpp"
 #include "session.hpp"
@@ -104,83 +106,42 @@ DeviceArrays read_device_arrays(const soda_request& request) {
     return arrays;
 }
 
+std::vector<soda_input> read_inputs(const soda_request& request) {
+    std::vector<soda_input> inputs;
+    if (request.num_inputs < 0) refuse(say("num_inputs is ", request.num_inputs));
+    const auto* place = reinterpret_cast<const char*>(request.inputs);
+    for (int32_t i = 0; i < request.num_inputs; ++i) {
+        const auto input = read_struct(reinterpret_cast<const soda_input*>(place), "inputs");
+        demand(input.name, "a name in inputs");
+        if (!input.data) refuse(say("input ", shown(input.name), " has no address: it is NULL"));
+        inputs.push_back(input);
+        place += input.size;
+    }
+    return inputs;
+}
+
 void start_request(Session& session, const soda_request* given) {
     const soda_request request = read_struct(given, "request");
-    session.start(request, read_device_arrays(request));
+    session.start(request, {read_device_arrays(request), read_inputs(request)});
 }
 
 std::string text_of(const char* text) {
     return text ? text : "";
 }
 
-soda_info describe(const Bundle& bundle) {
-    const Manifest& m = bundle.manifest();
-    soda_info info{};
-    info.name = m.model.name.c_str();
-    info.family = m.model.family.c_str();
-    info.backend = bundle.backend().name().c_str();
-    info.precision = m.precision.c_str();
-    std::copy_n(m.model.latent_shape.begin(), 3, info.latent_shape);
-    const Sizes image = !m.finish.empty() ? m.finish[0].shape : m.model.pixels ? m.model.latent_shape : Sizes{0, 0, 0};
-    for (size_t i = 0; i < 3; ++i) info.image_shape[i] = image[(i + 1) % 3];
-    info.steps = int32_t(m.sampler.steps);
-    info.condition = m.model.label ? SODA_LABELS : SODA_TEXT;
-    if (m.model.label) info.num_classes = int32_t(m.model.label->num_classes);
-    if (m.model.text) {
-        info.max_tokens = int32_t(m.model.text->max_tokens);
-        info.embed_width = int32_t(m.model.text->embed_width);
-        info.takes_tokens = !m.model.text->tokenizer.empty();
-    }
-    info.has_guidance = m.rows_per_sample == 2;
-    info.stochastic = m.sampler.stochastic;
-    info.guidance = m.guidance;
-    info.cuda_stream = bundle.backend().stream();
-    return info;
-}
-
-struct NamedPort {
-    const char* name;
-    int32_t dtype;
-    Sizes shape;
-};
-
-std::vector<NamedPort> list_inputs(const Manifest& m) {
-    const Sizes& latent = m.model.latent_shape;
-    std::vector<NamedPort> ports;
-    if (m.model.label) ports.push_back({"labels", SODA_INT64, {-1}});
-    if (m.model.text) {
-        const int64_t tokens = m.model.text->max_tokens, width = m.model.text->embed_width;
-        const bool ids = !m.model.text->tokenizer.empty(), negatives = m.rows_per_sample == 2;
-        ports.push_back({"embeds", SODA_FLOAT32, {-1, tokens, width}});
-        if (negatives) ports.push_back({"negative_embeds", SODA_FLOAT32, {-1, tokens, width}});
-        if (ids) ports.push_back({"token_ids", SODA_INT64, {-1, tokens}});
-        if (ids && negatives) ports.push_back({"negative_token_ids", SODA_INT64, {-1, tokens}});
-        ports.push_back({"token_mask", SODA_INT64, {-1, tokens}});
-        if (negatives) ports.push_back({"negative_token_mask", SODA_INT64, {-1, tokens}});
-    }
-    ports.push_back({"noise_initial", SODA_FLOAT32, {-1, latent[0], latent[1], latent[2]}});
-    if (m.sampler.stochastic)
-        ports.push_back({"noise_steps", SODA_FLOAT32, {m.sampler.steps, -1, latent[0], latent[1], latent[2]}});
-    return ports;
-}
-
-std::vector<NamedPort> list_outputs(const Bundle& bundle) {
-    const soda_info info = describe(bundle);
-    const int64_t *latent = info.latent_shape, *image = info.image_shape;
-    std::vector<NamedPort> ports = {{"latents", SODA_FLOAT32, {-1, latent[0], latent[1], latent[2]}}};
-    if (image[0]) ports.push_back({"images", SODA_FLOAT32, {-1, image[0], image[1], image[2]}});
-    return ports;
-}
-
-template <class T>
-void copy_images(Session& session, T* to, size_t count, T (*convert)(float)) {
-    demand(to, "images");
-    const std::vector<float> values = session.images(count);
-    std::transform(values.begin(), values.end(), to, convert);
-}
-
 uint8_t as_byte(float value) {
     return value > 0 ? uint8_t(std::min(value, 1.0f) * 255.0f + 0.5f) : uint8_t(0);  // NaN gives 0
+}
+
+// read: Session::result, pictures or images
+template <class T, class Read>
+void copy_result(Session& session, Read read, T* to, size_t count) {
+    demand(to, "the room for the result");
+    const std::vector<float> values = (session.*read)(count);
+    if constexpr (std::is_same_v<T, float>)
+        std::copy(values.begin(), values.end(), to);
+    else
+        std::transform(values.begin(), values.end(), to, as_byte);
 }
 
 }  // namespace
@@ -225,7 +186,7 @@ void soda_bundle_close(soda_bundle* bundle) {
 soda_status soda_bundle_info(const soda_bundle* bundle, soda_info* info) {
     return guarded([&] {
         demand(bundle, "bundle");
-        write_struct(info, describe(*bundle->bundle), "info");
+        write_struct(info, describe_bundle(*bundle->bundle), "info");
     });
 }
 
@@ -233,16 +194,19 @@ soda_status soda_bundle_port(const soda_bundle* bundle, int32_t direction, int32
     return guarded([&] {
         demand(bundle, "bundle");
         if (direction != SODA_INPUTS && direction != SODA_OUTPUTS) refuse(say("direction is ", direction));
-        const auto ports =
-            direction == SODA_INPUTS ? list_inputs(bundle->bundle->manifest()) : list_outputs(*bundle->bundle);
+        const Bundle& opened = *bundle->bundle;
+        const auto ports = direction == SODA_INPUTS ? describe_inputs(opened.manifest()) : describe_outputs(opened);
         if (index < 0 || size_t(index) >= ports.size()) refuse(say("port ", index, " of ", ports.size()));
-        const NamedPort& found = ports[size_t(index)];
-        soda_port result{};
-        result.name = found.name;
-        result.dtype = found.dtype;
-        result.rank = int32_t(found.shape.size());
-        std::copy(found.shape.begin(), found.shape.end(), result.shape);
-        write_struct(port, result, "port");
+        write_struct(port, ports[size_t(index)], "port");
+    });
+}
+
+soda_status soda_bundle_slot(const soda_bundle* bundle, int32_t index, soda_slot* slot) {
+    return guarded([&] {
+        demand(bundle, "bundle");
+        const Manifest& m = bundle->bundle->manifest();
+        if (index < 0 || size_t(index) >= m.slots.size()) refuse(say("slot ", index, " of ", m.slots.size()));
+        write_struct(slot, describe_slot(m, size_t(index)), "slot");
     });
 }
 
@@ -317,17 +281,31 @@ soda_status soda_latents(soda_session* session, float* latents, size_t count) {
     });
 }
 
+soda_status soda_result(soda_session* session, float* result, size_t count) {
+    return guarded([&] {
+        demand(session, "session");
+        copy_result(session->session, &Session::result, result, count);
+    });
+}
+
+soda_status soda_result_rgb(soda_session* session, uint8_t* result, size_t count) {
+    return guarded([&] {
+        demand(session, "session");
+        copy_result(session->session, &Session::pictures, result, count);
+    });
+}
+
 soda_status soda_images(soda_session* session, float* images, size_t count) {
     return guarded([&] {
         demand(session, "session");
-        copy_images<float>(session->session, images, count, [](float value) { return value; });
+        copy_result(session->session, &Session::images, images, count);
     });
 }
 
 soda_status soda_images_rgb(soda_session* session, uint8_t* images, size_t count) {
     return guarded([&] {
         demand(session, "session");
-        copy_images<uint8_t>(session->session, images, count, as_byte);
+        copy_result(session->session, &Session::images, images, count);
     });
 }
 

@@ -38,10 +38,8 @@ Manifest open_manifest(const std::string& folder) {
 void check_files(const std::string& folder, const Manifest& manifest) {
     for (const auto& [name, entry] : manifest.files) require_regular_file(folder + "/" + name, entry.bytes);
     require_at_most(folder + "/" + manifest.tables, manifest.files.at(manifest.tables), max_tables_bytes);
-    if (manifest.model.text && !manifest.model.text->tokenizer.empty()) {
-        const std::string& name = manifest.model.text->tokenizer;
-        require_at_most(folder + "/" + name, manifest.files.at(name), max_tokenizer_bytes);
-    }
+    for (const auto& tokenizer : manifest.tokenizers)
+        require_at_most(folder + "/" + tokenizer.file, manifest.files.at(tokenizer.file), max_tokenizer_bytes);
     for (const auto& name : manifest.weights) read_header(folder + "/" + name);
     for (const auto& [name, entry] : manifest.files) {
         const std::string path = folder + "/" + name;

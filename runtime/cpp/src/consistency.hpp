@@ -10,13 +10,9 @@ namespace soda {
 // The first inconsistency in words, or "".
 std::string first_problem(const Manifest& manifest);
 
+// The same for the programs before the steps, once all of these hold (preparation.cpp).
+std::string prepare_problem(const Manifest& manifest);
 // The same for schedule and cache slots, once everything else holds (schedule.cpp).
 std::string program_problem(const Manifest& manifest);
-
-bool has_duplicates(const Names& names);
-// A name that a file of a bundle may have.
-bool is_plain_file(const std::string& name);
-// Whether text is 1 .. `longest` characters: one of `first`, then any of `others`. Ranges are spelled out as "a-z".
-bool matches(const std::string& text, const char* first, const char* others, size_t longest);
 
 }  // namespace soda

@@ -25,20 +25,26 @@ std::optional<const void*> field_of(const soda_request& request, const std::stri
     return {};
 }
 
+[[noreturn]] void refuse(const std::string& name, const char* what) {
+    throw RequestError(say("device array ", shown(name), " ", what), SODA_REQUEST_ARGUMENT);
+}
+
 }  // namespace
 
 void judge_device_arrays(const DeviceArrays& arrays, const soda_request& request, const Backend& backend) {
-    const auto refuse = [](const std::string& name, const char* what) {
-        throw RequestError(say("device array ", shown(name), " ", what), SODA_REQUEST_ARGUMENT);
-    };
     for (const auto& [name, array] : arrays) {
         const auto field = field_of(request, name);
         if (!field) refuse(name, "is no input of a request; soda_bundle_port lists them");
         if (*field) refuse(name, "is given on the host, too; leave the field NULL");
-        if (!array.address) refuse(name, "has no address: it is NULL");
-        if (!backend.stream()) refuse(name, "is for a bundle on a CUDA device; this one is on the CPU, give the field");
-        backend.judge_address(say("device array ", shown(name)), array.address);
+        judge_device_address(name, array.address, backend);
     }
+}
+
+void judge_device_address(const std::string& name, const void* address, const Backend& backend) {
+    if (!address) refuse(name, "has no address: it is NULL");
+    if (!backend.stream())
+        refuse(name, "is for a bundle on a CUDA device; this one is on the CPU, give it on the host");
+    backend.judge_address(say("device array ", shown(name)), address);
 }
 
 void DeviceRows::write(Memory& to) const {

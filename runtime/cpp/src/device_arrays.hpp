@@ -18,6 +18,7 @@ using DeviceArrays = std::map<std::string, DeviceArray>;  // by the field of sod
 
 // Demand a device, inputs of the request that are not given twice, and addresses that lie there. Raises RequestError.
 void judge_device_arrays(const DeviceArrays& arrays, const soda_request& request, const Backend& backend);
+void judge_device_address(const std::string& name, const void* address, const Backend& backend);
 
 // Rows of a request's input that come from the device.
 struct DeviceRows {

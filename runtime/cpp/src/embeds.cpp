@@ -3,7 +3,7 @@
 
 #include "errors.hpp"
 #include "files.hpp"
-#include "request.hpp"
+#include "request_inputs.hpp"
 #include "tensors.hpp"
 
 namespace soda {
@@ -40,17 +40,16 @@ std::vector<int64_t> whole_numbers(const std::string& content, const TensorEntry
 }
 
 int64_t read_pair(const std::string& content, const TensorEntries& entries, const std::string& path,
-                  const std::string& prefix, const TextCondition& text, std::vector<float>& values,
+                  const std::string& prefix, int64_t tokens, int64_t width, std::vector<float>& values,
                   std::vector<int64_t>& mask) {
     const TensorEntry& embeds = entry_of(entries, path, prefix + "prompt_embeds");
     const TensorEntry& ones = entry_of(entries, path, prefix + "prompt_attention_mask");
     const bool fits = embeds.dtype == "F32" && embeds.shape.size() == 3 && embeds.shape[0] > 0 &&
-                      embeds.shape[1] == text.max_tokens && embeds.shape[2] == text.embed_width;
+                      embeds.shape[1] == tokens && embeds.shape[2] == width;
     if (!fits)
-        throw RequestError(say(path, ": ", prefix, "prompt_embeds is not F32 [samples, ", text.max_tokens, ", ",
-                               text.embed_width, "]"));
-    if (ones.shape != Sizes{embeds.shape[0], text.max_tokens})
-        throw RequestError(say(path, ": ", prefix, "prompt_attention_mask is not [samples, ", text.max_tokens, "]"));
+        throw RequestError(say(path, ": ", prefix, "prompt_embeds is not F32 [samples, ", tokens, ", ", width, "]"));
+    if (ones.shape != Sizes{embeds.shape[0], tokens})
+        throw RequestError(say(path, ": ", prefix, "prompt_attention_mask is not [samples, ", tokens, "]"));
     values.resize(size_t(embeds.end - embeds.begin) / 4);
     std::memcpy(values.data(), content.data() + embeds.begin, values.size() * 4);
     mask = whole_numbers(content, ones, path);
@@ -59,16 +58,16 @@ int64_t read_pair(const std::string& content, const TensorEntries& entries, cons
 
 }  // namespace
 
-Embeds read_embeds(const std::string& path, const TextCondition& text) {
+Embeds read_embeds(const std::string& path, int64_t tokens, int64_t width) {
     try {
         const int64_t bytes = require_regular_file(path, max_file_bytes, true);
         const std::string content = read_bytes(path, 0, bytes);
         const TensorEntries entries = parse_header(path, content, int64_t(content.size()));
         Embeds embeds;
-        embeds.prompts = read_pair(content, entries, path, "", text, embeds.values, embeds.mask);
+        embeds.prompts = read_pair(content, entries, path, "", tokens, width, embeds.values, embeds.mask);
         if (entries.count("negative_prompt_embeds"))
-            embeds.negatives =
-                read_pair(content, entries, path, "negative_", text, embeds.negative_values, embeds.negative_mask);
+            embeds.negatives = read_pair(content, entries, path, "negative_", tokens, width, embeds.negative_values,
+                                         embeds.negative_mask);
         return embeds;
     } catch (const BundleError& error) {  // the file is the request's, not the bundle's, and so is the remedy
         const std::string message = error.what();

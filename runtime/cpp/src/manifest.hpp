@@ -22,24 +22,30 @@ struct FileEntry {
     std::string sha256;
 };
 
-struct LabelCondition {
-    int64_t num_classes, null_class;
+enum class PortKind { label, token_ids, token_mask, embedding, mask, scalar };
+
+// A value of every row of a request.
+struct RequestPort {
+    std::string name, dtype;
+    Sizes shape;  // of one row
+    PortKind kind;
+    int64_t num_classes = 0, null_class = 0;        // of a label
+    int64_t tokenizer = 0;                          // of token ids and masks: index into `tokenizers`
+    double default_value = 0, least = 0, most = 0;  // of a scalar
 };
 
-struct TextCondition {
-    int64_t max_tokens, embed_width;
-    std::string tokenizer;  // "": takes embeddings alone
+struct Tokenizer {
+    std::string file;
+    int64_t max_tokens;
+    std::string clean;
+    int64_t pad_id;
 };
 
 struct Model {
     std::string name, family, hash;
-    Sizes latent_shape;  // C, H, W
-    int64_t num_layers;
-    Names modules;
-    int64_t num_tokens, width;
-    std::optional<LabelCondition> label;  // this one or the next
-    std::optional<TextCondition> text;
+    Sizes latent_shape;
     bool pixels;  // latents are pixels in -1..1
+    int64_t sites;
 };
 
 struct Sampler {
@@ -58,21 +64,43 @@ struct PreparedTensor {
     Sizes shape;  // without the first axis
 };
 
+// The weights file that a program takes its weights from. "": none; no value: a version that does not say.
+using WeightsName = std::optional<std::string>;
+
 struct PrepareProgram {
     std::string file;
+    WeightsName weights;
     Names inputs, tables, outputs;
-
-    bool is_text_encoder() const { return outputs.size() == 1 && outputs[0] == "embeds"; }
 };
+
+enum class ResultKind { image, video, audio };
 
 struct FinishProgram {
     std::string file;
+    WeightsName weights;
+    ResultKind kind;
     Sizes shape;
+    double rate;  // frames or samples in a second; 0 of images
+};
+
+struct Slot {
+    std::string name;
+    Sizes shape;  // of one row
+    std::string dtype;
+};
+
+// A slot's value as a program names it.
+struct SlotValue {
+    int64_t slot;      // index into `slots`; -1: there is no such slot
+    int64_t age;       // 0: the latest value
+    std::string text;  // behind "cache." or "cache_out." in the program
 };
 
 struct Program {
     std::string file;
-    Names inputs, reads, writes;
+    WeightsName weights;
+    Names inputs;
+    std::vector<SlotValue> reads, writes;
     int64_t flops;
 };
 
@@ -82,18 +110,21 @@ struct Step {
 };
 
 struct Arena {
-    int64_t bytes, lower_bound_bytes, naive_bytes, slot_bytes;
+    int64_t bytes, lower_bound_bytes, naive_bytes;
 };
 
 struct Manifest {
     std::string builder, backend, precision;
     Model model;
+    std::vector<RequestPort> ports;
+    std::vector<Tokenizer> tokenizers;
     Sampler sampler;
     int64_t rows_per_sample;
     double guidance, flops_ratio;
     int64_t forecasts;
     std::vector<PreparedTensor> tensors;
     std::vector<PrepareProgram> prepare;
+    std::vector<Slot> slots;
     std::vector<Program> programs;
     int64_t baseline_program;
     std::vector<Step> steps;
@@ -103,6 +134,10 @@ struct Manifest {
     std::string tables;
     std::map<std::string, FileEntry> files;
 };
+
+const RequestPort* find_port(const Manifest& manifest, const std::string& name);  // null where there is none
+// Makes ports of the request, unless the request gives them.
+bool is_encoder(const Manifest& manifest, const PrepareProgram& program);
 
 // Decode manifest.json strictly; the version is looked at first. `where` names the file in messages.
 Manifest parse_manifest(std::string_view text, const std::string& where);

@@ -8,18 +8,12 @@ namespace {
 Model decode_model(const Field& field) {
     field.object({"name", "family", "hash", "latent_shape", "num_layers", "modules", "num_tokens", "width",
                   "num_classes", "null_class", "output"});
-    Model model;
-    model.name = field["name"].string();
-    model.family = field["family"].string();
-    model.hash = field["hash"].string();
-    model.latent_shape = field["latent_shape"].integers(3);
-    model.num_layers = field["num_layers"].integer();
-    model.modules = field["modules"].strings();
-    model.num_tokens = field["num_tokens"].integer();
-    model.width = field["width"].integer();
-    model.label = LabelCondition{field["num_classes"].integer(), field["null_class"].integer()};
-    model.pixels = field["output"].one_of({"pixels", "latents"}) == "pixels";
-    return model;
+    return {field["name"].string(),
+            field["family"].string(),
+            field["hash"].string(),
+            field["latent_shape"].integers(3),
+            field["output"].one_of({"pixels", "latents"}) == "pixels",
+            0};
 }
 
 double decode_timestep(const Field& field) {
@@ -29,7 +23,7 @@ double decode_timestep(const Field& field) {
     return double(timestep);
 }
 
-Sampler decode_sampler(const Field& field) {
+Sampler decode_sampler_v1(const Field& field) {
     field.object({"name", "steps", "timesteps", "state_size", "stochastic", "initial_scale"});
     return {field["name"].string(),
             field["steps"].integer(),
@@ -46,25 +40,22 @@ PreparedTensor decode_conditioning(const Field& field) {
     return {field["name"].string(), "float32", true, true, {field["entries"].integer(), field["width"].integer()}};
 }
 
-Program decode_program(const Field& field) {
-    field.object({"file", "reads", "writes", "flops"});
-    return {field["file"].string(), {}, field["reads"].strings(), field["writes"].strings(), field["flops"].integer()};
-}
-
 }  // namespace
 
 Manifest upgrade_v1(const Field& root) {
     root.object({"format", "version", "builder", "backend", "precision", "model", "sampler", "rows_per_sample",
                  "guidance", "flops_ratio", "prepare", "programs", "baseline_program", "steps", "arena", "weights",
                  "tables", "files"});
-    const Field prepare = root["prepare"];
+    const Field prepare = root["prepare"], model = root["model"];
     prepare.object({"file", "tables", "conditioning"});
     Manifest manifest;
     manifest.builder = root["builder"].string();
     manifest.backend = root["backend"].string();
     manifest.precision = root["precision"].one_of({"fp32"});
-    manifest.model = decode_model(root["model"]);
-    manifest.sampler = decode_sampler(root["sampler"]);
+    manifest.model = decode_model(model);
+    add_label_port(manifest, model["num_classes"].integer(), model["null_class"].integer());
+    const Layers layers = decode_layers(model);
+    manifest.sampler = decode_sampler_v1(root["sampler"]);
     manifest.rows_per_sample = root["rows_per_sample"].integer();
     manifest.guidance = root["guidance"].number();
     manifest.flops_ratio = root["flops_ratio"].number();
@@ -72,12 +63,19 @@ Manifest upgrade_v1(const Field& root) {
     manifest.tensors = decode_each(prepare["conditioning"], decode_conditioning);
     Names names;
     for (const auto& tensor : manifest.tensors) names.push_back(tensor.name);
-    manifest.prepare = {{prepare["file"].string(), {"labels"}, prepare["tables"].strings(), names}};
-    manifest.programs = decode_each(root["programs"], decode_program);
-    for (auto& program : manifest.programs) program.inputs = names;
+    manifest.prepare = {{prepare["file"].string(), {}, {"labels"}, prepare["tables"].strings(), names}};
+    manifest.programs = decode_each(root["programs"], [&](const Field& field) -> Program {
+        field.object({"file", "reads", "writes", "flops"});
+        return {field["file"].string(),
+                {},
+                names,
+                decode_layer_values(field["reads"], layers),
+                decode_layer_values(field["writes"], layers),
+                field["flops"].integer()};
+    });
     manifest.baseline_program = root["baseline_program"].integer();
     manifest.steps = decode_each(root["steps"], decode_step);
-    manifest.arena = decode_arena(root["arena"]);
+    manifest.arena = decode_layer_arena(root["arena"], manifest, layers);
     manifest.weights = {root["weights"].string()};
     manifest.tables = root["tables"].string();
     manifest.files = decode_files(root["files"]);

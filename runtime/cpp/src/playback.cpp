@@ -27,7 +27,7 @@ Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::functi
         bundle.step_engine(program);
     }
     for (const auto& program : m.prepare)
-        if (!program.is_text_encoder()) bundle.engine(program.file, bundle.signature_of(program));
+        if (!is_encoder(m, program)) bundle.prepare_engine(program);
     poll();
     const Signature step = step_signature(m, size_t(m.baseline_program));
     const Port& state = step.inputs.at("state");
@@ -36,13 +36,13 @@ Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::functi
     for (auto& each : states_) each = allocate(state);
     guidance_ = bundle.backend().allocate(4);
     noise_ = bundle.backend().allocate(state.bytes(axes_) / m.sampler.state_size);
-    for (const auto& [name, port] : request_ports(m)) request_[name] = allocate(port);
+    for (const auto& port : m.ports) ports_[port.name] = allocate(request_port(port));
     bundle.backend().reserve_writes(written_bytes());
     for (const auto& tensor : m.tensors)
         tensors_[tensor.name] = allocate(tensor_port(tensor), tensor.per_step ? window_ : 1);
     windows_.resize(size_t((m.sampler.steps + window_ - 1) / window_));
     for (const auto& program : m.prepare) {
-        if (program.is_text_encoder()) continue;
+        if (is_encoder(m, program)) continue;
         if (program.tables.empty()) once_.push_back(bind_prepare(program, 0));
         for (size_t w = 0; !program.tables.empty() && w < windows_.size(); ++w)
             windows_[w].push_back(bind_prepare(program, int64_t(w) * window_));
@@ -50,12 +50,11 @@ Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::functi
     for (size_t i = 0; i < programs.size(); ++i) steps_.push_back(bind_step(int64_t(i), programs[i]));
 }
 
-void Playback::encode_text() {
-    for (const auto& program : bundle_.manifest().prepare) {
-        if (!program.is_text_encoder()) continue;
-        if (!encode_) encode_.emplace(bind_prepare(program, 0));
-        (*encode_)();
-    }
+void Playback::encode(size_t program) {
+    auto call = encode_.find(program);
+    if (call == encode_.end())
+        call = encode_.emplace(program, bind_prepare(bundle_.manifest().prepare[program], 0)).first;
+    call->second();
 }
 
 void Playback::prepare_request() {
@@ -68,20 +67,20 @@ void Playback::run_step(int64_t i) {
     steps_[size_t(i)]();
 }
 
-Memory& Playback::image(int64_t steps_done) {
-    const FinishProgram& program = bundle_.manifest().finish[0];
-    const Signature signature = finish_signature(bundle_.manifest(), program);
-    const Port& port = signature.outputs.at("image");
+Memory& Playback::finish(int64_t steps_done) {
+    const FinishProgram& program = bundle_.manifest().finish.at(0);
     std::optional<Call>& call = finish_[steps_done % 2];
     if (!call) {
-        const Engine& engine = bundle_.engine(program.file, signature);
-        if (!image_) image_ = allocate(port);
+        const Signature signature = finish_signature(bundle_.manifest(), program);
+        const auto& [name, port] = *signature.outputs.begin();
+        const Engine& engine = bundle_.finish_engine();
+        if (!result_) result_ = allocate(port);
         call.emplace(engine.bind("finish",
                                  {{"latents", view_of(state_after(steps_done), signature.inputs.at("latents"), axes_)}},
-                                 {{"image", view_of(*image_, port, axes_)}}));
+                                 {{name, view_of(*result_, port, axes_)}}));
     }
     (*call)();
-    return *image_;
+    return *result_;
 }
 
 std::unique_ptr<Memory> Playback::allocate(const Port& port, int64_t times) const {
@@ -103,7 +102,7 @@ int64_t Playback::written_bytes() const {
     constexpr int64_t padding = 256;  // of each write
     int64_t bytes = states_[0]->bytes() + guidance_->bytes() + 2 * padding;
     if (sampler.stochastic) bytes += checked_product(noise_->bytes() + padding, sampler.steps);
-    for (const auto& [name, memory] : request_) bytes += memory->bytes() + padding;
+    for (const auto& [name, memory] : ports_) bytes += memory->bytes() + padding;
     return bytes;
 }
 
@@ -116,7 +115,7 @@ View Playback::view_of(const Memory& memory, const Port& port, const Axes& axes,
 
 const Memory& Playback::place_of(const std::string& name) const {
     const auto tensor = tensors_.find(name);
-    return tensor != tensors_.end() ? *tensor->second : *request_.at(name);
+    return tensor != tensors_.end() ? *tensor->second : *ports_.at(name);
 }
 
 // For the window of steps that begins at `first` where the program has tables.
@@ -131,7 +130,7 @@ Call Playback::bind_prepare(const PrepareProgram& program, int64_t first) {
     }
     for (const auto& [name, port] : signature.outputs) outputs.emplace(name, view_of(place_of(name), port, axes));
     const std::string steps = program.tables.empty() ? "" : say(" of steps ", first, "..", first + axes.window - 1);
-    return bundle_.engine(program.file, signature).bind("prepare" + steps, inputs, outputs);
+    return bundle_.prepare_engine(program).bind("prepare" + steps, inputs, outputs);
 }
 
 Call Playback::bind_step(int64_t index, size_t program) {
@@ -146,9 +145,10 @@ Call Playback::bind_step(int64_t index, size_t program) {
         {"noise", {noise_.get(), 0}},
         {"coefficients", {&bundle_.table(coefficients), index * bundle_.row_bytes(coefficients)}}};
     for (size_t i = 0; accelerated && i < used.reads.size(); ++i)
-        places["cache." + used.reads[i]] = {arena_.get(), step.read_offsets[i] * batch};
+        places["cache." + used.reads[i].text] = {arena_.get(), step.read_offsets[i] * batch};
     for (size_t i = 0; accelerated && i < used.writes.size(); ++i)
-        places["cache_out." + used.writes[i]] = {arena_.get(), step.write_offsets[i] * batch};
+        places["cache_out." + used.writes[i].text] = {arena_.get(), step.write_offsets[i] * batch};
+    for (const auto& [name, memory] : ports_) places[name] = {memory.get(), 0};
     for (const auto& tensor : m.tensors)
         places[tensor.name] = {tensors_.at(tensor.name).get(),
                                tensor.per_step ? index % window_ * tensor_port(tensor).bytes(axes_) : 0};

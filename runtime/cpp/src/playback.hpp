@@ -21,12 +21,12 @@ public:
     Memory& state_after(int64_t steps_done) { return *states_[steps_done % 2]; }
     Memory& guidance() { return *guidance_; }
     Memory& noise() { return *noise_; }
-    Memory& request(const std::string& name) { return *request_.at(name); }
+    Memory& port(const std::string& name) { return *ports_.at(name); }
 
-    void encode_text();        // embeddings of the request's token ids; the encoder is opened at the first call
-    void prepare_request();    // tensors of the request
-    void run_step(int64_t i);  // before it, tensors of its window of steps where one begins
-    Memory& image(int64_t steps_done);  // the finish program's result, float32 [batch, *shape]
+    void encode(size_t program);         // ports that an encoder makes; it is opened at the first call
+    void prepare_request();              // tensors of the request
+    void run_step(int64_t i);            // before it, tensors of its window of steps where one begins
+    Memory& finish(int64_t steps_done);  // the finish program's result, float32 [batch, *shape]
 
 private:
     std::unique_ptr<Memory> allocate(const Port& port, int64_t times = 1) const;
@@ -41,11 +41,11 @@ private:
     Axes axes_;
     int64_t window_;
     std::unique_ptr<Memory> arena_, states_[2], guidance_, noise_;
-    std::map<std::string, std::unique_ptr<Memory>> request_, tensors_;
-    std::optional<Call> encode_;
+    std::map<std::string, std::unique_ptr<Memory>> ports_, tensors_;
+    std::map<size_t, Call> encode_;  // by index into `prepare`
     std::vector<Call> once_, steps_;
     std::vector<std::vector<Call>> windows_;
-    std::unique_ptr<Memory> image_;
+    std::unique_ptr<Memory> result_;
     std::optional<Call> finish_[2];
 };
 

@@ -1,35 +1,22 @@
-// Judge a request before anything changes: condition, noise and guidance that fit the bundle. BUNDLE.md section 8.
+// Judge a request before anything changes: ports, noise and guidance that fit the bundle. BUNDLE.md section 8.
 #pragma once
 
-#include <string>
-#include <vector>
-
-#include "device_arrays.hpp"
+#include "request_inputs.hpp"
 
 namespace soda {
 
-// What a request is conditioned on, row by row, the conditional half first: name of a request input -> its values.
+// What a request gives, row by row, the conditional half first.
 struct Condition {
     int64_t samples = 0;
-    std::map<std::string, std::vector<int64_t>> numbers;  // labels, input_ids, attention_mask
-    std::vector<float> embeds;                            // empty where the text encoder makes them
-    std::vector<DeviceRows> on_device;  // written over the rows above, which are zeros there, or empty if all are there
+    std::map<std::string, std::vector<char>> values;  // port -> its rows; no bytes where all of them are on the device
+    std::vector<DeviceRows> on_device;                // written over the rows above
+    std::vector<size_t> encoders;                     // that run: indices into `prepare`
 };
 
-Condition judge_condition(const Manifest& manifest, const soda_request& request, const DeviceArrays& device);
+// samples: how many the request asks for; 0 takes those of its inputs.
+Condition judge_condition(const Manifest& manifest, const std::vector<Given>& inputs, int64_t samples);
 double judge_guidance(const Manifest& manifest, const soda_request& request);
 // Noise given by the caller is finite and whole.
 void judge_noise(const Manifest& manifest, const soda_request& request, const DeviceArrays& device, int64_t samples);
-
-// Embeddings and masks of one request, owned here.
-struct Embeds {
-    int64_t prompts = 0, negatives = 0;
-    std::vector<float> values, negative_values;
-    std::vector<int64_t> mask, negative_mask;
-};
-
-// The tensors prompt_embeds, prompt_attention_mask and both with `negative_` in front, of a safetensors file
-// (embeds.cpp). Raises RequestError.
-Embeds read_embeds(const std::string& path, const TextCondition& condition);
 
 }  // namespace soda

@@ -4,100 +4,93 @@
 
 #include "consistency.hpp"
 #include "errors.hpp"
+#include "names.hpp"
+#include "signature.hpp"
 
 namespace soda {
 namespace {
 
 constexpr int64_t alignment_bytes = 256;
 
-struct Slot {
-    std::string name;  // "<layer>.<module>"
-    int age = -1;      // -1: no slot's name at all
-};
-
-// "12.ff", "12.ff.1" or "12.ff.2"; layers have no leading zeros.
-Slot parse_slot(const Manifest& m, const std::string& text) {
-    const size_t dot = text.find('.');
-    if (dot == std::string::npos) return {};
-    const std::string layer = text.substr(0, dot);
-    if (!matches(layer, "0-9", "0-9", 5) || (layer.size() > 1 && layer[0] == '0')) return {};
-    std::string module = text.substr(dot + 1);
-    int age = 0;
-    const size_t second = module.find('.');
-    if (second != std::string::npos) {
-        const std::string digit = module.substr(second + 1);
-        if (digit != "1" && digit != "2") return {};
-        age = digit[0] - '0';
-        module.resize(second);
-    }
-    const int64_t number = std::stol(layer);
-    const bool known = number < m.model.num_layers &&
-                       std::find(m.model.modules.begin(), m.model.modules.end(), module) != m.model.modules.end();
-    const bool stack = number == m.model.num_layers && module == "stack";
-    return known || stack ? Slot{layer + "." + module, age} : Slot{};
-}
-
 // Which value of which slot lies where in the arena, and how many values each slot has had.
 class Places {
 public:
-    explicit Places(int64_t slot_bytes) : slot_bytes_(slot_bytes) {}
+    explicit Places(size_t num_slots) : count_(num_slots) {}
 
-    bool holds(const Slot& slot, int64_t begin) const {
-        const auto place = value_at_.find(begin);
-        const auto count = count_.find(slot.name);
-        return place != value_at_.end() && place->second.first == slot.name && count != count_.end() &&
-               place->second.second == count->second - slot.age;
+    bool holds(const SlotValue& value, int64_t begin) const {
+        const auto place = at_.find(begin);
+        return place != at_.end() && place->second.slot == value.slot &&
+               place->second.number == count_[size_t(value.slot)] - value.age;
     }
 
     // Whatever overlaps is gone. update: it is still the same value.
-    void write(const std::string& slot, int64_t begin, bool update) {
-        value_at_.erase(value_at_.upper_bound(begin - slot_bytes_), value_at_.lower_bound(begin + slot_bytes_));
-        int64_t& count = count_[slot];
-        count += !update;
-        value_at_[begin] = {slot, count};
+    void write(int64_t slot, int64_t begin, int64_t end, bool update) {
+        auto first = at_.lower_bound(begin);
+        if (first != at_.begin() && std::prev(first)->second.end > begin) --first;
+        at_.erase(first, at_.lower_bound(end));
+        count_[size_t(slot)] += !update;
+        at_[begin] = {slot, count_[size_t(slot)], end};
     }
 
 private:
-    int64_t slot_bytes_;
-    std::map<int64_t, std::pair<std::string, int64_t>> value_at_;  // begin -> slot and number of the value
-    std::map<std::string, int64_t> count_;
+    struct Value {
+        int64_t slot, number, end;
+    };
+
+    std::map<int64_t, Value> at_;  // by begin; they do not overlap
+    Sizes count_;                  // by slot
 };
+
+// begin and end of a place; a slot both read and written counts once
+using Touched = std::map<std::string, std::pair<int64_t, int64_t>>;
+
+std::string place_problem(const Manifest& m, size_t index, const std::vector<SlotValue>& values, const Sizes& offsets,
+                          Touched& touched) {
+    for (size_t i = 0; i < values.size(); ++i) {
+        const int64_t bytes = slot_bytes(m, m.slots[size_t(values[i].slot)]), begin = offsets[i];
+        if (begin < 0 || begin > m.arena.bytes - bytes || begin % alignment_bytes)
+            return say("steps[", index, "] has an offset outside the arena of ", m.arena.bytes,
+                       " bytes, or an unaligned one");
+        const auto [known, fresh] = touched.emplace(values[i].text, std::make_pair(begin, begin + bytes));
+        if (!fresh && known->second.first != begin)
+            return say("steps[", index, "] updates slot ", values[i].text, " away from its place");
+    }
+    return "";
+}
 
 std::string step_problem(const Manifest& m, size_t index, Places& places) {
     const Step& step = m.steps[index];
     const Program& program = m.programs[size_t(step.program)];
     if (step.read_offsets.size() != program.reads.size() || step.write_offsets.size() != program.writes.size())
         return say("steps[", index, "] has another number of offsets than its program has slots");
-    for (const Sizes* offsets : {&step.read_offsets, &step.write_offsets})
-        for (int64_t offset : *offsets)
-            if (offset < 0 || offset > m.arena.bytes - m.arena.slot_bytes || offset % alignment_bytes)
-                return say("steps[", index, "] has an offset outside the arena of ", m.arena.bytes,
-                           " bytes, or an unaligned one");
-    std::map<std::string, int64_t> touched;  // a slot both read and written counts once
+    Touched touched;
+    std::string problem = place_problem(m, index, program.reads, step.read_offsets, touched);
+    if (problem.empty()) problem = place_problem(m, index, program.writes, step.write_offsets, touched);
+    if (!problem.empty()) return problem;
+    std::vector<std::pair<int64_t, int64_t>> in_order;
+    for (const auto& [name, place] : touched) in_order.push_back(place);
+    std::sort(in_order.begin(), in_order.end());
+    for (size_t i = 1; i < in_order.size(); ++i)
+        if (in_order[i].first < in_order[i - 1].second) return say("steps[", index, "] touches overlapping slots");
+    std::set<std::string> read;
     for (size_t i = 0; i < program.reads.size(); ++i) {
-        const std::string& name = program.reads[i];
-        const int64_t offset = step.read_offsets[i];
-        if (!places.holds(parse_slot(m, name), offset))
-            return say("steps[", index, "] reads slot ", name, " at ", offset, ", which no longer or never held it");
-        touched[name] = offset;
+        if (!places.holds(program.reads[i], step.read_offsets[i]))
+            return say("steps[", index, "] reads slot ", program.reads[i].text, " at ", step.read_offsets[i],
+                       ", which no longer or never held it");
+        read.insert(program.reads[i].text);
     }
     for (size_t i = 0; i < program.writes.size(); ++i) {
-        const auto read = touched.find(program.writes[i]);
-        if (read != touched.end() && read->second != step.write_offsets[i])
-            return say("steps[", index, "] updates slot ", program.writes[i], " away from its place");
-        touched[program.writes[i]] = step.write_offsets[i];
-    }
-    Sizes begins;
-    for (const auto& [name, begin] : touched) begins.push_back(begin);
-    std::sort(begins.begin(), begins.end());
-    for (size_t i = 1; i < begins.size(); ++i)
-        if (begins[i] - begins[i - 1] < m.arena.slot_bytes) return say("steps[", index, "] touches overlapping slots");
-    for (size_t i = 0; i < program.writes.size(); ++i) {
-        const std::string& name = program.writes[i];
-        const bool update = std::find(program.reads.begin(), program.reads.end(), name) != program.reads.end();
-        places.write(name, step.write_offsets[i], update);
+        const SlotValue& value = program.writes[i];
+        const auto& [begin, end] = touched.at(value.text);
+        places.write(value.slot, begin, end, read.count(value.text) != 0);
     }
     return "";
+}
+
+bool names_twice(const std::vector<SlotValue>& values) {
+    Names names;
+    for (const SlotValue& value : values) names.push_back(value.text);
+    return has_duplicates(names);
 }
 
 }  // namespace
@@ -107,23 +100,22 @@ std::string program_problem(const Manifest& m) {
         return say("baseline_program=", m.baseline_program, " is not one of ", m.programs.size(), " programs");
     const Program& baseline = m.programs[size_t(m.baseline_program)];
     if (!baseline.reads.empty() || !baseline.writes.empty()) return "the baseline program touches the cache";
-    std::set<std::string> tensors;
-    for (const auto& tensor : m.tensors) tensors.insert(tensor.name);
+    std::set<std::string> known;
+    for (const auto& tensor : m.tensors) known.insert(tensor.name);
+    for (const auto& port : m.ports) known.insert(port.name);
     for (size_t i = 0; i < m.programs.size(); ++i) {
         const Program& program = m.programs[i];
-        for (const auto& name : program.reads)
-            if (parse_slot(m, name).age < 0)
-                return say("programs[", i, "] names a cache slot that the model does not have");
-        for (const auto& name : program.writes)
-            if (parse_slot(m, name).age != 0)
-                return say("programs[", i, "] writes what is not the latest value of a slot that the model has");
-        if (has_duplicates(program.reads) || has_duplicates(program.writes))
-            return say("programs[", i, "] names a cache slot twice");
-        const auto known = [&](const std::string& name) { return tensors.count(name) != 0; };
-        if (has_duplicates(program.inputs) || !std::all_of(program.inputs.begin(), program.inputs.end(), known))
-            return say("programs[", i, "] takes a tensor twice, or one that is not there");
+        for (const auto* values : {&program.reads, &program.writes})
+            for (const SlotValue& value : *values)
+                if (value.slot < 0 || (value.age && values == &program.writes))
+                    return say("programs[", i, "] names ", shown(value.text), ", which is no such value of a slot");
+        if (names_twice(program.reads) || names_twice(program.writes))
+            return say("programs[", i, "] names a slot twice");
+        const auto is_known = [&](const std::string& name) { return known.count(name) != 0; };
+        if (has_duplicates(program.inputs) || !std::all_of(program.inputs.begin(), program.inputs.end(), is_known))
+            return say("programs[", i, "] takes an input twice, or one that is not there");
     }
-    Places places(m.arena.slot_bytes);
+    Places places(m.slots.size());
     for (size_t i = 0; i < m.steps.size(); ++i) {
         if (m.steps[i].program < 0 || m.steps[i].program >= int64_t(m.programs.size()))
             return say("steps[", i, "].program=", m.steps[i].program, " does not exist");

@@ -8,8 +8,7 @@
 namespace soda {
 
 int64_t Session::latent_count() const {
-    const Sizes& shape = bundle_->manifest().model.latent_shape;
-    return playback_->batch * shape[0] * shape[1] * shape[2];
+    return checked_product(playback_->batch, element_count(bundle_->manifest().model.latent_shape));
 }
 
 void Session::check_cancelled() {
@@ -19,10 +18,15 @@ void Session::check_cancelled() {
     throw Cancelled();
 }
 
-void Session::start(const soda_request& request, const DeviceArrays& device) {
+void Session::start(const soda_request& request, const RequestArrays& arrays) {
     const Manifest& m = bundle_->manifest();
+    const DeviceArrays& device = arrays.device;
     judge_device_arrays(device, request, bundle_->backend());
-    const Condition condition = judge_condition(m, request, device);
+    Embeds file;
+    const std::vector<Given> inputs = list_inputs(m, request, arrays, file);
+    for (const Given& given : inputs)
+        if (given.device) judge_device_address(given.name, given.device, bundle_->backend());
+    const Condition condition = judge_condition(m, inputs, request.samples);
     const double guidance = judge_guidance(m, request);
     judge_noise(m, request, device, condition.samples);
     started_ = false;  // until everything below is done: a program may fail
@@ -56,14 +60,12 @@ void Session::begin(const soda_request& request, const DeviceArrays& device, con
     for (size_t i = 0; i < count; ++i) scratch_[i] *= float(m.sampler.initial_scale);
     playback_->state_after(0).write(scratch_.data(), int64_t(scratch_.size()) * 4);
     if (initial != device.end()) playback_->state_after(0).copy_from(initial->second.address, int64_t(count) * 4);
-    for (const auto& [name, values] : condition.numbers)
-        if (!values.empty()) playback_->request(name).write(values.data(), int64_t(values.size()) * 8);
-    if (!condition.embeds.empty())
-        playback_->request("embeds").write(condition.embeds.data(), int64_t(condition.embeds.size()) * 4);
-    for (const DeviceRows& rows : condition.on_device) rows.write(playback_->request(rows.input));
+    for (const auto& [name, values] : condition.values)
+        if (!values.empty()) playback_->port(name).write(values.data(), int64_t(values.size()));
+    for (const DeviceRows& rows : condition.on_device) rows.write(playback_->port(rows.input));
     const float scale = float(guidance);
     playback_->guidance().write(&scale, 4);
-    if (condition.numbers.count("input_ids")) playback_->encode_text();
+    for (size_t program : condition.encoders) playback_->encode(program);
     playback_->prepare_request();
     request_ = request;
     noise_on_device_ = steps == device.end() ? nullptr : steps->second.address;
@@ -120,48 +122,73 @@ void Session::demand_room(size_t count) const {
         throw RequestError(say("room for ", count, " floats, the latents have ", needed), SODA_REQUEST_ARGUMENT);
 }
 
-std::vector<float> Session::images(size_t room) {
+std::vector<float> Session::planes(size_t room) {
     const Manifest& m = bundle_->manifest();
     Playback& player = playback();
     if (m.finish.empty() && !m.model.pixels)
         throw RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE");
     const Sizes& shape = m.finish.empty() ? m.model.latent_shape : m.finish[0].shape;
-    const int64_t needed = checked_product(player.batch, shape[0] * shape[1] * shape[2]);
+    const int64_t needed = checked_product(player.batch, element_count(shape));
     if (room < size_t(needed))
-        throw RequestError(say("room for ", room, " values, the images have ", needed), SODA_REQUEST_ARGUMENT);
-    std::vector<float> planes(size_t(needed), 0.0f);  // [samples, channels, height, width]
+        throw RequestError(say("room for ", room, " values, the result has ", needed), SODA_REQUEST_ARGUMENT);
+    std::vector<float> planes(size_t(needed), 0.0f);
     if (!m.finish.empty()) {
-        const Memory& image = player.image(next_step_);
-        image.read(planes.data(), image.bytes());
-    } else {
-        latents(planes.data(), planes.size());
-        for (float& value : planes) value = std::min(std::max(value / 2 + 0.5f, 0.0f), 1.0f);
+        const Memory& made = player.finish(next_step_);
+        made.read(planes.data(), made.bytes());
+        return planes;
     }
-    const size_t channels = size_t(shape[0]), pixels = size_t(shape[1] * shape[2]);
+    latents(planes.data(), planes.size());
+    for (float& value : planes) value = std::min(std::max(value / 2 + 0.5f, 0.0f), 1.0f);
+    return planes;
+}
+
+std::vector<float> Session::result(size_t room) {
+    const Manifest& m = bundle_->manifest();
+    std::vector<float> planes = this->planes(room);
+    if (!m.finish.empty() && m.finish[0].kind == ResultKind::audio) return planes;
+    const Sizes& shape = m.finish.empty() ? m.model.latent_shape : m.finish[0].shape;  // [(frames,) channels, h, w]
+    const size_t axes = shape.size(), channels = size_t(shape[axes - 3]),
+                 pixels = size_t(shape[axes - 2] * shape[axes - 1]);
     std::vector<float> images(planes.size());
-    for (size_t sample = 0; sample < size_t(player.batch); ++sample)
+    for (size_t begin = 0; begin < planes.size(); begin += channels * pixels)
         for (size_t channel = 0; channel < channels; ++channel)
             for (size_t pixel = 0; pixel < pixels; ++pixel)
-                images[(sample * pixels + pixel) * channels + channel] =
-                    planes[(sample * channels + channel) * pixels + pixel];
+                images[begin + pixel * channels + channel] = planes[begin + channel * pixels + pixel];
     return images;
+}
+
+std::vector<float> Session::pictures(size_t room) {
+    const auto& finish = bundle_->manifest().finish;
+    if (!finish.empty() && finish[0].kind == ResultKind::audio)
+        throw RequestError("this bundle makes audio, which has no colours; take it with soda_result");
+    return result(room);
+}
+
+std::vector<float> Session::images(size_t room) {
+    const auto& finish = bundle_->manifest().finish;
+    if (!finish.empty() && finish[0].kind != ResultKind::image)
+        throw RequestError(say("this bundle makes ", result_name(finish[0].kind), "; take it with soda_result"));
+    return result(room);
 }
 
 void Session::to_device(const std::string& output, void* address, size_t bytes) {
     const Manifest& m = bundle_->manifest();
     Playback& player = playback();
     const auto refuse = [](const auto&... what) { throw RequestError(say(what...), SODA_REQUEST_ARGUMENT); };
-    const bool images = output == "images";
-    if (!images && output != "latents") refuse("output ", shown(output), " is neither 'latents' nor 'images'");
-    if (!bundle_->backend().stream()) refuse("this bundle is on the CPU; use soda_latents or soda_images");
+    const bool latents = output == "latents";
+    if (!latents && output != "images" && output != "video" && output != "audio")
+        refuse("output ", shown(output), " is none of 'latents', 'images', 'video' and 'audio'");
+    if (!bundle_->backend().stream()) refuse("this bundle is on the CPU; use soda_latents or soda_result");
     if (!address) refuse(output, ": the address is NULL");
-    if (images && m.finish.empty())
+    if (!latents && m.finish.empty())
         throw RequestError("this bundle has no decoder; take its latents, or use soda_images where they are pixels");
-    const Sizes& shape = images ? m.finish[0].shape : m.model.latent_shape;
-    const int64_t needed = checked_product(player.batch, shape[0] * shape[1] * shape[2] * 4);
+    if (!latents && output != output_name(m.finish[0].kind))
+        throw RequestError(say("this bundle makes ", output_name(m.finish[0].kind), ", not ", output));
+    const Sizes& shape = latents ? m.model.latent_shape : m.finish[0].shape;
+    const int64_t needed = checked_product(player.batch, element_count(shape) * 4);
     if (bytes < size_t(needed)) refuse("room for ", bytes, " bytes, the ", output, " have ", needed);
     bundle_->backend().judge_address(output, address);
-    (images ? player.image(next_step_) : player.state_after(next_step_)).copy_to(address, needed);
+    (latents ? player.state_after(next_step_) : player.finish(next_step_)).copy_to(address, needed);
 }
 
 void Session::reset() {

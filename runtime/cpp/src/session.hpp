@@ -1,4 +1,4 @@
-// Play one request at a time: labels, embeddings or token ids and a seed in, latents and images out.
+// Play one request at a time: values of the bundle's ports and a seed in, latents and what is made of them out.
 #pragma once
 
 #include <atomic>
@@ -13,13 +13,18 @@ class Session {
 public:
     explicit Session(std::shared_ptr<Bundle> bundle) : bundle_(std::move(bundle)) {}
 
-    void start(const soda_request& request, const DeviceArrays& device = {});
+    void start(const soda_request& request, const RequestArrays& arrays = {});
     void step(int64_t index);
     void run_all();  // what is left of the steps
     void latents(float* values, size_t count);
-    std::vector<float> images(size_t room);  // [samples, height, width, channels] in 0..1; RequestError beyond room
-    void demand_room(size_t count) const;    // for the latents, before anything more runs
-    // "latents" or the decoder's "images" to memory of the bundle's CUDA device, in the order of its stream.
+    // Images [samples, height, width, channels], video [samples, frames, height, width, channels] or audio [samples,
+    // channels, length]; RequestError beyond room.
+    std::vector<float> result(size_t room);
+    std::vector<float> pictures(size_t room);  // RequestError where the result is audio
+    std::vector<float> images(size_t room);    // RequestError where it is video or audio
+    void demand_room(size_t count) const;      // for the latents, before anything more runs
+    // "latents", or the finish program's "images", "video" or "audio", to memory of the bundle's CUDA device, in the
+    // order of its stream.
     void to_device(const std::string& output, void* address, size_t bytes);
     void reset();
     void cancel() { cancelled_ = current_.load(); }  // from any thread
@@ -31,6 +36,7 @@ public:
 private:
     Playback& playback();
     void begin(const soda_request& request, const DeviceArrays& device, const Condition& condition, double guidance);
+    std::vector<float> planes(size_t room);  // the result with its axes in the program's order
     void write_noise(int64_t index);
     void check_cancelled();
     int64_t latent_count() const;

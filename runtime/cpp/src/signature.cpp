@@ -1,5 +1,7 @@
 #include "signature.hpp"
 
+#include <algorithm>
+
 #include "errors.hpp"
 
 namespace soda {
@@ -10,13 +12,9 @@ int64_t item_bytes(Dtype dtype) {
 }
 
 Dtype dtype_of(const std::string& name) {
+    if (name == "int64") return Dtype::int64;
     if (name == "float16") return Dtype::float16;
     return name == "bfloat16" ? Dtype::bfloat16 : Dtype::float32;
-}
-
-Dtype dtype_of_precision(const std::string& precision) {
-    if (precision == "fp16") return Dtype::float16;
-    return precision == "bf16" ? Dtype::bfloat16 : Dtype::float32;
 }
 
 Sizes Port::at(const Axes& axes) const {
@@ -51,13 +49,20 @@ const char* coefficient_table(const Manifest& manifest, bool accelerated) {
     return manifest.sampler.fitted && !accelerated ? "baseline_coefficients" : "coefficients";
 }
 
-Ports request_ports(const Manifest& manifest) {
-    if (manifest.model.label) return {{"labels", {Dtype::int64, {rows_axis}}}};
-    const TextCondition& text = *manifest.model.text;
-    Ports ports{{"embeds", {Dtype::float32, {rows_axis, text.max_tokens, text.embed_width}}},
-                {"attention_mask", {Dtype::int64, {rows_axis, text.max_tokens}}}};
-    if (!text.tokenizer.empty()) ports["input_ids"] = {Dtype::int64, {rows_axis, text.max_tokens}};
-    return ports;
+int64_t element_count(const Sizes& shape) {
+    int64_t count = 1;
+    for (int64_t side : shape) count *= side;
+    return count;
+}
+
+int64_t slot_bytes(const Manifest& manifest, const Slot& slot) {
+    constexpr int64_t alignment = 256;
+    const int64_t bytes = item_bytes(dtype_of(slot.dtype)) * manifest.rows_per_sample * element_count(slot.shape);
+    return (bytes + alignment - 1) / alignment * alignment;
+}
+
+const char* result_name(ResultKind kind) {
+    return kind == ResultKind::image ? "image" : kind == ResultKind::video ? "video" : "audio";
 }
 
 static Sizes behind(int64_t first, const Sizes& rest) {
@@ -66,8 +71,25 @@ static Sizes behind(int64_t first, const Sizes& rest) {
     return shape;
 }
 
+Port request_port(const RequestPort& port) {
+    return {dtype_of(port.dtype), behind(rows_axis, port.shape)};
+}
+
 Port tensor_port(const PreparedTensor& tensor) {
     return {dtype_of(tensor.dtype), behind(tensor.rows ? rows_axis : 1, tensor.shape)};
+}
+
+const char* output_name(ResultKind kind) {
+    return kind == ResultKind::image ? "images" : result_name(kind);
+}
+
+// A port or prepared tensor of a checked manifest.
+static Port known_port(const Manifest& manifest, const std::string& name) {
+    if (const RequestPort* port = find_port(manifest, name)) return request_port(*port);
+    const auto tensor = std::find_if(manifest.tensors.begin(), manifest.tensors.end(),
+                                     [&](const PreparedTensor& each) { return each.name == name; });
+    if (tensor == manifest.tensors.end()) throw InternalError(say(shown(name), " is no port and no tensor"));
+    return tensor_port(*tensor);
 }
 
 Signature step_signature(const Manifest& manifest, size_t index) {
@@ -75,34 +97,33 @@ Signature step_signature(const Manifest& manifest, size_t index) {
     const Program& program = manifest.programs[index];
     const Port latents{Dtype::float32, behind(batch_axis, model.latent_shape)};
     const Port state{Dtype::float32, behind(manifest.sampler.state_size, latents.shape)};
-    const Port slot{dtype_of_precision(manifest.precision), {rows_axis, model.num_tokens, model.width}};
+    const auto value_port = [&](const SlotValue& value) -> Port {
+        const Slot& slot = manifest.slots[size_t(value.slot)];
+        return {dtype_of(slot.dtype), behind(rows_axis, slot.shape), slot.name, value.age};
+    };
     Signature signature;
     signature.inputs["state"] = state;
     signature.inputs["coefficients"] = {Dtype::float32, {scalar_count(manifest)}};
-    for (const auto& tensor : manifest.tensors)
-        for (const auto& name : program.inputs)
-            if (name == tensor.name) signature.inputs[name] = tensor_port(tensor);
+    for (const auto& name : program.inputs) signature.inputs[name] = known_port(manifest, name);
     if (manifest.rows_per_sample == 2) signature.inputs["guidance"] = {Dtype::float32, {1}};
     if (manifest.sampler.stochastic) signature.inputs["noise"] = latents;
-    for (const auto& name : program.reads) signature.inputs["cache." + name] = slot;
+    for (const auto& value : program.reads) signature.inputs["cache." + value.text] = value_port(value);
     signature.outputs["state_out"] = state;
-    for (const auto& name : program.writes) signature.outputs["cache_out." + name] = slot;
+    for (const auto& value : program.writes) signature.outputs["cache_out." + value.text] = value_port(value);
     return signature;
 }
 
 Signature prepare_signature(const Manifest& manifest, const PrepareProgram& program,
                             const std::map<std::string, Sizes>& tables) {
-    Ports known = request_ports(manifest);
-    for (const auto& tensor : manifest.tensors) known[tensor.name] = tensor_port(tensor);
     Signature signature;
-    for (const auto& name : program.inputs) signature.inputs[name] = known.at(name);
+    for (const auto& name : program.inputs) signature.inputs[name] = known_port(manifest, name);
     for (const auto& name : program.tables) {
         Sizes shape = tables.at(name);
         shape[0] = window_axis;
         signature.inputs[name] = {Dtype::float32, shape};
     }
     for (const auto& name : program.outputs) {
-        Port port = known.at(name);
+        Port port = known_port(manifest, name);
         if (!program.tables.empty()) port.shape = behind(window_axis, port.shape);
         signature.outputs[name] = port;
     }
@@ -111,7 +132,7 @@ Signature prepare_signature(const Manifest& manifest, const PrepareProgram& prog
 
 Signature finish_signature(const Manifest& manifest, const FinishProgram& program) {
     return {{{"latents", {Dtype::float32, behind(batch_axis, manifest.model.latent_shape)}}},
-            {{"image", {Dtype::float32, behind(batch_axis, program.shape)}}}};
+            {{result_name(program.kind), {Dtype::float32, behind(batch_axis, program.shape)}}}};
 }
 
 }  // namespace soda

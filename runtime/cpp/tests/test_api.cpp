@@ -233,6 +233,51 @@ void sixteen_threads_generate_as_one_does() {
     CHECK(serial == parallel);
 }
 
+void ports_by_name_are_the_fields_that_stand_for_them() {
+    const soda::Bundle bundle(golden + "/v4", chosen());
+    soda::Session session = bundle.session();
+    const auto expected = session.generate(soda::Request().labels({3, 7}).seed(5));
+    CHECK(session.generate(soda::Request().input("labels", std::vector<int64_t>{3, 7}, 2).seed(5)) == expected);
+    CHECK(session.result() == session.images());
+    CHECK(session.result_rgb() == session.images_rgb());
+    const auto ports = bundle.ports();
+    CHECK(ports.size() == 3 && ports[0].name == std::string("labels") && ports[0].port == std::string("labels"));
+    CHECK(ports[0].kind == SODA_LABEL && ports[0].most == 9 && ports[1].kind == SODA_NO_PORT);
+    const auto slots = bundle.slots();
+    CHECK(int32_t(slots.size()) == bundle.info().num_slots && slots[0].name == std::string("0.attn"));
+    CHECK(slots[0].rank == 2 && slots[0].bytes % 256 == 0);
+    const auto refused = [&](const soda::Request& wrong) { return status_of([&] { session.start(wrong); }); };
+    const std::vector<int64_t> one{3};
+    CHECK(refused(soda::Request().labels({3}).input("labels", one)) == SODA_REQUEST_ERROR);
+    CHECK(refused(soda::Request().negative_input("labels", one)) == SODA_REQUEST_ERROR);
+    CHECK(refused(soda::Request().input("labels", one, 2)) == SODA_REQUEST_ARGUMENT);
+    CHECK(refused(soda::Request().input("labels", one, -1)) == SODA_REQUEST_ERROR);
+    CHECK(refused(soda::Request().input("state", one)) == SODA_REQUEST_ERROR);
+    CHECK(refused(soda::Request().input_on_device("labels", one.data(), 8)) == SODA_REQUEST_ARGUMENT);
+    CHECK(session.generate(soda::Request().labels({3, 7}).seed(5)) == expected);
+}
+
+void text_is_given_by_name() {
+    soda::Session session = soda::Bundle(golden + "/v4-text", chosen()).session();
+    const std::vector<float> embeds(8 * 16, 0.5f);
+    const std::vector<int64_t> mask(8, 1), ids(8, 2);
+    const auto expected =
+        session.generate(soda::Request().embeds(embeds, mask).negative_embeds(embeds, mask).samples(2).seed(3));
+    const auto named = soda::Request()
+                           .input("embeds", embeds)
+                           .negative_input("embeds", embeds)
+                           .input("attention_mask", mask)
+                           .negative_input("attention_mask", mask)
+                           .samples(2)
+                           .seed(3);
+    CHECK(session.generate(named) == expected);
+    const auto tokens = session.generate(soda::Request().token_ids(ids, mask).negative_token_ids(ids, mask).seed(3));
+    const auto masks = soda::Request().input("attention_mask", mask).negative_input("attention_mask", mask).seed(3);
+    CHECK(session.generate(soda::Request(masks).input("input_ids", ids).negative_input("input_ids", ids)) == tokens);
+    CHECK(status_of([&] { session.start(soda::Request(named).input("input_ids", ids)); }) == SODA_REQUEST_ERROR);
+    CHECK(status_of([&] { session.start(masks); }) == SODA_REQUEST_ERROR);
+}
+
 long resident_kilobytes() {
     std::ifstream file("/proc/self/statm");
     long pages = 0, resident = 0;
@@ -270,6 +315,8 @@ int main(int argc, char** argv) {
         {"a refused request leaves the one in progress", a_refused_request_leaves_the_one_in_progress},
         {"progress counts steps and cancels", progress_counts_steps_and_cancels},
         {"another thread cancels within a step", another_thread_cancels_within_a_step},
+        {"ports by name are the fields that stand for them", ports_by_name_are_the_fields_that_stand_for_them},
+        {"text is given by name", text_is_given_by_name},
         {"sixteen threads generate as one does", sixteen_threads_generate_as_one_does},
         {"opening and closing does not grow", opening_and_closing_does_not_grow},
     });

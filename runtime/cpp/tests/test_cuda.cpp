@@ -306,7 +306,7 @@ void device_memory_that_does_not_fit_is_refused() {
     CHECK(says(output(session, "latents", nullptr, room.bytes()), "NULL"));
     CHECK(says(output(session, "latents", room.address(), room.bytes() - 1), "room for 511 bytes"));
     CHECK(says(output(session, "latents", host.data(), room.bytes()), "not memory of a CUDA device"));
-    CHECK(says(output(session, "noise", room.address(), room.bytes()), "neither"));
+    CHECK(says(output(session, "noise", room.address(), room.bytes()), "none of"));
     CHECK(says(output(session, "images", room.address(), room.bytes()), "no decoder"));
     cpu.run(twin.host);
     CHECK(says(output(cpu, "latents", room.address(), room.bytes()), "on the CPU"));
@@ -360,6 +360,8 @@ int main() {
         {"v2 plays as on the CPU, nothing waits between steps", plays("v2")},
         {"v3 plays as on the CPU, nothing waits between steps", plays("v3")},
         {"v3-text plays as on the CPU, nothing waits between steps", plays("v3-text")},
+        {"v5 plays as on the CPU, nothing waits between steps", plays("v5")},
+        {"v5-text plays as on the CPU, nothing waits between steps", plays("v5-text")},
         {"what is allocated is freed", what_is_allocated_is_freed},
         {"v3: device memory goes in and out without the host", goes("v3")},
         {"v3-text: device memory goes in and out without the host", goes("v3-text")},

@@ -7,8 +7,8 @@
 
 #include "backends/trt_index.hpp"
 #include "check.hpp"
-#include "consistency.hpp"
 #include "errors.hpp"
+#include "names.hpp"
 #include "philox.hpp"
 #include "sha256.hpp"
 #include "strict_json.hpp"

@@ -3,10 +3,11 @@
 from .backends import DeviceOptions
 from .bundle import Bundle
 from .errors import BundleError, EngineError, RequestError, SodaError
-from .request import Embeds, Noise
+from .request import Embeds, Noise, Request
 from .session import Session
 
 __version__ = "0.1.0"
 __all__ = [
-    "Bundle", "BundleError", "DeviceOptions", "Embeds", "EngineError", "Noise", "RequestError", "Session", "SodaError",
+    "Bundle", "BundleError", "DeviceOptions", "Embeds", "EngineError", "Noise", "Request", "RequestError", "Session",
+    "SodaError",
 ]  # fmt: skip

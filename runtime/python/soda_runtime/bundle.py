@@ -1,135 +1,14 @@
-"""Open a bundle: checked files, tables in memory, engines opened when first needed and shared by all sessions."""
+"""A bundle folder into sessions that play it."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from .backends import DeviceBackend, DeviceOptions, Engine, open_backend
-from .checks import check_files, open_manifest, refusing_unreadable
-from .errors import BundleError, RequestError
-from .manifest import LabelCondition, Manifest, PrepareProgram
+from .opened import OpenedBundle
 from .session import Session
-from .signature import Signature, coefficient_table, prepare_signature, scalar_count, step_signature
-from .tensors import read_tensors
-
-if TYPE_CHECKING:
-    from .text import PromptTokenizer
 
 
-class Bundle:
+class Bundle(OpenedBundle):
     """An opened bundle: thread-safe, shared by any number of sessions."""
-
-    def __init__(
-        self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int, weights: str = "",
-        options: DeviceOptions = DeviceOptions(),
-    ) -> None:  # fmt: skip
-        self.folder, self.manifest = folder, manifest
-        with refusing_unreadable(folder):
-            self.tables = _read_tables(folder, manifest)
-        self.backend = open_backend(backend, device, threads, weights, options)
-        self._engines: dict[str, Engine] = {}
-        self._tokenizer: PromptTokenizer | None = None
-        self._lock = threading.Lock()
-        self._opening: dict[str, threading.Lock] = {}
-
-    @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "auto", threads: int = 0,
-        weights: str = "", options: DeviceOptions = DeviceOptions(),
-    ) -> Bundle:  # fmt: skip
-        """Check and open the bundle folder `path`. Engines are opened when a session first needs them.
-
-        backend: default the one it was built for; `null` checks dispatch without computing. device: cpu, cuda or
-        cuda:N; auto is the backend's own. threads: of the engine library, 0 lets it choose. weights: `prepacked`, a
-        copy an engine in the order that its kernels like, or `shared`, one for all engines, slower on the CPU; default
-        what is faster. options: for CUDA. Raises BundleError or EngineError.
-        """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder}: no such bundle folder; `soda-export build` makes one")
-        with refusing_unreadable(folder):
-            manifest = open_manifest(folder)
-            check_files(folder, manifest)
-        return cls(folder, manifest, backend or manifest.backend, device, threads, weights, options)
-
-    def close(self) -> None:
-        """Let go of all engines, and free what they hold on a device; sessions must not be used any more."""
-        with self._lock:
-            self._engines.clear()
-            if isinstance(self.backend, DeviceBackend):
-                self.backend.close()
-
-    def __enter__(self) -> Bundle:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def session(self) -> Session:
         """A new session: its own cache arena and sampler state, for one thread at a time."""
         return Session(self)
-
-    def engine(self, program: int) -> Engine:
-        """The engine of program number `program`, opened at first use."""
-        return self._open(self.manifest.programs[program].file, step_signature(self.manifest, program))
-
-    def open_once(self, file: str, signature: Signature) -> Engine:
-        """The engine of a prepare or finish program: weights are not copied, since it runs once per request."""
-        return self._open(file, signature, once=True)
-
-    def prepare_signature(self, program: PrepareProgram) -> Signature:
-        """What a prepare program takes and gives, with the tables that the bundle has."""
-        return prepare_signature(self.manifest, program, {name: table.shape for name, table in self.tables.items()})
-
-    def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Prompts to token ids and mask, int64 [n, T] each. Raises RequestError where the bundle has no tokenizer."""
-        condition = self.manifest.model.condition
-        if isinstance(condition, LabelCondition) or not condition.tokenizer:
-            raise RequestError("this bundle has no text encoder; give embeddings, or build it with one")
-        path = self.folder / condition.tokenizer
-        try:
-            with self._lock:
-                if self._tokenizer is None:
-                    from .text import PromptTokenizer
-
-                    self._tokenizer = PromptTokenizer(path, condition.max_tokens)
-            return self._tokenizer(prompts)
-        except BaseException as error:  # a tokenizer that names tokens it does not have makes the library panic
-            if type(error).__name__ != "PanicException":
-                raise
-            raise BundleError(f"{path}: the tokenizers library fails on it; copy or build the bundle again") from None
-
-    def _open(self, file: str, signature: Signature, once: bool = False) -> Engine:
-        with self._lock:
-            opening = self._opening.setdefault(file, threading.Lock())
-        with opening:
-            if file not in self._engines:
-                self._engines[file] = self.backend.open_engine(self.folder / file, signature, once)
-            return self._engines[file]
-
-
-def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    path = folder / manifest.tables
-    tables = read_tensors(path)
-    coefficients = {coefficient_table(manifest, accelerated) for accelerated in (True, False)}
-    expected = coefficients.union(*(program.tables for program in manifest.prepare))
-    if tables.keys() != expected:
-        odd = sorted(tables.keys() ^ expected)[0]
-        raise BundleError(f"{path}: table {odd!r:.80} is not in both the file and the manifest; rebuild the bundle")
-    for name, table in tables.items():
-        if table.dtype != np.float32 or table.ndim < 2 or table.shape[0] != manifest.sampler.steps:
-            wanted = f"float32 with {manifest.sampler.steps} rows"
-            raise BundleError(f"{path}: table {name!r:.80} is not {wanted}; rebuild the bundle")
-    width = scalar_count(manifest)
-    for name in sorted(coefficients):
-        if tables[name].shape[1:] != (width,):
-            found = f"{name} have shape {tables[name].shape}"
-            raise BundleError(f"{path}: {found}, expected {width} columns; rebuild the bundle")
-    return tables

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from .consistency import first_problem
 from .errors import BundleError
-from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, TextCondition, parse_manifest
+from .initializers import check_initializers
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, VERSION, FileEntry, Manifest
 from .remembered import is_remembered, remember
 from .tensors import read_header
+from .versions import parse_manifest
 
 _SMALL_FILE_BYTES = 64 << 20  # files up to this size are hashed at every open, larger ones and the weights once
 _MAX_TABLES_BYTES = 1 << 30  # tables are read whole
 _MAX_TOKENIZER_BYTES = 64 << 20  # so is the tokenizer
+_GRAPH_BACKENDS = frozenset({"ort", "openvino"})  # whose programs are ONNX graphs
 _REBUILD = "copy the bundle again or rebuild it with `soda-export build`"
 
 
@@ -64,20 +67,22 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 def _read_whole(manifest: Manifest) -> Iterator[tuple[str, int]]:
     """Files that are read into memory, with the greatest size of each."""
     yield manifest.tables, _MAX_TABLES_BYTES
-    condition = manifest.model.condition
-    if isinstance(condition, TextCondition) and condition.tokenizer:
-        yield condition.tokenizer, _MAX_TOKENIZER_BYTES
+    for tokenizer in manifest.tokenizers:
+        yield tokenizer.file, _MAX_TOKENIZER_BYTES
 
 
 def verify_hashes(folder: Path) -> Manifest:
-    """Check the hash of every file, remembering nothing; the thorough form of what opening does."""
+    """Check the hash of every file, remembering nothing, and the names of weights; the thorough form of opening."""
     with refusing_unreadable(folder):
         manifest = open_manifest(folder)
         for name, entry in manifest.files.items():
             _require_regular_file(folder / name, entry.bytes)
             _check_hash(folder / name, entry)
-        for name in manifest.weights:
-            read_header(folder / name)
+        headers = {name: read_header(folder / name) for name in manifest.weights} | {"": {}}
+        for program in (*manifest.prepare, *manifest.programs, *manifest.finish):
+            is_known = program.weights or manifest.version == VERSION  # which file it is, old bundles may not say
+            if manifest.backend in _GRAPH_BACKENDS and is_known:
+                check_initializers(folder / program.file, program.weights, headers[program.weights])
         return manifest
 
 

@@ -7,85 +7,85 @@ noise of steps, and initial noise that the sampler scales.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import DeviceBackend
+from .backends import DeviceBackend, Memory
+from .backends.cuda import Cuda
 from .dlpack import DeviceArray, import_array, is_on_device
 from .errors import RequestError
-from .request import Embeds, Noise
-from .signature import EMBEDS
-
-if TYPE_CHECKING:
-    from .backends.cuda import Cuda
-    from .playback import Playback
-
-
-_EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
-_NAMES = {"initial": "noise.initial", "steps": "noise.steps"}
+from .manifest import EmbeddingPort, Manifest
+from .request import Noise, Request
 
 
 @dataclass(frozen=True)
 class DeviceInputs:
-    """Tensors of a request that are on the device; none of them where it is an empty one."""
+    """Tensors of a request that are on the device. ports: name -> values of the conditional and unconditional rows."""
 
     initial: DeviceArray | None = None
-    embeds: DeviceArray | None = None
-    negative: DeviceArray | None = None
+    ports: dict[str, tuple[DeviceArray | None, DeviceArray | None]] = field(default_factory=dict)
 
-    def write(self, playback: Playback, cuda: Cuda, samples: int) -> None:
+    def write(self, initial_state: Memory, request: Mapping[str, Memory], cuda: Cuda, samples: int) -> None:
         """Copy them where the request's programs read them, in the order of the stream."""
         with cuda.lock:
             cuda.use_device()
             cuda.keep(self)
-            if self.initial is not None:
-                state: Any = playback.initial_state  # x is the first tensor of the state
-                cuda.copy_on_device(state.address, self.initial.address, self.initial.nbytes)
-            for first, array in ((0, self.embeds), (samples, self.negative)):
-                if array is not None:
-                    memory: Any = playback.request[EMBEDS]
-                    row = array.nbytes // array.shape[0]
-                    for i in range(samples):
-                        source = array.address + (i if array.shape[0] > 1 else 0) * row
-                        cuda.copy_on_device(memory.address + (first + i) * row, source, row)
+            if self.initial is not None:  # x is the first tensor of the state
+                cuda.copy_on_device(initial_state.address, self.initial.address, self.initial.nbytes)
+            for name, halves in self.ports.items():
+                for first, array in zip((0, samples), halves, strict=True):
+                    if array is not None:
+                        row = array.nbytes // array.shape[0]
+                        for i in range(samples):
+                            source = array.address + (i if array.shape[0] > 1 else 0) * row
+                            cuda.copy_on_device(request[name].address + (first + i) * row, source, row)
 
 
-def take_device_inputs(
-    backend: object, embeds: Embeds | None, noise: Noise | None, initial_scale: float
-) -> tuple[Embeds | None, Noise | None, DeviceInputs]:
-    """The request with zeros in place of its device tensors, and those. Raises RequestError."""
-    found = _find(noise, Noise) | _find(embeds, Embeds)
-    if not found:
-        return embeds, noise, DeviceInputs()
+def take_device_inputs(backend: object, request: Request, manifest: Manifest) -> tuple[Request, DeviceInputs]:
+    """A request whose inputs are named, with zeros in place of its device tensors, and those. Raises RequestError."""
+    noise = request.noise._asdict() if isinstance(request.noise, Noise) else {}
+    given = (request.inputs, request.negative_inputs, noise)
+    if not any(is_on_device(value) for values in given for value in values.values()):
+        return request, DeviceInputs()
     if not isinstance(backend, DeviceBackend):
         raise RequestError("a tensor of the request lies on a GPU, where this bundle does not run; give host arrays")
     cuda = backend.cuda
-    stay = {*_EMBEDS, *(["initial"] if initial_scale == 1.0 else [])}
-    taken = {name: _take(value, name, cuda) for name, value in found.items()}
-    seen: dict[str, NDArray[Any]] = {
-        name: np.zeros(array.shape, np.float32) if name in stay else _to_host(array, cuda)
-        for name, array in taken.items()
-    }
-    there = DeviceInputs(*(taken.get(name) if name in stay else None for name in ("initial", *_EMBEDS)))
-    if isinstance(noise, Noise):
-        noise = noise._replace(**{name: array for name, array in seen.items() if name in Noise._fields})
-    if isinstance(embeds, Embeds):
-        embeds = embeds._replace(**{name: array for name, array in seen.items() if name in Embeds._fields})
-    return embeds, noise, there
+    floats = {port.name for port in manifest.ports if port.dtype == "float32"}
+    stay = {port.name for port in manifest.ports if isinstance(port, EmbeddingPort)}
+    inputs, there = _take_all(request.inputs, "", floats, stay, cuda)
+    negative, negative_there = _take_all(request.negative_inputs, "the negative of ", floats, stay, cuda)
+    scaled = set() if manifest.sampler.initial_scale != 1.0 else {"initial"}
+    noise, noise_there = _take_all(noise, "noise.", {"initial", "steps"}, scaled, cuda)
+    names = there.keys() | negative_there.keys()
+    ports = {name: (there.get(name), negative_there.get(name)) for name in names}
+    if noise:
+        request = replace(request, noise=Noise(**noise))
+    return replace(request, inputs=inputs, negative_inputs=negative), DeviceInputs(noise_there.get("initial"), ports)
 
 
-def _find(given: object, kind: type[Noise] | type[Embeds]) -> dict[str, Any]:
-    """The fields of a request's part that lie on a device."""
-    if not isinstance(given, kind):
-        return {}
-    return {name: value for name, value in given._asdict().items() if is_on_device(value)}
+def _take_all(
+    values: Mapping[str, Any], prefix: str, floats: set[str], stay: set[str], cuda: Cuda
+) -> tuple[dict[str, Any], dict[str, DeviceArray]]:
+    """The values with host arrays in place of device tensors, and those tensors that stay there."""
+    there: dict[str, DeviceArray] = {}
+    seen: dict[str, Any] = {}
+    for name, value in values.items():
+        if not is_on_device(value):
+            seen[name] = value
+            continue
+        array = _take(value, f"{prefix}{name}", "float32" if name in floats else "int64", cuda)
+        if name in stay:
+            there[name], seen[name] = array, np.zeros(array.shape, np.float32)
+        else:
+            seen[name] = _to_host(array, cuda)
+    return seen, there
 
 
-def _take(value: Any, field: str, cuda: Cuda) -> DeviceArray:
-    name, wanted = _NAMES.get(field, field), "int64" if field.endswith("_mask") else "float32"
+def _take(value: Any, name: str, wanted: str, cuda: Cuda) -> DeviceArray:
     try:
         array = import_array(value, cuda.stream)
     except (ValueError, BufferError) as error:  # producers refuse with a BufferError, e.g. what requires a gradient

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from .errors import BundleError
-from .strict_json import StrictJsonError, brief, decode, encode, parse_json
+from .strict_json import encode
 
 FORMAT = "soda-bundle"
-VERSION = 4
+VERSION = 5
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
+SlotDtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,17 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
-class LabelCondition:
-    """A request gives class labels 0 .. num_classes - 1; null_class is the label of the unconditional rows."""
+class _Port:
+    """A value of every row that a request gives, or that a text encoder makes of what it gives: [rows, *shape]."""
+
+    name: str
+    dtype: Literal["float32", "int64"]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelPort(_Port):
+    """int64 []: a class 0 .. num_classes - 1; null_class is the label of the unconditional rows."""
 
     kind: Literal["label"]
     num_classes: int
@@ -33,32 +42,70 @@ class LabelCondition:
 
 
 @dataclass(frozen=True)
-class TextCondition:
-    """A request gives prompts, or their embeddings [max_tokens, embed_width] and masks [max_tokens].
+class TokenIdsPort(_Port):
+    """int64 [max_tokens]: what a tokenizer, an index, makes of a prompt."""
 
-    tokenizer: file name of a tokenizer.json, "" where the bundle takes embeddings alone.
-    """
+    kind: Literal["token_ids"]
+    tokenizer: int
 
-    kind: Literal["text"]
+
+@dataclass(frozen=True)
+class TokenMaskPort(_Port):
+    """int64 [max_tokens]: 1 for each token of a tokenizer's, 0 for padding."""
+
+    kind: Literal["token_mask"]
+    tokenizer: int
+
+
+@dataclass(frozen=True)
+class EmbeddingPort(_Port):
+    """float32, one axis or more: what a text encoder makes, or else the caller gives."""
+
+    kind: Literal["embedding"]
+
+
+@dataclass(frozen=True)
+class MaskPort(_Port):
+    """int64, one axis or more: zeros and ones that go with an embedding."""
+
+    kind: Literal["mask"]
+
+
+@dataclass(frozen=True)
+class ScalarPort(_Port):
+    """float32 []: one number of a sample, the same in all of its rows. least and most are inclusive."""
+
+    kind: Literal["scalar"]
+    default: float
+    least: float
+    most: float
+
+
+RequestPort = LabelPort | TokenIdsPort | TokenMaskPort | EmbeddingPort | MaskPort | ScalarPort
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    """A tokenizer.json. max_tokens: of a prompt, padding included. clean: what is done to a text first. pad_id: -1 is
+    that of `<pad>`, 0 where there is none."""
+
+    file: str
     max_tokens: int
-    embed_width: int
-    tokenizer: str
+    clean: Literal["lower-strip", "strip", "none"]
+    pad_id: int
 
 
 @dataclass(frozen=True)
 class Model:
-    """What was compiled. latent_shape is [C, H, W]; output says whether latents are pixels in -1..1."""
+    """What was compiled. latent_shape: 1 to 4 axes; output says whether latents are pixels [C, H, W] in -1..1; sites:
+    how many values a schedule may keep, for people."""
 
     name: str
     family: str
     hash: str
-    latent_shape: tuple[int, int, int]
-    num_layers: int
-    modules: tuple[str, ...]
-    num_tokens: int
-    width: int
-    condition: LabelCondition | TextCondition
+    latent_shape: tuple[int, ...]
     output: Literal["pixels", "latents"]
+    sites: int
 
 
 @dataclass(frozen=True)
@@ -85,7 +132,7 @@ class PreparedTensor:
     """
 
     name: str
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: SlotDtype
     rows: bool
     per_step: bool
     shape: tuple[int, ...]
@@ -93,35 +140,76 @@ class PreparedTensor:
 
 @dataclass(frozen=True)
 class PrepareProgram:
-    """A program that runs before the steps. inputs: what a request gives, or outputs of programs before it.
+    """A program that runs before the steps. inputs: ports, or outputs of programs before it. weights: one of the
+    weights files, "" for none.
 
     With `tables` it runs once per window of steps and takes their rows; its outputs are per_step. Without, it runs
-    once per request. The one that makes `embeds` is the text encoder; it is skipped where the request gives them.
+    once per request. One whose outputs are ports is an encoder; it is skipped where the request gives them.
     """
 
     file: str
+    weights: str
     inputs: tuple[str, ...]
     tables: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class FinishProgram:
-    """A program that turns `latents` into `image`, float32 [batch, *shape] in 0..1."""
+class ImageFinish:
+    """A program that turns `latents` into `image`, float32 [batch, *shape] in 0..1; shape: channels, height, width."""
 
     file: str
+    weights: str
+    kind: Literal["image"]
     shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Program:
-    """One step program: the prepared tensors it takes, the cache slots it reads and writes, FLOPs for one sample.
+class VideoFinish:
+    """A program that turns `latents` into `video`, float32 [batch, *shape] in 0..1.
 
-    A slot in both lists is updated in place. Slot names are `<layer>.<module>`, the output of a module;
-    `<num_layers>.stack`, that of the last layer; reads may end in `.1` or `.2`, the values before the latest.
+    shape: frames, channels, height, width.
     """
 
     file: str
+    weights: str
+    kind: Literal["video"]
+    shape: tuple[int, int, int, int]
+    frames_per_second: float
+
+
+@dataclass(frozen=True)
+class AudioFinish:
+    """A program that turns `latents` into `audio`, float32 [batch, *shape] in -1..1; shape: channels, samples."""
+
+    file: str
+    weights: str
+    kind: Literal["audio"]
+    shape: tuple[int, int]
+    sample_rate: int
+
+
+FinishProgram = ImageFinish | VideoFinish | AudioFinish
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A value that programs keep for later steps, [rows, *shape]: output of a site, `#1` after its name the second."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: SlotDtype
+
+
+@dataclass(frozen=True)
+class Program:
+    """One step program: the tensors and ports it takes, the slots it reads and writes, FLOPs for one sample.
+
+    A slot in both lists is updated in place. Reads may end in `@1` or `@2`, the values before the latest.
+    """
+
+    file: str
+    weights: str
     inputs: tuple[str, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
@@ -147,13 +235,13 @@ class Arena:
     bytes: int
     lower_bound_bytes: int
     naive_bytes: int
-    slot_bytes: int
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json, whole. precision: type of the cache slots. forecasts: triples of weights that a step's
-    coefficients end with. finish: at most one program."""
+    """manifest.json, whole. version: that of the file; an older one is in the terms of the current version, but its
+    programs name their inputs as they did. precision: the model's arithmetic. forecasts: triples of weights that a
+    step's coefficients end with. finish: at most one program."""
 
     format: str
     version: int
@@ -161,6 +249,8 @@ class Manifest:
     backend: str
     precision: Literal["fp32", "fp16", "bf16"]
     model: Model
+    ports: tuple[RequestPort, ...]
+    tokenizers: tuple[TokenizerEntry, ...]
     sampler: Sampler
     rows_per_sample: int
     guidance: float
@@ -168,6 +258,7 @@ class Manifest:
     forecasts: int
     tensors: tuple[PreparedTensor, ...]
     prepare: tuple[PrepareProgram, ...]
+    slots: tuple[Slot, ...]
     programs: tuple[Program, ...]
     baseline_program: int
     steps: tuple[Step, ...]
@@ -176,44 +267,6 @@ class Manifest:
     weights: tuple[str, ...]
     tables: str
     files: dict[str, FileEntry]
-
-
-def parse_manifest(text: bytes, where: str) -> Manifest:
-    """Decode manifest.json strictly; the version is looked at first, so that a newer format says so."""
-    try:
-        value = parse_json(text)
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise BundleError(f"{where}: not a soda bundle manifest; give the folder that `soda-export build` made")
-        version = value.get("version")
-        if version == 1 and not isinstance(version, (bool, float)):
-            from .manifest_v1 import upgrade_v1
-
-            return upgrade_v1(value)
-        if version in (2, 3) and not isinstance(version, (bool, float)):
-            value, version = _upgrade(value), VERSION
-        if version != VERSION or isinstance(version, (bool, float)):
-            raise BundleError(
-                f"{where}: format version {brief(version):.20}, this runtime reads 1 to {VERSION}; "
-                "update soda-runtime or rebuild the bundle"
-            )
-        return decode(Manifest, value)
-    except StrictJsonError as error:
-        raise BundleError(f"{where}: {error}; rebuild the bundle with this version of soda-export") from None
-
-
-def _upgrade(value: dict[str, Any]) -> dict[str, Any]:
-    """A parsed manifest of version 2 or 3 in the terms of the current one, which has one more key for each version."""
-    if value["version"] == 2:
-        value = _with_key(value, "$", "forecasts", 0)
-    if isinstance(value.get("sampler"), dict):  # what else it is, decoding says
-        value = {**value, "sampler": _with_key(value["sampler"], "$.sampler", "fitted", False)}
-    return {**value, "version": VERSION}
-
-
-def _with_key(value: dict[str, Any], where: str, key: str, default: object) -> dict[str, Any]:
-    if key in value:
-        raise StrictJsonError(f"{where}: unknown key {key!r}")
-    return {**value, key: default}
 
 
 def manifest_text(manifest: Manifest) -> str:

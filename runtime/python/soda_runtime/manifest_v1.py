@@ -1,23 +1,12 @@
-"""Read manifests of format version 1: the same bundle in the terms of the current version."""
+"""Read manifests of format version 1, in the terms of version 4 and so of the current one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .manifest import (
-    VERSION,
-    Arena,
-    FileEntry,
-    LabelCondition,
-    Manifest,
-    Model,
-    PreparedTensor,
-    PrepareProgram,
-    Program,
-    Sampler,
-    Step,
-)
+from .manifest import FileEntry, Manifest, PreparedTensor, Sampler, Step
+from .manifest_v4 import ArenaV4, LabelCondition, ManifestV4, ModelV4, PrepareProgramV4, ProgramV4, upgraded
 from .signature import LABELS
 from .strict_json import StrictJsonError, decode
 
@@ -85,7 +74,7 @@ class _Manifest:
     programs: tuple[_Program, ...]
     baseline_program: int
     steps: tuple[Step, ...]
-    arena: Arena
+    arena: ArenaV4
     weights: str
     tables: str
     files: dict[str, FileEntry]
@@ -98,9 +87,9 @@ def upgrade_v1(value: Any) -> Manifest:
     if not all(0 <= timestep <= 1 << 31 for timestep in sampler.timesteps):  # before they become floats
         raise StrictJsonError(f"$.sampler.timesteps: expected numbers within 0 .. {1 << 31}")
     names = tuple(entry.name for entry in prepare.conditioning)
-    return Manifest(
-        old.format, VERSION, old.builder, old.backend, old.precision,
-        Model(
+    return upgraded(ManifestV4(
+        old.format, old.version, old.builder, old.backend, old.precision,
+        ModelV4(
             model.name, model.family, model.hash, model.latent_shape, model.num_layers, model.modules,
             model.num_tokens, model.width, LabelCondition("label", model.num_classes, model.null_class), model.output,
         ),
@@ -110,7 +99,7 @@ def upgrade_v1(value: Any) -> Manifest:
         ),
         old.rows_per_sample, old.guidance, old.flops_ratio, 0,
         tuple(PreparedTensor(c.name, "float32", True, True, (c.entries, c.width)) for c in prepare.conditioning),
-        (PrepareProgram(prepare.file, (LABELS,), prepare.tables, names),),
-        tuple(Program(p.file, names, p.reads, p.writes, p.flops) for p in old.programs),
+        (PrepareProgramV4(prepare.file, (LABELS,), prepare.tables, names),),
+        tuple(ProgramV4(p.file, names, p.reads, p.writes, p.flops) for p in old.programs),
         old.baseline_program, old.steps, (), old.arena, (old.weights,), old.tables, old.files,
-    )  # fmt: skip
+    ))  # fmt: skip

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backends import DeviceBackend, Memory, View
 from .loading import Call, StepCalls
-from .manifest import PreparedTensor, PrepareProgram
+from .manifest import FinishProgram, PreparedTensor, PrepareProgram
+from .opened import OpenedBundle
 from .signature import (
     BATCH_AXIS,
     COEFFICIENTS,
-    EMBEDS,
     GUIDANCE,
-    IMAGE,
     ITEM_BYTES,
     LATENTS,
     NOISE,
@@ -29,14 +28,12 @@ from .signature import (
     cache_in,
     cache_out,
     coefficient_table,
+    encoders,
     finish_signature,
     request_ports,
     step_signature,
     tensor_port,
 )  # fmt: skip
-
-if TYPE_CHECKING:
-    from .bundle import Bundle
 
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
 
@@ -44,7 +41,7 @@ MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of st
 class Playback:
     """The buffers and bound calls of one (bundle, batch, accelerated or baseline). Used by one thread at a time."""
 
-    def __init__(self, bundle: Bundle, batch: int, accelerated: bool) -> None:
+    def __init__(self, bundle: OpenedBundle, batch: int, accelerated: bool) -> None:
         self.batch, self.accelerated, self._bundle = batch, accelerated, bundle
         self._memories: list[Memory] = []
         self._loading: StepCalls | None = None
@@ -64,8 +61,8 @@ class Playback:
         programs = [step.program if accelerated else manifest.baseline_program for step in manifest.steps]
         bundle.engine(programs[0])
         for each in manifest.prepare:
-            if each.outputs != (EMBEDS,):
-                bundle.open_once(each.file, bundle.prepare_signature(each))
+            if each not in encoders(manifest):
+                bundle.prepare_engine(each)
         self.arena = allocate(max(1, manifest.arena.bytes * batch if accelerated else 0))
         self._states = (allocate(state_bytes), allocate(state_bytes))
         self.guidance = allocate(4)
@@ -77,7 +74,7 @@ class Playback:
         tables = [name for program in manifest.prepare for name in program.tables]
         self._tables = {name: _upload(allocate, bundle.tables[name]) for name in tables}
         self._tensors = {tensor.name: self._allocate_tensor(tensor) for tensor in manifest.tensors}
-        self.encode_text, self.prepare_request, self.prepares = self._bind_prepares()
+        self.encode, self.prepare_request, self.prepares = self._bind_prepares()
         at_once = isinstance(bundle.backend, DeviceBackend)  # its loop is made of bound steps
         self._loading = StepCalls(programs, lambda step: self._bind_step(step, programs[step]), at_once)
         self.steps = self._loading.calls
@@ -102,12 +99,10 @@ class Playback:
         """Let go of every bound call and buffer: freed now where the backend can, else with the last reference."""
         if self._loading is not None:
             self._loading.abandon()
-        self.encode_text, self.prepare_request, self.prepares, self.steps = [], [], [], []
+        self.encode, self.prepare_request, self.prepares, self.steps = {}, [], [], []
         self._finish, self.loop = {}, None
         while self._memories:
-            free = getattr(self._memories.pop(), "free", None)
-            if free is not None:
-                free()
+            self._memories.pop().free()
 
     def memories(self) -> list[Memory]:
         """Every block of memory that could carry a value from one request to the next."""
@@ -116,23 +111,22 @@ class Playback:
             *(memory for _, memory in self._finish.values()),
         ]  # fmt: skip
 
-    def image(self, steps_done: int) -> NDArray[np.float32]:
-        """Run the finish program on the latents after that many steps: [B, 3, H, W] in 0..1."""
-        program = self._bundle.manifest.finish[0]
+    def finish(self, program: FinishProgram, steps_done: int) -> NDArray[np.float32]:
+        """Run the finish program on the latents after that many steps: [B, *shape of its output]."""
         if steps_done % 2 not in self._finish:
             signature = finish_signature(self._bundle.manifest, program)
-            engine = self._bundle.open_once(program.file, signature)
-            memory = self._allocate(signature.outputs[IMAGE])
+            engine = self._bundle.finish_engine(program)
+            memory = self._allocate(signature.outputs[program.kind])
             call = engine.bind(
                 "finish",
                 {LATENTS: _view(self.state_after(steps_done), signature.inputs[LATENTS], self._axes)},
-                {IMAGE: _view(memory, signature.outputs[IMAGE], self._axes)},
+                {program.kind: _view(memory, signature.outputs[program.kind], self._axes)},
             )
             self._finish[steps_done % 2] = (call, memory)
         call, memory = self._finish[steps_done % 2]
         call()
-        image: NDArray[np.float32] = memory.read().view(np.float32).reshape(self.batch, *program.shape)
-        return image
+        made: NDArray[np.float32] = memory.read().view(np.float32).reshape(self.batch, *program.shape)
+        return made
 
     def _allocate(self, port: Port) -> Memory:
         return self._allocate_bytes(self._bytes(port))
@@ -179,17 +173,17 @@ class Playback:
             calls.append(step)
         return backend.loop(calls)
 
-    def _bind_prepares(self) -> tuple[list[Call], list[Call], list[list[Call]]]:
-        """The text encoder's call, if there is one; the other calls of a request; the calls of each window of steps."""
-        encode: list[Call] = []
+    def _bind_prepares(self) -> tuple[dict[str, Call], list[Call], list[list[Call]]]:
+        """Each encoder's call by its file; the other calls of a request; the calls of each window of steps."""
+        encode: dict[str, Call] = {}
         once: list[Call] = []
         windows: list[list[Call]] = [[] for _ in range(0, self._bundle.manifest.sampler.steps, self.window)]
         for program in self._bundle.manifest.prepare:
             if program.tables:
                 for number, calls in enumerate(windows):
                     calls.append(self._bind_prepare(program, number * self.window))
-            elif program.outputs == (EMBEDS,):
-                encode.append(self._bind_later(program))
+            elif program in encoders(self._bundle.manifest):
+                encode[program.file] = self._bind_later(program)
             else:
                 once.append(self._bind_prepare(program, 0))
         return encode, once, windows
@@ -218,7 +212,7 @@ class Playback:
         }  # fmt: skip
         outputs = {name: _view(places[name], port, axes) for name, port in signature.outputs.items()}
         steps = f" of steps {first}..{first + axes[WINDOW_AXIS] - 1}" if program.tables else ""
-        return bundle.open_once(program.file, signature).bind(f"prepare{steps}", inputs, outputs)
+        return bundle.prepare_engine(program).bind(f"prepare{steps}", inputs, outputs)
 
     def _bind_step(self, index: int, program: int) -> Call:
         manifest = self._bundle.manifest
@@ -232,12 +226,12 @@ class Playback:
         if self.accelerated:
             step, used = manifest.steps[index], manifest.programs[program]
             for slot, offset in zip(used.reads, step.read_offsets, strict=True):
-                places[cache_in(slot)] = (self.arena, offset * self.batch)
+                places[cache_in(slot, manifest.version)] = (self.arena, offset * self.batch)
             for slot, offset in zip(used.writes, step.write_offsets, strict=True):
                 places[cache_out(slot)] = (self.arena, offset * self.batch)
         row_bytes = self._coefficients.nbytes // manifest.sampler.steps
         places[COEFFICIENTS] = (self._coefficients, index * row_bytes)
-        rows: dict[str, tuple[Memory, int]] = {}
+        rows: dict[str, tuple[Memory, int]] = {name: (memory, 0) for name, memory in self.request.items()}
         for tensor in manifest.tensors:
             rows[tensor.name] = (self._tensors[tensor.name], index % self.window if tensor.per_step else 0)
 

@@ -1,11 +1,11 @@
-"""Play one request at a time: labels or a prompt and a seed in, latents and images out."""
+"""Play one request at a time: labels or a prompt and a seed in, latents and images, video or sound out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,12 @@ from .backends import DeviceBackend, DeviceOptions
 from .device_inputs import DeviceInputs, take_device_inputs
 from .dlpack import DeviceTensor
 from .errors import RequestError
+from .judge import judge_request
+from .opened import OpenedBundle
 from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
-from .request import Embeds, Noise, judge_condition, judge_guidance, judge_noise, judge_seed
-from .signature import EMBEDS
-
-if TYPE_CHECKING:
-    from .bundle import Bundle
+from .port_inputs import name_inputs
+from .request import Embeds, Noise, Request
 
 
 class Session:
@@ -29,7 +28,7 @@ class Session:
     `generate` is `start`, every `step(i)` in order, and `latents`.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: OpenedBundle) -> None:
         self.bundle = bundle
         self._playback: Playback | None = None
         self._next_step = 0
@@ -42,12 +41,10 @@ class Session:
         weights: str = "", options: DeviceOptions = DeviceOptions(),
     ) -> Session:  # fmt: skip
         """Short for `Bundle.open(...).session()`."""
-        from .bundle import Bundle
-
-        bundle = Bundle.open(
+        bundle = OpenedBundle.open(
             path, backend=backend, device=device, threads=threads, weights=weights, options=options
         )
-        return bundle.session()
+        return cls(bundle)
 
     def close(self) -> None:
         """Free this session's buffers; the next request allocates them anew."""
@@ -69,23 +66,23 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         embeds: Embeds | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        negative_inputs: Mapping[str, Any] | None = None,
         seed: int = 0,
         batch: int = 0,
         noise: Noise | None = None,
         guidance: float | None = None,
         accelerated: bool = True,
     ) -> NDArray[np.float32]:
-        """Generate latents [B, C, H, W] (pixels in -1..1 where the model's output is pixels); `images` decodes them.
+        """Generate latents [B, *latent_shape] (pixels in -1..1 where the model's output is pixels); `result` decodes.
 
-        labels, prompt or embeds: whichever the model is conditioned on, one or one per sample.
-        negative_prompt: with prompts, what guidance leads away from; one or one per sample.
-        batch: repeats a single one; 0 takes their number. seed: 0 .. 2**64-1, ignored where noise is given.
-        guidance: default the bundle's.
-        accelerated=False plays the same model with every module computed at every step.
+        The arguments are those of `Request`: labels, prompt or embeds, whichever the model is conditioned on; or, and
+        besides, values of any of the bundle's ports by name.
         """
         self.start(
-            labels, prompt=prompt, negative_prompt=negative_prompt, embeds=embeds, seed=seed, batch=batch, noise=noise,
-            guidance=guidance, accelerated=accelerated,
+            labels, prompt=prompt, negative_prompt=negative_prompt, embeds=embeds, inputs=inputs,
+            negative_inputs=negative_inputs, seed=seed, batch=batch, noise=noise, guidance=guidance,
+            accelerated=accelerated,
         )  # fmt: skip
         self.run_steps()
         return self.latents()
@@ -97,6 +94,8 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         embeds: Embeds | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        negative_inputs: Mapping[str, Any] | None = None,
         seed: int = 0,
         batch: int = 0,
         noise: Noise | None = None,
@@ -104,31 +103,37 @@ class Session:
         accelerated: bool = True,
     ) -> None:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
+        request = Request(
+            labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
+            accelerated,
+        )  # fmt: skip
+        self.begin(request)
+
+    def begin(self, request: Request) -> None:
+        """Begin a request. Raises RequestError before anything changes."""
         manifest, backend = self.bundle.manifest, self.bundle.backend
-        embeds, noise, on_device = take_device_inputs(backend, embeds, noise, manifest.sampler.initial_scale)
-        condition = judge_condition(self.bundle, labels, prompt, negative_prompt, embeds, batch)
-        size, shape = condition.samples, manifest.model.latent_shape
-        scale = judge_guidance(guidance, manifest)
-        seed = judge_seed(seed)
-        if noise is not None:
-            noise = judge_noise(noise, manifest, size)
+        request, on_device = take_device_inputs(backend, name_inputs(request, manifest), manifest)
+        judged = judge_request(request, manifest, self.bundle.tokenize)
+        size, shape, accelerated = judged.samples, manifest.model.latent_shape, request.accelerated
         if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
             self.close()  # free the old buffers before new ones are allocated
             self._playback = Playback(self.bundle, size, accelerated)
         playback = self._playback
         self._started = False  # until everything below is done: a program may fail
         state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
-        initial = latent_noise(seed, INITIAL_STREAM, size, shape) if noise is None else noise.initial
+        noise = judged.noise
+        initial = noise.initial if isinstance(noise, Noise) else latent_noise(noise, INITIAL_STREAM, size, shape)
         state[0] = initial * np.float32(manifest.sampler.initial_scale)
         playback.initial_state.write(state)
-        for name, values in condition.inputs.items():
+        for name, values in judged.ports.items():
             playback.request[name].write(values)
-        playback.guidance.write(np.array([scale], np.float32))
+        playback.guidance.write(np.array([judged.guidance], np.float32))
         if isinstance(backend, DeviceBackend) and on_device != DeviceInputs():
-            on_device.write(playback, backend.cuda, size)
-        for call in (*(() if EMBEDS in condition.inputs else playback.encode_text), *playback.prepare_request):
+            on_device.write(playback.initial_state, playback.request, backend.cuda, size)
+        encode = [call for file, call in playback.encode.items() if file in judged.encode]
+        for call in (*encode, *playback.prepare_request):
             call()
-        self._noise = seed if noise is None else noise
+        self._noise = noise
         self._next_step, self._started = 0, True
 
     def run_steps(self) -> None:
@@ -167,12 +172,12 @@ class Session:
             raise
 
     def wait(self) -> None:
-        """Wait until the steps run so far are done; on the host they are. `latents` and `images` wait by themselves."""
+        """Wait until the steps run so far are done; on the host they are. `latents` and `result` wait by themselves."""
         if isinstance(self.bundle.backend, DeviceBackend):
             self.bundle.backend.wait()
 
     def latents(self) -> NDArray[np.float32]:
-        """The latents [B, C, H, W] after the steps run so far."""
+        """The latents [B, *latent_shape] after the steps run so far."""
         playback, manifest = self.playback, self.bundle.manifest
         state = playback.state_after(self._next_step).read().view(np.float32)
         latents: NDArray[np.float32] = state.reshape(
@@ -181,7 +186,7 @@ class Session:
         return latents.copy()
 
     def latents_on_device(self) -> DeviceTensor:
-        """The latents [B, C, H, W] where they are, for another library's from_dlpack.
+        """The latents [B, *latent_shape] where they are, for another library's from_dlpack.
 
         The next request changes them: what reads them in another stream than DeviceOptions.stream must be done by then.
         Raises RequestError where they are in host memory.
@@ -192,19 +197,37 @@ class Session:
         shape = (playback.batch, *self.bundle.manifest.model.latent_shape)
         return DeviceTensor(playback.state_after(self._next_step), backend.cuda, shape)
 
-    def images(self) -> NDArray[np.float32]:
-        """The latents after the steps run so far as images [B, H, W, channels] in 0..1.
+    def result(self) -> NDArray[np.float32]:
+        """What the bundle makes of the latents after the steps run so far: images [B, H, W, channels] or video
+        [B, frames, H, W, channels] in 0..1, or audio [B, channels, samples] in -1..1.
 
         Raises RequestError where the model's latents are not pixels and the bundle has no decoder.
         """
         manifest = self.bundle.manifest
         if manifest.finish:
-            images = self.playback.image(self._next_step)
+            made = self.playback.finish(manifest.finish[0], self._next_step)
         elif manifest.model.output == "pixels":
-            images = np.clip(self.latents() / 2 + 0.5, 0.0, 1.0)
+            made = np.clip(self.latents() / 2 + 0.5, 0.0, 1.0)
         else:
             raise RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE")
-        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        return made if self.result_kind == "audio" else np.ascontiguousarray(np.moveaxis(made, -3, -1))
+
+    @property
+    def result_kind(self) -> Literal["image", "video", "audio", ""]:
+        """What `result` gives; "" where there is none."""
+        manifest = self.bundle.manifest
+        if manifest.finish:
+            return manifest.finish[0].kind
+        return "image" if manifest.model.output == "pixels" else ""
+
+    def images(self) -> NDArray[np.float32]:
+        """The latents after the steps run so far as images [B, H, W, channels] in 0..1.
+
+        Raises RequestError where `result` does, or gives no images.
+        """
+        if self.result_kind in ("video", "audio"):
+            raise RequestError(f"this bundle makes {self.result_kind}, not images; ask for result()")
+        return self.result()
 
     @property
     def playback(self) -> Playback:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .manifest import FinishProgram, LabelCondition, Manifest, PreparedTensor, PrepareProgram
+from .manifest import VERSION, FinishProgram, Manifest, PreparedTensor, PrepareProgram, RequestPort, Slot, SlotDtype
 
 LABELS = "labels"
 INPUT_IDS, ATTENTION_MASK, EMBEDS = "input_ids", "attention_mask", "embeds"
+"""Names of ports in bundles of one tokenizer and one text encoder; the manifest's are what counts."""
 STATE, STATE_OUT = "state", "state_out"
 COEFFICIENTS = "coefficients"
 BASELINE_COEFFICIENTS = "baseline_coefficients"
@@ -16,10 +18,15 @@ BASELINE_COEFFICIENTS = "baseline_coefficients"
 GUIDANCE = "guidance"
 NOISE = "noise"
 LATENTS, IMAGE = "latents", "image"
+FINISHED = (IMAGE, "video", "audio")
+"""What a finish program makes: its kind."""
 BATCH_AXIS, ROWS_AXIS, WINDOW_AXIS = "batch", "rows", "window"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Precision of a bundle -> type of its cache slots."""
+DTYPES: dict[str, SlotDtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision -> dtype."""
+SLOT_ALIGNMENT_BYTES = 256
+AGE_MARK = "@"
+_DOTTED_AGES_UNTIL = 4  # the last format version whose programs have `cache.12.ff.1` where it is `cache.12.ff@1` now
 
 Shape = tuple[int | str, ...]
 
@@ -38,15 +45,16 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of one program by name."""
+    """Inputs and outputs of one program by name. reads: inputs that are slots -> slot and age of the value."""
 
     inputs: dict[str, Port]
     outputs: dict[str, Port]
+    reads: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def cache_in(slot: str) -> str:
-    """Input name of a cache slot."""
-    return f"cache.{slot}"
+def cache_in(read: str, version: int = VERSION) -> str:
+    """Input name of what a program reads, a slot's name that may have an age, in a bundle of a format version."""
+    return f"cache.{read.replace(AGE_MARK, '.') if version <= _DOTTED_AGES_UNTIL else read}"
 
 
 def cache_out(slot: str) -> str:
@@ -71,17 +79,32 @@ def coefficient_table(manifest: Manifest, accelerated: bool) -> str:
     return BASELINE_COEFFICIENTS if manifest.sampler.fitted and not accelerated else COEFFICIENTS
 
 
+def slot_bytes(slot: Slot, rows_per_sample: int) -> int:
+    """Size of a slot's place for one sample: its rows, rounded up to the arena's alignment."""
+    size = ITEM_BYTES[slot.dtype] * rows_per_sample * math.prod(slot.shape)
+    return -(-size // SLOT_ALIGNMENT_BYTES) * SLOT_ALIGNMENT_BYTES
+
+
+def slot_of(read: str) -> tuple[str, int]:
+    """What a program reads, as the slot's name and the age of the value."""
+    name, _, age = read.partition(AGE_MARK)
+    return name, int(age) if age else 0
+
+
+def encoders(manifest: Manifest) -> tuple[PrepareProgram, ...]:
+    """The prepare programs that make ports of the request: text encoders."""
+    names = {port.name for port in manifest.ports}
+    return tuple(program for program in manifest.prepare if names.intersection(program.outputs))
+
+
+def request_port(port: RequestPort) -> Port:
+    """A port of the request as programs take it."""
+    return Port(port.dtype, (ROWS_AXIS, *port.shape))
+
+
 def request_ports(manifest: Manifest) -> dict[str, Port]:
-    """What a request gives: labels, or token ids, mask and embeddings."""
-    condition = manifest.model.condition
-    if isinstance(condition, LabelCondition):
-        return {LABELS: Port("int64", (ROWS_AXIS,))}
-    tokens = condition.max_tokens
-    ports = {
-        EMBEDS: Port("float32", (ROWS_AXIS, tokens, condition.embed_width)),
-        ATTENTION_MASK: Port("int64", (ROWS_AXIS, tokens)),
-    }
-    return ports | ({INPUT_IDS: Port("int64", (ROWS_AXIS, tokens))} if condition.tokenizer else {})
+    """What a request gives, or encoders make of what it gives."""
+    return {port.name: request_port(port) for port in manifest.ports}
 
 
 def tensor_port(tensor: PreparedTensor) -> Port:
@@ -91,18 +114,20 @@ def tensor_port(tensor: PreparedTensor) -> Port:
 
 def step_signature(manifest: Manifest, program: int) -> Signature:
     """What program number `program` must take and give."""
+    used, version = manifest.programs[program], manifest.version
     state = Port("float32", (manifest.sampler.state_size, BATCH_AXIS, *manifest.model.latent_shape))
-    slot = Port(DTYPES[manifest.precision], (ROWS_AXIS, manifest.model.num_tokens, manifest.model.width))
+    slots = {slot.name: Port(slot.dtype, (ROWS_AXIS, *slot.shape)) for slot in manifest.slots}
     inputs = {STATE: state, COEFFICIENTS: Port("float32", (scalar_count(manifest),))}
-    tensors = {tensor.name: tensor for tensor in manifest.tensors}
-    inputs |= {name: tensor_port(tensors[name]) for name in manifest.programs[program].inputs}
+    known = {tensor.name: tensor_port(tensor) for tensor in manifest.tensors} | request_ports(manifest)
+    inputs |= {name: known[name] for name in used.inputs}
     if manifest.rows_per_sample == 2:
         inputs[GUIDANCE] = Port("float32", (1,))
     if manifest.sampler.stochastic:
         inputs[NOISE] = Port("float32", (BATCH_AXIS, *manifest.model.latent_shape))
-    inputs |= {cache_in(name): slot for name in manifest.programs[program].reads}
-    outputs = {STATE_OUT: state} | {cache_out(name): slot for name in manifest.programs[program].writes}
-    return Signature(inputs, outputs)
+    reads = {cache_in(name, version): slot_of(name) for name in used.reads}
+    inputs |= {name: slots[slot] for name, (slot, _) in reads.items()}
+    outputs = {STATE_OUT: state} | {cache_out(name): slots[name] for name in used.writes}
+    return Signature(inputs, outputs, reads)
 
 
 def prepare_signature(manifest: Manifest, program: PrepareProgram, tables: Mapping[str, Shape]) -> Signature:
@@ -119,4 +144,4 @@ def prepare_signature(manifest: Manifest, program: PrepareProgram, tables: Mappi
 def finish_signature(manifest: Manifest, program: FinishProgram) -> Signature:
     """What the finish program must take and give."""
     latents = Port("float32", (BATCH_AXIS, *manifest.model.latent_shape))
-    return Signature({LATENTS: latents}, {IMAGE: Port("float32", (BATCH_AXIS, *program.shape))})
+    return Signature({LATENTS: latents}, {program.kind: Port("float32", (BATCH_AXIS, *program.shape))})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +12,21 @@ from numpy.typing import NDArray
 from .errors import BundleError, EngineError, RequestError
 
 _PAD = "<pad>"
+_FROM_FILE = -1
+Clean = Literal["lower-strip", "strip", "none"]
 
 
 class PromptTokenizer:
-    """Turns prompts into the ids and the mask that a text encoder takes, as PixArt's pipeline does.
+    """Turns prompts into the ids and the mask that a text encoder takes.
 
-    path: a tokenizer.json of a T5 tokenizer. max_tokens: T, padding and the closing </s> included. Raises EngineError
-    where the tokenizers library is missing, BundleError for a file that is no tokenizer. May be shared by threads.
+    path: a tokenizer.json. max_tokens: T, padding and what the file adds included. clean: what is done to a text first
+    (PixArt's pipeline lowers T5's). pad_id: of padding, -1 is that of `<pad>`. Raises EngineError where the tokenizers
+    library is missing, BundleError for a file that is no tokenizer. May be shared by threads.
     """
 
-    def __init__(self, path: Path | str, max_tokens: int) -> None:
+    def __init__(
+        self, path: Path | str, max_tokens: int, clean: Clean = "lower-strip", pad_id: int = _FROM_FILE
+    ) -> None:
         try:
             from tokenizers import Tokenizer
         except ImportError:
@@ -29,8 +35,8 @@ class PromptTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more specific
             raise BundleError(f"{path}: not a tokenizer ({error}); copy or build the bundle again") from None
-        self._max_tokens = max_tokens
-        pad = self._tokenizer.token_to_id(_PAD)
+        self._max_tokens, self._clean = max_tokens, clean
+        pad = self._tokenizer.token_to_id(_PAD) if pad_id == _FROM_FILE else pad_id
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding(length=max_tokens, pad_id=0 if pad is None else pad, pad_token=_PAD)
 
@@ -41,7 +47,8 @@ class PromptTokenizer:
         """
         if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
             raise RequestError("prompts: expected a list of strings, one a sample")
-        cleaned = [prompt.lower().strip() for prompt in prompts]
+        lowered = [prompt.lower() if self._clean == "lower-strip" else prompt for prompt in prompts]
+        cleaned = [prompt if self._clean == "none" else prompt.strip() for prompt in lowered]
         try:
             encoded = self._tokenizer.encode_batch(cleaned)
         except (TypeError, UnicodeError):

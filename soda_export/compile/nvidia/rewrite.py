@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ...errors import CompileError
+from ...errors import CompileError, InternalError
 
 MAX_TOPK = 3840  # the most that TensorRT's TopK gives
 _BUILD_TIME_ONLY = {"Conv": (1, 2)}  # operator -> inputs that TensorRT takes as constants only
@@ -33,6 +33,8 @@ def split_large_topk(model: onnx.ModelProto, limit: int = MAX_TOPK) -> int:
             nodes.append(node)
             continue
         tokens = shapes[node.input[0]][-1]
+        if not tokens:
+            raise InternalError(f"{graph.name}: {node.name}: the graph does not say among how many tokens it selects")
         if node.output[0] in used:
             raise CompileError(f"{graph.name}: {node.name}: TopK of {keep} gives scores; at most {limit} can be had")
         if tokens - keep > limit:

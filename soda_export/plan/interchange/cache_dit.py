@@ -3,7 +3,7 @@
 cache-dit (github.com/vipshop/cache-dit) takes them as `steps_computation_mask`: a list in Python or in a configuration
 file, and prints them as digits, 1101. All of these are read; written is a configuration file in JSON, which its
 load_configs reads as YAML. A cached step there adds the residual of the last computed blocks to its own input; here
-every module reuses its output, which differs by the gates alone, which are the step's own.
+every site reuses its output, which differs by the gates alone, which are the step's own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from soda_runtime.strict_json import StrictJsonError, parse_json
 
 from ...errors import PlanError
 from ...models.identity import ModelIdentity
+from ...models.spec import STACK
 from ..schedule import Schedule
-from .ones import computes, read_ones
+from .ones import computes, read_ones, schedule_of
 
 _KEY, _SECTION, _STEPS = "steps_computation_mask", "cache_config", "num_inference_steps"
 
@@ -34,18 +35,16 @@ def read_cache_dit(content: bytes, model: ModelIdentity, steps: int) -> Schedule
         except StrictJsonError as error:
             raise PlanError(f"{error}; expected digits like 1101, a JSON list, or a configuration in JSON") from None
     computed = read_ones(mask, steps, _KEY)
-    shape = (steps, model.num_layers, len(model.modules))
-    kept = np.where(computed, model.num_tokens, 0).astype(np.int64)
-    return Schedule.of(np.broadcast_to(kept[:, None, None], shape).copy())
+    return schedule_of(np.repeat(computed[:, None], len(model.names), axis=1), model)
 
 
 def cache_dit_text(schedule: Schedule, model: ModelIdentity) -> bytes:
     """The schedule as a configuration file. Raises PlanError where a step is neither computed nor reused as a whole."""
-    computed = computes(schedule, model, "cache-dit")
-    mixed = np.flatnonzero((computed != computed[:, :1, :1]).any(axis=(1, 2)))
+    computed = np.delete(computes(schedule, model, "cache-dit"), list(model.kinds.get(STACK, ())), axis=1)
+    mixed = np.flatnonzero((computed != computed[:, :1]).any(axis=1))
     if mixed.size:
         raise PlanError(f"step {mixed[0]}: some modules compute and others reuse; a cache-dit mask has one word a step")
-    mask = [int(one) for one in computed[:, 0, 0]]
+    mask = [int(one) for one in computed[:, 0]]
     section = {_STEPS: len(mask), _KEY: mask, "steps_computation_policy": "static"}
     return json.dumps({_SECTION: section}).encode() + b"\n"
 

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import PlanError
+from ...models.decisions import COMPUTE, IDLE, REUSE, is_renewal
 from ...models.identity import ModelIdentity
-from ..schedule import BLOCKS_RUN, Schedule
+from ...models.spec import STACK
+from ..schedule import Schedule
 
 
 def read_ones(entries: Any, steps: int, where: str) -> NDArray[np.bool_]:
@@ -26,18 +28,27 @@ def read_ones(entries: Any, steps: int, where: str) -> NDArray[np.bool_]:
     return np.array(entries, bool)
 
 
+def schedule_of(computed: NDArray[np.bool_], model: ModelIdentity) -> Schedule:
+    """computed: [S, K] whether each site computes; the stack always does."""
+    work = np.where(computed, COMPUTE, REUSE).astype(np.int64)
+    work[:, list(model.kinds.get(STACK, ()))] = COMPUTE
+    return Schedule(work)
+
+
 def computes(schedule: Schedule, model: ModelIdentity, tool: str) -> NDArray[np.bool_]:
-    """Whether each module computes, [S, L, M]. Raises PlanError where the schedule does more than compute or reuse."""
-    skipped = np.flatnonzero(schedule.stack != BLOCKS_RUN)
+    """Whether each site computes, [S, K]. Raises PlanError where the schedule does more than compute or reuse."""
+    work, stack = schedule.work, list(model.kinds.get(STACK, ()))
+    skipped = np.flatnonzero((work[:, stack] != COMPUTE).any(axis=1))
     if skipped.size:
         raise PlanError(f"step {skipped[0]}: all blocks are skipped; a {tool} file can only reuse modules")
-    other = np.argwhere((schedule.kept != 0) & (schedule.kept != model.num_tokens))
+    other = np.argwhere((work != REUSE) & (work != COMPUTE))
     if other.size:
-        step, layer, m = (int(i) for i in other[0])
-        keep = int(schedule.kept[step, layer, m])
-        does = f"computes {keep} of {model.num_tokens} tokens" if keep > 0 else f"is forecast at order {-keep}"
-        raise PlanError(
-            f"step {step}, layer {layer}, {model.modules[m]}: {does}; a {tool} file can only say compute or reuse"
-        )
-    result: NDArray[np.bool_] = schedule.kept == model.num_tokens
+        step, k = (int(i) for i in other[0])
+        does = f"is forecast at order {-work[step, k]}"
+        if is_renewal(work[step, k]):
+            does = f"computes {work[step, k]} of {model.site_tokens[k]} tokens"
+        elif work[step, k] == IDLE:
+            does = "is idle, since what contains it is reused"
+        raise PlanError(f"step {step}, {model.names[k]}: {does}; a {tool} file can only say compute or reuse")
+    result: NDArray[np.bool_] = work == COMPUTE
     return result

@@ -16,13 +16,14 @@ from soda_runtime.strict_json import StrictJsonError, parse_json
 
 from ...errors import PlanError
 from ...models.identity import ModelIdentity
+from ...models.spec import STACK
 from ..schedule import Schedule
-from .ones import computes, read_ones
+from .ones import computes, read_ones, schedule_of
 
-_MODULES = {
+_KINDS = {
     "attn": "attn", "attn1": "attn", "cross_attn": "cross_attn", "attn2": "cross_attn", "mlp": "ff", "ff": "ff",
 }  # fmt: skip
-"""Component -> module; attn1, attn2 and ff are diffusers' attributes."""
+"""Component -> kind of sites; attn1, attn2 and ff are diffusers' attributes. Other kinds go by their own name."""
 _COMPONENTS = {"attn": "attn", "cross_attn": "cross_attn", "ff": "mlp"}
 
 
@@ -34,44 +35,49 @@ def read_smoothcache(content: bytes, model: ModelIdentity, steps: int) -> Schedu
         raise PlanError(str(error)) from None
     if not isinstance(lists, dict) or not lists:
         raise PlanError('expected a JSON object of lists, e.g. {"attn": [1, 0], "mlp": [1, 0]}')
-    computed = np.ones((steps, model.num_layers, len(model.modules)), bool)
+    computed = np.ones((steps, len(model.names)), bool)
     named: dict[tuple[str, int | None], str] = {}
     for key in sorted(lists, key=lambda key: _place(key, model)[1] is not None):  # components first, then blocks
-        module, layer = place = _place(key, model)
+        kind, number = place = _place(key, model)
         if place in named:
             raise PlanError(f"{key!r} and {named[place]!r} are the same module")
         named[place] = key
-        layers = slice(None) if layer is None else layer
-        ones = read_ones(lists[key], steps, key)
-        computed[:, layers, model.modules.index(module)] = ones[:, None] if layer is None else ones
-    return Schedule.of(np.where(computed, model.num_tokens, 0).astype(np.int64))
+        sites = model.kinds[kind] if number is None else model.kinds[kind][number : number + 1]
+        computed[:, list(sites)] = read_ones(lists[key], steps, key)[:, None]
+    return schedule_of(computed, model)
 
 
 def smoothcache_text(schedule: Schedule, model: ModelIdentity) -> bytes:
     """The schedule as a file: a list a component where its blocks agree, else one a block. Raises PlanError."""
     computed = computes(schedule, model, "SmoothCache")
     lists: dict[str, list[int]] = {}
-    for m, module in enumerate(model.modules):
-        component, by_layer = _COMPONENTS[module], computed[:, :, m]
-        if (by_layer == by_layer[:, :1]).all():
-            lists[component] = _entries(by_layer[:, 0])
+    for kind in _leaf_kinds(model):
+        component, by_site = _COMPONENTS.get(kind, kind), computed[:, list(model.kinds[kind])]
+        if (by_site == by_site[:, :1]).all():
+            lists[component] = _entries(by_site[:, 0])
         else:
-            lists |= {f"{component}-{layer}": _entries(by_layer[:, layer]) for layer in range(model.num_layers)}
+            lists |= {f"{component}-{i}": _entries(by_site[:, i]) for i in range(by_site.shape[1])}
     lines = [f"{json.dumps(key)}: {json.dumps(entries)}" for key, entries in lists.items()]
     return ("{" + ",\n ".join(lines) + "}\n").encode()
 
 
+def _leaf_kinds(model: ModelIdentity) -> list[str]:
+    return [kind for kind in model.kinds if kind != STACK]
+
+
 def _place(key: str, model: ModelIdentity) -> tuple[str, int | None]:
-    """Module and layer of a key; no layer = all."""
+    """Kind and number of a key; no number = all."""
+    kinds = {kind: kind for kind in _leaf_kinds(model)}
+    known = {name: kind for name, kind in (kinds | _KINDS).items() if kind in kinds}
     match = re.fullmatch(r"(\w+?)(?:-(0|[1-9]\d{0,5}))?", key, re.ASCII)
-    module = _MODULES.get(match[1]) if match else None
-    if match is None or module not in model.modules:
-        known = ", ".join(name for name, module in _MODULES.items() if module in model.modules)
-        raise PlanError(f"{key!r:.60}: not a component of the model; it has {known}, or e.g. attn-0 for one block")
-    layer = None if match[2] is None else int(match[2])
-    if layer is not None and layer >= model.num_layers:
-        raise PlanError(f"{key!r}: the model has blocks 0 .. {model.num_layers - 1}")
-    return module, layer
+    kind = known.get(match[1]) if match else None
+    if match is None or kind is None:
+        names = ", ".join(sorted(known, key=lambda name: (list(_KINDS).index(name) if name in _KINDS else 99, name)))
+        raise PlanError(f"{key!r:.60}: not a component of the model; it has {names}, or e.g. attn-0 for one block")
+    number = None if match[2] is None else int(match[2])
+    if number is not None and number >= len(model.kinds[kind]):
+        raise PlanError(f"{key!r}: the model has blocks 0 .. {len(model.kinds[kind]) - 1}")
+    return kind, number
 
 
 def _entries(computed: NDArray[np.bool_]) -> list[int]:

@@ -41,10 +41,16 @@ DESCRIPTIONS: dict[str, str] = {
     "dp-forecast": "soda's anchors, second-order forecasts in between",
     "taylorseer": "fixed period, second-order forecasts in between",
     "taylorseer1": "fixed period, first-order forecasts in between",
-    "smoothcache": "each module reused while its error in the map stays below a threshold",
-    "toca": "fixed period that shrinks along the run, some tokens of the MLPs in between",
-    "duca": "toca in turn with steps that skip all blocks",
+    "smoothcache": "each site reused while its error in the map stays below a threshold",
+    "toca": "fixed period that shrinks along the run, some tokens of the MLPs in between (DiT and PixArt)",
+    "duca": "toca in turn with steps that skip all blocks (DiT and PixArt)",
     "fora": "fixed period counted from the end, everything reused in between",
     "uniform": "evenly spaced anchors, everything reused in between",
 }
-"""What each planner does, in a line. Those from soda to dp-forecast, and smoothcache, need a map."""
+"""What each planner does, in a line."""
+_WITHOUT_MAP = {"taylorseer", "taylorseer1", "toca", "duca", "fora", "uniform"}
+
+
+def needs_map(planner: str) -> bool:
+    """Whether the planner of that name, `best` included, plans by a sensitivity map."""
+    return planner not in _WITHOUT_MAP

@@ -19,7 +19,7 @@ _DIT_FRESH, _PIXART_FRESH = 0.05, 0.75
 
 
 def duca_rule(problem: Problem) -> TokenRule:
-    """The published rule for the model's family and sampler."""
+    """The published rule for the model's family and sampler. Raises PlanError for other families."""
     if problem.spec.family == "pixart":
         return replace(toca_rule(problem), fresh=_PIXART_FRESH, period_factor=(1.0, 1.0), skips=True)
     return replace(toca_rule(problem), fresh=_DIT_FRESH, skips=True)
@@ -28,6 +28,6 @@ def duca_rule(problem: Problem) -> TokenRule:
 def plan_duca(problem: Problem, target: Target, quantize: bool = True) -> Schedule:
     """DuCa as published, or fitted to a budget or a FLOPs ratio. Raises PlanError.
 
-    quantize: round counts of tokens up to the model's quantum, as lowering does; False = the paper's exact counts.
+    quantize: round counts of tokens up to the sites' quanta, as lowering does; False = the paper's exact counts.
     """
     return plan_by_rule(problem, target, duca_rule(problem), quantize)

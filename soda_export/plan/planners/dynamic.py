@@ -9,31 +9,32 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ...models.decisions import MAX_ORDER
 from ..anchors import AnchorCost, anchor_cost, solve_anchors
 from ..problem import Problem, Target
-from ..schedule import MAX_ORDER, Schedule
-from ..sensitivity import SensitivityMap
+from ..schedule import Schedule
 from .interpolate import meet_ratio
 from .targets import check_one_given, measured
 
 
-def error_of_anchors(sensitivity: SensitivityMap, cost: AnchorCost) -> NDArray[np.float64]:
-    """Reuse error [S, I] that anchors are solved on: mean over the modules, or CEM's, of the last block's output."""
+def error_of_anchors(problem: Problem, cost: AnchorCost) -> NDArray[np.float64]:
+    """Reuse error [S, I] that anchors are solved on: mean over the leaf sites, or CEM's, of the last block's output."""
+    sensitivity = measured(problem)
     if cost == "cem":
         return np.nan_to_num(sensitivity.hidden_error.astype(np.float64))
-    return sensitivity.mean_reuse_error()
+    return sensitivity.mean_reuse_error(problem.spec.leaves)
 
 
 def fewest_anchors_of(problem: Problem) -> int:
     """Anchors that the map's longest interval needs: no step may be further from its anchor."""
-    longest = int(measured(problem).reuse_error.shape[3]) + 1  # steps from an anchor to the next
+    longest = int(measured(problem).reuse_error.shape[2]) + 1  # steps from an anchor to the next
     return 1 - (1 - problem.steps) // longest
 
 
 def plan_dcs(problem: Problem, target: Target, order: int = 0) -> Schedule:
     """Anchors by dynamic programming for a budget, or for a FLOPs ratio with one anchor in part. Raises PlanError."""
     check_one_given(target)
-    error = error_of_anchors(measured(problem), "sum")
+    error = error_of_anchors(problem, "sum")
 
     def make(budget: int) -> Schedule:
         anchors = solve_anchors(anchor_cost("sum", error, budget), budget)

@@ -17,7 +17,7 @@ from .targets import check_one_given, unreachable, within_tolerance
 from .token_rule import FULL, TokenRule, assemble, keep_counts, schedule_of, step_work
 
 _PERIODS, _WHOLE_PERIODS = 300, 32  # candidates for N: from ever full to never, and small whole ones
-_MOST_FRESH = 64.0  # beyond this nearly every partial step computes all tokens of its prunable modules
+_MOST_FRESH = 64.0  # beyond this nearly every partial step computes all tokens of its renewable sites
 _LEAST_FRESH = 1e-3  # below, hardly any token is computed
 _HALVINGS = 30
 

@@ -1,27 +1,27 @@
-"""FLOPs of many schedules of one problem, fast: a table of what each module costs by what it does."""
+"""FLOPs of many schedules of one problem, fast: what each site costs, by what it does."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...models.flops import fixed_flops, forecast_flops, module_flops
+from ...models.decisions import COMPUTE, MAX_ORDER
 from ..problem import Problem
-from ..schedule import BLOCKS_RUN, MAX_ORDER, Schedule
+from ..schedule import Schedule
 
 
 class FlopsTable:
-    """The same numbers as Schedule.flops, by one look-up a module."""
+    """The same numbers as Schedule.flops, for a whole run at once."""
 
     def __init__(self, problem: Problem) -> None:
-        spec, rows = problem.spec, problem.rows
-        kept = range(-MAX_ORDER, spec.num_tokens + 1)
-        self._by_kept = np.array([[rows * module_flops(spec, m, k) for k in kept] for m in spec.modules], np.int64)
-        self._by_stack = np.array([rows * forecast_flops(spec, order) for order in range(MAX_ORDER + 1)], np.int64)
-        self._fixed = fixed_flops(spec, rows)
+        sites, rows = problem.spec.sites, problem.rows
+        self._computed = np.array([rows * site.flops + site.once_flops for site in sites], np.int64)
+        self._fixed = np.array([rows * site.kept_flops[0] for site in sites], np.int64)
+        self._each = np.array([rows * site.kept_flops[1] for site in sites], np.int64)
+        self._elements = np.array([rows * site.elements for site in sites], np.int64)
 
     def flops(self, schedule: Schedule) -> int:
         """FLOPs of the whole run, one sample."""
-        runs = schedule.stack == BLOCKS_RUN
-        modules = np.arange(schedule.kept.shape[2])
-        computed = self._by_kept[modules, schedule.kept[runs] + MAX_ORDER].sum()
-        return int(computed + runs.sum() * self._fixed + self._by_stack[schedule.stack[~runs]].sum())
+        work = schedule.work
+        renewed = np.where(work > 0, self._fixed + self._each * work, 0)
+        forecast = np.where((work < 0) & (work >= -MAX_ORDER), (1 - 2 * work) * self._elements, 0)
+        return int(np.where(work == COMPUTE, self._computed, renewed + forecast).sum())

@@ -1,4 +1,4 @@
-"""FORA (arXiv 2407.01425): attention and MLP outputs are computed every N-th step and reused in between.
+"""FORA (arXiv 2407.01425): every site is computed every N-th step and reused in between.
 
 As in its released code, steps count down to 0 and those that N divides are computed; the first step always is. For
 numbers of anchors that no whole N gives, N is fractional.

@@ -21,7 +21,7 @@ def meet_ratio(problem: Problem, ratio: float, make: Make, fewest: int, whole: i
     """The schedule between make(budget) and make(budget + 1) with these FLOPs.
 
     make gives a schedule for fewest .. steps anchors, whose FLOPs grow with them. One anchor of the larger one becomes
-    a partial step. Raises PlanError with the reachable range, or with the nearest ratio where whole modules
+    a partial step. Raises PlanError with the reachable range, or with the nearest ratio where whole sites
     are too coarse for the tolerance.
     """
     table, made = FlopsTable(problem), cache(make)
@@ -39,7 +39,7 @@ def meet_ratio(problem: Problem, ratio: float, make: Make, fewest: int, whole: i
     if not within_tolerance(problem, table.flops(best), ratio):
         reached = problem.full_flops / table.flops(best)
         raise PlanError(
-            f"--flops-ratio {ratio:g}: whole modules of this model reach {reached:.3f} at the nearest; give that"
+            f"--flops-ratio {ratio:g}: whole sites of this model reach {reached:.3f} at the nearest; give that"
         )
     return best
 
@@ -58,16 +58,16 @@ def partial_anchor(anchors: tuple[int, ...], steps: int, whole: int) -> int:
 
 
 def _partial_steps(problem: Problem, smaller: Schedule, larger: Schedule, whole: int) -> list[Schedule]:
-    """`larger` with one anchor that computes none, one, ... all of its modules, from the first layer on.
+    """`larger` with one anchor that computes none, one, ... all of its leaf sites, from the first on.
 
     The others do there what they do between the anchors of `smaller`.
     """
-    tokens = problem.spec.num_tokens
-    step = partial_anchor(larger.anchors(tokens), problem.steps, whole)
-    rest = smaller.kept.min(axis=0).reshape(-1)
+    step = partial_anchor(larger.anchors, problem.steps, whole)
+    leaves = np.array(problem.spec.leaves)
+    rest = smaller.work[:, leaves].min(axis=0)
     offers = []
-    for computed in range(rest.size + 1):
-        kept = larger.kept.copy()
-        kept[step] = np.where(np.arange(rest.size) < computed, tokens, rest).reshape(kept.shape[1:])
-        offers.append(limit_orders(Schedule(kept, larger.stack), tokens))
+    for computed in range(leaves.size + 1):
+        work = larger.work.copy()
+        work[step, leaves[computed:]] = rest[computed:]
+        offers.append(limit_orders(Schedule(work)))
     return offers

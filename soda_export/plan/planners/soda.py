@@ -1,7 +1,8 @@
-"""SODA (arXiv 2603.07057): anchors by dynamic programming, then prune or reuse for every module in between.
+"""SODA (arXiv 2603.07057): anchors by dynamic programming, then prune or reuse for every site in between.
 
-With a FLOPs ratio alone, the budgets that can meet it are tried, and the one whose decisions have the least predicted
-error, summed over the map, is kept.
+Anchors are the only steps that compute everything, so a budget is met exactly. With a FLOPs ratio alone, the budgets
+that can meet it are tried, and the one whose decisions have the least predicted error, summed over the map, is kept;
+where no site's tokens can be renewed singly, one anchor is computed in part.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Literal
 import numpy as np
 
 from ...errors import PlanError
+from ...models.decisions import COMPUTE
 from ..anchors import AnchorCost, anchor_cost, solve_anchors
-from ..decide import Decisions, Strategy, decide_modules, take
+from ..decide import Decisions, Strategy, decide_sites, take
 from ..errors_by_keep import Choices, tabulate_choices
 from ..merge import error_given_up, merge_steps
 from ..problem import Problem, Target
 from ..schedule import Schedule
 from .dynamic import error_of_anchors, fewest_anchors_of
+from .interpolate import meet_ratio
 from .periods import evenly_spaced
 from .prune_budget import in_reach, reach, spendable_flops
 from .targets import check_budget, check_values, measured, unreachable
@@ -96,21 +99,28 @@ def solve_soda(problem: Problem, target: Target, options: SodaOptions) -> SodaSc
         raise PlanError(f"--sensitivity-weight {options.sensitivity_weight:g}: must be a number of 0 or more")
     if not target.budget and not target.flops_ratio:
         raise PlanError("give --budget (number of anchors), --flops-ratio or both")
+    if not problem.renewable.any() and not target.budget:
+        schedule = meet_ratio(
+            problem, target.flops_ratio,
+            lambda budget: Schedule.at_anchors(problem.spec, problem.steps, _anchors(problem, budget, options)),
+            fewest_anchors_of(problem),
+        )  # fmt: skip
+        return SodaSchedule(schedule, 0.0, 0.0)
     budget = target.budget or _best_budget(problem, target.flops_ratio, options)
     draft = _draft(problem, Target(budget, target.flops_ratio), options)
-    choices, decisions, prunable = draft.choices, draft.decisions, _prunable(problem)
-    merged = merge_steps(choices, decisions, prunable, options.max_engines - 1, draft.spendable)
-    kept = np.full((problem.steps, *decisions.choice.shape[1:]), problem.spec.num_tokens, np.int64)
-    kept[choices.steps] = choices.keeps[merged]
-    return SodaSchedule(Schedule.of(kept), error_given_up(choices, decisions.choice, merged), decisions.beta)
+    choices, decisions = draft.choices, draft.decisions
+    merged = merge_steps(choices, decisions, options.max_engines - 1, draft.spendable)
+    work = np.full((problem.steps, len(problem.spec.sites)), COMPUTE, np.int64)
+    work[np.ix_(choices.steps, np.array(problem.spec.leaves))] = choices.keeps[np.arange(merged.shape[1]), merged]
+    return SodaSchedule(Schedule(work), error_given_up(choices, decisions.choice, merged), decisions.beta)
 
 
 def _draft(problem: Problem, target: Target, options: SodaOptions) -> _Draft:
     """Decisions for the target's budget."""
     anchors = _anchors(problem, target.budget, options)
     spendable = spendable_flops(problem, target, options.strategy)
-    choices = tabulate_choices(measured(problem), problem.spec, anchors, problem.rows)
-    decisions = decide_modules(choices, _prunable(problem), spendable, options.sensitivity_weight, options.strategy)
+    choices = tabulate_choices(measured(problem), problem.spec, problem.renewable, anchors, problem.rows)
+    decisions = decide_sites(choices, spendable, options.sensitivity_weight, options.strategy)
     return _Draft(choices, decisions, spendable)
 
 
@@ -118,13 +128,7 @@ def _anchors(problem: Problem, budget: int, options: SodaOptions) -> tuple[int, 
     if options.placement == "uniform":
         check_budget(budget, fewest_anchors_of(problem), problem.steps)
         return evenly_spaced(problem.steps, budget)
-    error = error_of_anchors(measured(problem), options.cost)
-    return solve_anchors(anchor_cost(options.cost, error, budget), budget)
-
-
-def _prunable(problem: Problem) -> np.ndarray:
-    """Whether each module may compute a subset of its tokens, [M]."""
-    return np.array([module != "attn" or problem.prune_attention for module in problem.spec.modules])
+    return solve_anchors(anchor_cost(options.cost, error_of_anchors(problem, options.cost), budget), budget)
 
 
 def _best_budget(problem: Problem, ratio: float, options: SodaOptions) -> int:

@@ -45,11 +45,6 @@ def within_tolerance(problem: Problem, flops: int, ratio: float) -> bool:
     return abs(flops * ratio / problem.full_flops - 1.0) <= TOLERANCE
 
 
-def asked(target: Target, ratio: float) -> str:
-    """What the user gave, for messages; a budget with the FLOPs ratio that it stands for."""
-    return f"--flops-ratio {ratio:g}" if target.flops_ratio else f"--budget {target.budget} (FLOPs ratio {ratio:.2f})"
-
-
 def unreachable(given: str, low: float, high: float) -> PlanError:
     """A ratio outside what the method's schedules span."""
     return PlanError(f"{given}: this planner reaches FLOPs ratios of {low:.2f} to {high:.2f} here")

@@ -8,8 +8,9 @@ order is 1 or 2.
 from __future__ import annotations
 
 from ...errors import PlanError
+from ...models.decisions import MAX_ORDER
 from ..problem import Problem, Target
-from ..schedule import MAX_ORDER, Schedule
+from ..schedule import Schedule
 from .interpolate import meet_ratio
 from .periods import fewest_anchors, offsets
 from .targets import check_budget, check_one_given

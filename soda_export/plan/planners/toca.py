@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...errors import PlanError
 from ..problem import Problem, Target
 from ..schedule import Schedule
 from .fit_rule import plan_by_rule
@@ -26,15 +27,18 @@ _PIXART = TokenRule(
 
 
 def toca_rule(problem: Problem) -> TokenRule:
-    """The published rule for the model's family and sampler."""
-    if problem.spec.family == "pixart":
+    """The published rule for the model's family and sampler. Raises PlanError for other families."""
+    family = problem.spec.family
+    if family == "pixart":
         return _PIXART
+    if family != "dit":
+        raise PlanError(f"--planner toca, duca: published for DiT and PixArt, not for {family}; use another planner")
     return _DDPM if problem.sampler == "ddpm" else _DDIM
 
 
 def plan_toca(problem: Problem, target: Target, quantize: bool = True) -> Schedule:
     """ToCa as published, or fitted to a budget or a FLOPs ratio. Raises PlanError.
 
-    quantize: round counts of tokens up to the model's quantum, as lowering does; False = the paper's exact counts.
+    quantize: round counts of tokens up to the sites' quanta, as lowering does; False = the paper's exact counts.
     """
     return plan_by_rule(problem, target, toca_rule(problem), quantize)

@@ -3,7 +3,8 @@
 s is the papers' step index, S the number of steps. A step is full if it is the first or if N_t divides s. N_t =
 round(N / factor(s)) is set when layer 0 finishes a full step and read anew by every layer, so a step whose new N_t does
 not divide s is full in layer 0 only (released code of both; the published FLOPs come out only with this). On other
-steps attention is reused and the rest computes int(fresh * layer factor * step factor * share * tokens) tokens.
+steps attention is reused and the rest computes int(fresh * layer factor * step factor * share * tokens) tokens. Layer 0
+is every site of depth 0.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.spec import DenoiserSpec
-from ..schedule import BLOCKS_RUN, Schedule
+from ...models.decisions import COMPUTE, REUSE
+from ...models.spec import ModelSpec
+from ..schedule import Schedule
 
 SKIP, PARTIAL, FULL = 0, 1, 2
 _DENSE_PERIOD = 2
@@ -24,7 +26,8 @@ _DENSE_PERIOD = 2
 class TokenRule:
     """Pairs are the values at both ends, linear in between: of steps at s = 0 and s = S, of layers the first and last.
 
-    period: N, any number above 0. fresh: share of tokens computed, before the factors. shares: module -> its factor.
+    period: N, any number above 0. fresh: share of tokens computed, before the factors. shares: kind of site -> its
+    factor.
     dense: range of s, as shares of S, where N_t is 2. skips: where (s mod N_t) is even, all blocks are skipped (DuCa).
     """
 
@@ -52,34 +55,43 @@ def step_work(rule: TokenRule, steps: int) -> NDArray[np.int64]:
     return work
 
 
-def keep_counts(rule: TokenRule, spec: DenoiserSpec, steps: int) -> NDArray[np.int64]:
-    """Tokens that each module computes on a partial step: [S, L, M]."""
+def keep_counts(rule: TokenRule, spec: ModelSpec, steps: int) -> NDArray[np.int64]:
+    """Tokens that each leaf site computes on a partial step: [S, P]."""
     t = np.arange(steps)
     s = steps - 1 - t if rule.counts_down else t
+    sites = [spec.sites[k] for k in spec.leaves]
     by_step = _between(rule.step_factor, s / steps)
-    by_layer = _between(rule.layer_factor, np.arange(spec.num_layers) / max(1, spec.num_layers - 1))
-    shares = np.array([rule.shares.get(module, 0.0) for module in spec.modules])
-    ratio = rule.fresh * by_step[:, None, None] * by_layer[:, None] * shares
-    counts: NDArray[np.int64] = (np.clip(ratio, 0.0, 1.0) * spec.num_tokens).astype(np.int64)
+    by_layer = _between(rule.layer_factor, np.array([site.depth for site in sites]))
+    shares = np.array([rule.shares.get(site.kind, 0.0) for site in sites])
+    tokens = np.array([site.tokens for site in sites])
+    ratio = rule.fresh * by_step[:, None] * by_layer * shares
+    counts: NDArray[np.int64] = (np.clip(ratio, 0.0, 1.0) * tokens).astype(np.int64)
     return counts
 
 
-def schedule_of(rule: TokenRule, spec: DenoiserSpec, steps: int, quantize: bool) -> Schedule:
-    """The rule's schedule; quantize: counts are rounded up to the model's quantum, as lowering does.
+def schedule_of(rule: TokenRule, spec: ModelSpec, steps: int, quantize: bool) -> Schedule:
+    """The rule's schedule; quantize: counts are rounded up to the sites' quanta, as lowering does.
 
-    Where layer 0 alone is computed and the others are to be skipped, their modules are reused: the released code
+    Where layer 0 alone is computed and the others are to be skipped, their sites are reused: the released code
     computes layer 0 for later steps and drops its output, which costs the same.
     """
     return assemble(step_work(rule, steps), keep_counts(rule, spec, steps), spec, quantize)
 
 
-def assemble(work: NDArray[np.int64], counts: NDArray[np.int64], spec: DenoiserSpec, quantize: bool) -> Schedule:
-    """work [S, 2] and counts [S, L, M] as a schedule."""
+def assemble(by_layer: NDArray[np.int64], counts: NDArray[np.int64], spec: ModelSpec, quantize: bool) -> Schedule:
+    """by_layer [S, 2], FULL, PARTIAL or SKIP, and counts [S, P] as a schedule."""
+    sites = [spec.sites[k] for k in spec.leaves]
     if quantize:
-        counts = np.minimum(-(-counts // spec.keep_quantum) * spec.keep_quantum, spec.num_tokens)
-    by_layer = np.repeat(work, [1, max(0, spec.num_layers - 1)], axis=1)[:, :, None]
-    kept = np.where(by_layer == FULL, spec.num_tokens, np.where(by_layer == PARTIAL, counts, 0))
-    return Schedule(kept, np.where(work[:, 0] == SKIP, 0, BLOCKS_RUN))
+        quantum = np.array([site.keep_quantum for site in sites])
+        counts = -(-counts // quantum) * quantum
+    tokens = np.array([site.tokens for site in sites])
+    counts = np.where((counts >= tokens) & (counts > 0), COMPUTE, counts)
+    does = by_layer[:, [0 if site.depth == 0.0 else 1 for site in sites]]
+    work = np.full((len(by_layer), len(spec.sites)), COMPUTE, np.int64)
+    work[:, list(spec.leaves)] = np.where(does == FULL, COMPUTE, np.where(does == PARTIAL, counts, REUSE))
+    if spec.stack is not None:
+        work[by_layer[:, 0] == SKIP, spec.stack] = REUSE
+    return Schedule.of(spec, work)
 
 
 def _kind(rule: TokenRule, s: int, period: int) -> int:

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 
 #include "host.hpp"
 
@@ -53,71 +54,63 @@ void each_place(const SodaView& view, Visit visit) {
         visit(content + begin, size_t(std::min<int64_t>(sizeof(Stamp), size - begin)));
 }
 
-// "cache.12.ff.1" -> "12.ff" and 1.
-std::pair<std::string, size_t> value_of(const std::string& name) {
-    const size_t module = name.find('.') + 1, age = name.find('.', module);
-    return age == std::string::npos ? std::make_pair(name, size_t(0))
-                                    : std::make_pair(name.substr(0, age), size_t(name[age + 1] - '0'));
-}
-
-bool starts_with(const char* name, const char* prefix) {
-    return std::strncmp(name, prefix, std::strlen(prefix)) == 0;
-}
+// A slot's value that a call reads or writes.
+struct SlotView {
+    SodaView view;
+    std::string slot;
+    size_t age;
+};
 
 class NullCall {
 public:
-    NullCall(const char* label, ViewList inputs, ViewList outputs)
-        : label_(label), inputs_(std::move(inputs)), outputs_(std::move(outputs)) {
-        for (size_t i = 0; i < inputs_.size(); ++i) {
-            names_.emplace_back(inputs_[i].name);
-            bytes_of(inputs_[i]);  // inside its memory
-        }
-        for (const SodaView& view : outputs_) names_.emplace_back(view.name), bytes_of(view);
+    explicit NullCall(const char* label) : label_(label) {}
+
+    // slot, age: the slot's value that it is.
+    void add(const SodaView& view, const std::optional<std::string>& slot, int32_t age, bool input) {
+        bytes_of(view);  // inside its memory
+        const std::string name = view.name;
+        if (slot) (input ? reads_ : writes_).push_back({view, *slot, size_t(age)});
+        if (name == "state") state_ = view;
+        if (name == "state_out") state_out_ = view;
     }
 
     void run() {
-        const SodaView *state = nullptr, *state_out = nullptr;
-        for (size_t i = 0; i < inputs_.size(); ++i) {
-            if (names_[i] == "state") state = &inputs_[i];
-            if (starts_with(names_[i].c_str(), "cache.")) check_stamp(inputs_[i], names_[i].substr(6));
-        }
-        if (state) check_order(*state);
-        for (size_t i = 0; i < outputs_.size(); ++i) {
-            const std::string& name = names_[inputs_.size() + i];
-            if (name == "state_out") state_out = &outputs_[i];
-            if (starts_with(name.c_str(), "cache_out.")) write_stamp(outputs_[i], name.substr(10));
-        }
-        if (!state || !state_out) return;
-        std::memcpy(bytes_of(*state_out), bytes_of(*state), size_t(view_bytes(*state)));
-        memory_of(*state_out).last_writer = label_;
+        for (const SlotView& read : reads_) check_stamp(read);
+        if (state_) check_order(*state_);
+        for (const SlotView& write : writes_) write_stamp(write);
+        if (!state_ || !state_out_) return;
+        std::memcpy(bytes_of(*state_out_), bytes_of(*state_), size_t(view_bytes(*state_)));
+        memory_of(*state_out_).last_writer = label_;
     }
 
 private:
-    bool reads(const std::string& slot) const {
-        for (size_t i = 0; i < inputs_.size(); ++i)
-            if (names_[i] == "cache." + slot) return true;
-        return false;
+    bool reads_latest(const std::string& slot) const {
+        return std::any_of(reads_.begin(), reads_.end(),
+                           [&](const SlotView& read) { return read.slot == slot && read.age == 0; });
     }
 
-    void write_stamp(const SodaView& view, const std::string& slot) const {
-        auto& writers = memory_of(view).writers[slot];
-        if (reads(slot) && !writers.empty()) writers.erase(writers.begin());  // the same value, renewed in part
+    void write_stamp(const SlotView& write) const {
+        auto& writers = memory_of(write.view).writers[write.slot];
+        if (reads_latest(write.slot) && !writers.empty()) writers.erase(writers.begin());  // the same value, renewed
         writers.insert(writers.begin(), label_);
         if (writers.size() > values_of_a_slot) writers.resize(values_of_a_slot);
-        const Stamp stamp = stamp_of(label_, slot);
-        each_place(view, [&](char* place, size_t bytes) { std::memcpy(place, stamp.data(), bytes); });
+        const Stamp stamp = stamp_of(label_, write.slot);
+        each_place(write.view, [&](char* place, size_t bytes) { std::memcpy(place, stamp.data(), bytes); });
     }
 
-    void check_stamp(const SodaView& view, const std::string& name) const {
-        const auto [slot, age] = value_of(name);
-        const auto& writers = memory_of(view).writers[slot];
-        if (age >= writers.size())
-            throw InternalError(say(label_, ": reads slot ", name, ", which nothing has written"));
-        const Stamp stamp = stamp_of(writers[age], slot);
+    void check_stamp(const SlotView& read) const {
+        const auto& writers = memory_of(read.view).writers[read.slot];
+        if (read.age >= writers.size())
+            throw InternalError(say(label_, ": reads ", describe(read), ", which nothing has written"));
+        const Stamp stamp = stamp_of(writers[read.age], read.slot);
         bool holds = true;
-        each_place(view, [&](char* place, size_t bytes) { holds = holds && !std::memcmp(place, stamp.data(), bytes); });
-        if (!holds) throw InternalError(say(label_, ": slot ", name, " does not hold what ", writers[age], " wrote"));
+        each_place(read.view,
+                   [&](char* place, size_t bytes) { holds = holds && !std::memcmp(place, stamp.data(), bytes); });
+        if (!holds)
+            throw InternalError(say(label_, ": ", describe(read), " is not what ", writers[read.age], " wrote"));
     }
+
+    static std::string describe(const SlotView& read) { return say("slot ", read.slot, " of age ", read.age); }
 
     // A step reads the state that the step before it wrote; step 0 reads what the request began with.
     void check_order(const SodaView& state) const {
@@ -129,27 +122,45 @@ private:
     }
 
     std::string label_;
-    ViewList inputs_, outputs_;
-    std::vector<std::string> names_;  // the views' own end with bind
+    std::optional<SodaView> state_, state_out_;
+    std::vector<SlotView> reads_, writes_;
 };
 
 class NullEngine {
 public:
     explicit NullEngine(const SodaProgram& program) {
-        for (int32_t i = 0; i < program.num_inputs; ++i) names_.emplace_back(program.inputs[i].name);
-        for (int32_t i = 0; i < program.num_outputs; ++i) names_.emplace_back(program.outputs[i].name);
+        for (int32_t i = 0; i < program.num_inputs; ++i) inputs_.emplace_back(program.inputs[i]);
+        for (int32_t i = 0; i < program.num_outputs; ++i) outputs_.emplace_back(program.outputs[i]);
     }
 
-    std::unique_ptr<NullCall> bind(const char* label, ViewList inputs, ViewList outputs) const {
-        std::vector<std::string> bound;
-        for (const SodaView& view : inputs) bound.emplace_back(view.name);
-        for (const SodaView& view : outputs) bound.emplace_back(view.name);
-        if (bound != names_) throw InternalError(say(label, ": bound names differ from the program's signature"));
-        return std::make_unique<NullCall>(label, std::move(inputs), std::move(outputs));
+    std::unique_ptr<NullCall> bind(const char* label, const ViewList& inputs, const ViewList& outputs) const {
+        auto call = std::make_unique<NullCall>(label);
+        add_all(label, *call, inputs, inputs_, true);
+        add_all(label, *call, outputs, outputs_, false);
+        return call;
     }
 
 private:
-    std::vector<std::string> names_;
+    // A port whose strings are kept.
+    struct KeptPort {
+        std::string name;
+        std::optional<std::string> slot;
+        int32_t age;
+
+        explicit KeptPort(const SodaPort& port) : name(port.name), age(port.age) {
+            if (port.slot) slot = port.slot;
+        }
+    };
+
+    static void add_all(const char* label, NullCall& call, const ViewList& views, const std::vector<KeptPort>& ports,
+                        bool input) {
+        bool same = views.size() == ports.size();
+        for (size_t i = 0; same && i < views.size(); ++i) same = views[i].name == ports[i].name;
+        if (!same) throw InternalError(say(label, ": bound names differ from the program's signature"));
+        for (size_t i = 0; i < views.size(); ++i) call.add(views[i], ports[i].slot, ports[i].age, input);
+    }
+
+    std::vector<KeptPort> inputs_, outputs_;
 };
 
 class NullBackend {

@@ -1,7 +1,6 @@
 // A reader of Protocol Buffers' wire format, for the few fields of onnx.proto that say where weights are.
 #include "onnx_initializers.hpp"
 
-#include <cstdlib>
 #include <optional>
 
 namespace soda {
@@ -83,8 +82,6 @@ void read_entry(std::string_view message, ExternalInitializer& tensor) {
         if (field->number == entry_value) value = field->bytes;
     }
     if (key == "location") tensor.file = value;
-    if (key == "offset") tensor.offset = std::strtoll(value.c_str(), nullptr, 10);
-    if (key == "length") tensor.length = std::strtoll(value.c_str(), nullptr, 10);
 }
 
 std::optional<ExternalInitializer> read_tensor(std::string_view message) {

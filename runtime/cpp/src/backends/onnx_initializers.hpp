@@ -1,4 +1,4 @@
-// Which weights an ONNX model takes from which file: the external initializers of its main graph.
+// Which weights an ONNX model takes from which file, by name: the external initializers of its main graph.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,6 @@ struct ExternalInitializer {
     std::string name, file;
     int32_t data_type = 0;  // onnx.TensorProto.DataType
     std::vector<int64_t> dims;
-    int64_t offset = 0, length = -1;  // -1: not stated
 };
 
 // model: bytes of a ModelProto. Anything malformed is left to the engine library to judge: the list ends there.

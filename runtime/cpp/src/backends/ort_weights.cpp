@@ -5,35 +5,18 @@
 namespace soda {
 namespace {
 
-// Bytes of one element of the types that weights have; 0 for others, which the library reads itself.
-int64_t element_bytes(int32_t data_type) {
-    switch (data_type) {
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
-            return 4;
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
-            return 2;
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE:
-            return 8;
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
-            return 1;
-        default:
-            return 0;
-    }
-}
-
 // On a device, smaller weights are each session's: many are shapes, which ONNX Runtime wants on the host.
 constexpr int64_t least_device_bytes = 1024;
 
-// Bytes of a tensor, or -1 where its shape is no shape.
-int64_t tensor_bytes(const ExternalInitializer& tensor) {
-    int64_t bytes = element_bytes(tensor.data_type);
-    for (int64_t side : tensor.dims)
-        if (side < 0 || __builtin_mul_overflow(bytes, side, &bytes)) return -1;
-    return bytes;
+// Types that weights have; tensors of others the library reads itself.
+ONNXTensorElementDataType element_type(const std::string& dtype) {
+    static const std::map<std::string, ONNXTensorElementDataType> types = {
+        {"F64", ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE},  {"F32", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
+        {"F16", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16}, {"BF16", ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16},
+        {"I64", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},   {"I32", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32},
+        {"I8", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8},     {"U8", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8}};
+    const auto found = types.find(dtype);
+    return found == types.end() ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED : found->second;
 }
 
 }  // namespace
@@ -45,7 +28,7 @@ SharedWeights::SharedWeights(const OrtApi& ort, const OrtDevice& device)
     container_.reset(container);
 }
 
-SharedWeights::File::File(const std::string& path, const OrtDevice& device) : mapped(path) {
+SharedWeights::File::File(const std::string& path, const OrtDevice& device) : mapped(path), tensors(read_header(path)) {
     if (!device.cuda()) return;
     copy = std::make_unique<DeviceMemory>(device.cuda(), int64_t(mapped.size()));
     copy->write(0, mapped.data(), int64_t(mapped.size()));
@@ -59,38 +42,40 @@ void SharedWeights::add_to(OrtSessionOptions* options, const std::string& path) 
     const std::string folder = path.substr(0, path.rfind('/') + 1);
     const MappedFile model(path);
     const std::lock_guard<std::mutex> guard(lock_);
-    for (const ExternalInitializer& tensor : list_external_initializers({model.data(), model.size()}))
-        if (const OrtValue* value = value_of(folder, tensor))
-            check_ort(ort_, ort_.AddInitializer(options, tensor.name.c_str(), value), path);
+    for (const ExternalInitializer& wanted : list_external_initializers({model.data(), model.size()}))
+        if (const OrtValue* value = value_of(folder, wanted))
+            check_ort(ort_, ort_.AddInitializer(options, wanted.name.c_str(), value), path);
 }
 
-const OrtValue* SharedWeights::value_of(const std::string& folder, const ExternalInitializer& tensor) {
-    const int64_t bytes = tensor_bytes(tensor);
-    if (device_.cuda() && bytes < least_device_bytes) return nullptr;
-    const bool plain = !tensor.file.empty() && tensor.file.find('/') == std::string::npos && tensor.file != "..";
-    if (bytes <= 0 || tensor.offset < 0 || !plain || (tensor.length >= 0 && tensor.length != bytes)) return nullptr;
-    std::string key = say(tensor.file, "|", tensor.offset, "|", tensor.data_type);
-    for (int64_t side : tensor.dims) key += say("|", side);
-    const auto known = values_.find(key);
-    if (known != values_.end()) return known->second.get();
-    std::unique_ptr<File>& file = files_[tensor.file];
+const OrtValue* SharedWeights::value_of(const std::string& folder, const ExternalInitializer& wanted) {
+    const bool plain = !wanted.file.empty() && wanted.file.find('/') == std::string::npos && wanted.file != "..";
+    if (!plain) return nullptr;
+    std::unique_ptr<File>& file = files_[wanted.file];
     if (!file) {
-        require_regular_file(folder + tensor.file, INT64_MAX);
-        file = std::make_unique<File>(folder + tensor.file, device_);
+        require_regular_file(folder + wanted.file, INT64_MAX);
+        file = std::make_unique<File>(folder + wanted.file, device_);
     }
-    if (tensor.offset > int64_t(file->mapped.size()) - bytes) return nullptr;
+    const auto found = file->tensors.find(wanted.name);
+    if (found == file->tensors.end()) return nullptr;
+    const TensorEntry& tensor = found->second;
+    const int64_t bytes = tensor.end - tensor.begin;
+    const bool same = element_type(tensor.dtype) == wanted.data_type && tensor.shape == wanted.dims;
+    if (!same || bytes <= 0 || tensor.end > int64_t(file->mapped.size())) return nullptr;
+    if (device_.cuda() && bytes < least_device_bytes) return nullptr;
+    const auto known = file->values.find(wanted.name);
+    if (known != file->values.end()) return known->second.get();
     OrtValue* value = nullptr;
     check_ort(ort_,
-              ort_.CreateTensorWithDataAsOrtValue(device_.memory(), file->at(tensor.offset, bytes), size_t(bytes),
-                                                  tensor.dims.data(), tensor.dims.size(),
-                                                  ONNXTensorElementDataType(tensor.data_type), &value),
-              folder + tensor.file);
-    return values_.emplace(key, OrtHandle<OrtValue>(value, ort_.ReleaseValue)).first->second.get();
+              ort_.CreateTensorWithDataAsOrtValue(device_.memory(), file->at(tensor.begin, bytes), size_t(bytes),
+                                                  tensor.shape.data(), tensor.shape.size(), element_type(tensor.dtype),
+                                                  &value),
+              folder + wanted.file);
+    return file->values.emplace(wanted.name, OrtHandle<OrtValue>(value, ort_.ReleaseValue)).first->second.get();
 }
 
 void SharedWeights::drop_pages() const {
     const std::lock_guard<std::mutex> guard(lock_);
-    for (const auto& [name, file] : files_) file->mapped.drop_pages();
+    for (const auto& [path, file] : files_) file->mapped.drop_pages();
 }
 
 }  // namespace soda

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../files.hpp"
+#include "../tensors.hpp"
 #include "onnx_initializers.hpp"
 #include "ort_device.hpp"
 
@@ -16,29 +17,31 @@ class SharedWeights {
 public:
     SharedWeights(const OrtApi& ort, const OrtDevice& device);
 
-    // Give the session options of a program every weight that it takes from the files beside it.
+    // Give the session options of a program every weight that it takes from the files beside it: a tensor of the same
+    // name, type and shape. Whatever else it asks for is the library's to read or refuse.
     void add_to(OrtSessionOptions* options, const std::string& path);
     OrtPrepackedWeightsContainer* container() const { return container_.get(); }
     // Pages of the files that were read to repack them go.
     void drop_pages() const;
 
 private:
-    // A weights file: mapped, and on a CUDA device copied there.
+    // A weights file: mapped, and on a CUDA device copied there; tensors that a program took, by name.
     struct File {
-        explicit File(const std::string& path, const OrtDevice& device);
+        File(const std::string& path, const OrtDevice& device);
         MappedFile mapped;
         std::unique_ptr<DeviceMemory> copy;
+        TensorEntries tensors;
+        std::map<std::string, OrtHandle<OrtValue>> values;
         char* at(int64_t offset, int64_t bytes) const;
     };
 
-    const OrtValue* value_of(const std::string& folder, const ExternalInitializer& tensor);
+    const OrtValue* value_of(const std::string& folder, const ExternalInitializer& wanted);
 
     const OrtApi& ort_;
     const OrtDevice& device_;
     OrtHandle<OrtPrepackedWeightsContainer> container_;
     mutable std::mutex lock_;
-    std::map<std::string, std::unique_ptr<File>> files_;
-    std::map<std::string, OrtHandle<OrtValue>> values_;  // by file, offset, type and shape
+    std::map<std::string, std::unique_ptr<File>> files_;  // by name
 };
 
 }  // namespace soda

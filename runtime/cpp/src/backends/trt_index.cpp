@@ -1,8 +1,8 @@
 #include "trt_index.hpp"
 
-#include "../consistency.hpp"
 #include "../errors.hpp"
 #include "../files.hpp"
+#include "../names.hpp"
 #include "../strict_json.hpp"
 
 namespace soda {

@@ -33,15 +33,22 @@ _DEFAULT_DEVICES = {"trt": "cuda", "trt_rtx": "cuda"}
 
 
 class Memory(Protocol):
-    """A block of memory where a backend's engines can read and write; freed with the object."""
+    """A block of memory where a backend's engines can read and write; freed with the object.
+
+    address: where it begins, on the host or the device, a multiple of 256.
+    """
 
     nbytes: int
+    address: int
 
     def write(self, array: NDArray[Any]) -> None:
         """Copy a host array of exactly nbytes into the block."""
 
     def read(self) -> NDArray[Any]:
         """Copy the block to the host, as uint8 [nbytes]."""
+
+    def free(self) -> None:
+        """Free the block now, where the backend can; nobody may use it any more. The second time does nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,11 @@ class Backend(Protocol):
     def allocate(self, nbytes: int) -> Memory:
         """A zeroed block of memory, aligned to 256 bytes or the device's own larger unit."""
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> Engine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> Engine:
         """Open one program and check that its inputs and outputs are the signature's.
 
-        once: it runs once per request, so memory matters more than its speed.
+        once: it runs once per request, so memory matters more than its speed. weights: the file beside it that it takes
+        its weights from; "" where there is none, or an old bundle does not say.
         """
 
 

@@ -85,8 +85,7 @@ class BoundEngine:
 
 
 def _address(view: View) -> int:
-    memory: Any = view.memory
-    return int(memory.address) + view.offset
+    return view.memory.address + view.offset
 
 
 def _size(view: View) -> int:

@@ -32,3 +32,6 @@ class HostMemory:
     def read(self) -> NDArray[Any]:
         """A copy of the block, uint8 [nbytes]."""
         return self.bytes.copy()
+
+    def free(self) -> None:
+        """The block goes with its last reference: the caller's arrays may still be views of it."""

@@ -34,7 +34,7 @@ class NullBackend:
     def allocate(self, nbytes: int) -> HostMemory:
         return HostMemory(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> NullEngine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> NullEngine:
         if not path.is_file():
             raise InternalError(f"{path}: the engine to open does not exist")
         return NullEngine(self, signature)
@@ -56,17 +56,15 @@ class NullBackend:
         for place in _places(view):
             place[:] = _stamp(label, slot)[: place.shape[-1]]
 
-    def check_stamp(self, label: str, name: str, view: View) -> None:
-        """name: a slot, perhaps with an age."""
-        layer, module, *age = name.split(".")
-        slot, place_in_time = f"{layer}.{module}", int(age[0]) if age else 0
+    def check_stamp(self, label: str, slot: str, age: int, view: View) -> None:
+        """The place holds the value of a slot that is `age` older than the latest."""
         writers = self._writers.get((id(view.memory), slot), [])
-        if place_in_time >= len(writers):
-            raise InternalError(f"{label}: reads slot {name}, which nothing has written")
-        writer = writers[place_in_time]
+        if age >= len(writers):
+            raise InternalError(f"{label}: reads slot {slot}, which nothing has written")
+        writer = writers[age]
         stamp = _stamp(writer, slot)
         if not all((place == stamp[: place.shape[-1]]).all() for place in _places(view)):
-            raise InternalError(f"{label}: slot {name} does not hold what {writer} wrote")
+            raise InternalError(f"{label}: slot {slot} does not hold what {writer} wrote")
 
 
 class NullEngine:
@@ -80,16 +78,16 @@ class NullEngine:
     ) -> Callable[[], None]:
         if inputs.keys() != self._signature.inputs.keys() or outputs.keys() != self._signature.outputs.keys():
             raise InternalError(f"{label}: bound names differ from the program's signature")
-        reads = {name.removeprefix("cache."): view for name, view in inputs.items() if name.startswith("cache.")}
+        reads = {slot_and_age: inputs[name] for name, slot_and_age in self._signature.reads.items()}
         writes = {n.removeprefix("cache_out."): view for n, view in outputs.items() if n.startswith("cache_out.")}
 
         def call() -> None:
-            for name, view in reads.items():
-                self._backend.check_stamp(label, name, view)
+            for (slot, age), view in reads.items():
+                self._backend.check_stamp(label, slot, age, view)
             if STATE in inputs:
                 self._backend.check_order(label, inputs[STATE])
-            for name, view in writes.items():
-                self._backend.write_stamp(label, name, view, update=name in reads)
+            for slot, view in writes.items():
+                self._backend.write_stamp(label, slot, view, update=(slot, 0) in reads)
             if STATE in inputs:
                 _bytes(outputs[STATE_OUT])[:] = _bytes(inputs[STATE])
                 self._backend.note_order(label, outputs[STATE_OUT])
@@ -103,7 +101,7 @@ def open_backend(device: str, threads: int, weights: str, options: DeviceOptions
 
 
 def _bytes(view: View) -> Any:
-    memory: Any = view.memory
+    memory: Any = view.memory  # host memory, with its bytes
     size = int(np.prod(view.shape)) * ITEM_BYTES[view.dtype]
     if not 0 <= view.offset <= memory.nbytes - size:
         raise InternalError(f"a view of {size} bytes at {view.offset} leaves its memory of {memory.nbytes} bytes")

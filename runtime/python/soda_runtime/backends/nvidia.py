@@ -50,7 +50,7 @@ class NvidiaBackend:
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> NvidiaEngine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> NvidiaEngine:
         """Open one engine; everything that is known without opening it is judged first."""
         if self._index is None:
             self._index = read_index(path.parent)

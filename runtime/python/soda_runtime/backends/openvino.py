@@ -67,7 +67,7 @@ class OpenVinoEngine:
             return compiled
 
     def _tensor(self, view: View) -> Any:
-        memory: Any = view.memory
+        memory: Any = view.memory  # host memory, with its bytes
         kind = getattr(self._openvino.Type, _NAMES[view.dtype])
         shape = self._openvino.Shape(list(view.shape))
         return self._openvino.Tensor(memory.bytes[view.offset :], shape, kind)
@@ -93,7 +93,7 @@ class OpenVinoBackend:
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> OpenVinoEngine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OpenVinoEngine:
         version = self._openvino.__version__.partition("-")[0]
         try:
             model = self._core.read_model(path)

@@ -68,7 +68,7 @@ class OrtBackend:
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> OrtEngine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OrtEngine:
         options = self._options(once)
         try:
             session = self._ort.InferenceSession(str(path), sess_options=options, providers=[_PROVIDERS["cpu"]])
@@ -129,8 +129,7 @@ def _element_type(dtype: str) -> Any:
 
 
 def _address(view: View) -> int:
-    memory: Any = view.memory
-    return int(memory.address) + view.offset
+    return view.memory.address + view.offset
 
 
 def ports_of(values: Sequence[Any]) -> dict[str, tuple[str, Sequence[int | str | None]]]:

@@ -58,13 +58,13 @@ class OrtCudaBackend:
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False) -> OrtEngine:
+    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OrtEngine:
         """Open one session. Its own arena grows as it needs; the first run of a shape allocates."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         has_half = any(port.dtype == "float16" for port in (*signature.inputs.values(), *signature.outputs.values()))
         try:
-            for name, value in self._shared_weights(path).items():
+            for name, value in self._shared_weights(path, weights).items():
                 options.add_initializer(name, value)  # used in place; one that the graph does not have is not looked at
             session, records = self._open(path, options, has_half, self._records and not once)
         except EngineError:
@@ -149,13 +149,15 @@ class OrtCudaBackend:
             own["trt_fp16_enable"] = "1"
         return [(self._provider, {**device, **stream, **own}), cuda]
 
-    def _shared_weights(self, graph: Path) -> dict[str, Any]:
+    def _shared_weights(self, graph: Path, name: str) -> dict[str, Any]:
         """The weights that a graph points to, on the device once whatever the number of sessions.
 
         ONNX Runtime's TensorRT provider builds weights into its engines and takes none.
         """
-        name = weights_file(graph.read_bytes())
-        if self._provider != _CUDA or not name:
+        if self._provider != _CUDA:
+            return {}
+        name = name or weights_file(graph.read_bytes())
+        if not name:
             return {}
         file = graph.parent / name
         with self._lock:
@@ -193,7 +195,8 @@ def prepare(ort: Any) -> None:
 
 
 def weights_file(graph: bytes) -> str:
-    """The file that an ONNX graph's first external tensor lies in, "" where it has none.
+    """The file that an ONNX graph's first external tensor lies in, "" where it has none: bundles before version 5 with
+    several weights files do not say which.
 
     The pair (location, name) as protobuf writes it; to find it needs no parser of ONNX, which the runtime lacks.
     """

@@ -1,0 +1,16 @@
+// Names as a bundle may have them.
+#pragma once
+
+#include <string>
+
+#include "manifest.hpp"
+
+namespace soda {
+
+bool has_duplicates(const Names& names);
+// A name that a file of a bundle may have.
+bool is_plain_file(const std::string& name);
+// Whether text is 1 .. `longest` characters: one of `first`, then any of `others`. Ranges are spelled out as "a-z".
+bool matches(const std::string& text, const char* first, const char* others, size_t longest);
+
+}  // namespace soda

@@ -1,0 +1,167 @@
+"""Step programs: what a program computes of the denoiser's graph, sliced out and put between the sampler's halves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from soda_runtime.signature import (
+    BATCH_AXIS,
+    GUIDANCE,
+    NOISE,
+    ROWS_AXIS,
+    STATE,
+    STATE_OUT,
+    cache_in,
+    cache_out,
+)  # fmt: skip
+
+from ..lower.program import ProgramTable, Slot, StepProgram
+from ..models.decisions import COMPUTE, IDLE, is_renewal
+from ..models.spec import ModelSpec
+from ..sampler import SamplerTable
+from ..trace.bind import STEP, BindingTimes
+from ..trace.denoiser import LATENTS
+from ..trace.graph import DenoiserGraph
+from ..trace.onnx import fixed_sizes
+from .builder import GraphBuilder, Known
+from .crossing import FLOATS, CrossingTensor
+from .pieces import Pieces
+from .reuse import Reuse, StepScalars
+from .tokens import TokenOps
+from .weights import WeightsFile
+
+
+@dataclass(frozen=True)
+class Slice:
+    """wanted: values that a program computes. given: values that stand in for what they were computed from: the outputs
+    of sites that are reused or renewed, and kept tokens."""
+
+    wanted: tuple[ir.Value, ...]
+    given: frozenset[ir.Value]
+
+
+def slice_of(graph: DenoiserGraph, spec: ModelSpec, program: StepProgram) -> Slice:
+    """What a step program computes of the graph."""
+    wanted: list[ir.Value] = []
+    given: set[ir.Value] = set()
+    for site, work in zip(graph.sites, program.work, strict=True):
+        if work in (COMPUTE, IDLE):
+            continue
+        given.update(site.outputs)
+        if is_renewal(work):
+            assert site.tokens is not None
+            assert site.kept is not None
+            assert site.renewed is not None
+            wanted += [site.tokens, site.renewed]
+            given.add(site.kept)
+    written = [graph.sites[spec.index[slot.site]].outputs[slot.output] for slot in program.writes]
+    wanted += [graph.prediction, *(value for value in written if value not in given)]
+    return Slice(tuple(wanted), frozenset(given))
+
+
+class StepWriter:
+    """Writes step programs of one table; all point into one weights file."""
+
+    def __init__(
+        self, graph: DenoiserGraph, spec: ModelSpec, sampler: SamplerTable, table: ProgramTable, pieces: Pieces,
+        times: BindingTimes, tensors: Sequence[CrossingTensor], weights: WeightsFile,
+    ) -> None:  # fmt: skip
+        self._graph, self._spec, self._sampler, self._table = graph, spec, sampler, table
+        self._pieces, self._times, self._tensors, self._weights = pieces, times, tensors, weights
+
+    def write(
+        self, program: StepProgram, taken: Sequence[str], name: str, path: Path, expose_selection: bool = False
+    ) -> None:
+        """taken: names of the crossing tensors that the program is handed. expose_selection adds the outputs
+        `scores.<slot>` and `pairs.<slot>`, for comparisons."""
+        spec, table, n = self._spec, self._table, self._sampler.state_size
+        builder = GraphBuilder(name, self._weights)
+        state_shape: list[int | str] = [n, BATCH_AXIS, *spec.latent_shape]
+        state = builder.input(STATE, "float32", state_shape)
+        scalars = StepScalars(builder, self._sampler, table)
+        known: Known = {}
+        for tensor in self._tensors:
+            if tensor.name in taken:
+                shape = [ROWS_AXIS if tensor.rows else 1, *tensor.shape]
+                unpack(builder, tensor, builder.input(tensor.name, tensor.dtype, shape), known)
+        rest: dict[str, ir.Value] = {}
+        if table.rows == 2:
+            rest["guidance"] = builder.input(GUIDANCE, "float32", [1])
+        if self._sampler.stochastic:
+            rest["noise"] = builder.input(NOISE, "float32", [BATCH_AXIS, *spec.latent_shape])
+        cached = {slot: builder.input(cache_in(str(slot)), *self._slot_type(slot)) for slot in program.reads}
+        latents = self._pieces.model_input(builder, state=state, coefficients=scalars.sampler)
+        known[self._graph.inputs[LATENTS]] = latents
+        self._give_sites(builder, program, Reuse(builder, scalars, program, cached), known, latents, expose_selection)
+        prediction = self._compute(builder, self._graph.prediction, known, latents)
+        result = self._pieces.next_state(
+            builder, prediction=prediction, state=state, coefficients=scalars.sampler, **rest
+        )
+        builder.output(result, STATE_OUT, "float32", state_shape)
+        for slot in program.writes:
+            value = self._graph.sites[spec.index[slot.site]].outputs[slot.output]
+            builder.output(self._compute(builder, value, known, latents), cache_out(str(slot)), *self._slot_type(slot))
+        builder.save(path)
+
+    def _give_sites(
+        self, builder: GraphBuilder, program: StepProgram, reuse: Reuse, known: Known, latents: ir.Value, expose: bool
+    ) -> None:
+        """Outputs of the sites that are not computed in full."""
+        tokens = TokenOps(builder, self._table.rows)
+        for site, values, work in zip(self._spec.sites, self._graph.sites, program.work, strict=True):
+            if work in (COMPUTE, IDLE):
+                continue
+            if not is_renewal(work):
+                for o, output in enumerate(values.outputs):
+                    known[output] = reuse.output(Slot(site.name, o), -work)
+                continue
+            assert values.tokens is not None
+            assert values.kept is not None
+            assert values.renewed is not None
+            slot = Slot(site.name, 0)
+            inputs, latest = self._compute(builder, values.tokens, known, latents), reuse.output(slot, 0)
+            scores = self._pieces.scores(builder, inputs, latest, f"{site.name}.")
+            pairs = tokens.select(scores, site.tokens, work, site.name)
+            known[values.kept] = tokens.gather(inputs, pairs, site.name)
+            fresh = self._compute(builder, values.renewed, known, latents)
+            known[values.outputs[0]] = tokens.scatter(latest, pairs, fresh, site.name)
+            if expose:
+                builder.output(scores, f"scores.{slot}", "float32", [BATCH_AXIS, site.tokens])
+                builder.output(pairs, f"pairs.{slot}", "int64", [ROWS_AXIS, work, 2])
+
+    def _compute(self, builder: GraphBuilder, value: ir.Value, known: Known, latents: ir.Value) -> ir.Value:
+        def widen(node: ir.Node, position: int) -> ir.Value | None:
+            """A value of the step alone has one row; where it is joined to others it needs them all."""
+            source = node.inputs[position]
+            if node.op_type != "Concat" or source is None or self._times.of(source) != STEP:
+                return None
+            rows = builder.node("Shape", [latents], prefix="rows", start=0, end=1)
+            ones = builder.ints(*[1] * (len(source.shape or []) - 1))
+            shape = builder.node("Concat", [rows, ones], prefix="rows", axis=0)
+            return builder.node("Expand", [known[source], shape], prefix="rows")
+
+        builder.emit([value], known, self._graph.weights, widen=widen)
+        return known[value]
+
+    def _slot_type(self, slot: Slot) -> tuple[str, list[int | str]]:
+        k = self._spec.index[slot.site]
+        dtype = self._graph.sites[k].outputs[slot.output].dtype
+        assert dtype is not None
+        return FLOATS[dtype], [ROWS_AXIS, *self._spec.sites[k].outputs[slot.output]]
+
+
+def unpack(builder: GraphBuilder, tensor: CrossingTensor, value: ir.Value, known: Known) -> None:
+    """Make a crossing tensor's parts known."""
+    if not tensor.packed:
+        known[tensor.parts[0]] = value
+        return
+    sizes = builder.ints(*tensor.sizes)
+    columns = builder.nodes("Split", [value, sizes], prefix=tensor.name, outputs=len(tensor.parts), axis=1)
+    for part, column in zip(tensor.parts, columns, strict=True):
+        shape = fixed_sizes(list(part.shape or [])[1:])
+        known[part] = column
+        if len(shape) > 1:
+            known[part] = builder.node("Reshape", [column, builder.ints(-1, *shape)], prefix=tensor.name)

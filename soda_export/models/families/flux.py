@@ -1,0 +1,80 @@
+"""FLUX.1 (Black Forest Labs 2024), dev and schnell: diffusers' FluxTransformer2DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isqrt
+from typing import Any
+
+from ..family import Constant, Family, Latents, Request, SiteRule, Sizes, Timestep
+from ..spec import STACK, Port
+
+_SIDE = 128  # latents of FluxPipeline's default image
+
+
+def _latents(sizes: Sizes) -> tuple[int, ...]:
+    """[tokens, channels]: a token is 2 x 2 latents."""
+    side = sizes.image_side // sizes.pixels_per_latent or _SIDE
+    return ((side // 2) ** 2, sizes.config["in_channels"])
+
+
+def _prediction(sizes: Sizes) -> tuple[int, ...]:
+    return (sizes.latent_shape[0], sizes.config["out_channels"] or sizes.config["in_channels"])
+
+
+def _ports(sizes: Sizes) -> tuple[Port, ...]:
+    texts = (
+        Port("embeds", "embedding", (sizes.text_tokens, sizes.config["joint_attention_dim"])),
+        Port("pooled_embeds", "embedding", (sizes.config["pooled_projection_dim"],)),
+    )
+    guidance = Port("distilled_guidance", "scalar", default=3.5)
+    return (*texts, guidance) if sizes.config["guidance_embeds"] else texts
+
+
+def _image_positions(sizes: Sizes) -> Any:
+    """(0, row, column) of each token: [tokens, 3]."""
+    import torch
+
+    places = torch.arange(isqrt(sizes.latent_shape[0])).float()
+    return torch.cartesian_prod(torch.zeros(1), places, places)
+
+
+def _text_positions(sizes: Sizes) -> Any:
+    import torch
+
+    return torch.zeros(sizes.text_tokens, 3)
+
+
+def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
+    """schnell is distilled once more: four steps, no guidance, and texts of half the length."""
+    return family if config["guidance_embeds"] else replace(family, guidance="none", steps=4, text_tokens=256)
+
+
+FLUX = Family(
+    name="flux",
+    classes=("FluxTransformer2DModel",),
+    arguments={
+        "hidden_states": Latents(),
+        "encoder_hidden_states": Request("embeds"),
+        "pooled_projections": Request("pooled_embeds"),
+        "timestep": Timestep(scale=1 / 1000),
+        "img_ids": Constant(_image_positions), "txt_ids": Constant(_text_positions),
+        "guidance": Request("distilled_guidance"),
+    },
+    sites=(
+        SiteRule("transformer_blocks.*.attn", "joint_attn", outputs=(0, 1)),
+        SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
+        SiteRule("transformer_blocks.*.ff_context", "ff_context"),
+        SiteRule("single_transformer_blocks.*.proj_out", "single"),
+        SiteRule("single_transformer_blocks.-1", STACK, outputs=(1,)),
+    ),
+    latent_shape=_latents, prediction_shape=_prediction, ports=_ports, image_tokens=lambda sizes: sizes.latent_shape[0],
+    steps=28, default_guidance=1.0, guidance="port", uniform_sigmas=True,
+    blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
+    once=(
+        "transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear",
+        "single_transformer_blocks.*.norm.linear",
+    ),
+    text_tokens=512, tokenizer="tokenizer_2", patch=2, any_size=True, adapt=_adapt,
+)  # fmt: skip

@@ -1,0 +1,60 @@
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024): diffusers' SD3Transformer2DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
+from ..spec import STACK, Port
+from .square import check_patches, square_prediction
+
+_CLIP_TOKENS = 77  # before T5's in the one sequence of text tokens
+
+
+def _latents(sizes: Sizes) -> tuple[int, ...]:
+    side = sizes.image_side // sizes.pixels_per_latent or sizes.config["sample_size"]
+    return (sizes.config["in_channels"], side, side)
+
+
+def _tokens(sizes: Sizes) -> int:
+    return int(sizes.latent_shape[1] // sizes.config["patch_size"]) ** 2
+
+
+def _ports(sizes: Sizes) -> tuple[Port, ...]:
+    return (
+        Port("embeds", "embedding", (_CLIP_TOKENS + sizes.text_tokens, sizes.config["joint_attention_dim"])),
+        Port("pooled_embeds", "embedding", (sizes.config["pooled_projection_dim"],)),
+    )
+
+
+def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
+    """3.5, which normalises queries and keys, is guided less; its medium size has a second attention in some layers."""
+    if not config["dual_attention_layers"]:
+        family = replace(family, sites=tuple(rule for rule in family.sites if not rule.path.endswith(".attn2")))
+    return replace(family, default_guidance=4.5) if config["qk_norm"] else family
+
+
+SD3 = Family(
+    name="sd3",
+    classes=("SD3Transformer2DModel",),
+    arguments={
+        "hidden_states": Latents(),
+        "encoder_hidden_states": Request("embeds"),
+        "pooled_projections": Request("pooled_embeds"),
+        "timestep": Timestep(),
+    },
+    sites=(
+        SiteRule("transformer_blocks.*.attn", "joint_attn", outputs=(0, 1), last_outputs=(0,)),
+        SiteRule("transformer_blocks.*.attn2", "attn"),
+        SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
+        SiteRule("transformer_blocks.*.ff_context", "ff_context"),
+        SiteRule("transformer_blocks.-1", STACK, outputs=(1,)),
+    ),
+    latent_shape=_latents, prediction_shape=square_prediction, ports=_ports, image_tokens=_tokens,
+    steps=28, default_guidance=7.0,
+    blocks=("transformer_blocks.*",),
+    once=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear"),
+    text_tokens=256, tokenizer="tokenizer_3", any_size=True, adapt=_adapt, check=check_patches,
+)  # fmt: skip

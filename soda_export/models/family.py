@@ -1,0 +1,120 @@
+"""What a model family is, as data: which class, what its arguments are, which module outputs a plan may decide about.
+
+A family is one record (models/families/) and one test. Everything else, from profiling to engines, reads this record
+and the unmodified diffusers module. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .spec import Port
+
+
+@dataclass(frozen=True)
+class SiteRule:
+    """Modules whose outputs are sites.
+
+    path: module path, with * for each layer number; `transformer_blocks.-1` is the last one. outputs: which of the
+    values that the module returns, where it returns several; () where it returns one tensor. A value that the model
+    returns as None in some layer is left out there. last_outputs: instead, for the last such module, where the model
+    drops a value (an MMDiT's last context).
+
+    renew: how some tokens can be renewed singly. "tokens": the module works token by token, so it is called with the
+    kept tokens alone. "queries": the kept tokens attend to all, so it is called with the kept ones, and with all tokens
+    as `encoder_hidden_states`. Tokens are axis 1 of its first argument.
+    """
+
+    path: str
+    kind: str
+    outputs: tuple[int, ...] = ()
+    last_outputs: tuple[int, ...] = ()
+    renew: Literal["", "tokens", "queries"] = ""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """An argument of forward that takes the latents [R, *latent_shape]."""
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """An argument that takes the step's timestep [R], times `scale`."""
+
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """An argument that takes what a request gives under `port`: [R, *shape], or [R] for a label or number."""
+
+    port: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An argument that is the same in every call: `make(sizes)` gives nested dicts of tensors, or a tensor. A row axis
+    is left to the record: make(sizes) with one row, `rows` says that it is repeated for each row."""
+
+    make: Callable[[Sizes], Any]
+    rows: bool = False
+
+
+Argument = Latents | Timestep | Request | Constant
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a family reads off a configuration. config: of the denoiser, defaults filled in. parts: of the other parts
+    of the pipeline, by name. text_tokens: length that prompts are padded to. image_side: pixels that were asked for, 0
+    for the model's own size."""
+
+    config: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    text_tokens: int
+    image_side: int = 0
+    latent_shape: tuple[int, ...] = ()
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Side of the square of pixels that the autoencoder makes of a latent; 8 where nothing is known of it."""
+        channels = self.parts.get("vae", {}).get("block_out_channels")
+        return 1 << (len(channels) - 1) if channels else 8
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of denoisers.
+
+    classes: diffusers classes. arguments: of forward, by name; what is not named keeps
+    its default. latent_shape, prediction_shape, ports: read off the sizes. sites: in the order in which a layer
+    computes them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
+    blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
+    guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
+    check(path, config) refuses what would not be reproduced exactly.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    arguments: Mapping[str, Argument]
+    sites: tuple[SiteRule, ...]
+    latent_shape: Callable[[Sizes], tuple[int, ...]]
+    prediction_shape: Callable[[Sizes], tuple[int, ...]]
+    ports: Callable[[Sizes], tuple[Port, ...]]
+    steps: int
+    default_guidance: float
+    blocks: tuple[str, ...]
+    once: tuple[str, ...] = ()
+    guidance: Literal["rows", "port", "none"] = "rows"
+    text_tokens: int = 0
+    text_tokens_by_pipeline: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: str = "tokenizer"
+    patch: int = 0
+    any_size: bool = False
+    image_tokens: Callable[[Sizes], int] = lambda sizes: 0
+    uniform_sigmas: bool = False
+    adapt: Callable[[Family, Mapping[str, Any]], Family] = lambda family, config: family
+    check: Callable[[Path, Mapping[str, Any]], None] = lambda path, config: None

@@ -1,0 +1,195 @@
+"""Trace an unmodified denoiser once, without its weights, into one ONNX graph whose sites are named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.arguments import forward_arguments, map_tensors
+from ..models.fake import FakeModel
+from ..models.family import Family
+from ..models.paths import SiteModule, site_modules
+from ..models.spec import ModelSpec
+from .marks import first_argument, input_mark, marked
+from .onnx import TracedGraph, trace_to_onnx
+
+LATENTS, TIMESTEP, KEPT = "latents", "timestep", "kept"
+_ROWS = 3  # sizes of 0 and 1 would be specialised
+_KEPT = 5
+_DTYPES = {"label": torch.int64, "mask": torch.int64, "embedding": torch.float32, "scalar": torch.float32}
+
+
+@dataclass(frozen=True)
+class DenoiserTrace:
+    """whole: (latents, timestep, each port) -> prediction. renewals: (kept tokens, other tensor arguments by their
+    marks' names) -> the kept tokens' outputs of the first site of each kind; renewed: kind -> path of that site, in the
+    order of the outputs."""
+
+    whole: TracedGraph
+    renewals: TracedGraph | None
+    renewed: Mapping[str, str]
+
+
+def trace_denoiser(
+    fake: FakeModel, family: Family, spec: ModelSpec, constants: Mapping[str, Any], dtype: torch.dtype,
+    kinds: Sequence[str] = (),
+) -> DenoiserTrace:  # fmt: skip
+    """Trace with a symbolic number of rows. kinds: of the sites whose renewal is wanted, too. Raises ModelError."""
+    sites = site_modules(fake.module, family)
+    inputs = _example_inputs(spec, dtype)
+    with fake.mode:
+        closed = {name: map_tensors(value, fake.mode.from_tensor) for name, value in constants.items()}
+        examples = {name: tensor.clone() for name, tensor in inputs.items()}
+    call = _Call(fake.module, family, closed, tuple(inputs))
+    recorder = _Recorder(sites, kinds)
+    known = {f"model.{name}": value for name, value in fake.buffers.items()}
+    known |= _flat_constants(constants)
+    with marked(sites), recorder:
+        whole = trace_to_onnx(
+            call, examples, dict.fromkeys(examples, (0,)), fake.mode, known, where=type(fake.module).__name__
+        )
+    whole = whole.renamed(lambda name: name.removeprefix("model."))
+    calls = [_renewal_call(site, recorder) for site in recorder.first.values()]
+    renewals = _trace_renewals(calls, fake, known) if calls else None
+    return DenoiserTrace(whole, renewals, {kind: site.path for kind, site in recorder.first.items()})
+
+
+def _example_inputs(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Tensor]:
+    made = {LATENTS: torch.zeros(_ROWS, *spec.latent_shape, dtype=dtype), TIMESTEP: torch.zeros(_ROWS)}
+    for port in spec.ports:
+        made[port.name] = torch.zeros(_ROWS, *port.shape, dtype=_DTYPES[port.kind])
+    return made
+
+
+def _flat_constants(constants: Mapping[str, Any]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def collect(prefix: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            found[prefix] = value
+        elif isinstance(value, Mapping):
+            for key, entry in value.items():
+                collect(f"{prefix}_{key}", entry)
+
+    for name, value in constants.items():
+        collect(f"constant_{name}", value)
+    return found
+
+
+class _Call(nn.Module):
+    """(latents, timestep, ports) -> the prediction, with everything constant closed over as buffers."""
+
+    def __init__(self, model: nn.Module, family: Family, constants: Mapping[str, Any], names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self._family, self._names = model, family, names
+        self._constants = dict(constants)
+        for name, tensor in _flat_constants(constants).items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        given = dict(zip(self._names, values, strict=True))
+        latents, timestep = given.pop(LATENTS), given.pop(TIMESTEP)
+        constants = {name: self._buffers_of(f"constant_{name}", value) for name, value in self._constants.items()}
+        arguments = forward_arguments(self._family, latents, timestep, given, constants)
+        return self.model(**arguments, return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def _buffers_of(self, prefix: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._buffers_of(f"{prefix}_{key}", entry) for key, entry in value.items()}
+        return getattr(self, prefix)
+
+
+class _Recorder:
+    """Notes the arguments of the first site of each kind that is to be renewed."""
+
+    def __init__(self, sites: Sequence[SiteModule], kinds: Sequence[str]) -> None:
+        self.first: dict[str, SiteModule] = {}
+        for site in sites:
+            if site.rule.kind in kinds and site.rule.renew:
+                self.first.setdefault(site.rule.kind, site)
+        self.arguments: dict[str, dict[str, Any]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        for kind, site in self.first.items():
+            self._handles.append(site.module.register_forward_pre_hook(self._note(kind), with_kwargs=True))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _note(self, kind: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.arguments[kind] = {  # by name: the hook that names values comes before
+                name: (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
+                for name, value in kwargs.items()
+            }
+
+        return hook
+
+
+@dataclass(frozen=True)
+class _RenewalCall:
+    """How a site's module is called for some of its tokens. forms: name of each tensor given -> its argument, shape of
+    a row and type; the kept tokens first. others: arguments that are no tensors."""
+
+    site: SiteModule
+    forms: Mapping[str, tuple[str, tuple[int, ...], torch.dtype]]
+    others: Mapping[str, Any]
+
+
+def kept_name(path: str) -> str:
+    """Name of the kept tokens of a site."""
+    return f"{KEPT}.{path}"
+
+
+def _renewal_call(site: SiteModule, recorder: _Recorder) -> _RenewalCall:
+    noted, tokens = recorder.arguments[site.rule.kind], first_argument(site.module)
+    tensors = {name: value for name, value in noted.items() if isinstance(value, tuple)}
+    others = {name: value for name, value in noted.items() if not isinstance(value, tuple)}
+    (_, count, width), dtype = tensors.pop(tokens)
+    forms = {kept_name(site.path): (tokens, (_KEPT, width), dtype)}
+    forms |= {input_mark(site.path, name): (name, shape[1:], kind) for name, (shape, kind) in tensors.items()}
+    if site.rule.renew == "queries":
+        others.pop("encoder_hidden_states", None)
+        forms[input_mark(site.path, tokens)] = ("encoder_hidden_states", (count, width), dtype)
+    return _RenewalCall(site, forms, others)
+
+
+class _Renewals(nn.Module):
+    """Each call's tensors in turn -> each module's output for the kept tokens."""
+
+    def __init__(self, calls: Sequence[_RenewalCall]) -> None:
+        super().__init__()
+        self._calls = tuple(calls)
+        self.sites = nn.ModuleList(call.site.module for call in calls)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made, left = [], list(tensors)
+        for call, module in zip(self._calls, self.sites, strict=True):
+            given = {argument: left.pop(0) for argument, _, _ in call.forms.values()}
+            made.append(module(**given, **call.others))
+        return tuple(made)
+
+
+def _trace_renewals(calls: Sequence[_RenewalCall], fake: FakeModel, known: Mapping[str, Tensor]) -> TracedGraph:
+    """All of them at once: the exporter has a high cost a call."""
+    with fake.mode:
+        examples = {
+            name: torch.zeros((_ROWS, *shape), dtype=dtype)
+            for call in calls
+            for name, (_, shape, dtype) in call.forms.items()
+        }
+    symbolic = {name: (0, 1) if name.startswith(f"{KEPT}.") else (0,) for name in examples}
+    buffers = {
+        f"sites.{i}.{name.removeprefix(prefix)}": value
+        for i, prefix in enumerate(f"model.{call.site.path}." for call in calls)
+        for name, value in known.items()
+        if name.startswith(prefix)
+    }
+    where = ", ".join(call.site.path for call in calls)
+    return trace_to_onnx(_Renewals(calls), examples, symbolic, fake.mode, buffers, where=where)

@@ -1,0 +1,225 @@
+"""What the search does between measurements: drafts within their budget, moves, predictions, exactly N anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from soda_export.lower.lower import lower_plan
+from soda_export.models.decisions import COMPUTE, IDLE
+from soda_export.plan.problem import Problem, Target
+from soda_export.plan.schedule import Schedule
+from soda_export.search import best
+from soda_export.search.best import _solved_drafts, search_best
+from soda_export.search.closed_loop import MEASURED_WAYS, WAYS, IntervalCosts, Way
+from soda_export.search.draft import Draft, Realizer
+from soda_export.search.panel import Panel
+from soda_export.search.predict import Predictor
+from soda_export.search.refine import Search, _exchanges
+from tests.plan.problems import DIGITS, FLUX_TOY, NESTED, SHAPES, at, check_history, plan_of, problem
+
+STEPS = 12
+CASES = tuple(problem(spec, "ddim", STEPS) for spec in (DIGITS, SHAPES, FLUX_TOY, NESTED))
+CASE = CASES[0]
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec.name)
+
+
+def realizer(case: Problem, ratio: float, max_engines: int = 12, anchors: int = 0) -> Realizer:
+    assert case.sensitivity is not None
+    budget = case.full_flops / ratio
+    return Realizer(case.spec, case.rows, case.steps, budget, max_engines, case.sensitivity, anchors)
+
+
+def made_up_costs(steps: int = STEPS) -> IntervalCosts:
+    """An interval costs more the longer it is and the earlier it begins."""
+    squares = np.full((steps, 11, len(MEASURED_WAYS)), np.inf)
+    for gap in range(1, min(11, steps)):
+        for anchor in range(steps - gap):
+            squares[anchor, gap] = (gap - 1) ** 2 * (1 + 1 / (1 + anchor)) * (1 + 0.1 * np.arange(len(MEASURED_WAYS)))
+    return IntervalCosts(squares, 0)
+
+
+@each_case
+def test_a_draft_spends_its_budget_and_no_more(case: Problem) -> None:
+    for ratio in (1.6, 2.0, 2.6):
+        anchors = tuple(range(0, STEPS, 4))
+        schedule = realizer(case, ratio).realize(Draft(anchors, (Way(2, False),) * len(anchors), (2, 6)))
+        assert schedule is not None
+        assert schedule.flops(case.spec, case.rows) <= case.full_flops / ratio
+        assert (schedule.work[2, case.spec.leaves] == COMPUTE).any()  # the first partial step gets what is left
+        check_history(schedule)
+
+
+def test_drafts_beyond_the_budget_or_the_engines_are_refused() -> None:
+    many = Draft(tuple(range(STEPS)), (Way(0, False),) * STEPS)
+    assert realizer(CASE, 2.0).realize(many) is None
+    few = Draft((0, 6), (Way(0, False), Way(1, False)))
+    assert realizer(CASE, 2.0).realize(few) is not None
+    assert realizer(CASE, 2.0, max_engines=2).realize(few) is None
+    assert realizer(CASE, 2.0, anchors=3).realize(few) is None
+    stacked = realizer(CASE, 2.0).realize(Draft((0, 6), (Way(0, True), Way(1, True))))
+    assert stacked is not None
+    assert stacked.work[:, DIGITS.stack].tolist() == [COMPUTE, *[0] * 5, COMPUTE, *[-1] * 5]
+    assert (stacked.work[1, DIGITS.leaves] == IDLE).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(CASES), st.integers(0, 2**32 - 1))
+def test_a_fill_in_never_makes_another_anchor_where_their_number_is_given(case: Problem, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    anchors = (0, *sorted(rng.choice(np.arange(1, STEPS), 3, replace=False).tolist()))
+    maker = realizer(case, 1.01, anchors=4)
+    ways = tuple(maker.ways[i] for i in rng.integers(0, len(maker.ways), 4))
+    schedule = maker.realize(Draft(anchors, ways, tuple(rng.integers(1, STEPS, 3).tolist())))
+    assert schedule is not None
+    assert schedule.anchors == anchors
+    check_history(schedule)
+
+
+def test_without_a_stack_no_way_skips_it() -> None:
+    assert realizer(CASE, 2.0).ways == WAYS
+    assert all(not way.stack for way in realizer(CASES[3], 2.0).ways)
+
+
+def test_exchanged_steps_are_the_same_work() -> None:
+    schedule = Schedule.at_anchors(DIGITS, STEPS, (0, 3, 6, 9))
+    schedule.work[4, :2], schedule.work[7, at(DIGITS, "ff")] = COMPUTE, 16
+    others = list(_exchanges(schedule))
+    assert len(others) == 3 * 8 + 2 * 6 + 1  # an anchor with another step, one of the two with a reused one, or both
+    for other in others:
+        assert sorted(row.tobytes() for row in other.work) == sorted(row.tobytes() for row in schedule.work)
+        assert (other.work[0] == COMPUTE).all()
+        assert other.flops(DIGITS, 2) == schedule.flops(DIGITS, 2)
+    assert len({other.work.tobytes() for other in others}) == len(others)
+
+
+@each_case
+def test_exchanged_forecasts_have_the_history_that_they_need(case: Problem) -> None:
+    schedule = Schedule.at_anchors(case.spec, STEPS, (0, 1, 2, 8), 2)
+    for other in _exchanges(schedule):
+        lower_plan(plan_of(case.spec, other.work), case.spec)  # refuses what was never computed
+
+
+def test_a_prediction_adds_up_the_intervals() -> None:
+    squares = np.full((STEPS, 11, len(MEASURED_WAYS)), np.inf)
+    for gap in range(1, 11):
+        for anchor in range(STEPS - gap):
+            squares[anchor, gap] = (gap - 1) * (1 + anchor)
+    predict = Predictor(IntervalCosts(squares, 0), DIGITS, 2)
+
+    def of(anchors: Sequence[int]) -> float:
+        return predict(Schedule.at_anchors(DIGITS, STEPS, tuple(anchors)))
+
+    assert of(range(STEPS)) == 0.0
+    assert of((0, 2, 5, *range(6, STEPS))) == pytest.approx(1 + 2 * 3)
+    assert of(range(STEPS - 1)) == pytest.approx(1 + STEPS - 3)  # as the last interval of its gap that was measured
+    half = Schedule.at_anchors(DIGITS, STEPS, (0, *range(2, STEPS)))
+    half.work[1, :2] = COMPUTE
+    assert 0.3 < predict(half) < 0.95
+
+
+@each_case
+def test_steps_of_every_kind_are_predicted(case: Problem) -> None:
+    predict = Predictor(made_up_costs(), case.spec, case.rows)
+    maker = realizer(case, 1.2)
+    for way in maker.ways:
+        schedule = maker.realize(Draft((0, 1, 2, 6), (way,) * 4))
+        assert schedule is not None
+        assert predict(schedule) > 0.0
+
+
+def error_of(case: Problem, schedule: Schedule) -> float:
+    """What the map says of a schedule, for want of a model to measure with."""
+    assert case.sensitivity is not None
+    error, total, last = np.nan_to_num(case.sensitivity.reuse_error), 0.0, np.zeros(len(case.spec.sites), int)
+    for t, work in enumerate(schedule.work):
+        last[work == COMPUTE] = t
+        reused = np.flatnonzero((work <= 0) & (work != IDLE))
+        total += float(error[t, reused, np.minimum(t - last[reused], 9) - 1].sum())
+    return total
+
+
+def test_refining_never_makes_it_worse() -> None:
+    predict = Predictor(made_up_costs(), DIGITS, 2)
+    search = Search(realizer(CASE, 2.0), lambda s: error_of(CASE, s), predict, float("inf"), lambda: None)
+    start = Draft((0, 2, 4, 6, 8), (Way(0, False),) * 5, (10,))
+    ((_, schedule),) = search.promising([start])
+    before = search.try_schedule(schedule, "start")
+    search.refine_draft(start, before, "refined")
+    moved = search.finalists(1)[0]
+    assert moved.error <= before
+    search.refine_schedule(moved.schedule, moved.error, "exchanged")
+    assert search.finalists(1)[0].error <= moved.error
+    errors = [finalist.error for finalist in search.finalists(1000)]
+    assert errors == sorted(errors)
+    assert len({m.schedule.work.tobytes() for m in search.measured}) == len(errors)
+
+
+def test_refining_stops_at_the_deadline() -> None:
+    predict = Predictor(made_up_costs(), DIGITS, 2)
+    search = Search(realizer(CASE, 2.0), lambda s: error_of(CASE, s), predict, 0.0, lambda: None)
+    schedule = Schedule.at_anchors(DIGITS, STEPS, (0, 2, 4, 6, 8))
+    search.refine_schedule(schedule, search.try_schedule(schedule, "start"), "exchanged")
+    assert len(search.measured) == 1
+
+
+@each_case
+def test_solved_drafts_have_the_number_of_anchors_that_is_asked_for(case: Problem) -> None:
+    for count in (3, 5, 8):
+        drafts = _solved_drafts(realizer(case, 1.05, anchors=count), made_up_costs())
+        assert drafts
+        assert all(len(draft.anchors) == count for draft in drafts)
+    assert _solved_drafts(realizer(case, 2.0), made_up_costs())
+
+
+class FakeTrials:
+    """Measures by the map."""
+
+    fit = False
+    sampler = SimpleNamespace(steps=50)
+
+    def __init__(self, case: Problem, samples: Sequence[int] = range(4)) -> None:
+        self.case, self.samples = case, tuple(samples)
+
+    def with_samples(self, samples: Sequence[int], weights: object = None) -> FakeTrials:
+        return FakeTrials(self.case, samples)
+
+    def typical_error(self, schedule: Schedule) -> float:
+        return error_of(self.case, schedule)
+
+    def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
+        return np.full(len(self.samples), error_of(self.case, schedule) ** 2)
+
+
+@pytest.mark.parametrize("spec", [DIGITS, FLUX_TOY], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("target", [Target(17), Target(17, 2.4), Target(flops_ratio=2.4)], ids=str)
+def test_a_budget_is_the_number_of_anchors_of_the_best_too(
+    spec: Any, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if spec is FLUX_TOY and target.budget and target.flops_ratio:
+        pytest.skip("17 anchors of a model that renews no tokens have one FLOPs ratio")
+    case, measured = problem(spec, "ddim", 50), []
+
+    def judge(trials: FakeTrials, schedule: Schedule) -> float:
+        measured.append(schedule)
+        return error_of(trials.case, schedule)
+
+    monkeypatch.setattr(best, "draw_panel", lambda *_: Panel(tuple(range(16))))
+    monkeypatch.setattr(best, "measure_intervals", lambda *_: made_up_costs(50))
+    monkeypatch.setattr(FakeTrials, "typical_error", judge)
+    trials: Any = FakeTrials(case)
+    found = search_best(case, target, trials, seconds=2.0, max_engines=12, progress=lambda *_: None)
+    assert len(measured) > 20
+    if target.budget:
+        assert {len(schedule.anchors) for schedule in measured} == {17}
+        assert len(found.schedule.anchors) == 17
+    if target.flops_ratio:
+        assert found.schedule.flops_ratio(spec, case.rows) >= 2.4 * 0.99
+    assert error_of(case, found.schedule) <= min(found.portfolio.values()) + 1e-9

@@ -1,0 +1,116 @@
+"""Toy models of every family in diffusers' folder format: the whole product in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+LAYERS, TOKENS, CLASSES = 3, 16, 10
+
+
+def save_tiny_model(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Random weights, 3 layers, 16 tokens, width 16; keyword arguments override the transformer's config."""
+    import torch
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 1, "out_channels": 1, "num_layers": LAYERS,
+        "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": CLASSES,
+    }  # fmt: skip
+    DiTTransformer2DModel(**{**settings, **config}).save_pretrained(folder / "transformer")
+    DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def save_tiny_pixart(folder: Path, seed: int = 0, vae: bool = True, text: bool = True, **config: object) -> Path:
+    """Random weights, 3 layers, 16 tokens, width 48, captions of 8 tokens, images of 16 pixels."""
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    torch.manual_seed(seed)
+    settings = {
+        "num_attention_heads": 2, "attention_head_dim": 24, "in_channels": 4, "out_channels": 8, "num_layers": LAYERS,
+        "cross_attention_dim": 48, "caption_channels": 16, "sample_size": 8, "patch_size": 2,
+    }  # fmt: skip
+    transformer = PixArtTransformer2DModel(**{**settings, **config})
+    _save_stirred(transformer, folder)
+    DPMSolverMultistepScheduler().save_pretrained(folder / "scheduler")
+    classes = {
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "transformer": ["diffusers", "PixArtTransformer2DModel"],
+    }
+    if vae:
+        _save_tiny_vae(folder)
+        classes["vae"] = ["diffusers", "AutoencoderKL"]
+    if text:
+        words = ["a", "red", "blue", "circle", "square", "above"]
+        words = ["<pad>", "</s>", "<unk>", "\u2581", *("\u2581" + word for word in words)]
+        tokenizer = T5Tokenizer(vocab=[(w, -float(i)) for i, w in enumerate(words)], extra_ids=0, model_max_length=8)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        T5EncoderModel(
+            T5Config(
+                vocab_size=len(tokenizer), d_model=16, d_kv=8, num_heads=2, d_ff=32, num_layers=2, dropout_rate=0.0,
+                feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False,
+            )
+        ).save_pretrained(folder / "text_encoder")  # fmt: skip
+        classes |= {"tokenizer": ["transformers", "T5Tokenizer"], "text_encoder": ["transformers", "T5EncoderModel"]}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "PixArtAlphaPipeline", **classes}))
+    return folder
+
+
+def save_tiny_flux(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Random weights, 2 double and 2 single layers, width 48; a VAE that halves makes 128 pixels 1024 tokens."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 24, "num_attention_heads": 2,
+        "joint_attention_dim": 16, "pooled_projection_dim": 12, "guidance_embeds": True, "axes_dims_rope": (8, 8, 8),
+    }  # fmt: skip
+    _save_stirred(FluxTransformer2DModel(**{**settings, **config}), folder)
+    FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
+    _save_tiny_vae(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    return folder
+
+
+def save_tiny_sd3(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Random weights, 3 layers, the first with a second attention, 16 tokens, width 48."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "num_layers": LAYERS, "attention_head_dim": 24,
+        "num_attention_heads": 2, "joint_attention_dim": 16, "caption_projection_dim": 48, "pooled_projection_dim": 12,
+        "pos_embed_max_size": 8, "dual_attention_layers": (0,), "qk_norm": "rms_norm",
+    }  # fmt: skip
+    _save_stirred(SD3Transformer2DModel(**{**settings, **config}), folder)
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    _save_tiny_vae(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
+    return folder
+
+
+def _save_stirred(transformer: object, folder: Path) -> None:
+    """diffusers leaves some parameters at zero, where nothing could be compared."""
+    import torch
+    from diffusers import ModelMixin
+
+    assert isinstance(transformer, ModelMixin)
+    for parameter in transformer.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    transformer.save_pretrained(folder / "transformer")
+
+
+def _save_tiny_vae(folder: Path) -> None:
+    """4 latent channels, one latent for 2 x 2 pixels."""
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(folder / "vae")  # fmt: skip
