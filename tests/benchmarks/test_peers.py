@@ -26,8 +26,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("peers")
     model, out = save_tiny_model(place / "toy"), place / "results/peers-toy.json"
     arguments = {
-        "--models": model,
-        "--only": "soda-export ONNX,diffusers eager,diffusers TaylorSeer,diffusers Sea,SODA,SmoothCache",
+        "--models": model, "--only": "soda-export ONNX,diffusers eager,diffusers TaylorSeer,diffusers Sea,SODA",
         "--precisions": "fp32",
         "--steps": 8, "--samples": 4, "--batch": 2, "--rounds": 2, "--ratios": 2, "--planner": "soda",
         "--profile-samples": 2, "--threads": 1, "--work": place / "work", "--out": out,
@@ -81,9 +80,6 @@ def test_caches_of_diffusers_save_work_at_an_error(record: dict[str, Any]) -> No
     (row,) = _rows(record, "diffusers TaylorSeer", "interval 3")
     assert row["flops_ratio"] > 1.2
     assert row["rmse"] > 0
-    (hooks,) = _rows(record, "SmoothCache hooks", "smoothcache")
-    assert hooks["flops_ratio"] > 1.2
-    assert hooks["rmse"] > 0
     (refused,) = _rows(record, "diffusers SeaCache", "")
     assert "callback" in refused["reason"]
 
