@@ -38,7 +38,7 @@ class Bed:
     """A model, a sampler and two samples."""
 
     def __init__(self, model: EagerModel, eta: float = 0.0) -> None:
-        name = model.family.sampler
+        name = {"dit": "ddim", "pixart": "dpm-solver++"}.get(model.spec.family, "flow-euler")
         self.model, self.guidance = model, 2.0 if model.family.guidance == "rows" else 1.0
         learned = model.spec.prediction_shape[0] == 2 * model.spec.latent_shape[0]
         self.sampler: SamplerTable = freeze_sampler(name, CONFIGS[name], STEPS, eta, learned_variance=learned)
