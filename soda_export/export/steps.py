@@ -109,9 +109,11 @@ class StepWriter:
     def _give_sites(
         self, builder: GraphBuilder, program: StepProgram, reuse: Reuse, known: Known, latents: ir.Value, expose: bool
     ) -> None:
-        """Outputs of the sites that are not computed in full."""
+        """Outputs of the sites that are not computed in full. In the order of computation, since what a site is renewed
+        from may be made of another's."""
         tokens = TokenOps(builder, self._table.rows)
-        for site, values, work in zip(self._spec.sites, self._graph.sites, program.work, strict=True):
+        for k in self._graph.order:
+            site, values, work = self._spec.sites[k], self._graph.sites[k], program.work[k]
             if work in (COMPUTE, IDLE):
                 continue
             if not is_renewal(work):

@@ -27,12 +27,13 @@ class SiteValues:
 
 @dataclass(frozen=True)
 class DenoiserGraph:
-    """inputs: latents, timestep and ports by name. sites: in the order of the spec. weights: value -> name in the
-    checkpoint, perhaps transposed. constants: values that the configuration decides."""
+    """inputs: latents, timestep and ports by name. sites: in the order of the spec; order: their numbers in the order
+    of computation. weights: value -> name in the checkpoint, perhaps transposed."""
 
     inputs: Mapping[str, ir.Value]
     prediction: ir.Value
     sites: tuple[SiteValues, ...]
+    order: tuple[int, ...]
     weights: Mapping[ir.Value, str]
 
 
@@ -63,7 +64,9 @@ def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequenc
         renewed = _graft(renewals, output, f"sites.{number[kind]}", site.path, given, weights, names)
         values.append(SiteValues(tuple(outputs), tokens, kept, renewed))
     inputs = {str(value.name): value for value in graph.inputs}
-    return DenoiserGraph(inputs, graph.outputs[0], tuple(values), weights)
+    place = {value: i for i, node in enumerate(graph) for value in node.outputs}
+    order = sorted(range(len(values)), key=lambda k: place[values[k].outputs[0]])
+    return DenoiserGraph(inputs, graph.outputs[0], tuple(values), tuple(order), weights)
 
 
 def _graft(
