@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from soda_runtime import BundleError, Embeds, EngineError, RequestError
+from soda_runtime.request import example_request
 
 ROOT = Path(__file__).parents[2]
 BUILD = Path(os.environ.get("SODA_CPP_BUILD", ROOT / "build" / "cpp"))
@@ -348,6 +349,12 @@ def fields_of(request: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
     values = {**request.get("inputs", {}), **{"-" + n: v for n, v in request.get("negative_inputs", {}).items()}}
     fields["ports"] = {name: np.atleast_1d(np.asarray(v, dtypes[name.removeprefix("-")])) for name, v in values.items()}
     return fields
+
+
+def example_embeds(bundle: Any, samples: int) -> Embeds:
+    """Those of the example request to a bundle with one port of embeddings and one of masks."""
+    values, mask = (example_request(bundle, samples)["inputs"][name] for name in ("embeds", "attention_mask"))
+    return Embeds(values, mask, values[:1], mask[:1])
 
 
 def embeds_fields(embeds: Embeds) -> dict[str, Any]:

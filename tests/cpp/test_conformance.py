@@ -26,7 +26,16 @@ from tests.runtime.bundles import (
     relative,
 )
 
-from .library import CancelledError, CppBundle, CppSession, Library, embeds_fields, fields_of, has_backend
+from .library import (
+    CancelledError,
+    CppBundle,
+    CppSession,
+    Library,
+    embeds_fields,
+    example_embeds,
+    fields_of,
+    has_backend,
+)
 
 BACKENDS = ["ort", "openvino"]
 LITERALS = {
@@ -144,7 +153,7 @@ def test_noise_of_the_caller_is_played(library: Library) -> None:
 
 def test_embeddings_of_a_file_play_as_those_in_memory(library: Library, tmp_path: Path) -> None:
     bundle = Bundle.open(GOLDEN_V3_TEXT, backend="null")
-    embeds = example_request(bundle, 2)["embeds"]
+    embeds = example_embeds(bundle, 2)
     name = "ort" if has_backend("ort") else "null"
     session = library.open(GOLDEN_V3_TEXT, backend=name, threads=1).session()
     expected = session.generate(**embeds_fields(embeds), seed=3)
@@ -239,7 +248,7 @@ def test_requests_that_do_not_fit_are_refused_by_both(
 )  # fmt: skip
 def test_embeddings_that_do_not_fit_are_refused(library: Library, change: dict[str, Any]) -> None:
     session = library.open(GOLDEN_V3_TEXT, backend="null").session()
-    fields = embeds_fields(example_request(Bundle.open(GOLDEN_V3_TEXT, backend="null"), 1)["embeds"])
+    fields = embeds_fields(example_embeds(Bundle.open(GOLDEN_V3_TEXT, backend="null"), 1))
     session.start(**fields)
     with pytest.raises(RequestError):
         session.start(**fields | change)

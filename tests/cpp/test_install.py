@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from soda_runtime import Bundle
-from soda_runtime.request import example_request
 
 from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
 
-from .library import BUILD, ROOT
+from .library import BUILD, ROOT, example_embeds
 
 EXAMPLES = ROOT / "runtime" / "cpp" / "examples"
 
@@ -88,7 +87,7 @@ def test_a_c_program_builds_with_pkg_config(installed: Path, tmp_path: Path) -> 
     pixels = np.floor(session.images() * np.float32(255) + np.float32(0.5)).astype(np.uint8)
     assert (tmp_path / "out.pgm").read_bytes() == b"P5 8 8 255\n" + pixels.tobytes()
 
-    embeds = example_request(Bundle.open(GOLDEN_V3_TEXT, backend="null"), 1)["embeds"]
+    embeds = example_embeds(Bundle.open(GOLDEN_V3_TEXT, backend="null"), 1)
     save_file({k: v for k, v in embeds._asdict().items() if v is not None}, tmp_path / "embeds.safetensors")
     _run(program, GOLDEN_V3_TEXT, tmp_path / "o.ppm", tmp_path / "embeds.safetensors", "7", "null", **environment)
     assert (tmp_path / "o.ppm").read_bytes().startswith(b"P6 16 16 255\n")

@@ -72,7 +72,6 @@ def example_request(bundle: Described, samples: int) -> dict[str, Any]:
     noise that need no text encoder."""
     inputs: dict[str, Any] = {}
     negative: dict[str, Any] = {}
-    kinds = [port.kind for port in bundle.manifest.ports]
     for port in bundle.manifest.ports:
         if isinstance(port, LabelPort):
             inputs[port.name] = [i % port.num_classes for i in range(samples)]
@@ -82,10 +81,4 @@ def example_request(bundle: Described, samples: int) -> dict[str, Any]:
             inputs[port.name] = np.ones((samples, *port.shape), np.int64)
         if port.name in inputs and not isinstance(port, LabelPort) and bundle.manifest.rows_per_sample == 2:
             negative[port.name] = inputs[port.name][:1]
-    if kinds == ["label"]:
-        return {"labels": inputs.popitem()[1]}
-    if set(kinds) == {"embedding", "mask"} or set(kinds) == {"embedding", "token_mask", "token_ids"}:
-        values, mask = sorted(inputs.values(), key=lambda array: str(array.dtype.kind))[:2]
-        if len(inputs) == 2 and values.ndim > 2:
-            return {"embeds": Embeds(values, mask, values[:1], mask[:1])}
     return {"inputs": inputs, "negative_inputs": negative, "batch": samples}
