@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from .onnx import TracedGraph
-from .tidy import fp32_softmax, low_products
+from .tidy import fp32_softmax
 
 _MOVES = ("Reshape", "Transpose")
 _FLOAT = ir.DataType.FLOAT
@@ -32,11 +32,33 @@ def low_tables(traced: TracedGraph, dtype: ir.DataType) -> None:
             continue
         if node.inputs[1].const_value is not None:  # of positions: small, and added to scores
             continue
-        if table not in stored:
-            stored[table] = ir.Value(name=table.name, type=ir.TensorType(dtype), shape=table.shape)
-            traced.weights[stored[table]] = traced.weights[table]
-        node.replace_input_with(0, stored[table])
+        node.replace_input_with(0, _stored_as(traced, table, dtype, stored))
         _widen_after(traced.graph, node, dtype)
+
+
+def low_products(traced: TracedGraph, dtype: ir.DataType, keep: Callable[[str], bool]) -> None:
+    """Matrix products of a float32 graph in another type, weights stored in it; sums, norms and softmax stay in
+    float32. keep: names of weights whose products stay as they are. Run after transposed_weights."""
+    graph = traced.graph
+    stored: dict[ir.Value, ir.Value] = {}
+    for node in list(graph):
+        if node.op_type not in ("MatMul", "Attention") or any(traced.weights.get(v) and keep(traced.weights[v])
+                                                                for v in node.inputs if v is not None):  # fmt: skip
+            continue
+        before = []
+        for position, value in enumerate(node.inputs[:3]):
+            if value is None or value.dtype != _FLOAT:
+                continue
+            if value in traced.weights:
+                node.replace_input_with(position, _stored_as(traced, value, dtype, stored))
+                continue
+            narrow = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{node.name}.narrow{position}")
+            narrow.outputs[0].type, narrow.outputs[0].shape = ir.TensorType(dtype), value.shape
+            before.append(narrow)
+            node.replace_input_with(position, narrow.outputs[0])
+        if before:
+            graph.insert_before(node, before)
+        _widen_after(graph, node, dtype)
 
 
 def narrow_moves(traced: TracedGraph, dtype: ir.DataType) -> None:
@@ -60,6 +82,16 @@ def narrow_moves(traced: TracedGraph, dtype: ir.DataType) -> None:
     model = ir.Model(graph, ir_version=10)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
+
+
+def _stored_as(
+    traced: TracedGraph, weight: ir.Value, dtype: ir.DataType, stored: dict[ir.Value, ir.Value]
+) -> ir.Value:
+    """The weight in another type. stored: those made so far."""
+    if weight not in stored:
+        stored[weight] = ir.Value(name=weight.name, type=ir.TensorType(dtype), shape=weight.shape)
+        traced.weights[stored[weight]] = traced.weights[weight]
+    return stored[weight]
 
 
 def _widen_after(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:

@@ -110,39 +110,6 @@ def fp32_softmax(traced: TracedGraph) -> None:
             node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", int(ir.DataType.FLOAT))
 
 
-def low_products(traced: TracedGraph, dtype: ir.DataType, keep: Callable[[str], bool]) -> None:
-    """Matrix products of a float32 graph in another type, weights stored in it; sums, norms and softmax stay in
-    float32. keep: names of weights whose products stay as they are. Run after transposed_weights."""
-    graph, stored = traced.graph, {}
-    for node in list(graph):
-        if node.op_type not in ("MatMul", "Attention") or any(traced.weights.get(v) and keep(traced.weights[v])
-                                                                for v in node.inputs if v is not None):  # fmt: skip
-            continue
-        before = []
-        for position, value in enumerate(node.inputs[:3]):
-            if value is None or value.dtype != ir.DataType.FLOAT:
-                continue
-            if value in traced.weights:
-                if value not in stored:
-                    stored[value] = ir.Value(name=value.name, type=ir.TensorType(dtype), shape=value.shape)
-                    traced.weights[stored[value]] = traced.weights[value]
-                node.replace_input_with(position, stored[value])
-                continue
-            narrow = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{node.name}.narrow{position}")
-            narrow.outputs[0].type, narrow.outputs[0].shape = ir.TensorType(dtype), value.shape
-            before.append(narrow)
-            node.replace_input_with(position, narrow.outputs[0])
-        if before:
-            graph.insert_before(node, before)
-        output = node.outputs[0]
-        wide = ir.node("Cast", [output], {"to": int(ir.DataType.FLOAT)}, name=f"{node.name}.wide")
-        wide.outputs[0].type, wide.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), output.shape
-        _replace(output, wide.outputs[0])
-        wide.replace_input_with(0, output)
-        output.type = ir.TensorType(dtype)
-        graph.insert_after(node, [wide])
-
-
 def remove_dead(traced: TracedGraph) -> None:
     """Nodes that nothing needs."""
     common.RemoveUnusedNodesPass()(ir.Model(traced.graph, ir_version=10))
@@ -195,7 +162,6 @@ def _transposed(traced: TracedGraph, weight: ir.Value) -> ir.Value:
         return known
     shape = ir.Shape(list(reversed(weight.shape)))  # type: ignore[arg-type]
     twin = ir.Value(name=f"{weight.name}{TRANSPOSED}", type=weight.type, shape=shape)
-    traced.graph.initializers.add(twin) if twin.const_value is not None else None
     traced.weights[twin] = name
     return twin
 

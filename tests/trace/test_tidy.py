@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from soda_export.errors import ModelError
+from soda_export.trace.narrow import low_products
 from soda_export.trace.onnx import OPSET, TracedGraph, trace_to_onnx
 from soda_export.trace.tidy import (
-    low_products,
     permuting_einsums,
     remove_dead,
     spelled_attention,
