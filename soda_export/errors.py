@@ -6,7 +6,7 @@ from soda_runtime.errors import BundleError, EngineError, InternalError, Request
 
 __all__ = [
     "BundleError", "CompileError", "EngineError", "ExportError", "InternalError", "ModelError", "PlanError",
-    "RequestError", "SodaError", "UsageError",
+    "RequestError", "SodaError", "UsageError", "first_line",
 ]  # fmt: skip
 
 
@@ -28,3 +28,8 @@ class CompileError(SodaError):
 
 class UsageError(SodaError):
     """Command-line arguments that do not go together."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

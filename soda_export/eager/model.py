@@ -15,7 +15,7 @@ from ..models.arguments import forward_arguments, map_tensors
 from ..models.family import Family
 from ..models.identity import rows_per_sample
 from ..models.load import LoadedModel
-from ..models.paths import expand_path, site_modules
+from ..models.paths import block_paths, site_modules
 from ..models.spec import ModelSpec
 from .sites import HookedSite, OnSite, OutputForm, SiteCall, replace_forward
 
@@ -45,9 +45,8 @@ class EagerModel:
             raise ModelError(f"{spec.name}: {type(module).__name__} has no {missing[0]}, which is one of its sites")
         self._sites = [HookedSite(found[site.name]) for site in spec.sites]
         modules = dict(module.named_modules())
-        paths = [path for pattern in family.blocks for path in expand_path(modules, pattern)]
         names = {site.name for site in spec.sites}
-        self._blocks = [(modules[path], OutputForm(path)) for path in paths if path not in names]
+        self._blocks = [(modules[path], OutputForm(path)) for path in block_paths(modules, family) if path not in names]
 
     @classmethod
     def of(

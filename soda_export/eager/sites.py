@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InternalError
-from ..models.arguments import map_tensors
+from ..models.arguments import first_argument, map_tensors
 from ..models.paths import SiteModule
 from .tokens import gather_tokens
 
@@ -44,7 +44,7 @@ class HookedSite:
         self.path, self.module, self.rule = site.path, site.module, site.rule
         self.form = OutputForm(site.path)
         self.signature = inspect.signature(site.module.forward)
-        self.tokens = next(iter(self.signature.parameters))
+        self.tokens = first_argument(site.module)
 
 
 class SiteCall:

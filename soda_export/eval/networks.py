@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from ..errors import UsageError, first_line
 
 Images = NDArray[np.float32]
 """[n, 1 or 3, H, W] in 0..1"""
@@ -132,8 +132,7 @@ def _made(option: str, path: Path, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:  # each library raises what it likes
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{option} {path}: cannot be loaded: {first_line}") from None
+        raise UsageError(f"{option} {path}: cannot be loaded: {first_line(error)}") from None
 
 
 def _three_channels(images: Images) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 from soda_runtime.signature import BATCH_AXIS, IMAGE, LATENTS
 from torch import Tensor, nn
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, first_line
 from ..models.fake import make_fake, with_buffers
 from ..trace.fuse import fuse
 from ..trace.onnx import TracedGraph, trace_to_onnx
@@ -132,8 +132,7 @@ def _decoder_half(where: str, load: Callable[[], Any]) -> ImageDecoder:
     except ModelError:
         raise
     except Exception as error:  # diffusers raises whatever its parts do
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{where}: diffusers cannot load it: {first_line}") from None
+        raise ModelError(f"{where}: diffusers cannot load it: {first_line(error)}") from None
 
 
 def _random(config: Mapping[str, Any], seed: int) -> Any:

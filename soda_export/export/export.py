@@ -19,7 +19,7 @@ from soda_runtime.signature import BASELINE_COEFFICIENTS, COEFFICIENTS
 
 from ..lower.program import ProgramTable
 from ..models.decisions import is_renewal
-from ..models.paths import expand_path, site_modules
+from ..models.paths import block_paths, site_modules
 from ..models.precision import COMPUTE, Precision
 from ..models.spec import ModelSpec
 from ..sampler import SamplerTable
@@ -31,7 +31,7 @@ from ..trace.tidy import TRANSPOSED
 from .crossing import FLOATS, Crossing, CrossingTensor, pack_crossing
 from .index import INDEX_NAME, ExportIndex
 from .pieces import Pieces
-from .prepare import TABLE, Prepared, PrepareWriter, arrange_prepare, computed_before, evaluate_table
+from .prepare import TABLE, Prepared, PrepareWriter, arrange_prepare, evaluate_table
 from .reuse import step_scalars
 from .steps import Slice, StepWriter, slice_of
 from .tensor_file import TensorSource, write_tensors
@@ -64,9 +64,8 @@ def export_programs(
     crossed = [crossing.before(part.wanted, part.given.__contains__) for part in slices]
     tensors = pack_crossing(list(dict.fromkeys(v for values in crossed for v in values)), crossing.times)
     prepared = arrange_prepare(tensors, crossing)
-    write_tensors(
-        folder / WEIGHTS_NAME, _sources(loaded, graph, slices, crossing, prepared, precision == "int8-weights")
-    )
+    sources = _sources(loaded, graph, _taken_weights(slices, crossed), prepared, precision)
+    write_tensors(folder / WEIGHTS_NAME, sources)
     weights = WeightsFile(folder)
     progress(2, total)
     prepare = PrepareWriter(graph, spec, crossing, prepared, weights).write(folder)
@@ -138,16 +137,14 @@ def _trace_anew(loaded: LoadedModel, kinds: tuple[str, ...], dtype: torch.dtype)
 
 
 def _sources(
-    loaded: LoadedModel, graph: DenoiserGraph, slices: list[Slice], crossing: Crossing, prepared: Prepared, int8: bool
+    loaded: LoadedModel, graph: DenoiserGraph, in_steps: list[ir.Value], prepared: Prepared, precision: Precision
 ) -> list[TensorSource]:
     """Every tensor that some program takes; in int8 the matrices of the blocks, where steps multiply by them."""
-    in_steps = _taken_weights(graph, crossing, slices)
-    before = computed_before(prepared, crossing.times)
-    on_table = set(prepared.table)
-    found = [*in_steps, *_leaves(before, on_table.__contains__)]
+    int8, on_table = precision == "int8-weights", set(prepared.table)
+    found = [*in_steps, *_leaves(prepared.computed, on_table.__contains__)]
     values = {value: graph.weights[value] for value in dict.fromkeys(found) if value in graph.weights}
     modules = dict(loaded.fake(torch.float32).module.named_modules()) if int8 else {}
-    blocks = tuple(f"{path}." for pattern in loaded.family.blocks for path in expand_path(modules, pattern))
+    blocks = tuple(f"{path}." for path in block_paths(modules, loaded.family))
     matrices = {graph.weights[value] for value in in_steps if value in graph.weights}
 
     def quantized(name: str) -> bool:
@@ -157,12 +154,11 @@ def _sources(
     return [*weight_sources(values, loaded.weights.read, quantized), *constant_sources(constants)]
 
 
-def _taken_weights(graph: DenoiserGraph, crossing: Crossing, slices: list[Slice]) -> list[ir.Value]:
-    """Leaves of all slices that have no input."""
+def _taken_weights(slices: list[Slice], crossed: list[list[ir.Value]]) -> list[ir.Value]:
+    """Leaves of all slices that have no input. crossed: what each is handed."""
     found: dict[ir.Value, None] = {}
-    for part in slices:
-        crossed = set(crossing.before(part.wanted, part.given.__contains__))
-        found |= dict.fromkeys(_leaves(part.wanted, (crossed | part.given).__contains__))
+    for part, values in zip(slices, crossed, strict=True):
+        found |= dict.fromkeys(_leaves(part.wanted, part.given.union(values).__contains__))
     return list(found)
 
 

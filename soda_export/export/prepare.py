@@ -14,16 +14,15 @@ from soda_runtime.manifest import PrepareProgram
 from soda_runtime.signature import ROWS_AXIS, WINDOW_AXIS
 
 from ..models.spec import ModelSpec
-from ..trace.bind import REQUEST, STEP, BindingTimes
+from ..trace.bind import REQUEST, STEP
 from ..trace.denoiser import TIMESTEP
 from ..trace.graph import DenoiserGraph
 from ..trace.onnx import fixed_sizes, producers
 from .builder import GraphBuilder, Known
 from .crossing import FLOATS, Crossing, CrossingTensor
-from .weights import ReadWeight, WeightsFile
+from .weights import ReadWeight, WeightsFile, read_stored
 
 REQUEST_NAME, STEPS_NAME, TABLE = "request.onnx", "steps.onnx", "timestep_values"
-_PORT_DTYPES = {"label": "int64", "mask": "int64", "embedding": "float32", "scalar": "float32"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,12 @@ class Prepared:
     request: tuple[CrossingTensor, ...]
     steps: tuple[CrossingTensor, ...]
     table: tuple[ir.Value, ...]
+
+    @property
+    def computed(self) -> list[ir.Value]:
+        """Values that the prepare programs compute: what their weights follow from. What the table holds is not among
+        what they are computed from."""
+        return [part for tensor in (*self.request, *self.steps) if tensor.rows for part in tensor.parts]
 
 
 def arrange_prepare(tensors: Sequence[CrossingTensor], crossing: Crossing) -> Prepared:
@@ -49,12 +54,6 @@ def arrange_prepare(tensors: Sequence[CrossingTensor], crossing: Crossing) -> Pr
                 if crossing.times.of(value) == STEP:
                     table.setdefault(value)
     return Prepared(tuple(t for t in tensors if not t.per_step), steps, tuple(table))
-
-
-def computed_before(prepared: Prepared, times: BindingTimes) -> list[ir.Value]:
-    """Values that the prepare programs compute: what their weights follow from. What the table holds is not among what
-    they are computed from."""
-    return [part for tensor in (*prepared.request, *prepared.steps) if tensor.rows for part in tensor.parts]
 
 
 class PrepareWriter:
@@ -77,11 +76,8 @@ class PrepareWriter:
         ports = tuple(str(value.name) for value in known)
         for tensor in tensors:
             builder.emit(tensor.parts, known, self._graph.weights)
-            columns = [known[part] for part in tensor.parts]
-            if tensor.packed:
-                flat = [builder.node("Flatten", [column], prefix=tensor.name, axis=1) for column in columns]
-                columns = [builder.node("Concat", flat, prefix=tensor.name, axis=1)]
-            builder.output(columns[0], tensor.name, tensor.dtype, [ROWS_AXIS, *tensor.shape])
+            packed = _pack(builder, tensor, known)
+            builder.output(packed, tensor.name, tensor.dtype, [ROWS_AXIS, *tensor.shape])
         builder.save(path)
         return PrepareProgram(path.name, self._weights.name, ports, (), tuple(tensor.name for tensor in tensors))
 
@@ -104,14 +100,10 @@ class PrepareWriter:
             of_step[value] = builder.cast(shaped, FLOATS[value.dtype])
         known = self._joined(builder, joint, before, of_step, window) if joint else {}
         for tensor in prepared.steps:
-            made = known if tensor.rows else of_step
-            parts = [made[part] for part in tensor.parts]
-            if tensor.packed:
-                flat = [builder.node("Flatten", [part], prefix=tensor.name, axis=1) for part in parts]
-                parts = [builder.node("Concat", flat, prefix=tensor.name, axis=1)]
+            packed = _pack(builder, tensor, known if tensor.rows else of_step)
             rows = [-1] if tensor.rows else [1]
             target = builder.node("Concat", [window, builder.ints(*rows, *tensor.shape)], prefix=tensor.name, axis=0)
-            shaped = builder.node("Reshape", [parts[0], target], prefix=tensor.name)
+            shaped = builder.node("Reshape", [packed, target], prefix=tensor.name)
             rows_axis: int | str = ROWS_AXIS if tensor.rows else 1
             builder.output(shaped, tensor.name, tensor.dtype, [WINDOW_AXIS, rows_axis, *tensor.shape])
         builder.save(path)
@@ -146,7 +138,7 @@ class PrepareWriter:
         for port in self._spec.ports:
             value = self._graph.inputs[port.name]
             if value in used:
-                known[value] = builder.input(port.name, _PORT_DTYPES[port.kind], [ROWS_AXIS, *port.shape])
+                known[value] = builder.input(port.name, port.dtype, [ROWS_AXIS, *port.shape])
         return known
 
 
@@ -163,7 +155,8 @@ def evaluate_table(
             if value is None:
                 continue
             if value in graph.weights:
-                known[value] = builder.constant(_read(read, graph.weights[value]))
+                stored = read_stored(read, graph.weights[value]).float().contiguous()
+                known[value] = builder.constant(stored.numpy())
             elif value.const_value is not None and value.dtype in FLOATS:
                 known[value] = builder.constant(np.array(value.const_value.numpy(), np.float32))
     builder.emit(values, known, graph.weights)
@@ -185,12 +178,13 @@ def evaluate_table(
     return np.concatenate(made, axis=1)
 
 
-def _read(read: ReadWeight, name: str) -> NDArray[np.float32]:
-    from ..trace.tidy import TRANSPOSED
-
-    tensor = read(name.removesuffix(TRANSPOSED)).float()
-    array: NDArray[np.float32] = (tensor.t() if name.endswith(TRANSPOSED) else tensor).contiguous().numpy()
-    return array
+def _pack(builder: GraphBuilder, tensor: CrossingTensor, known: Known) -> ir.Value:
+    """The tensor of its parts: as `unpack` of steps.py takes it apart."""
+    parts = [known[part] for part in tensor.parts]
+    if not tensor.packed:
+        return parts[0]
+    flat = [builder.node("Flatten", [part], prefix=tensor.name, axis=1) for part in parts]
+    return builder.node("Concat", flat, prefix=tensor.name, axis=1)
 
 
 def _row(value: ir.Value) -> list[int]:

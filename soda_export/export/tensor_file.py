@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import InternalError, ModelError
 from ..files import replacing
+from ..models.checkpoint import OneFile
 
 _ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -90,8 +91,7 @@ class Checkpoint:
     def __init__(self, folder: Path, stem: str) -> None:
         whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
         self.listed_in = index if index.is_file() else whole
-        self._path: Path | None = None
-        self._file: Any = None
+        self._mapped = OneFile()
         if not self.listed_in.is_file():
             refuse_pickled(folder)
             raise ModelError(f"{whole}: cannot be read; the folder has neither it nor {index.name}")
@@ -117,18 +117,14 @@ class Checkpoint:
     def read(self, key: str) -> Tensor:
         """The tensor, mapped from its file. Raises ModelError."""
         self.shape(key)
-        tensor: Tensor = self._file.get_tensor(key)
+        tensor: Tensor = self._open(self.file_of(key)).get_tensor(key)
         return tensor
 
     def _open(self, path: Path) -> Any:
-        if self._path != path:
-            self._path = self._file = None  # the last one is unmapped before the next is mapped
-            try:
-                self._file = safe_open(path, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise ModelError(f"{path}: cannot be read: {error}; download it again") from None
-            self._path = path
-        return self._file
+        try:
+            return self._mapped.open(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: cannot be read: {error}; download it again") from None
 
 
 def refuse_pickled(folder: Path) -> None:

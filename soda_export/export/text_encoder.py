@@ -22,7 +22,7 @@ import torch
 from soda_runtime.signature import ATTENTION_MASK, INPUT_IDS, ROWS_AXIS
 from torch import Tensor
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, first_line
 from ..models.text import TextCall, TextModel, read_text_model
 from ..trace.fuse import fuse
 from ..trace.narrow import narrow
@@ -96,8 +96,7 @@ def export_tokenizer(folder: Path, out: Path) -> None:
     try:
         tokenizer = T5Tokenizer.from_pretrained(folder)
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder / 'spiece.model'}: transformers cannot load it: {first_line}") from None
+        raise ModelError(f"{folder / 'spiece.model'}: transformers cannot load it: {first_line(error)}") from None
     tokenizer.backend_tokenizer.save(str(out / TOKENIZER_NAME))
 
 

@@ -42,7 +42,7 @@ def weight_sources(
     for value, name in values.items():
         shape = fixed_sizes(value.shape or ())
         assert value.dtype is not None
-        source = TensorSource(name, _TORCH[value.dtype], shape, _reader(read, name))
+        source = TensorSource(name, _TORCH[value.dtype], shape, partial(read_stored, read, name))
         parts = quantized_sources(source) if quantized(name) and len(shape) == 2 else (source,)
         sources |= {part.name: part for part in parts}
     return list(sources.values())
@@ -64,10 +64,9 @@ def _as_tensor(value: ir.Value) -> Tensor:
     return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind not in "iub" else array.dtype))
 
 
-def _reader(read: ReadWeight, name: str) -> Callable[[], Tensor]:
-    if name.endswith(TRANSPOSED):
-        return lambda: read(name.removesuffix(TRANSPOSED)).t()
-    return lambda: read(name)
+def read_stored(read: ReadWeight, name: str) -> Tensor:
+    """A tensor as the weights file has it. name: in that file."""
+    return read(name.removesuffix(TRANSPOSED)).t() if name.endswith(TRANSPOSED) else read(name)
 
 
 def is_large(value: ir.Value) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,8 +54,7 @@ def build_empty(
     try:
         return empty_module(lambda: maker(**settings), parameter)
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: diffusers cannot build {kind} from it: {first_line}") from None
+        raise ModelError(f"{path}: diffusers cannot build {kind} from it: {first_line(error)}") from None
 
 
 def empty_module(make: Callable[[], nn.Module], parameter: Callable[[Tensor], Tensor] | None = None) -> nn.Module:

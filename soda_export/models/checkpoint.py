@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
 
 from ..errors import ModelError
 from .published import read_json
@@ -11,6 +14,22 @@ from .published import read_json
 PICKLES = (".bin", ".pt", ".ckpt", ".pth")
 """Suffixes of weights that are pickles: loading one can run code."""
 _NAMES = ("diffusion_pytorch_model", "model")  # of diffusers' and transformers' weights
+
+
+class OneFile:
+    """Of several .safetensors files, one is mapped at a time."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: Any = None
+
+    def open(self, path: Path) -> Any:
+        """The file, for torch. Raises SafetensorError and OSError."""
+        if self._path != path:
+            self._path = self._file = None  # the last one is unmapped before the next is mapped
+            self._file = safe_open(path, framework="pt")
+            self._path = path
+        return self._file
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, first_line
 from ..files import replacing, write_whole
 from .checkpoint import pickled_files
 from .published import read_json
@@ -110,8 +110,8 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
             "get the weights as .safetensors from whoever made them"
         ) from None
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: not a readable PyTorch checkpoint ({first_line}); download it again") from None
+        reason = first_line(error)
+        raise ModelError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not state:

@@ -17,16 +17,15 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from ..errors import InternalError, ModelError
+from ..errors import InternalError, ModelError, first_line
 from .arguments import bound_arguments, first_argument, forward_arguments, map_tensors
 from .fake import FakeModel
 from .family import Family
 from .flow import Flow, live_masks
-from .paths import SiteModule, expand_path, site_modules
+from .paths import SiteModule, block_paths, expand_path, site_modules
 from .spec import STACK, ModelSpec, Site
 
 _PER_ENTRY = 3  # FLOPs of normalising, modulating and gating, an entry of a block's output
-_PORT_DTYPES = {"label": torch.int64, "mask": torch.int64, "embedding": torch.float32, "scalar": torch.float32}
 
 
 @dataclass
@@ -50,14 +49,13 @@ def describe_sites(fake: FakeModel, family: Family, spec: ModelSpec, constants: 
     with fake.mode, flow, _recorded(fake.module, family, modules, flow, seen, entries):
         latents = torch.zeros(1, *spec.latent_shape)
         flow.taint(latents)
-        inputs = {port.name: torch.zeros(1, *port.shape, dtype=_PORT_DTYPES[port.kind]) for port in spec.ports}
+        inputs = {port.name: torch.zeros(1, *port.shape, dtype=getattr(torch, port.dtype)) for port in spec.ports}
         closed = {name: map_tensors(value, fake.mode.from_tensor) for name, value in constants.items()}
         arguments = forward_arguments(family, latents, torch.zeros(1), inputs, closed)
         try:
             prediction = fake.module(**arguments, return_dict=False)[0]
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{spec.name}: {type(fake.module).__name__} cannot be run: {reason}") from error
+            raise ModelError(f"{spec.name}: {type(fake.module).__name__} cannot be run: {first_line(error)}") from error
         result = flow.producer(prediction)
     if tuple(prediction.shape[1:]) != spec.prediction_shape:
         raise InternalError(
@@ -67,7 +65,7 @@ def describe_sites(fake: FakeModel, family: Family, spec: ModelSpec, constants: 
     if absent is not None:
         raise ModelError(f"{spec.name}: its module {absent} is not called, so it is no site")
     flops, once = _share(flow, seen, result)
-    blocks = _block_paths(fake.module, family)
+    blocks = block_paths(dict(fake.module.named_modules()), family)
     sites = []
     for k, (site, found) in enumerate(zip(modules, seen, strict=True)):
         stack = site.rule.kind == STACK
@@ -126,7 +124,7 @@ def _recorded(
     for pattern in family.once:
         for path in expand_path(modules, pattern):
             inside(modules[path], once=True)
-    for path in _block_paths(model, family):
+    for path in block_paths(modules, family):
         inside(modules[path], once=False)
     for site, found in zip(sites, seen, strict=True):
         handles.append(site.module.register_forward_pre_hook(_note_arguments(found), with_kwargs=True))
@@ -172,11 +170,6 @@ def _flops_of(fake: FakeModel, site: SiteModule, found: _Seen, kept: int) -> int
             flow.taint(tokens)
         site.module(**arguments)
     return sum(operation.flops for operation in flow.operations if operation.tainted)
-
-
-def _block_paths(model: nn.Module, family: Family) -> list[str]:
-    modules = dict(model.named_modules())
-    return [path for pattern in family.blocks for path in expand_path(modules, pattern)]
 
 
 def _depth(path: str, blocks: list[str]) -> float:

@@ -40,7 +40,7 @@ def make_fake(build: Build, dtype: torch.dtype) -> FakeModel:
             model = build(place)
     except ModelError:  # it may look at values while it is made; what is really wrong fails again
         model = build(place)
-    for module, name, buffer in _buffers(model):
+    for _, module, name, buffer in _buffers(model):
         with mode:
             module._buffers[name] = torch.empty(buffer.shape, dtype=_cast(buffer, dtype))
     return FakeModel(model, mode, {})
@@ -49,25 +49,22 @@ def make_fake(build: Build, dtype: torch.dtype) -> FakeModel:
 def with_buffers(fake: FakeModel, build: Build, stored: Callable[[str], Tensor | None]) -> FakeModel:
     """The same with the values of its buffers. stored: a buffer's value where the checkpoint has one; the others are
     computed by building the module once more."""
-    names = {f"{prefix}.{name}" if prefix else name: (module, name)
-             for prefix, module in fake.module.named_modules()
-             for name, buffer in module._buffers.items() if buffer is not None}  # fmt: skip
-    values = {full: value for full in names if (value := stored(full)) is not None}
-    if len(values) < len(names):
+    places = _buffers(fake.module)
+    values = {full: value for full, *_ in places if (value := stored(full)) is not None}
+    if len(values) < len(places):
         computed = build(lambda parameter: torch.empty_like(parameter, device="meta"))
         values |= {full: buffer for full, buffer in computed.named_buffers() if full not in values}
-    for full, (module, name) in names.items():
-        fitting = module._buffers[name]
-        assert fitting is not None
+    for full, module, name, fitting in places:
         values[full] = values[full].to(fitting.dtype)
         module._buffers[name] = fake.mode.from_tensor(values[full])
     return FakeModel(fake.module, fake.mode, values)
 
 
-def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+def _buffers(model: nn.Module) -> list[tuple[str, nn.Module, str, Tensor]]:
+    """(full name, module that has it, name there, buffer) of each."""
     return [
-        (module, name, buffer)
-        for module in model.modules()
+        (f"{prefix}.{name}" if prefix else name, module, name, buffer)
+        for prefix, module in model.named_modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]

@@ -43,6 +43,11 @@ def site_modules(model: nn.Module, family: Family) -> list[SiteModule]:
     return [site for _, site in sorted(found, key=lambda entry: entry[0])]
 
 
+def block_paths(modules: dict[str, nn.Module], family: Family) -> list[str]:
+    """Paths of a family's blocks, in order."""
+    return [path for pattern in family.blocks for path in expand_path(modules, pattern)]
+
+
 def expand_path(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     """Paths of modules that a pattern names, by number: * stands for each number, -1 for the last."""
     if pattern.endswith(".-1"):

@@ -59,6 +59,11 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     null_class: int = 0
     default: float = 0.0
 
+    @property
+    def dtype(self) -> Literal["int64", "float32"]:
+        """Type of its numbers."""
+        return "int64" if self.kind in ("label", "mask") else "float32"
+
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Sites in the order in which the model computes them, what contains a site behind it.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .architecture import empty_module
 from .fake import FakeModel, make_fake, with_buffers
 
@@ -95,8 +95,8 @@ class TextModel:
         try:
             return empty_module(lambda: maker(self.config), parameter)
         except Exception as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{self.where}: transformers cannot build {self.record.kind}: {first_line}") from None
+            what = f"transformers cannot build {self.record.kind}"
+            raise ModelError(f"{self.where}: {what}: {first_line(error)}") from None
 
 
 class TextCall(nn.Module):
@@ -144,6 +144,5 @@ def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
     try:
         config = maker(**{key: value for key, value in fields.items() if key not in ("architectures", "model_type")})
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{where}: {first_line}") from None
+        raise ModelError(f"{where}: {first_line(error)}") from None
     return TextModel(ENCODERS[kind], config, where)

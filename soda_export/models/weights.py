@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .checkpoint import weight_files
+from .checkpoint import OneFile, weight_files
 
 _UNUSED = {"pos_embed.pos_embed", "caption_projection.y_embedding"}
 """Tensors of older checkpoints that today's diffusers computes, or does not read."""
@@ -44,8 +44,7 @@ class CheckpointWeights:
         """places: the model's own state, which says what must be there. Raises ModelError where a tensor has no place,
         a place no tensor, or either the wrong shape."""
         files = weight_files(folder)
-        self._path: Path | None = None
-        self._file: Any = None
+        self._mapped = OneFile()
         self._found: dict[str, tuple[Path, tuple[int, ...], torch.dtype]] = {}
         for path in files:
             file = self._open(path)
@@ -82,14 +81,10 @@ class CheckpointWeights:
         return tensor
 
     def _open(self, path: Path) -> Any:
-        if self._path != path:
-            self._path = self._file = None  # the last one is unmapped before the next is mapped
-            try:
-                self._file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path}: not a readable .safetensors file ({error}); get it again") from None
-            self._path = path
-        return self._file
+        try:
+            return self._mapped.open(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: not a readable .safetensors file ({error}); get it again") from None
 
 
 class RandomWeights:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, first_line
 from .rows import RowFile
 from .unit import Finished, Setting, Unit, UnitRunner
 
@@ -108,8 +108,7 @@ def _on_ray(setting: Setting, supply: Iterator[Unit], options: WorkerOptions) ->
     try:
         ray.init(address=options.ray, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--ray {options.ray}: {first_line}") from None
+        raise UsageError(f"--ray {options.ray}: {first_line(error)}") from None
     try:
         shared, actor = ray.put(setting), ray.remote(num_cpus=threads)(UnitRunner)
         pool = ray.util.ActorPool([actor.remote(shared, threads) for _ in range(options.workers)])

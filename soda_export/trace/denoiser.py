@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.arguments import forward_arguments, map_tensors
+from ..models.arguments import first_argument, forward_arguments, map_tensors
 from ..models.fake import FakeModel
 from ..models.family import Family
 from ..models.paths import SiteModule, site_modules
 from ..models.spec import ModelSpec
-from .marks import first_argument, input_mark, marked
+from .marks import input_mark, marked
 from .onnx import TracedGraph, trace_to_onnx
 
 LATENTS, TIMESTEP, KEPT = "latents", "timestep", "kept"
 _ROWS = 3  # sizes of 0 and 1 would be specialised
 _KEPT = 5
-_DTYPES = {"label": torch.int64, "mask": torch.int64, "embedding": torch.float32, "scalar": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def trace_denoiser(
 def _example_inputs(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Tensor]:
     made = {LATENTS: torch.zeros(_ROWS, *spec.latent_shape, dtype=dtype), TIMESTEP: torch.zeros(_ROWS)}
     for port in spec.ports:
-        made[port.name] = torch.zeros(_ROWS, *port.shape, dtype=_DTYPES[port.kind])
+        made[port.name] = torch.zeros(_ROWS, *port.shape, dtype=getattr(torch, port.dtype))
     return made
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..models.arguments import first_argument
 from ..models.paths import SiteModule
 from .denoiser import DenoiserTrace, kept_name
-from .marks import DOMAIN, first_argument, input_mark, output_mark
+from .marks import DOMAIN, input_mark, output_mark
 from .onnx import TracedGraph, producers
 from .tidy import tidy
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.arguments import bound_arguments, first_argument
+from ..models.arguments import bound_arguments
 from ..models.paths import SiteModule
 
-__all__ = ["DOMAIN", "OP", "first_argument", "input_mark", "mark", "marked", "output_mark"]
 DOMAIN, OP = "soda", "Mark"
 
 

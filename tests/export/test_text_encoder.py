@@ -29,6 +29,7 @@ from soda_export.export.text_encoder import (
     export_text_encoder,
     export_tokenizer,
 )
+from soda_export.models import checkpoint
 
 T, WEIGHTS = 20, "model.safetensors"
 CONFIG = {
@@ -145,13 +146,13 @@ def test_several_files_or_one_give_the_same_bytes(tmp_path: Path) -> None:
 def test_each_file_is_opened_once_to_check_and_once_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _save(tmp_path, "gated-gelu", "12KB")
     opened: list[Path] = []
-    original = tensor_file.safe_open
+    original = checkpoint.safe_open
 
     def recorded(path: Path, framework: str) -> Any:
         opened.append(path)
         return original(path, framework=framework)
 
-    monkeypatch.setattr(tensor_file, "safe_open", recorded)
+    monkeypatch.setattr(checkpoint, "safe_open", recorded)
     export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 2
