@@ -12,6 +12,7 @@ from ..models.paths import SiteModule
 from .denoiser import DenoiserTrace, kept_name
 from .marks import DOMAIN, input_mark, output_mark
 from .onnx import TracedGraph, producers
+from .share import Shared
 from .tidy import tidy
 
 
@@ -42,6 +43,7 @@ def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequenc
     """The tidied trace, with the renewal of each site of `kinds` as a branch of its own."""
     whole = tidy(trace.whole)
     graph, weights = whole.graph, dict(whole.weights)
+    shared = Shared(graph)
     marks = {node.attributes.get_string("name"): node for node in graph if node.domain == DOMAIN}
     renewals = None if trace.renewals is None else tidy(trace.renewals)
     number = {kind: i for i, kind in enumerate(trace.renewed)}
@@ -62,7 +64,7 @@ def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequenc
         for value in renewals.graph.inputs:
             if str(value.name).startswith(f"{path}("):
                 given[value] = marks[str(value.name).replace(path, site.path, 1)].outputs[0]
-        renewed = _graft(renewals, output, f"sites.{number[kind]}", site.path, given, weights, names)
+        renewed = _graft(renewals, output, f"sites.{number[kind]}", site.path, given, weights, names, shared)
         values.append(SiteValues(tuple(outputs), tokens, kept, renewed))
     inputs = {str(value.name): value for value in graph.inputs}
     place = {value: i for i, node in enumerate(graph) for value in node.outputs}
@@ -72,9 +74,10 @@ def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequenc
 
 def _graft(
     fragment: TracedGraph, output: ir.Value, prefix: str, path: str, given: Mapping[ir.Value, ir.Value],
-    weights: dict[ir.Value, str], names: dict[str, ir.Value],
+    weights: dict[ir.Value, str], names: dict[str, ir.Value], shared: Shared,
 ) -> ir.Value:  # fmt: skip
-    """Copy what an output of a fragment is computed from; weights under `prefix` are those under `path`."""
+    """Copy what an output of a fragment is computed from, but for what the graph computes already; weights under
+    `prefix` are those under `path`."""
     known: dict[ir.Value, ir.Value] = dict(given)
 
     def local(value: ir.Value) -> ir.Value:
@@ -91,6 +94,10 @@ def _graft(
 
     for node in producers([output], known.__contains__):
         inputs = [None if value is None else local(value) for value in node.inputs]
+        computed = shared.find(node, inputs)
+        if computed is not None:
+            known |= dict(zip(node.outputs, computed, strict=True))
+            continue
         outputs = [ir.Value(name=f"{path}/{v.name}", type=v.type, shape=v.shape) for v in node.outputs]
         attributes, name = node.attributes.values(), f"{path}/{node.name}"
         ir.Node(node.domain, node.op_type, inputs, attributes, outputs=outputs, name=name)
