@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .architecture import architecture_class, build_empty, check_agrees, hash_random
+from .arguments import make_constants
 from .checkpoint import hash_model
 from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
-from .family import Constant, Family, Sizes
+from .family import Family, Sizes
 from .hub import DEFAULT_PARTS
 from .origin import BUILTIN_FOLDER, ModelRequest, Origin, builtin_models, find_origin, resolve_folder
 from .published import CONFIG_FILES, read_json
@@ -117,9 +118,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     family.check(path, settings)
     sizes = _sizes(family, settings, origin, request)
     weights = _weights(origin, request, fake.module)
-    constants = {
-        name: argument.make(sizes) for name, argument in family.arguments.items() if isinstance(argument, Constant)
-    }
+    constants = make_constants(family.arguments, sizes)
     spec = ModelSpec(
         name=origin.name, family=family.name, hash=_fingerprint(origin, request, kind), sites=(),
         ports=family.ports(sizes), latent_shape=sizes.latent_shape, prediction_shape=family.prediction_shape(sizes),
@@ -139,16 +138,16 @@ def _builder(kind: str, path: Path, config: dict[str, Any]) -> Build:
 
 
 def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights:
-    if origin.transformer is not None:
-        return CheckpointWeights(origin.transformer, model.state_dict())
+    if origin.denoiser is not None:
+        return CheckpointWeights(origin.denoiser, model.state_dict())
     assert request.random_weights is not None
     return RandomWeights(model, request.random_weights)
 
 
 def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
     """Of configuration and weights, and of the image's size where the user chose it."""
-    if origin.transformer is not None:
-        own = hash_model(origin.transformer)
+    if origin.denoiser is not None:
+        own = hash_model(origin.denoiser)
     else:
         assert request.random_weights is not None
         own = hash_random({**origin.config, "_class_name": kind}, request.random_weights)

@@ -21,6 +21,8 @@ from ..errors import ModelError
 OPSET = 23  # the first with Attention
 _FOLDED_BYTES = 1 << 30  # largest constant that is worked out beforehand: position embeddings are large
 
+_TRACED_ROWS = 63  # code may ask for more than these, to lay memory out in another way; graphs have no such layout
+
 
 @dataclass(frozen=True)
 class TracedGraph:
@@ -53,7 +55,7 @@ def trace_to_onnx(
     number of rows, and axis 1 the same number of tokens, unless they are independent. Raises ModelError, naming
     `where`.
     """
-    axes: dict[int, Any] = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("tokens", min=2)}
+    axes: dict[int, Any] = {0: torch.export.Dim("rows", min=2, max=_TRACED_ROWS), 1: torch.export.Dim("tokens", min=2)}
     if independent:
         axes = dict.fromkeys(axes, torch.export.Dim.AUTO)
     shapes = tuple({axis: axes[axis] for axis in symbolic[name]} for name in examples)
