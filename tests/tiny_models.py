@@ -95,15 +95,53 @@ def save_tiny_sd3(folder: Path, seed: int = 0, **config: object) -> Path:
     return folder
 
 
-def _save_stirred(transformer: object, folder: Path) -> None:
+UNETS: dict[str, dict[str, object]] = {
+    "sd15": {},
+    "sd21": {"use_linear_projection": True, "upcast_attention": True},
+    "sdxl": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2), "use_linear_projection": True, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 12 + 6 * 8,
+    },
+}  # fmt: skip
+"""What configurations of Stable Diffusion have beside the toy's own."""
+
+
+def save_tiny_unet(folder: Path, kind: str = "sd15", seed: int = 0, **config: object) -> Path:
+    """Random weights, two levels of one layer, widths 16 and 32, latents [4, 8, 8], texts of 16 numbers a token."""
+    import torch
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+        "attention_head_dim": 2, "cross_attention_dim": 16, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    _save_stirred(UNet2DConditionModel(**{**settings, **UNETS[kind], **config}), folder, "unet", by=0.1)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    if kind == "sdxl":
+        EulerDiscreteScheduler(**betas, timestep_spacing="leading").save_pretrained(folder / "scheduler")
+    else:
+        own = {"clip_sample": False, "set_alpha_to_one": False}
+        predicts = "v_prediction" if kind == "sd21" else "epsilon"
+        DDIMScheduler(**betas, **own, prediction_type=predicts).save_pretrained(folder / "scheduler")
+    _save_tiny_vae(folder)
+    pipeline = f"StableDiffusion{'XL' if kind == 'sdxl' else ''}Pipeline"
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    return folder
+
+
+def _save_stirred(denoiser: object, folder: Path, part: str = "transformer", by: float = 0.02) -> None:
     """diffusers leaves some parameters at zero, where nothing could be compared."""
     import torch
     from diffusers import ModelMixin
 
-    assert isinstance(transformer, ModelMixin)
-    for parameter in transformer.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    transformer.save_pretrained(folder / "transformer")
+    assert isinstance(denoiser, ModelMixin)
+    for parameter in denoiser.parameters():
+        parameter.data += by * torch.randn_like(parameter)
+    denoiser.save_pretrained(folder / part)
 
 
 def _save_tiny_vae(folder: Path) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from ..errors import ModelError
 from .checkpoint import PICKLES, weight_files
-from .published import CONFIG_FILES, read_json
+from .published import CONFIG_FILES, DENOISERS, denoiser_folder, read_json
 
-DEFAULT_PARTS = ("transformer", "scheduler", "vae", "tokenizer")
+DEFAULT_PARTS = (*DENOISERS, "scheduler", "vae", "tokenizer")
 """Parts of a pipeline that are fetched unless others are asked for: all but the text encoder, which is 19 GB."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _INSTEAD = (
-    "give a local copy with --weights DIR, a folder with model_index.json, transformer/, scheduler/, vae/, tokenizer/, "
-    "text_encoder/"
+    "give a local copy with --weights DIR, a folder with model_index.json, transformer/ or unet/, scheduler/, vae/, "
+    "tokenizer/, text_encoder/"
 )
 _CONTENT = ("*.json", "*.safetensors", "spiece.model", "merges.txt")  # of each part; no pickles
 _TWICE = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.fp16.json")  # weights that are there in full, too
@@ -44,7 +44,7 @@ def fetch_configs(repository: str, revision: str | None) -> Path:
     """The local folder of a repository with its configurations; nothing large is downloaded."""
     patterns = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json"]
     cached = _snapshot(repository, revision, patterns, cached=True)
-    if cached is not None and (cached / "transformer/config.json").is_file():
+    if cached is not None and (denoiser_folder(cached) / "config.json").is_file():
         return cached
     folder = _snapshot(repository, revision, patterns, cached=False)
     assert folder is not None
@@ -85,7 +85,7 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str], *, cac
 def _lacking(folder: Path, parts: tuple[str, ...]) -> str | None:
     """The first wanted part that model_index.json lists and the folder does not have, weights included.
 
-    Some repositories are a transformer without a pipeline, and without that file.
+    Some repositories are a denoiser without a pipeline, and without that file.
     """
     path = folder / "model_index.json"
     index = read_json(path, "") if path.is_file() else {"transformer": []}

@@ -9,13 +9,14 @@ from typing import Any
 from ..errors import ModelError
 from .hub import DEFAULT_PARTS, fetch_configs, fetch_parts, is_repository
 from .published import (
+    denoiser_config,
+    denoiser_folder,
     folder_configs,
     published_alias,
     published_models,
     published_path,
     read_json,
     read_published,
-    transformer_folder,
 )
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -39,11 +40,11 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class Origin:
-    """A model that has been found. transformer is None for random weights; config_path is where config stands."""
+    """A model that has been found. denoiser: its folder, None for random weights. config_path: where config stands."""
 
     name: str
     folder: Path | None
-    transformer: Path | None
+    denoiser: Path | None
     config_path: Path
     config: dict[str, Any]
     scheduler: dict[str, Any]
@@ -76,18 +77,18 @@ def find_origin(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PA
         return _random_origin(request, name, local, repository)
     _, folder = resolve_folder(request, parts)
     known = _known(request.model, local)
-    transformer = transformer_folder(folder)
-    path = transformer / "config.json"
-    config = read_json(path, "a diffusers pipeline folder has transformer/config.json")
+    denoiser = denoiser_folder(folder)
+    path = denoiser / "config.json"
+    config = read_json(path, "a diffusers pipeline folder has transformer/config.json or unet/config.json")
     scheduler = folder_configs(folder).get("scheduler") or known.get("scheduler")
     if scheduler is None:
         missing = folder / "scheduler/scheduler_config.json"
         raise ModelError(
             f"{missing}: cannot be read; a diffusers pipeline folder has scheduler/scheduler_config.json "
-            "(for a bare transformer say whose it is: --model ALIAS --weights DIR)"
+            "(for a bare denoiser say whose it is: --model ALIAS --weights DIR)"
         )
-    expected = None if request.weights is None else known.get("transformer")
-    return Origin(name, folder, transformer, path, config, scheduler, known | folder_configs(folder), expected)
+    expected = None if request.weights is None else denoiser_config(known)
+    return Origin(name, folder, denoiser, path, config, scheduler, known | folder_configs(folder), expected)
 
 
 def _random_origin(request: ModelRequest, name: str, folder: Path | None, repository: str) -> Origin:
@@ -97,12 +98,13 @@ def _random_origin(request: ModelRequest, name: str, folder: Path | None, reposi
         configs, path = read_published(alias), published_path(alias)
     else:
         folder = fetch_configs(repository, request.revision) if folder is None else folder
-        configs, path = folder_configs(folder), transformer_folder(folder) / "config.json"
-    for part, file in (("transformer", path), ("scheduler", path.parent.parent / "scheduler/scheduler_config.json")):
-        if part not in configs:
-            raise ModelError(f"{file}: cannot be read; random weights need the configuration of the {part}")
+        configs, path = folder_configs(folder), denoiser_folder(folder) / "config.json"
+    config, schedule = denoiser_config(configs), path.parent.parent / "scheduler/scheduler_config.json"
+    if config is None or "scheduler" not in configs:
+        file, part = (path, "denoiser") if config is None else (schedule, "scheduler")
+        raise ModelError(f"{file}: cannot be read; random weights need the configuration of the {part}")
     named = f"{name}-random{request.random_weights}"
-    return Origin(named, None, None, path, configs["transformer"], configs["scheduler"], configs, None)
+    return Origin(named, None, None, path, config, configs["scheduler"], configs, None)
 
 
 def _checked(request: ModelRequest | str) -> ModelRequest:

@@ -9,6 +9,8 @@ import msgspec
 
 STACK = "stack"
 """Kind of the site that is the last block's output: given, no block runs. It contains every other site."""
+DEEP = "deep"
+"""Kind of the site that is a UNet's deep feature (DeepCache)."""
 
 
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -148,7 +148,7 @@ def test_where_the_hub_does_not_help_the_message_says_what_does(
         load_model("owner/tiny")
     text = str(refused.value)
     assert text.startswith("owner/tiny: ")
-    assert "--weights DIR, a folder with model_index.json, transformer/, scheduler/, vae/" in text
+    assert "--weights DIR, a folder with model_index.json, transformer/ or unet/, scheduler/, vae/" in text
     assert "\n" not in text
 
 

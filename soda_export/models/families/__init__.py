@@ -7,5 +7,6 @@ from .dit import DIT
 from .flux import FLUX
 from .pixart import PIXART
 from .sd3 import SD3
+from .unet import UNET
 
-FAMILIES: dict[str, Family] = {name: family for family in (DIT, PIXART, FLUX, SD3) for name in family.classes}
+FAMILIES: dict[str, Family] = {name: family for family in (DIT, PIXART, FLUX, SD3, UNET) for name in family.classes}

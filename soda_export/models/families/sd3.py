@@ -8,14 +8,9 @@ from typing import Any
 
 from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
 from ..spec import STACK, Port
-from .square import check_patches, square_prediction
+from .square import check_patches, sized_latents, square_prediction
 
 _CLIP_TOKENS = 77  # before T5's in the one sequence of text tokens
-
-
-def _latents(sizes: Sizes) -> tuple[int, ...]:
-    side = sizes.image_side // sizes.pixels_per_latent or sizes.config["sample_size"]
-    return (sizes.config["in_channels"], side, side)
 
 
 def _tokens(sizes: Sizes) -> int:
@@ -52,7 +47,7 @@ SD3 = Family(
         SiteRule("transformer_blocks.*.ff_context", "ff_context"),
         SiteRule("transformer_blocks.-1", STACK, outputs=(1,)),
     ),
-    latent_shape=_latents, prediction_shape=square_prediction, ports=_ports, image_tokens=_tokens,
+    latent_shape=sized_latents, prediction_shape=square_prediction, ports=_ports, image_tokens=_tokens,
     steps=28, default_guidance=7.0,
     blocks=("transformer_blocks.*",),
     once=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear"),
