@@ -133,6 +133,18 @@ def save_tiny_unet(folder: Path, kind: str = "sd15", seed: int = 0, **config: ob
     return folder
 
 
+def add_tiny_controlnet(folder: Path, part: str = "controlnet", seed: int = 1) -> Path:
+    """A ControlNet with random weights for the UNet of a folder: hints of 16 x 16 pixels for 8 x 8 latents."""
+    import torch
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
+    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    _save_stirred(control, folder, part, by=0.1)
+    return folder
+
+
 def _save_stirred(denoiser: object, folder: Path, part: str = "transformer", by: float = 0.02) -> None:
     """diffusers leaves some parameters at zero, where nothing could be compared."""
     import torch

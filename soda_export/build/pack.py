@@ -19,6 +19,7 @@ from soda_runtime.manifest import (
     EmbeddingPort,
     FileEntry,
     FinishProgram,
+    HintPort,
     LabelPort,
     Manifest,
     MaskPort,
@@ -140,6 +141,8 @@ def _ports(spec: ModelSpec, components: Components) -> Iterator[RequestPort]:
             yield LabelPort(port.name, "int64", (), "label", port.num_classes, port.null_class)
         elif port.kind == "scalar":
             yield ScalarPort(port.name, "float32", (), "scalar", port.default, 0.0, _MOST_SCALAR)
+        elif port.kind == "hint":
+            yield HintPort(port.name, "float32", port.shape, "hint")
         elif port.kind == "embedding":
             yield EmbeddingPort(port.name, "float32", port.shape, "embedding")
         elif components.tokenizers:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..errors import ModelError
 from .checkpoint import PICKLES, weight_files
-from .published import CONFIG_FILES, DENOISERS, denoiser_folder, read_json
+from .published import CONFIG_FILES, CONTROLNETS, DENOISERS, denoiser_folder, read_json
 
-DEFAULT_PARTS = (*DENOISERS, "scheduler", "vae", "tokenizer")
+DEFAULT_PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "tokenizer")
 """Parts of a pipeline that are fetched unless others are asked for: all but the text encoder, which is 19 GB."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _INSTEAD = (
@@ -47,6 +47,17 @@ def fetch_configs(repository: str, revision: str | None) -> Path:
     if cached is not None and (denoiser_folder(cached) / "config.json").is_file():
         return cached
     folder = _snapshot(repository, revision, patterns, cached=False)
+    assert folder is not None
+    return folder
+
+
+def fetch_controlnet(repository: str) -> Path:
+    """The local folder of a repository that is a ControlNet."""
+    patterns = ["config.json", "*.safetensors"]
+    cached = _snapshot(repository, None, patterns, cached=True)
+    if cached is not None and (cached / "config.json").is_file():
+        return cached
+    folder = _snapshot(repository, None, patterns, cached=False)
     assert folder is not None
     return folder
 

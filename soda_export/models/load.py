@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..errors import ModelError
 from .architecture import architecture_class, build_empty, check_agrees, hash_random
 from .arguments import make_constants
 from .checkpoint import hash_model
+from .controlled import CONTROLS, KIND, UNET, Control, build_controlled, controlled_family
 from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
@@ -27,7 +28,7 @@ from .origin import BUILTIN_FOLDER, ModelRequest, Origin, builtin_models, find_o
 from .published import CONFIG_FILES, read_json
 from .schedule import pipeline_schedule
 from .spec import ModelSpec
-from .weights import CheckpointWeights, RandomWeights, Weights, num_parameters
+from .weights import CheckpointWeights, JoinedWeights, RandomWeights, Weights, num_parameters
 
 __all__ = [
     "BUILTIN_FOLDER", "DEFAULT_PARTS", "LoadedModel", "ModelRequest", "builtin_models", "hash_model", "load_model",
@@ -56,6 +57,7 @@ class LoadedModel:
     scheduler_config: dict[str, Any]
     folder: Path | None = None
     published: dict[str, Any] = field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
 
     @cached_property
     def module(self) -> nn.Module:
@@ -69,7 +71,7 @@ class LoadedModel:
         def place(parameter: Tensor) -> Tensor:
             return torch.empty(parameter.shape, dtype=dtype if parameter.is_floating_point() else parameter.dtype)
 
-        model = build_empty(self.kind, self.config_path, dict(self.config), place)
+        model = _builder(self.kind, self.config_path, dict(self.config), self.controls)(place)
         state = model.state_dict()
         for name in self.weights.names:
             state[name].copy_(self.weights.read(name))
@@ -77,7 +79,7 @@ class LoadedModel:
 
     def fake(self, dtype: torch.dtype) -> FakeModel:
         """The module without memory for its weights, and the values of its buffers."""
-        build = _builder(self.kind, self.config_path, dict(self.config))
+        build = _builder(self.kind, self.config_path, dict(self.config), self.controls)
         names = set(self.weights.names)
 
         def stored(name: str) -> Tensor | None:
@@ -112,10 +114,14 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     kind = architecture_class(path, config, list(FAMILIES))
     if origin.expected is not None:
         check_agrees(path, config, kind, origin.expected, list(FAMILIES), request.model)
-    fake = make_fake(_builder(kind, path, config), torch.float32)
+    if origin.controls and kind != "UNet2DConditionModel":
+        raise ModelError(f"{origin.controls[0].path}: a ControlNet goes with a UNet, and the model is a {kind}")
+    fake = make_fake(_builder(kind, path, config, origin.controls), torch.float32)
     settings: dict[str, Any] = dict(fake.module.config)  # type: ignore[arg-type]  # defaults filled in
     family = FAMILIES[kind].adapt(FAMILIES[kind], settings)
     family.check(path, settings)
+    if origin.controls:
+        family = controlled_family(family, origin.controls, settings)
     sizes = _sizes(family, settings, origin, request)
     weights = _weights(origin, request, fake.module)
     constants = make_constants(family.arguments, sizes)
@@ -130,16 +136,34 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
         time.perf_counter() - started,
     )  # fmt: skip
     scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
-    return LoadedModel(spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published)
+    return LoadedModel(
+        spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
+        origin.controls,
+    )  # fmt: skip
 
 
-def _builder(kind: str, path: Path, config: dict[str, Any]) -> Build:
-    return lambda parameter: build_empty(kind, path, config, parameter)
+def _builder(kind: str, path: Path, config: dict[str, Any], controls: Sequence[Control] = ()) -> Build:
+    def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
+        def control(each: Control) -> nn.Module:
+            return build_empty(KIND, each.path, dict(each.config), parameter)
+
+        if not controls:
+            return build_empty(kind, path, config, parameter)
+        return build_controlled(lambda: build_empty(kind, path, config, parameter), control, controls)
+
+    return build
 
 
 def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights:
-    if origin.denoiser is not None:
+    if origin.denoiser is not None and not origin.controls:
         return CheckpointWeights(origin.denoiser, model.state_dict())
+    if origin.denoiser is not None:
+        parts: dict[str, Weights] = {UNET: CheckpointWeights(origin.denoiser, model.get_submodule(UNET).state_dict())}
+        for number, control in enumerate(origin.controls):
+            assert control.folder is not None
+            path = f"{CONTROLS}.{number}.controlnet"
+            parts[path] = CheckpointWeights(control.folder, model.get_submodule(path).state_dict())
+        return JoinedWeights(parts)
     assert request.random_weights is not None
     return RandomWeights(model, request.random_weights)
 
@@ -151,7 +175,11 @@ def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
     else:
         assert request.random_weights is not None
         own = hash_random({**origin.config, "_class_name": kind}, request.random_weights)
-    return hashlib.sha256(f"{own} {request.image_size}".encode()).hexdigest() if request.image_size else own
+    given = [str(request.image_size)] if request.image_size else []
+    for control in origin.controls:
+        random = request.random_weights or 0
+        given.append(hash_random(control.config, random) if control.folder is None else hash_model(control.folder))
+    return hashlib.sha256(" ".join([own, *given]).encode()).hexdigest() if given else own
 
 
 def _sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:

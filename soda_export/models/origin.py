@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .hub import DEFAULT_PARTS, fetch_configs, fetch_parts, is_repository
+from .controlled import KIND, Control
+from .hub import DEFAULT_PARTS, fetch_configs, fetch_controlnet, fetch_parts, is_repository
 from .published import (
+    CONTROLNETS,
     denoiser_config,
     denoiser_folder,
     folder_configs,
     published_alias,
+    published_controlnets,
     published_models,
     published_path,
     read_json,
@@ -34,6 +37,9 @@ class ModelRequest:
     """Hub revision: branch, tag or commit. [default: main]"""
     random_weights: int | None = None
     """Seed: the true architecture with random weights, for latency work."""
+    controlnet: tuple[str, ...] = ()
+    """ControlNet that goes into the UNet's programs, several if repeated: a name that comes with the package, a local
+    folder, or owner/name of a hub repository. [default: those of the pipeline folder]"""
     image_size: int | None = None
     """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
 
@@ -51,6 +57,7 @@ class Origin:
     published: dict[str, Any]
     expected: dict[str, Any] | None
     """Configuration that --weights must agree with."""
+    controls: tuple[Control, ...] = ()
 
 
 def builtin_models() -> list[str]:
@@ -88,7 +95,9 @@ def find_origin(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PA
             "(for a bare denoiser say whose it is: --model ALIAS --weights DIR)"
         )
     expected = None if request.weights is None else denoiser_config(known)
-    return Origin(name, folder, denoiser, path, config, scheduler, known | folder_configs(folder), expected)
+    published = known | folder_configs(folder)
+    controls = _controls(request, folder, published)
+    return Origin(name, folder, denoiser, path, config, scheduler, published, expected, controls)
 
 
 def _random_origin(request: ModelRequest, name: str, folder: Path | None, repository: str) -> Origin:
@@ -104,7 +113,41 @@ def _random_origin(request: ModelRequest, name: str, folder: Path | None, reposi
         file, part = (path, "denoiser") if config is None else (schedule, "scheduler")
         raise ModelError(f"{file}: cannot be read; random weights need the configuration of the {part}")
     named = f"{name}-random{request.random_weights}"
-    return Origin(named, None, None, path, config, configs["scheduler"], configs, None)
+    controls = _controls(request, folder, configs)
+    return Origin(named, None, None, path, config, configs["scheduler"], configs, None, controls)
+
+
+def _controls(request: ModelRequest, folder: Path | None, configs: dict[str, Any]) -> tuple[Control, ...]:
+    """The ControlNets that were asked for, else those of the pipeline folder."""
+    random = request.random_weights is not None
+    if not request.controlnet:
+        own = [part for part in CONTROLNETS if part in configs and folder is not None]
+        places = [folder / part for part in own if folder is not None]
+        return tuple(
+            Control(configs[part], place / "config.json", None if random else place)
+            for part, place in zip(own, places, strict=True)
+        )
+    return tuple(_control(name, random) for name in request.controlnet)
+
+
+def _control(name: str, random: bool) -> Control:
+    known = published_path(f"{CONTROLNETS[0]}/{name}") if name in published_controlnets() else None
+    if known is not None and random:
+        return Control(read_json(known, "")[CONTROLNETS[0]], known, None)
+    folder = Path(name)
+    if known is not None or not folder.is_dir():
+        repository = name if known is None else str(read_json(known, "")["repository"])
+        if not is_repository(repository):
+            raise ModelError(
+                f"--controlnet {name}: neither one that comes with the package ({', '.join(published_controlnets())}), "
+                "a folder, nor owner/name of a hub repository"
+            )
+        folder = fetch_controlnet(repository)
+    path = folder / "config.json"
+    config = read_json(path, "a ControlNet's folder has config.json and its weights")
+    if config.get("_class_name") != KIND:
+        raise ModelError(f"{path}: architecture {config.get('_class_name')!r} is no {KIND}")
+    return Control(config, path, None if random else folder)
 
 
 def _checked(request: ModelRequest | str) -> ModelRequest:

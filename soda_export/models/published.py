@@ -14,7 +14,9 @@ CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """Part -> name of its configuration; config.json where not listed."""
 DENOISERS = ("transformer", "unet")
 """Folders that a pipeline may have its denoiser in."""
-PARTS = (*DENOISERS, "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+CONTROLNETS = ("controlnet", "controlnet_1", "controlnet_2", "controlnet_3")
+"""Folders of the ControlNets that a pipeline comes with."""
+PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def published_models() -> list[str]:
@@ -38,6 +40,11 @@ def read_published(alias: str) -> dict[str, Any]:
 def published_path(alias: str) -> Path:
     """Where the configurations of an alias stand."""
     return PUBLISHED_FOLDER / f"{alias}.json"
+
+
+def published_controlnets() -> list[str]:
+    """Names of ControlNets whose configurations come with the package."""
+    return sorted(path.stem for path in (PUBLISHED_FOLDER / CONTROLNETS[0]).glob("*.json"))
 
 
 def folder_configs(folder: Path) -> dict[str, Any]:

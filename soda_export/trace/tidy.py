@@ -15,7 +15,10 @@ Pass = Callable[[TracedGraph], None]
 
 def tidy(traced: TracedGraph) -> TracedGraph:
     """All passes, in order."""
-    for run in (true_squeezes, permuting_einsums, static_reshapes, transposed_weights, spelled_attention, fp32_softmax):
+    for run in (
+        true_squeezes, widened_concats, permuting_einsums, static_reshapes, transposed_weights, spelled_attention,
+        fp32_softmax,
+    ):  # fmt: skip
         run(traced)
     remove_dead(traced)
     return traced
@@ -32,6 +35,21 @@ def true_squeezes(traced: TracedGraph) -> None:
         if all(source.shape[int(axis)] != 1 for axis in axes.numpy().reshape(-1)):
             _replace(node.outputs[0], source)
             traced.graph.remove(node, safe=True)
+
+
+def widened_concats(traced: TracedGraph) -> None:
+    """torch widens what it joins to one type; ONNX wants it to be one."""
+    for node in list(traced.graph):
+        if node.op_type != "Concat":
+            continue
+        wide = node.outputs[0].dtype
+        for position, value in enumerate(node.inputs):
+            if value is None or wide is None or value.dtype in (None, wide):
+                continue
+            cast = ir.node("Cast", [value], {"to": int(wide)}, name=f"{node.name}.wide{position}")
+            cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(wide), value.shape
+            traced.graph.insert_before(node, cast)
+            node.replace_input_with(position, cast.outputs[0])
 
 
 def permuting_einsums(traced: TracedGraph) -> None:

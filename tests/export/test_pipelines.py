@@ -22,7 +22,7 @@ from soda_export.models.published import denoiser_folder
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import make_scheduler
-from tests.tiny_models import save_tiny_flux, save_tiny_sd3, save_tiny_unet
+from tests.tiny_models import add_tiny_controlnet, save_tiny_flux, save_tiny_sd3, save_tiny_unet
 
 STEPS, BATCH, BAR = 7, 2, 1e-3
 NO_PARTS = BundleOptions(without=("text-encoder", "decoder"))
@@ -32,6 +32,9 @@ PIPELINES: dict[str, tuple[str, dict[str, object], int | None, float, tuple[str,
     "sd21": ("StableDiffusionPipeline", {}, None, 7.5, ("ddim", "euler", "unipc")),
     "sdxl": ("StableDiffusionXLPipeline", {}, None, 5.0, ("euler", "ddim", "dpm-solver++-karras")),
     "sdxl-turbo": ("StableDiffusionXLPipeline", {}, None, 1.0, ("euler-ancestral", "lcm", "tcd")),
+    "sd15-control": ("StableDiffusionControlNetPipeline", {}, None, 7.5, ("pndm",)),
+    "sd15-controls": ("StableDiffusionControlNetPipeline", {}, None, 7.5, ("ddim",)),
+    "sdxl-control": ("StableDiffusionXLControlNetPipeline", {}, None, 5.0, ("euler",)),
     "lcm": ("StableDiffusionPipeline", {"time_cond_proj_dim": 8}, None, 1.0, ("lcm",)),
     "flux-dev": ("FluxPipeline", {}, 32, 1.0, FLOWS),
     "flux-schnell": ("FluxPipeline", {"guidance_embeds": False}, 32, 1.0, FLOWS),
@@ -40,6 +43,11 @@ PIPELINES: dict[str, tuple[str, dict[str, object], int | None, float, tuple[str,
 }
 """Name -> pipeline, what its toy has beside the toy's own configuration, side of the image, guidance, samplers: the
 published scheduler's first."""
+CONTROLS = {
+    "sd15-control": {"controlnet": 1.0}, "sdxl-control": {"controlnet": 0.7},
+    "sd15-controls": {"controlnet": 0.8, "controlnet_1": 0.4},
+}  # fmt: skip
+"""Pipeline -> folders of its ControlNets and what their residuals are times."""
 CASES = [(name, sampler) for name, (*_, samplers) in PIPELINES.items() for sampler in samplers]
 
 
@@ -49,7 +57,10 @@ def save_toy(name: str, folder: Path) -> Path:
         return save_tiny_flux(folder, **config)
     if name.startswith("sd3"):
         return save_tiny_sd3(folder, **config)
-    return save_tiny_unet(folder, name.removesuffix("-turbo") if name != "lcm" else "sd15", **config)
+    save_tiny_unet(folder, name.split("-")[0] if name != "lcm" else "sd15", **config)
+    for part in CONTROLS.get(name, {}):
+        add_tiny_controlnet(folder, part, seed=len(part))
+    return folder
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -66,7 +77,8 @@ def test_a_bundle_equals_the_pipeline(
     spec = bench.loaded.spec
     plan = bench.plan_of(Schedule.full(spec, STEPS), "everything")
     session = Session.open(bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS).out)
-    texts = own_conditions(spec) | random_texts(spec, BATCH, seed=1)
+    scales = zip(("control_scale", "control_scale_2"), CONTROLS.get(name, {}).values(), strict=False)
+    texts = own_conditions(spec, dict(scales)) | random_texts(spec, BATCH, seed=1)
     given = {port: tensor.numpy() for port, tensor in texts.rows(range(BATCH), 1).items()}
     asked: dict[str, Any] = {"inputs": given, "batch": BATCH}
     if bench.rows == 2:
@@ -97,7 +109,10 @@ def run_pipeline(bench: Workbench, name: str, scheduler: Any, rows: dict[str, Te
     pipeline = getattr(diffusers, PIPELINES[name][0])
     parts = dict.fromkeys(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3"))
     wanted = {part: None for part in parts if part in pipeline.__init__.__annotations__}
-    if name in ("sd15", "sd21", "lcm"):
+    if CONTROLS.get(name):
+        nets = [diffusers.ControlNetModel.from_pretrained(folder / part) for part in CONTROLS[name]]
+        wanted["controlnet"] = nets if len(nets) > 1 else nets[0]
+    if name.startswith(("sd15", "sd21", "lcm")):
         wanted |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = pipeline(
         **{place.name: getattr(diffusers, loaded.kind).from_pretrained(place)}, scheduler=scheduler,
@@ -111,6 +126,11 @@ def run_pipeline(bench: Workbench, name: str, scheduler: Any, rows: dict[str, Te
         for port, argument in (("embeds", "prompt_embeds"), ("pooled_embeds", "pooled_prompt_embeds"))
         if port in rows
     }
+    if CONTROLS.get(name):
+        hints, scales = [rows[port][:BATCH] for port in rows if port.startswith("hint")], list(CONTROLS[name].values())
+        texts |= {"image": hints, "controlnet_conditioning_scale": scales} if len(hints) > 1 else {
+            "image": hints[0], "controlnet_conditioning_scale": scales[0]
+        }  # fmt: skip
     guidance = rows["distilled_guidance"][0].item() if "distilled_guidance" in rows else bench.options.guidance
     side = PIPELINES[name][2] or 16
     steps = STEPS - (type(scheduler) is diffusers.PNDMScheduler)  # which calls the model once more

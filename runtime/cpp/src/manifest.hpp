@@ -22,7 +22,7 @@ struct FileEntry {
     std::string sha256;
 };
 
-enum class PortKind { label, token_ids, token_mask, embedding, mask, scalar };
+enum class PortKind { label, token_ids, token_mask, embedding, mask, hint, scalar };
 
 // A value of every row of a request.
 struct RequestPort {
