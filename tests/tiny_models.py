@@ -145,6 +145,25 @@ def add_tiny_controlnet(folder: Path, part: str = "controlnet", seed: int = 1) -
     return folder
 
 
+def save_tiny_sana(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Random weights, 3 layers, 16 tokens, width 48."""
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 6, "attention_head_dim": 8, "num_layers": LAYERS,
+        "num_cross_attention_heads": 2, "cross_attention_head_dim": 24, "cross_attention_dim": 48,
+        "caption_channels": 16, "sample_size": 4,
+    }  # fmt: skip
+    _save_stirred(SanaTransformer2DModel(**{**settings, **config}), folder)
+    DPMSolverMultistepScheduler(
+        flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    ).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "SanaPipeline"}))
+    return folder
+
+
 def _save_stirred(denoiser: object, folder: Path, part: str = "transformer", by: float = 0.02) -> None:
     """diffusers leaves some parameters at zero, where nothing could be compared."""
     import torch

@@ -27,6 +27,7 @@ from ..export.text_encoder import (
 from ..models.load import LoadedModel
 from ..models.precision import Compute
 from ..models.spec import Port
+from ..models.text import is_foreign
 from .engines import make_engines
 from .pack import Components
 from .stages import StageStore
@@ -66,8 +67,10 @@ class ComponentMaker:
 
     @property
     def has_text_encoder(self) -> bool:
-        """Whether the model comes with a text encoder and its tokenizer."""
-        return self._embeds is not None and self._loaded.component_folder("text_encoder") is not None
+        """Whether the model comes with a text encoder that bundles can hold."""
+        if self._embeds is None or self._loaded.component_folder("text_encoder") is None:
+            return False
+        return not is_foreign(self._loaded.component_config("text_encoder") or {})
 
     @cached_property
     def text_hashes(self) -> dict[str, str]:

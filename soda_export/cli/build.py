@@ -96,13 +96,15 @@ def build(
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
             ("engines", f"{table.num_engines} for {bundle.backend}"),
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
-            ("try it", f"soda-export run {built.out} {_example(bench)}"),
+            ("try it", f"soda-export run {built.out} {_example(bench, bundle.without)}"),
         ],
     )
 
 
-def _example(bench: Workbench) -> str:
+def _example(bench: Workbench, without: tuple[str, ...]) -> str:
     """What to try the bundle with."""
+    out = "--out out.npy" if "decoder" in without else "--out out.png"
     if bench.loaded.spec.port("label") is not None:
-        return "--labels 0,1,2,3 --out out.png"
-    return '--prompt "..." --out out.png' if bench.components.has_text_encoder else "--embeds embeds.safetensors"
+        return f"--labels 0,1,2,3 {out}"
+    has_text = bench.components.has_text_encoder and "text-encoder" not in without
+    return f'--prompt "..." {out}' if has_text else f"--embeds embeds.safetensors {out}"

@@ -85,8 +85,14 @@ class Sizes:
     @property
     def pixels_per_latent(self) -> int:
         """Side of the square of pixels that the autoencoder makes of a latent; 8 where nothing is known of it."""
-        channels = self.parts.get("vae", {}).get("block_out_channels")
-        return 1 << (len(channels) - 1) if channels else 8
+        vae = self.parts.get("vae")
+        return pixels_per_latent(vae) if vae else 8
+
+
+def pixels_per_latent(vae: Mapping[str, Any]) -> int:
+    """The same, of an autoencoder's configuration: each of its levels but one halves the image."""
+    channels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+    return 1 << (len(channels) - 1) if channels else 8
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,18 @@ class TextCall(nn.Module):
         return mask.unsqueeze(1).unsqueeze(1).bool() if takes_prepared else mask
 
 
+def _kind(fields: Mapping[str, Any]) -> Any:
+    """Class that a config.json is of; where it says none that is known, that of its model type."""
+    classes = fields.get("architectures")
+    kind = classes[0] if isinstance(classes, list) and classes else None
+    return kind if kind in ENCODERS else _BY_TYPE.get(str(fields.get("model_type")), kind)
+
+
+def is_foreign(fields: Mapping[str, Any]) -> bool:
+    """Whether a config.json says a class that bundles cannot hold."""
+    return isinstance(kind := _kind(fields), str) and kind not in ENCODERS
+
+
 def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
     """The encoder of a transformers folder, or of the fields of its config.json. Raises ModelError."""
     where = str(source / "config.json") if isinstance(source, Path) else "text encoder config"
@@ -129,10 +141,7 @@ def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
             raise ModelError(f"{where}: cannot be read ({error}); a transformers folder has a config.json") from None
     if not isinstance(fields, Mapping):
         raise ModelError(f"{where}: expected a JSON object")
-    classes = fields.get("architectures")
-    kind = classes[0] if isinstance(classes, list) and classes else None
-    if kind not in ENCODERS:
-        kind = _BY_TYPE.get(str(fields.get("model_type")), kind)
+    kind = _kind(fields)
     if kind not in ENCODERS or fields.get("model_type") not in _BY_TYPE:
         raise ModelError(f"{where}: text encoder {kind!r} is not supported; supported: {', '.join(ENCODERS)}")
     for name in _SIZES:

@@ -206,4 +206,5 @@ def _trace_renewals(calls: Sequence[_RenewalCall], fake: FakeModel, known: Mappi
         if name.startswith(prefix)
     }
     where = ", ".join(call.site.path for call in calls)
-    return trace_to_onnx(_Renewals(calls), examples, symbolic, fake.mode, buffers, where=where)
+    numbers = {name: i for i, call in enumerate(calls) for name in call.forms}
+    return trace_to_onnx(_Renewals(calls), examples, symbolic, fake.mode, buffers, where=where, calls=numbers)

@@ -69,8 +69,8 @@ def permuting_einsums(traced: TracedGraph) -> None:
 
 
 def static_reshapes(traced: TracedGraph) -> None:
-    """A Reshape whose target is computed from shapes gets a constant one: -1 for the one unknown size, or 0 where a
-    size is the input's own."""
+    """A Reshape whose target is computed from shapes gets a constant one: 0 where a size is the input's own, -1 for the
+    one other that is unknown."""
     for node in traced.graph:
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
             continue
@@ -81,11 +81,10 @@ def static_reshapes(traced: TracedGraph) -> None:
         unknown = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
         own = [axis for axis in unknown if axis < len(source.shape) and source.shape[axis] == shape[axis]]
         if len(unknown) <= 1:
-            target = [size if isinstance(size, int) else -1 for size in shape]
-        elif own == unknown:
-            target = [size if isinstance(size, int) else 0 for size in shape]
-        else:
+            own = []
+        elif len(unknown) - len(own) > 1:
             continue
+        target = [size if isinstance(size, int) else 0 if axis in own else -1 for axis, size in enumerate(shape)]
         node.attributes.pop("allowzero", None)
         node.replace_input_with(1, _constant(traced.graph, np.array(target, np.int64)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +170,18 @@ def test_a_text_model_is_built_and_drawn_with(soda: Soda, tiny_pixart: Path, tmp
     code, _, err = soda("run", "half", "--prompt", "a red circle", "--out", "x.png")
     assert code == 2
     assert "no decoder" in err
+
+
+def test_an_encoder_that_bundles_cannot_hold_is_neither_built_nor_profiled_with(
+    soda: Soda, tiny_pixart: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_pixart, tmp_path / "model")
+    text_config = {"architectures": ["Gemma2Model"], "model_type": "gemma2"}
+    (tmp_path / "model/text_encoder/config.json").write_text(json.dumps(text_config))
+    code, out, err = soda(
+        "build", "--model", "model", "--steps", 4, "--samples", 2, "--budget", 2, "--planner", "soda", "--out", "bundle"
+    )
+    assert code == 0, err
+    assert "--embeds embeds.safetensors" in out
+    manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
+    assert (manifest["tokenizers"], len(manifest["finish"])) == ([], 1)

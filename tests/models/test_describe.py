@@ -11,7 +11,14 @@ from soda_export.models.decisions import COMPUTE, IDLE, REUSE
 from soda_export.models.flops import full_step_flops, site_flops, step_flops
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.spec import ModelSpec, Site
-from tests.tiny_models import save_tiny_flux, save_tiny_model, save_tiny_pixart, save_tiny_sd3, save_tiny_unet
+from tests.tiny_models import (
+    save_tiny_flux,
+    save_tiny_model,
+    save_tiny_pixart,
+    save_tiny_sana,
+    save_tiny_sd3,
+    save_tiny_unet,
+)
 
 TOTALS = {
     ("dit-xl-2-256", 2): 0.474706, ("pixart", 2): 2.440180, ("flux-dev", 1): 74.506478, ("flux-schnell", 1): 69.592510,
@@ -63,7 +70,9 @@ def test_a_pixart_step_is_the_one_counted_by_hand(tmp_path: Path) -> None:
     assert step_flops(spec, 2, [IDLE] * 9 + [REUSE]) == 0
 
 
-@pytest.mark.parametrize("save", [save_tiny_model, save_tiny_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_unet])
+@pytest.mark.parametrize(
+    "save", [save_tiny_model, save_tiny_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_unet]
+)
 def test_renewing_every_token_costs_what_the_site_costs(tmp_path: Path, save: Any) -> None:
     spec = load_model(str(save(tmp_path / "model"))).spec
     renewable = [site for site in spec.sites if site.tokens]

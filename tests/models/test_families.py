@@ -17,7 +17,15 @@ from soda_export.errors import ModelError
 from soda_export.models.arguments import forward_arguments
 from soda_export.models.load import LoadedModel, ModelRequest, load_model
 from soda_export.models.published import denoiser_folder
-from tests.tiny_models import UNETS, save_tiny_flux, save_tiny_model, save_tiny_pixart, save_tiny_sd3, save_tiny_unet
+from tests.tiny_models import (
+    UNETS,
+    save_tiny_flux,
+    save_tiny_model,
+    save_tiny_pixart,
+    save_tiny_sana,
+    save_tiny_sd3,
+    save_tiny_unet,
+)
 
 Save = Callable[..., Path]
 
@@ -171,7 +179,29 @@ def test_an_lcm_takes_its_guidance_as_its_pipeline_embeds_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "save", [save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_unet]
+    "config",
+    [
+        {},
+        {"timestep_scale": 0.5, "qk_norm": "rms_norm_across_heads", "attention_bias": True},
+        {"patch_size": 2, "sample_size": 8, "interpolation_scale": 2, "out_channels": 8},
+    ],
+)
+@torch.no_grad()
+def test_a_sana_is_called_as_its_pipeline_does(tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = save_tiny_sana(tmp_path / "model", **config)
+    loaded = load_model(str(folder))
+    latents, inputs = random_inputs(loaded, 3)
+    expected = plain(folder, loaded)(
+        latents, encoder_hidden_states=inputs["embeds"], encoder_attention_mask=inputs["attention_mask"],
+        timestep=torch.full((3,), 750.0) * config.get("timestep_scale", 1.0),
+    ).sample  # fmt: skip
+    assert expected.std() > 0.05
+    torch.testing.assert_close(predict(loaded, latents, 750.0, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert [site.tokens for site in loaded.spec.sites[:3]] == [16, 16, 0]  # its feed-forward convolves the image
+
+
+@pytest.mark.parametrize(
+    "save", [save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_unet]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fake_has_the_form_of_the_module_and_the_values_of_its_buffers(
@@ -247,6 +277,8 @@ def test_pickled_weights_are_refused(tmp_path: Path, tiny_model: Path) -> None:
         (save_tiny_unet, {"in_channels": 9}, "in_channels=9, out_channels=4: a UNet that takes a mask"),
         (save_tiny_unet, {"sample_size": (8, 4)}, r"sample_size=\[8, 4\]: one number is needed"),
         (save_tiny_unet, {"class_embed_type": "timestep"}, "class_embed_type='timestep' is not supported"),
+        (save_tiny_sana, {"out_channels": 5}, "out_channels=5 is neither in_channels=4 nor"),
+        (save_tiny_sana, {"guidance_embeds": True}, "guidance_embeds=true is SANA-Sprint"),
     ],
 )
 def test_geometry_that_cannot_be_run_is_refused(
