@@ -35,6 +35,8 @@ class ModelRequest:
     """Seed: the true architecture with random weights, for latency work."""
     image_size: int | None = None
     """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
+    clip_skip: int | None = None
+    """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""
 
 
 @dataclass(frozen=True)
