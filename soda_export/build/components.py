@@ -57,6 +57,11 @@ class ComponentMaker:
             )  # fmt: skip
         return made
 
+    def check(self, without: tuple[str, ...]) -> None:
+        """Refuse early what `make` cannot carry. Raises ModelError."""
+        if self.has_text_encoder and "text-encoder" not in without:
+            self._prompts.check()
+
     @property
     def has_text_encoder(self) -> bool:
         """Whether the model comes with text encoders."""

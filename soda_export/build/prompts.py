@@ -47,6 +47,11 @@ class PromptMaker:
         """Whether the model comes with text encoders."""
         return any(self._loaded.component_folder(part.name) is not None for part in self._recipe.parts)
 
+    def check(self) -> None:
+        """Raises ModelError where `export` would, as far as it shows without reading weights."""
+        for part in self._model.models:
+            self._tokenizer(part)
+
     @cached_property
     def hashes(self) -> dict[str, str]:
         """What the embeddings of a text depend on: SHA-256 of each file, and what pipelines may be told."""
@@ -139,14 +144,17 @@ class PromptMaker:
     def _write_tokenizers(self, out: Path) -> tuple[TokenizerEntry, ...]:
         entries = []
         for part in self._model.models:
-            folder = self._loaded.component_folder(part.tokenizer)
-            if folder is None:
-                missing = f"{self._loaded.folder}: no {part.tokenizer}/"
-                raise ModelError(f"{missing}, which {part.name} needs; add it, {_WITHOUT}")
             name = f"{part.tokenizer}.json"
-            pad = export_tokenizer(folder, out / name)
+            pad = export_tokenizer(self._tokenizer(part), out / name)
             entries.append(TokenizerEntry(name, self._model.tokens(part), part.clean, pad))
         return tuple(entries)
+
+    def _tokenizer(self, part: TextPart) -> Path:
+        folder = self._loaded.component_folder(part.tokenizer)
+        if folder is None:
+            missing = f"{self._loaded.folder}: no {part.tokenizer}/"
+            raise ModelError(f"{missing}, which {part.name} needs; add it, {_WITHOUT}")
+        return folder
 
     def _open(self, folder: Path, entries: tuple[TokenizerEntry, ...]) -> dict[TextPart, PromptTokenizer]:
         return {

@@ -69,6 +69,7 @@ def build(
         sensitivity, finished = given_map(map), given_plan(plan)
         parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
         bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
+        bench.components.check(bundle.without)
         if bundle.backend == AUTO:
             choice = choose_backend(bench, bundle)
             log.info("backend: %s (%s)", choice.backend, choice.why)
