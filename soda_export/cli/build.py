@@ -14,7 +14,7 @@ from ..build.pipeline import Workbench
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
-from ..models.load import DEFAULT_PARTS, ModelRequest
+from ..models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
 from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
@@ -67,8 +67,9 @@ def build(
     check_backend(bundle.backend, engines)
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
-        parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, "text_encoder")
+        parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
         bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
+        bench.components.check(bundle.without)
         if bundle.backend == AUTO:
             choice = choose_backend(bench, bundle)
             log.info("backend: %s (%s)", choice.backend, choice.why)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .recipe import NO_TEXT, TextRecipe
 from .spec import Port
 
 
@@ -104,6 +105,7 @@ class Family:
     computes them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
     blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
     guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
+    texts: how prompts become ports (recipe.py); text_tokens: length that they are padded to.
     check(path, config) refuses what would not be reproduced exactly.
     """
 
@@ -121,7 +123,7 @@ class Family:
     guidance: Literal["rows", "port", "none"] = "rows"
     text_tokens: int = 0
     text_tokens_by_pipeline: Mapping[str, int] = field(default_factory=dict)
-    tokenizer: str = "tokenizer"
+    texts: TextRecipe = NO_TEXT
     patch: int = 0
     any_size: bool = False
     image_tokens: Callable[[Sizes], int] = lambda sizes: 0

@@ -23,7 +23,7 @@ from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
 from .family import Family, Sizes
-from .hub import DEFAULT_PARTS
+from .hub import DEFAULT_PARTS, TEXT_PARTS
 from .origin import BUILTIN_FOLDER, ModelRequest, Origin, builtin_models, find_origin, resolve_folder
 from .published import CONFIG_FILES, read_json
 from .schedule import pipeline_schedule
@@ -31,8 +31,8 @@ from .spec import ModelSpec
 from .weights import CheckpointWeights, JoinedWeights, RandomWeights, Weights, num_parameters
 
 __all__ = [
-    "BUILTIN_FOLDER", "DEFAULT_PARTS", "LoadedModel", "ModelRequest", "builtin_models", "hash_model", "load_model",
-    "resolve_folder",
+    "BUILTIN_FOLDER", "DEFAULT_PARTS", "TEXT_PARTS", "LoadedModel", "ModelRequest", "builtin_models", "hash_model",
+    "load_model", "resolve_folder",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class LoadedModel:
     family: the record as this configuration has it. kind, config: the denoiser's class and configuration. config_path:
     where that stands. constants: argument of forward -> what its Constant makes, with one row. scheduler_config: with
     what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
-    configurations of parts that lie in no folder.
+    configurations of parts that lie in no folder. text_tokens: length that prompts are padded to. clip_skip: layers of
+    CLIP text encoders to do without, None for what the pipeline takes.
     """
 
     spec: ModelSpec
@@ -58,6 +59,8 @@ class LoadedModel:
     folder: Path | None = None
     published: dict[str, Any] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
+    text_tokens: int = 0
+    clip_skip: int | None = None
 
     @cached_property
     def module(self) -> nn.Module:
@@ -138,7 +141,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
-        origin.controls,
+        origin.controls, sizes.text_tokens, request.clip_skip,
     )  # fmt: skip
 
 
@@ -196,7 +199,7 @@ def _sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: M
 def _text_tokens(family: Family, origin: Origin) -> int:
     """Length that prompts are padded to: the pipeline's, but no more than the tokenizer gives."""
     count = family.text_tokens_by_pipeline.get(str(origin.published.get("pipeline")), family.text_tokens)
-    path = None if origin.folder is None else origin.folder / family.tokenizer / "tokenizer_config.json"
+    path = None if origin.folder is None else origin.folder / family.texts.tokenizer / "tokenizer_config.json"
     if path is not None and path.is_file():
         longest = read_json(path, "").get("model_max_length", count)
         if not isinstance(longest, int | float) or longest < 1:

@@ -42,6 +42,8 @@ class ModelRequest:
     folder, or owner/name of a hub repository. [default: those of the pipeline folder]"""
     image_size: int | None = None
     """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
+    clip_skip: int | None = None
+    """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""
 
 
 @dataclass(frozen=True)

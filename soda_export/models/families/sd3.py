@@ -7,10 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
+from ..recipe import TextPart, TextRecipe
 from ..spec import STACK, Port
 from .square import check_patches, sized_latents, square_prediction
 
 _CLIP_TOKENS = 77  # before T5's in the one sequence of text tokens
+_L = TextPart("text_encoder", "tokenizer", _CLIP_TOKENS)
+_G = TextPart("text_encoder_2", "tokenizer_2", _CLIP_TOKENS)
+_T5 = TextPart("text_encoder_3", "tokenizer_3", may_lack=True)
 
 
 def _tokens(sizes: Sizes) -> int:
@@ -51,5 +55,9 @@ SD3 = Family(
     steps=28, default_guidance=7.0,
     blocks=("transformer_blocks.*",),
     once=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear"),
-    text_tokens=256, tokenizer="tokenizer_3", any_size=True, adapt=_adapt, check=check_patches,
+    text_tokens=256, any_size=True, adapt=_adapt, check=check_patches,
+    texts=TextRecipe({
+        "embeds": ((_L.penultimate, _G.penultimate), (_T5.last,)),
+        "pooled_embeds": ((_L.pooled, _G.pooled),),
+    }),
 )  # fmt: skip
