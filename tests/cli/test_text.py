@@ -138,6 +138,27 @@ def test_a_text_bundle_is_measured(soda: Soda) -> None:
     assert json.loads(out)["error"]["rmse"] > 0
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--clip-skip", 1), "--clip-skip 1: tiny-pixart takes no hidden state of a CLIP text encoder; leave it out"),
+        ((), "text encoder 'UMT5EncoderModel' is not supported; supported: T5EncoderModel, CLIPTextModel"),
+    ],
+)
+def test_prompts_that_a_bundle_cannot_carry_are_refused_before_planning(
+    soda: Soda, tiny_pixart: Path, tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    folder = tmp_path / "tiny-pixart"
+    shutil.copytree(tiny_pixart, folder)
+    if not words:
+        path = folder / "text_encoder/config.json"
+        changes = {"architectures": ["UMT5EncoderModel"], "model_type": "umt5"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    code, out, err = soda("build", "--model", folder, "--budget", 3, "--planner", "soda", "--map", "uniform", *words)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+
+
 def test_a_text_model_is_built_and_drawn_with(soda: Soda, tiny_pixart: Path, tmp_path: Path) -> None:
     """With the family's own sampler and guidance; a second build takes every stage from its file."""
     planning = ("--samples", "2", "--budget", "3", "--planner", "soda")

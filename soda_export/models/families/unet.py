@@ -7,16 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..family import Constant, Family, Latents, Request, Sizes, Timestep
-from ..recipe import TextPart, TextRecipe
 from ..spec import Port
+from .clip_texts import SD_TEXTS, SDXL_TEXTS
 from .square import sized_latents
 from .unet_parts import check_unet, embedded_guidance, time_ids, unet_sites
 
 _TIME_IDS = 6
-_CLIP, _CLIP_2 = TextPart("text_encoder", "tokenizer"), TextPart("text_encoder_2", "tokenizer_2")
-_XL_TEXTS = TextRecipe(
-    {"embeds": ((_CLIP.penultimate, _CLIP_2.penultimate),), "pooled_embeds": ((_CLIP_2.pooled,),)}, zeros_for_empty=True
-)
 
 
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
@@ -38,7 +34,7 @@ def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
             "text_embeds": Request("pooled_embeds"), "time_ids": Constant(time_ids, rows=True)
         }
         arguments = {**family.arguments, "added_cond_kwargs": size}
-        family = replace(family, arguments=arguments, default_guidance=5.0, texts=_XL_TEXTS)
+        family = replace(family, arguments=arguments, default_guidance=5.0, texts=SDXL_TEXTS)
     width = config["time_cond_proj_dim"]
     if width:
         guided = Request("distilled_guidance", lambda scale: embedded_guidance(width, scale))
@@ -55,5 +51,5 @@ UNET = Family(
     latent_shape=sized_latents, prediction_shape=lambda sizes: sizes.latent_shape, ports=_ports,
     steps=50, default_guidance=7.5,
     blocks=("conv_in", "down_blocks.*", "mid_block", "up_blocks.*", "conv_out"),
-    text_tokens=77, texts=TextRecipe({"embeds": ((_CLIP.last,),)}), any_size=True, adapt=_adapt, check=check_unet,
+    text_tokens=77, texts=SD_TEXTS, any_size=True, adapt=_adapt, check=check_unet,
 )  # fmt: skip
