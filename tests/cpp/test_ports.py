@@ -37,7 +37,7 @@ def given(names: str, samples: int = SAMPLES) -> dict[str, Any]:
             real = generator.uniform(0, 1, shape).astype(np.float32)
             values[name] = whole if port["dtype"] == "int64" else real
     chosen = names.split()
-    negatives = ["-" + n for n in chosen if n not in ("speed", "style")]
+    negatives = ["-" + n for n in chosen if n not in ("speed", "style", "hint")]
     return {name: values[name] for name in chosen + negatives}
 
 
@@ -48,7 +48,7 @@ def rows_of(ports: dict[str, Any], samples: int = SAMPLES) -> dict[str, Any]:
     for name, values in ports.items():
         if name[0] == "-":
             continue
-        other = {"style": np.full(samples, CLASSES), "speed": values}.get(name)
+        other = {"style": np.full(samples, CLASSES), "speed": values, "hint": values}.get(name)
         other = ports["-" + name] if other is None else other
         rows[name] = np.concatenate([np.repeat(v, samples // len(v), axis=0) for v in (values, other)])
     return rows
@@ -200,7 +200,7 @@ def test_fields_of_a_request_are_the_only_port_of_their_kind(library: Library, t
     ports = given(EMBEDS)
     style = ports.pop("style")
     session.start(ports=ports, labels=style)
-    with pytest.raises(RequestError, match="'embeds' is not one port"):
+    with pytest.raises(RequestError, match="port 'text' is given twice"):
         session.start(ports=ports, labels=style, embeds=np.zeros((2, 4, 3)), num_prompts=2)
     with pytest.raises(RequestError, match="given twice"):
         session.start(ports=ports | {"style": style}, labels=style)
