@@ -150,9 +150,7 @@ std::vector<soda_port> describe_inputs(const Manifest& m) {
     std::vector<soda_port> ports;
     for (const RequestPort& port : m.ports) {
         ports.push_back(describe_port(m, port, false));
-        const bool shared =
-            port.kind == PortKind::label || port.kind == PortKind::hint || port.kind == PortKind::scalar;
-        if (!shared && m.rows_per_sample == 2) ports.push_back(describe_port(m, port, true));
+        if (has_negatives(m, port)) ports.push_back(describe_port(m, port, true));
     }
     const Sizes& latents = m.model.latent_shape;
     ports.push_back(describe_array("noise_initial", behind({-1}, latents)));

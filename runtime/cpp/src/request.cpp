@@ -19,11 +19,6 @@ struct PortInputs {
 
 using InputsByPort = std::map<const RequestPort*, PortInputs>;
 
-bool has_negatives(const Manifest& manifest, const RequestPort& port) {
-    return manifest.rows_per_sample == 2 && port.kind != PortKind::label && port.kind != PortKind::hint &&
-           port.kind != PortKind::scalar;
-}
-
 InputsByPort sort_inputs(const Manifest& manifest, const std::vector<Given>& inputs) {
     InputsByPort by_port;
     for (const Given& given : inputs) {
