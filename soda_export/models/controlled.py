@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,9 @@ def controlled_family(family: Family, controls: Sequence[Control], config: Mappi
             if ours != theirs:
                 raise ModelError(f"{control.path}: {key}={theirs}, but the UNet has {ours}; it is another model's")
     sites = [replace(rule, path=f"{UNET}.{rule.path}") for rule in family.sites]
-    layers = config["layers_per_block"]
-    count = 1 + sum(_each(layers, len(config["block_out_channels"]))) + len(config["block_out_channels"]) - 1 + 1
+    blocks, layers = len(config["block_out_channels"]), config["layers_per_block"]
+    in_blocks = blocks * layers if isinstance(layers, int) else sum(layers)
+    count = 1 + in_blocks + (blocks - 1) + 1  # of conv_in, the layers, all downsamplers and the middle
     residuals = SiteRule(f"{CONTROLS}.*", "control", outputs=tuple(range(count)))
     arguments = {
         **family.arguments,
@@ -110,16 +111,5 @@ def controlled_family(family: Family, controls: Sequence[Control], config: Mappi
     return replace(family, sites=(residuals, *sites), blocks=prefixed, arguments=arguments, ports=ports)
 
 
-def build_controlled(
-    unet: Callable[[], nn.Module], control: Callable[[Control], nn.Module], controls: Sequence[Control]
-) -> nn.Module:
-    """The module in evaluation mode."""
-    return ControlledUNet(unet(), [control(each) for each in controls]).eval()
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def _each(layers: int | Sequence[int], blocks: int) -> Sequence[int]:
-    return [layers] * blocks if isinstance(layers, int) else layers

@@ -101,8 +101,8 @@ class Family:
     """One family of denoisers.
 
     classes: diffusers classes. arguments: of forward, by name, those of a dict by its keys; what is not named keeps its
-    default. latent_shape, prediction_shape, ports: read off the sizes. sites: in the order in which a layer
-    computes them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
+    default. latent_shape, prediction_shape, ports: read off the sizes. sites: in any order, as the model's run
+    tells it. once: paths of linear layers that count once a step, whatever the batch (adaLN).
     blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
     guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
     texts: how prompts become ports (recipe.py); text_tokens: length that they are padded to.

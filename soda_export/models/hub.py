@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ModelError
@@ -31,11 +32,11 @@ def is_repository(name: str) -> bool:
 def fetch_parts(repository: str, revision: str | None, parts: tuple[str, ...] = DEFAULT_PARTS) -> Path:
     """The local folder of a repository with at least these parts, weights included."""
     patterns = ["model_index.json", *(f"{part}/{content}" for part in parts for content in _CONTENT)]
-    cached = _snapshot(repository, revision, patterns, cached=True)
-    if cached is not None and (cached / "model_index.json").is_file() and _lacking(cached, parts) is None:
-        return cached
-    folder = _snapshot(repository, revision, patterns, cached=False)
-    assert folder is not None
+
+    def is_whole(folder: Path) -> bool:
+        return (folder / "model_index.json").is_file() and _lacking(folder, parts) is None
+
+    folder = _fetch(repository, revision, patterns, is_whole)
     lacking = _lacking(folder, parts)
     if lacking is not None:
         raise ModelError(f"{repository}: {_reason(repository, revision, lacking)}")
@@ -45,21 +46,19 @@ def fetch_parts(repository: str, revision: str | None, parts: tuple[str, ...] = 
 def fetch_configs(repository: str, revision: str | None) -> Path:
     """The local folder of a repository with its configurations; nothing large is downloaded."""
     patterns = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json"]
-    cached = _snapshot(repository, revision, patterns, cached=True)
-    if cached is not None and (denoiser_folder(cached) / "config.json").is_file():
-        return cached
-    folder = _snapshot(repository, revision, patterns, cached=False)
-    assert folder is not None
-    return folder
+    return _fetch(repository, revision, patterns, lambda folder: (denoiser_folder(folder) / "config.json").is_file())
 
 
 def fetch_controlnet(repository: str) -> Path:
     """The local folder of a repository that is a ControlNet."""
-    patterns = ["config.json", "*.safetensors"]
-    cached = _snapshot(repository, None, patterns, cached=True)
-    if cached is not None and (cached / "config.json").is_file():
-        return cached
-    folder = _snapshot(repository, None, patterns, cached=False)
+    return _fetch(repository, None, ["config.json", "*.safetensors"], lambda folder: (folder / "config.json").is_file())
+
+
+def _fetch(repository: str, revision: str | None, patterns: list[str], is_enough: Callable[[Path], bool]) -> Path:
+    """The snapshot in the local cache where that is enough, else the hub's."""
+    folder = _snapshot(repository, revision, patterns, cached=True)
+    if folder is None or not is_enough(folder):
+        folder = _snapshot(repository, revision, patterns, cached=False)
     assert folder is not None
     return folder
 

@@ -18,7 +18,7 @@ from ..errors import ModelError
 from .architecture import architecture_class, build_empty, check_agrees, hash_random
 from .arguments import make_constants
 from .checkpoint import hash_model
-from .controlled import CONTROLS, KIND, UNET, Control, build_controlled, controlled_family
+from .controlled import CONTROLS, KIND, UNET, Control, ControlledUNet, controlled_family
 from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
@@ -147,28 +147,28 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
 
 def _builder(kind: str, path: Path, config: dict[str, Any], controls: Sequence[Control] = ()) -> Build:
     def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
-        def control(each: Control) -> nn.Module:
-            return build_empty(KIND, each.path, dict(each.config), parameter)
-
+        denoiser = build_empty(kind, path, config, parameter)
         if not controls:
-            return build_empty(kind, path, config, parameter)
-        return build_controlled(lambda: build_empty(kind, path, config, parameter), control, controls)
+            return denoiser
+        nets = [build_empty(KIND, control.path, dict(control.config), parameter) for control in controls]
+        return ControlledUNet(denoiser, nets).eval()
 
     return build
 
 
 def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights:
-    if origin.denoiser is not None and not origin.controls:
+    if origin.denoiser is None:
+        assert request.random_weights is not None
+        return RandomWeights(model, request.random_weights)
+    if not origin.controls:
         return CheckpointWeights(origin.denoiser, model.state_dict())
-    if origin.denoiser is not None:
-        parts: dict[str, Weights] = {UNET: CheckpointWeights(origin.denoiser, model.get_submodule(UNET).state_dict())}
-        for number, control in enumerate(origin.controls):
-            assert control.folder is not None
-            path = f"{CONTROLS}.{number}.controlnet"
-            parts[path] = CheckpointWeights(control.folder, model.get_submodule(path).state_dict())
-        return JoinedWeights(parts)
-    assert request.random_weights is not None
-    return RandomWeights(model, request.random_weights)
+    folders = {UNET: origin.denoiser}
+    for number, control in enumerate(origin.controls):
+        assert control.folder is not None
+        folders[f"{CONTROLS}.{number}.controlnet"] = control.folder
+    return JoinedWeights({
+        path: CheckpointWeights(folder, model.get_submodule(path).state_dict()) for path, folder in folders.items()
+    })  # fmt: skip
 
 
 def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:

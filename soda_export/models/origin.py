@@ -122,14 +122,14 @@ def _random_origin(request: ModelRequest, name: str, folder: Path | None, reposi
 def _controls(request: ModelRequest, folder: Path | None, configs: dict[str, Any]) -> tuple[Control, ...]:
     """The ControlNets that were asked for, else those of the pipeline folder."""
     random = request.random_weights is not None
-    if not request.controlnet:
-        own = [part for part in CONTROLNETS if part in configs and folder is not None]
-        places = [folder / part for part in own if folder is not None]
-        return tuple(
-            Control(configs[part], place / "config.json", None if random else place)
-            for part, place in zip(own, places, strict=True)
-        )
-    return tuple(_control(name, random) for name in request.controlnet)
+    if request.controlnet:
+        return tuple(_control(name, random) for name in request.controlnet)
+    if folder is None:
+        return ()
+    own = {part: folder / part for part in CONTROLNETS if part in configs}
+    return tuple(
+        Control(configs[part], place / "config.json", None if random else place) for part, place in own.items()
+    )
 
 
 def _control(name: str, random: bool) -> Control:
