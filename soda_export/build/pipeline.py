@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from soda_runtime.checks import sha256_of
+from soda_runtime.engine_index import INDEX_NAME
 
 from ..compile import AHEAD_OF_TIME, check_precision
 from ..compile.options import EngineOptions
@@ -42,7 +43,7 @@ from ..profile.profile import ProfileSettings, estimate_profile, profile_denoise
 from ..profile.resample import resample_map
 from ..sampler import SamplerTable, freeze_sampler
 from .components import ComponentMaker
-from .engines import graph_path, make_engines, write_engine_index
+from .engines import LAYERS_NAME, graph_path, make_engines, write_engine_index
 from .pack import pack_bundle
 from .stages import StageStore
 
@@ -249,7 +250,7 @@ class Workbench:
             "engine-index", {**inputs, "precision": precision},
             lambda folder: write_engine_index(engines, model, precision, folder),
         )  # fmt: skip
-        return sorted(folder.iterdir())
+        return [folder / LAYERS_NAME, folder / INDEX_NAME]
 
 
 def _write_programs(folder: Path, plan: Plan, text: bytes, spec: ModelSpec, precision: Compute) -> None:

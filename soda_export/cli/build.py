@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from ..bench.fastest import choose_backend
 from ..build.pipeline import Workbench
+from ..build.place import check_place
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
@@ -64,7 +65,9 @@ def build(
     start_logging()
     if plan is not None and (map is not None or planning is not None):
         raise UsageError("--plan is a finished plan: leave out --map, --budget and the other planning options")
-    check_backend(bundle.backend, engines)
+    check_backend(bundle.backend, engines, bundle.precision)
+    if bundle.out is not None:
+        check_place(bundle.out)
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
         parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)

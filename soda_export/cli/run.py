@@ -15,7 +15,7 @@ from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
-from ..files import write_whole
+from ..files import check_out, write_whole
 from ..report.images import save_images
 from .terminal import print_json, progress_bar
 
@@ -88,10 +88,7 @@ def run(
     path = Path(out)
     if path.suffix not in (".png", ".npy"):
         raise UsageError(f"--out {out}: name a .png or a .npy file")
-    if path.is_dir():
-        raise UsageError(f"--out {out}: is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {out}: the folder {path.parent} does not exist")
+    check_out(path, "a .png picture" if path.suffix == ".png" else "a .npy array")
     session = Session.open(
         bundle, backend=backend, device=device, weights=weights, options=DeviceOptions(cuda_graph=cuda_graph)
     )

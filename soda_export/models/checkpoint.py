@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
 from ..errors import ModelError
 from .published import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICKLES = (".bin", ".pt", ".ckpt", ".pth")
 """Suffixes of weights that are pickles: loading one can run code."""
@@ -30,6 +34,21 @@ class OneFile:
             self._file = safe_open(path, framework="pt")
             self._path = path
         return self._file
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity; one pass, no copy."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = (tensor if tensor.dtype.itemsize > 1 else tensor.float()).aminmax()
+    return math.isfinite(float(low)) and math.isfinite(float(high))
+
+
+def check_finite(tensor: Tensor, path: Path, name: str) -> Tensor:
+    """The tensor, or ModelError where a checkpoint is spoilt."""
+    if not is_finite(tensor):
+        raise ModelError(f"{path}: {name!r} has NaN or infinity; get the checkpoint again, or another revision")
+    return tensor
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .checkpoint import OneFile, weight_files
+from .checkpoint import OneFile, check_finite, weight_files
 
 _UNUSED = {"pos_embed.pos_embed", "caption_projection.y_embedding"}
 """Tensors of older checkpoints that today's diffusers computes, or does not read."""
@@ -78,7 +78,7 @@ class CheckpointWeights:
             tensor: Tensor = self._open(path).get_tensor(name)
         except SafetensorError as error:
             raise ModelError(f"{path}: not a readable .safetensors file ({error}); get it again") from None
-        return tensor
+        return check_finite(tensor, path, name)
 
     def _open(self, path: Path) -> Any:
         try:
