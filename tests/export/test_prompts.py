@@ -13,15 +13,17 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from safetensors.torch import load_file
 from soda_runtime.text import PromptTokenizer
 
 from soda_export.build.prompts import PromptMaker
 from soda_export.errors import ModelError, UsageError
-from soda_export.export.text_encoder import TEXT_ENCODER_NAME
+from soda_export.export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME
 from soda_export.models.families.clip_texts import SD_TEXTS, SDXL_TEXTS
 from soda_export.models.families.flux import FLUX
 from soda_export.models.families.sd3 import SD3
 from soda_export.models.load import LoadedModel, load_model
+from soda_export.models.precision import Compute
 from soda_export.models.recipe import NO_TEXT, TextRecipe
 from soda_export.models.spec import Port
 from tests.text_pipelines import BOUND, Ports, difference, encoded, pipeline
@@ -68,9 +70,9 @@ def with_texts(
     )  # fmt: skip
 
 
-def played(maker: PromptMaker, out: Path, texts: list[str]) -> Ports:
+def played(maker: PromptMaker, out: Path, texts: list[str], precision: Compute = "fp32") -> Ports:
     """What a runtime does with prompts: tokenize, and run the program."""
-    maker.export(out, "fp32", lambda done, total: None)
+    maker.export(out, precision, lambda done, total: None)
     given: dict[str, Any] = {}
     entries = maker.tokenizers(out)
     for port in maker.token_ports():
@@ -116,6 +118,19 @@ def test_calibration_prompts_are_encoded_as_the_pipelines_do(name: str, denoiser
     expected = encoded(pipeline(folder, kind), texts, negatives, None)
     both = {port: torch.cat([value, made.negative[port]]) for port, value in made.positive.items()}
     assert difference(both, {port: value[:4] for port, value in expected.items()}) <= BOUND
+
+
+def test_products_in_fp16_stay_near_fp32_and_only_t5_keeps_some(denoiser: LoadedModel, tmp_path: Path) -> None:
+    folder = save_sd3_texts(tmp_path / "texts")
+    maker = PromptMaker(with_texts(denoiser, folder, SD3.texts, SD3_PORTS), guided=True)
+    expected = encoded(pipeline(folder, "StableDiffusion3Pipeline"), PROMPTS, NEGATIVES, None)
+    (tmp_path / "out").mkdir()
+    assert difference(played(maker, tmp_path / "out", [*PROMPTS, *NEGATIVES], "fp16"), expected) <= 0.01
+    stored = load_file(tmp_path / "out" / TEXT_WEIGHTS_NAME)
+    wide = {name for name, tensor in stored.items() if tensor.dtype == torch.float32 and name.endswith("weight.T")}
+    assert {name.split(".")[0] for name in stored} >= {"text_encoder", "text_encoder_2", "text_encoder_3"}
+    assert wide
+    assert all(name.startswith("text_encoder_3.") and ".wo." in name for name in wide)
 
 
 def test_sdxl_without_forced_zeros_encodes_the_empty_negative_prompt(denoiser: LoadedModel, tmp_path: Path) -> None:
