@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from soda_runtime.checks import sha256_of
 from soda_runtime.engine_index import INDEX_NAME
 
@@ -30,6 +31,7 @@ from ..export.export import export_programs
 from ..export.index import read_index
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable, read_table, table_text
+from ..models.flops import full_step_flops
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
 from ..models.load import LoadedModel, ModelRequest, load_model
 from ..models.precision import COMPUTE, Compute
@@ -48,6 +50,7 @@ from .pack import pack_bundle
 from .stages import StageStore
 
 log = logging.getLogger(__name__)
+_FLOPS_A_THREAD = 1e8  # of a step of one sample; batches of tens are usual (docs/decisions/0012)
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
 
@@ -93,8 +96,14 @@ class Workbench:
 
     @cached_property
     def eager(self) -> EagerModel:
-        """The unmodified module with its weights, loaded when it is first asked for."""
+        """The unmodified module with its weights, loaded when it is first asked for.
+
+        torch gets a thread for each 0.1 GFLOPs of a step, no more than it has: a small model's operations are over
+        before many threads have begun.
+        """
         loaded = self.loaded
+        threads = round(full_step_flops(loaded.spec, self.rows) / _FLOPS_A_THREAD)
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), threads)))
         return EagerModel(loaded.module, loaded.family, loaded.spec, loaded.constants)
 
     def profile(self, options: ProfileOptions) -> SensitivityMap:

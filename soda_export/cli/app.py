@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError, Parameter
@@ -46,6 +47,7 @@ def make_app(called: str) -> App:
 
 def main() -> None:
     """Run the command line. What the user can mend is one line and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: waiting threads sleep (0012)
     words = sys.argv[1:]
     try:
         make_app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
