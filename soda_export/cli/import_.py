@@ -33,7 +33,7 @@ def import_(
 
     Examples:
 
-        soda-export import 50-N-3-threshold-0.18.json --from smoothcache --model dit --steps 50
+        soda-export import 50-N-3-threshold-0.18.json --from smoothcache --model dit-xl-2-256 --steps 50
 
         soda-export import mask.txt --from cache-dit --model digits --out mask.plan.json
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import ExportError, InternalError, ModelError
 from ..files import replacing
-from ..models.checkpoint import OneFile, check_finite, is_finite
+from ..models.checkpoint import OneFile, check_finite, is_finite, weights_entry
 
 _ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -99,19 +99,17 @@ def _not_finite(source: TensorSource, made: Tensor) -> ExportError:
 
 
 class Checkpoint:
-    """The tensors of a model folder: <stem>.safetensors, or the files that <stem>.safetensors.index.json lists.
+    """The tensors of a component folder: those of its one file, or of the files that its index lists.
 
     One file is open at a time, so that no more than one is ever mapped: ask for tensors in the order of `file_of`.
     """
 
-    def __init__(self, folder: Path, stem: str) -> None:
-        whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-        self.listed_in = index if index.is_file() else whole
+    def __init__(self, folder: Path, variant: str = "") -> None:
+        self.listed_in = weights_entry(folder, variant)
         self._mapped = OneFile()
-        if not self.listed_in.is_file():
-            refuse_pickled(folder)
-            raise ModelError(f"{whole}: cannot be read; the folder has neither it nor {index.name}")
-        self._files = _read_index(index) if self.listed_in == index else dict.fromkeys(self._open(whole).keys(), whole)
+        is_index = self.listed_in.suffix == ".json"
+        whole = {} if is_index else dict.fromkeys(self._open(self.listed_in).keys(), self.listed_in)
+        self._files = _read_index(self.listed_in) if is_index else whole
 
     def __contains__(self, key: str) -> bool:
         return key in self._files

@@ -28,15 +28,23 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None and not name.startswith(".")
 
 
-def fetch_parts(repository: str, revision: str | None, parts: tuple[str, ...] = DEFAULT_PARTS) -> Path:
-    """The local folder of a repository with at least these parts, weights included."""
+def fetch_parts(
+    repository: str, revision: str | None, parts: tuple[str, ...] = DEFAULT_PARTS, variant: str = ""
+) -> Path:
+    """The local folder of a repository with at least these parts, weights included; weights in half precision only if
+    they are asked for, or there are no others."""
     patterns = ["model_index.json", *(f"{part}/{content}" for part in parts for content in _CONTENT)]
-    cached = _snapshot(repository, revision, patterns, cached=True)
+    needless = () if variant else _TWICE
+    cached = _snapshot(repository, revision, patterns, cached=True, ignored=needless)
     if cached is not None and (cached / "model_index.json").is_file() and _lacking(cached, parts) is None:
         return cached
-    folder = _snapshot(repository, revision, patterns, cached=False)
+    folder = _snapshot(repository, revision, patterns, cached=False, ignored=needless)
     assert folder is not None
     lacking = _lacking(folder, parts)
+    if lacking is not None and needless:
+        folder = _snapshot(repository, revision, patterns, cached=False, ignored=())
+        assert folder is not None
+        lacking = _lacking(folder, parts)
     if lacking is not None:
         raise ModelError(f"{repository}: {_reason(repository, revision, lacking)}")
     return folder
@@ -64,7 +72,9 @@ def fetch_controlnet(repository: str) -> Path:
     return folder
 
 
-def _snapshot(repository: str, revision: str | None, patterns: list[str], *, cached: bool) -> Path | None:
+def _snapshot(
+    repository: str, revision: str | None, patterns: list[str], *, cached: bool, ignored: tuple[str, ...] = _TWICE
+) -> Path | None:
     """The snapshot's folder; None where only the cache may be asked and it has none."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
@@ -75,7 +85,7 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str], *, cac
                 repository,
                 revision=revision,
                 allow_patterns=patterns,
-                ignore_patterns=list(_TWICE),
+                ignore_patterns=list(ignored),
                 local_files_only=cached,
             )
         )
