@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml runtime/python/pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/soda-export build --model digits --budget 17 --plan-seconds 60
+	$(BIN)/soda-export build --model digits --budget 17
 	$(BIN)/python scripts/demo.py engines/digits-b17-ort --out out/demo.png
 
 test: lint

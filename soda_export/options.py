@@ -47,6 +47,18 @@ class SamplerRequest:
     guidance_channels: Literal["all", "3"] | None = None
     """Latent channels that guidance applies to; DiT's authors guide 3 of 4. [default: the map's or plan's, else all]"""
 
+    def origins(self, options: SamplerOptions, given: str) -> str:
+        """What was resolved and where each part comes from. given: `the plan's` or `the map's`, "" for neither."""
+
+        def origin(option: str, own: str) -> str:
+            return f"--{option}" if getattr(self, option) is not None else given or own
+
+        return (
+            f"{options.sampler} ({origin('sampler', 'scheduler_config.json')}), "
+            f"{options.steps} steps ({origin('steps', 'default of the model family')}), "
+            f"guidance {options.guidance:g} ({origin('guidance', 'default of the model family')})"
+        )
+
     def resolve(self, base: SamplerIdentity, guidance: float) -> SamplerOptions:
         """Fill in what was not asked."""
         guided = base.guided_channels if self.guidance_channels is None else _GUIDED[self.guidance_channels]

@@ -97,7 +97,7 @@ def test_the_page_and_the_picture_are_written(result: BenchResult, tmp_path: Pat
     page = markdown(result, {})
     assert f"{result.speedup:.2f}x" in page
     assert all(program.file in page for program in result.programs)
-    plot_steps(result, tmp_path / "steps.png")
+    (tmp_path / "steps.png").write_bytes(plot_steps(result, "png"))
     assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -142,10 +142,51 @@ def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
 def test_leftovers_of_dead_builds_are_swept_and_live_ones_are_not(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
-    (tmp_path / f"tmp-{process.pid}-stage-1").mkdir()
-    (tmp_path / f"tmp-{os.getpid()}-stage-1").mkdir()
+    live = StageStore(tmp_path).temporary("tmp", "stage-1")
+    dead = live.with_name(live.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+    foreign = [dead.with_name(dead.name.replace(dead.name.split("-")[1], host)) for host in ("01234567", "89abcdef")]
+    for folder in (live, dead, *foreign):
+        folder.mkdir()
+    os.utime(foreign[1], (1e9, 1e9))
     StageStore(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [f"tmp-{os.getpid()}-stage-1"]
+    assert {p.name for p in tmp_path.iterdir()} == {live.name, foreign[0].name}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "unlisted"])
+def test_a_damaged_stage_is_made_again(tmp_path: Path, damage: str) -> None:
+    store, calls = StageStore(tmp_path), []
+
+    def make(folder: Path) -> None:
+        calls.append(folder)
+        (folder / "x").write_text("whole")
+
+    stage = store.produce("stage", {}, make)
+    assert store.produce("stage", {}, make) == stage
+    assert len(calls) == 1
+    if damage == "missing":
+        (stage / "x").unlink()
+    elif damage == "unlisted":  # as versions before lists of files left it
+        (stage / ".files.json").unlink()
+    else:
+        (stage / "x").write_text("" if damage == "truncated" else "Whole")
+    assert store.produce("stage", {}, make) == stage
+    assert len(calls) == 2
+    assert (stage / "x").read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == [stage.name]
+
+
+def test_the_slower_of_two_builds_of_a_stage_takes_what_the_faster_made(tmp_path: Path) -> None:
+    """On two hosts, neither of which knows the other's processes."""
+    slow = StageStore(tmp_path)
+
+    def overtaken(folder: Path) -> None:
+        fast = StageStore(tmp_path).produce("stage", {}, lambda other: (other / "x").write_text("fast"))
+        assert fast.is_dir()
+        assert folder.is_dir()
+        (folder / "x").write_text("slow")
+
+    assert (slow.produce("stage", {}, overtaken) / "x").read_text() == "fast"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_bundle_that_is_replaced_is_whole_before_and_after(open_bench: OpenBench, tmp_path: Path) -> None:
@@ -183,6 +224,7 @@ def test_a_stop_while_a_bundle_is_put_in_place_leaves_a_whole_one_or_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", stopping)
+        patch.setattr("soda_export.build.place._exchange", lambda *_: False)  # where the file system has no exchange
         with pytest.raises((KeyboardInterrupt, OSError, ExportError)):
             bench.build(make_plan(spec, kept), "ort", out)
     if out.exists():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from soda_runtime.bundle import Bundle
 from soda_runtime.signature import step_signature
 
+from soda_export.bench import layerwise
 from soda_export.bench.layerwise import (
     compare_programs,
     compare_values,
@@ -68,6 +71,43 @@ def test_values_that_are_not_finite_or_of_another_shape_are_off(damage: str) -> 
         value.reshape(-1)[0] = np.nan if damage == "nan" else np.inf
     found[node.output[0]] = value
     assert compare_values("x", model, expected, found, 1e-3).first_bad.split()[0] == node.name
+
+
+def test_nan_on_both_sides_is_a_difference_and_a_mask_of_infinities_is_none() -> None:
+    node = onnx.helper.make_node("Identity", ["x"], ["y"], "layer")
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+    for value, bad in ((np.nan, "layer (Identity)"), (-np.inf, "")):
+        both = {"x": np.zeros(2, np.float32), "y": np.array([1.0, value], np.float32)}
+        assert compare_values("x", model, both, both, 1e-3).first_bad == bad
+    other = {**both, "y": np.array([1.0, np.inf], np.float32)}
+    assert compare_values("x", model, both, other, 1e-3).first_bad == "layer (Identity)"
+
+
+def test_a_bad_layer_of_an_openvino_bundle_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    folder = tmp_path / "bundle"
+    shutil.copytree(GOLDEN_V3, folder)
+    manifest = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(manifest.replace('"backend": "ort"', '"backend": "openvino"'))
+    model, _, _, node = _values()
+    wrong_from = [n.name for n in model.graph.node].index(node)
+
+    def wrong(graph: onnx.ModelProto, feeds: object) -> dict[str, np.ndarray]:
+        values = run_reference_model(graph, feeds)
+        return {n: value * 2 if value.dtype.kind == "f" and n in later else value for n, value in values.items()}
+
+    later = {name for n in model.graph.node[wrong_from:] for name in n.output}
+    monkeypatch.setattr(layerwise, "run_reference_model", wrong)
+    bad = next(each for each in compare_programs(folder, lambda *_: None) if each.file == "step-00.onnx")
+    assert bad.first_bad.split()[0] == node
+
+
+def test_a_bundle_of_hard_links_is_compared(tmp_path: Path) -> None:
+    """As `cp -al` and stores of packages make them: onnx.load refuses such external data."""
+    shutil.copytree(GOLDEN_V3, tmp_path / "bundle", copy_function=shutil.copyfile)
+    shutil.copytree(tmp_path / "bundle", tmp_path / "linked", copy_function=os.link)
+    compared = compare_programs(tmp_path / "linked", lambda *_: None)
+    assert all(each.first_bad == "" for each in compared)
 
 
 def test_other_tokens_of_equal_scores_end_the_comparison_and_are_not_an_error() -> None:

@@ -1,12 +1,13 @@
 """Compare every program of a bundle, layer by layer, with ONNX's own reference implementation on the same inputs.
 
-ONNX Runtime's engines are their graphs, whose every intermediate value can be asked for. An engine of TensorRT keeps
-them to itself: its outputs are compared as the bundle's runtime gives them, and where those are off, Polygraphy builds
-the graph again with every value as an output (needs the library's GPU).
+ONNX Runtime's engines are their graphs, whose every intermediate value can be asked for. The others' outputs are
+compared as the bundle's runtime gives them, and where those are off, the graph is opened again with every value as an
+output: by OpenVINO itself, or for TensorRT by Polygraphy (needs the library's GPU).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
 from soda_runtime.backends import View
 from soda_runtime.bundle import Bundle
@@ -76,13 +76,14 @@ def compare_programs(
             feeds = example_inputs(bundle, signature, seed)
             expected = run_reference_model(model, feeds)
             if manifest.backend == "ort" and device in ("auto", "cpu"):
-                found = _run_marked(graph, model, feeds)
+                found = _run_ort(graph, feeds)
             else:
                 found = run_engine(bundle, open_engine(), signature, feeds)
             result = compare_values(file, model, expected, found, tolerance)
             if result.first_bad and manifest.backend != "ort":
-                found = _run_polygraphy(manifest.backend, graph, feeds)
-                result = compare_values(file, model, expected, found, tolerance)
+                run = _run_openvino if manifest.backend == "openvino" else partial(_run_polygraphy, manifest.backend)
+                by_layers = compare_values(file, model, expected, run(graph, feeds), tolerance)
+                result = by_layers if by_layers.first_bad else result  # with every value an output, others may be fused
             results.append(result)
             progress(done + 1, len(programs))
     return results
@@ -204,7 +205,8 @@ def compare_values(
 
 
 def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
-    """Relative to the largest magnitude; infinite where shapes differ or something is not finite on one side."""
+    """Relative to the largest magnitude; infinite where shapes or infinities differ, or a side has NaN: a mask may be
+    infinite, but no sound layer gives NaN."""
     if expected.shape != found.shape:
         return float("inf")
     if expected.size == 0:
@@ -212,35 +214,64 @@ def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     if expected.dtype.kind not in "f":
         return 0.0 if np.array_equal(expected, found) else float("inf")
     a, b = expected.astype(np.float64), found.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
     finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~np.isfinite(b)]) or not np.array_equal(finite, np.isfinite(b)):
+        return float("inf")
     if not finite.any():
         return 0.0
     return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(a[finite]).max()), 1e-6))
 
 
 def _load_whole(graph: Path) -> onnx.ModelProto:
-    """A graph with its weights in it. onnx itself refuses a weights file that has several names, as bundles' have."""
-    return ir.to_proto(ir.external_data.load_to_model(ir.load(graph)))
+    """A graph with its weights in it. onnx and onnx_ir refuse a weights file of several names, as bundles have."""
+    model = onnx.load(str(graph), load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            with graph.with_name(place["location"]).open("rb") as file:
+                file.seek(int(place["offset"]))
+                tensor.raw_data = file.read(int(place["length"]))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return model
 
 
-def _run_marked(graph: Path, model: onnx.ModelProto, feeds: Values) -> Values:
-    """Every value as ONNX Runtime computes it on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+@contextlib.contextmanager
+def _marked_file(graph: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A graph on disk whose outputs are all of its values, and their names."""
     marked = mark_all(onnx.load(str(graph), load_external_data=False))
     with tempfile.TemporaryDirectory() as folder:
         weights = weights_file(graph)
         if weights:  # it must lie beside the graph
             link_file(graph.with_name(weights), Path(folder) / weights)
-        (Path(folder) / graph.name).write_bytes(marked.SerializeToString())
-        providers = ["CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(str(Path(folder) / graph.name), options, providers=providers)
-        names = [value.name for value in marked.graph.output]
+        path = Path(folder) / graph.name
+        path.write_bytes(marked.SerializeToString())
+        yield path, [value.name for value in marked.graph.output]
+
+
+def _run_ort(graph: Path, feeds: Values) -> Values:
+    """Every value as ONNX Runtime computes it on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    with _marked_file(graph) as (path, names):
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _run_openvino(graph: Path, feeds: Values) -> Values:
+    """Every value as OpenVINO computes it, in the precision that the runtime asks for."""
+    import openvino
+    from soda_runtime.backends.openvino import compute_precision
+
+    core = openvino.Core()
+    with _marked_file(graph) as (path, names):
+        model = core.read_model(path)
+        model.reshape({name: list(values.shape) for name, values in feeds.items()})
+        options = {"INFERENCE_PRECISION_HINT": compute_precision(core, model)}
+        made = core.compile_model(model, "CPU", options)(feeds)
+        return {name: made[name] for name in names}
 
 
 def _run_polygraphy(backend: str, graph: Path, feeds: Values) -> Values:

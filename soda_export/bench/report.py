@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def markdown(result: BenchResult, ops: Mapping[str, Sequence[OpTime]]) -> str:
     return "\n".join(parts)
 
 
-def plot_steps(result: BenchResult, path: Path) -> None:
-    """Latency of every step over the run, beside an all-compute step's. path: .png or .svg."""
+def plot_steps(result: BenchResult, form: str) -> bytes:
+    """Latency of every step over the run, beside an all-compute step's. form: png or svg."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -82,7 +83,9 @@ def plot_steps(result: BenchResult, path: Path) -> None:
     axes.legend(frameon=False, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.01, y=0.12)
-    figure.savefig(path, dpi=150)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format=form)
+    return content.getvalue()
 
 
 def _ms(timing: Timing) -> str:

@@ -61,6 +61,8 @@ class ComponentMaker:
         """Refuse early what `make` cannot carry. Raises ModelError."""
         if self.has_text_encoder and "text-encoder" not in without:
             self._prompts.check()
+        if "decoder" not in without:
+            self._loaded.component_config("vae")
 
     @property
     def has_text_encoder(self) -> bool:
@@ -91,12 +93,13 @@ class ComponentMaker:
 
         def export(out: Path) -> None:
             export_decoder(
-                source, out, latent_shape=latent_shape, seed=seed,
+                source, out, latent_shape=latent_shape, seed=seed, variant=self._loaded.variant,
                 progress=lambda done, total: self._progress("decoder", done, total),
             )  # fmt: skip
 
         files = config if folder is None else hash_files(folder)
-        made = self._store.produce("decoder", {"files": files, "seed": seed, "latents": latent_shape}, export)
+        inputs = {"files": files, "seed": seed, "latents": latent_shape, "variant": self._loaded.variant}
+        made = self._store.produce("decoder", inputs, export)
         return made, image_shape(config, latent_shape)
 
     def _compile(self, backend: str, folder: Path, name: str, options: EngineOptions) -> Path:

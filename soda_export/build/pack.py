@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from soda_runtime.bundle import Bundle
 from soda_runtime.checks import sha256_of, verify_hashes
 from soda_runtime.manifest import (
     FORMAT,
@@ -33,18 +31,18 @@ from soda_runtime.manifest import (
     TokenizerEntry,
     manifest_text,
 )  # fmt: skip
-from soda_runtime.request import example_request
 
 from .. import __version__
-from ..errors import BundleError, ExportError
+from ..errors import BundleError
 from ..export.index import ExportIndex
 from ..lower.program import ProgramTable, Slot
 from ..models.spec import ModelSpec
 from .engines import link_file
+from .place import check_place, put_in_place, restore
+from .prove import play_bundle, prove_bundle
 from .stages import StageStore
 
 log = logging.getLogger(__name__)
-_BUNDLE_SUFFIXES = (".json", ".onnx", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,8 @@ def pack_bundle(
 ) -> Manifest:  # fmt: skip
     """Write the bundle folder `out`, whole or not at all; a bundle that is already there and equal is left alone.
 
+    Raises ExportError where `out` is anything but a bundle or empty.
+
     export: folder of the graphs, weights and tables. engines: folder of the compiled programs. extra_files: copied
     beside them for the reader (plan, program table). scratch: a folder for the unfinished bundle; where `out` is on
     another file system, a folder beside `out` is used instead. progress(done, total) counts files and the proof.
@@ -74,6 +74,8 @@ def pack_bundle(
     sources = [export / index.weights, export / index.tables_file, *components.files, *extra_files]
     sources += [engines / name for name in index.graphs]
     files = {source.name: FileEntry(source.stat().st_size, sha256_of(source)) for source in sources}
+    restore(out)
+    check_place(out)
     manifest = make_manifest(spec, table, index, components, backend, files)
     text = manifest_text(manifest)
     if _is_equal(out, text):
@@ -82,18 +84,17 @@ def pack_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(parents=True, exist_ok=True)
     if out.parent.stat().st_dev != scratch.stat().st_dev:  # a rename cannot cross file systems
-        scratch = StageStore(out.parent / ".work").root
-    staging = scratch / f"bundle-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
+        scratch = out.parent / ".work"
+    staging = StageStore(scratch).temporary("bundle", out.name)
     staging.mkdir(parents=True)
     try:
         for i, source in enumerate(sources):
             link_file(source, staging / source.name)
             progress(i + 1, len(sources) + 1)
         (staging / MANIFEST_NAME).write_text(text)
-        prove_bundle(staging)  # hashes the copies against what was hashed at the source
+        play_bundle(staging, prove_bundle(staging))  # hashes the copies against what was hashed at the source
         progress(len(sources) + 1, len(sources) + 1)
-        _replace(staging, out, scratch)
+        put_in_place(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     total = sum(entry.bytes for entry in files.values())
@@ -148,17 +149,6 @@ def _ports(spec: ModelSpec, components: Components) -> Iterator[RequestPort]:
             yield MaskPort(port.name, "int64", port.shape, "mask")
 
 
-def prove_bundle(folder: Path) -> Manifest:
-    """Check every hash, open the folder as a user would, and play its dispatch on the null backend."""
-    manifest = verify_hashes(folder)
-    bundle = Bundle(folder, manifest, "null", device="cpu", threads=0)
-    session = bundle.session()
-    session.generate(**example_request(bundle, 1))
-    if manifest.finish:
-        session.images()
-    return manifest
-
-
 def _step(table: ProgramTable, step: int) -> Step:
     program, offsets = table.programs[table.step_programs[step]], table.offsets_at(step)
     return Step(
@@ -179,30 +169,3 @@ def _is_equal(out: Path, text: str) -> bool:
     except (OSError, BundleError):
         return False
     return True
-
-
-def _may_be_replaced(out: Path) -> bool:
-    """A bundle, however damaged or old, or an empty folder: nothing but files of a bundle's kinds."""
-    if not out.is_dir():
-        return False
-    names = [path.name for path in out.iterdir()]
-    return not names or (MANIFEST_NAME in names and all(Path(n).suffix in _BUNDLE_SUFFIXES for n in names))
-
-
-def _replace(staging: Path, out: Path, scratch: Path) -> None:
-    """Rename staging to out. An old bundle is moved aside first; anything else that is there is not touched."""
-    old = scratch / f"replaced-{os.getpid()}"
-    if out.exists():
-        if not _may_be_replaced(out):
-            raise ExportError(f"--out {out}: exists and is not a bundle; name another folder")
-        out.rename(old)
-    try:
-        staging.rename(out)
-    except OSError as error:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        reason = f"{error.strerror}; is another build writing it?"
-        raise ExportError(f"--out {out}: cannot be put in place ({reason})") from None
-    shutil.rmtree(old, ignore_errors=True)
-
-

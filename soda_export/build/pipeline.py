@@ -10,7 +10,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from soda_runtime.checks import sha256_of
+from soda_runtime.engine_index import INDEX_NAME
 
 from ..compile import AHEAD_OF_TIME, check_precision
 from ..compile.options import EngineOptions
@@ -29,6 +31,7 @@ from ..export.export import export_programs
 from ..export.index import read_index
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable, read_table, table_text
+from ..models.flops import full_step_flops
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
 from ..models.load import LoadedModel, ModelRequest, load_model
 from ..models.precision import COMPUTE, Compute
@@ -42,11 +45,12 @@ from ..profile.profile import ProfileSettings, estimate_profile, profile_denoise
 from ..profile.resample import resample_map
 from ..sampler import SamplerTable, freeze_sampler
 from .components import ComponentMaker
-from .engines import graph_path, make_engines, write_engine_index
+from .engines import LAYERS_NAME, graph_path, make_engines, write_engine_index
 from .pack import pack_bundle
 from .stages import StageStore
 
 log = logging.getLogger(__name__)
+_FLOPS_A_THREAD = 1e8  # of a step of one sample; batches of tens are usual (docs/decisions/0012)
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
 
@@ -92,8 +96,14 @@ class Workbench:
 
     @cached_property
     def eager(self) -> EagerModel:
-        """The unmodified module with its weights, loaded when it is first asked for."""
+        """The unmodified module with its weights, loaded when it is first asked for.
+
+        torch gets a thread for each 0.1 GFLOPs of a step, no more than it has: a small model's operations are over
+        before many threads have begun.
+        """
         loaded = self.loaded
+        threads = round(full_step_flops(loaded.spec, self.rows) / _FLOPS_A_THREAD)
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), threads)))
         return EagerModel(loaded.module, loaded.family, loaded.spec, loaded.constants)
 
     def profile(self, options: ProfileOptions) -> SensitivityMap:
@@ -249,7 +259,7 @@ class Workbench:
             "engine-index", {**inputs, "precision": precision},
             lambda folder: write_engine_index(engines, model, precision, folder),
         )  # fmt: skip
-        return sorted(folder.iterdir())
+        return [folder / LAYERS_NAME, folder / INDEX_NAME]
 
 
 def _write_programs(folder: Path, plan: Plan, text: bytes, spec: ModelSpec, precision: Compute) -> None:

@@ -58,6 +58,7 @@ class PromptMaker:
         names = [name for part in self._recipe.parts for name in (part.name, part.tokenizer)]
         folders = [folder for name in names if (folder := self._loaded.component_folder(name)) is not None]
         settings = {"clip_skip": str(self._loaded.clip_skip), "zeros_for_empty": str(self._zeros_for_empty)}
+        settings |= {"variant": self._loaded.variant} if self._loaded.variant else {}
         return hash_files(*folders) | settings
 
     def export(self, folder: Path, precision: Compute, progress: Callable[[int, int], None]) -> None:
@@ -67,8 +68,9 @@ class PromptMaker:
         tokenizers = self._open(folder, entries)
         empty = {part.name: torch.from_numpy(tokenizer([""])[0][0]) for part, tokenizer in tokenizers.items()}
         export_text_encoder(
-            self._model, self._sources, folder, precision=precision, guided=self._guided, empty=empty, progress=progress
-        )
+            self._model, self._sources, folder, precision=precision, guided=self._guided, empty=empty,
+            variant=self._loaded.variant, progress=progress,
+        )  # fmt: skip
 
     @property
     def export_inputs(self) -> dict[str, object]:
@@ -102,7 +104,9 @@ class PromptMaker:
         """Embeddings of texts and of the empty negative prompt, with the model's own text encoders in fp32."""
         with TemporaryDirectory() as folder:
             tokenizers = self._open(Path(folder), self._write_tokenizers(Path(folder)))
-        sides = encode_texts(self._model, self._sources, lambda part, given: tokenizers[part](given), texts, [""])
+        sides = encode_texts(
+            self._model, self._sources, lambda part, given: tokenizers[part](given), texts, [""], self._loaded.variant
+        )
         return Conditions(*sides)
 
     @cached_property

@@ -1,17 +1,23 @@
 """Keep what each stage made in a folder named after its inputs, so that a killed build loses one stage at most.
 
 A stage's folder is `<root>/<stage>-<key>`, key = hash of everything its output depends on. It is filled under a
-temporary name and renamed when complete: a folder that exists is whole. Equal inputs, in any build, share it.
+temporary name and renamed when complete. A list of its files with their sizes and hashes lies in it; a folder that is
+not as that list says is made again. Equal inputs, in any build on any host, share it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import logging
 import os
+import secrets
 import shutil
+import socket
+import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +25,15 @@ import msgspec
 
 from .. import __version__
 
-_LIBRARIES = (
-    "diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "tokenizers", "torch", "transformers",
-)  # fmt: skip
+_LIBRARIES = ("diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
+_FILES_NAME = ".files.json"
+_HASHED_BYTES = 16 << 20  # of larger files the size alone is checked: hashing a model at every build takes minutes
+_FOREIGN_SECONDS = 7 * 86400  # after which a temporary folder of another host, whose processes nobody can see, is old
 log = logging.getLogger(__name__)
 
 
 class StageStore:
-    """The folder of stage outputs, usually `engines/.work`. It may be deleted at any time."""
+    """The folder of stage outputs, usually `engines/.work`. It may be deleted at any time, and shared by hosts."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -34,17 +41,21 @@ class StageStore:
         self._sweep()
 
     def produce(self, stage: str, inputs: dict[str, Any], make: Callable[[Path], object]) -> Path:
-        """The folder of stage `stage` for `inputs`; `make(folder)` fills it unless it is there already."""
+        """The folder of stage `stage` for `inputs`; `make(folder)` fills it unless it is there already, and whole."""
         final = self.root / f"{stage}-{self.key(inputs)}"
         if final.is_dir():
-            self.reused.append(stage)
-            log.info("%s: taken from %s", stage, final)
-            return final
-        temporary = self.root / f"tmp-{os.getpid()}-{final.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
+            damage = _damage(final)
+            if not damage:
+                self.reused.append(stage)
+                log.info("%s: taken from %s", stage, final)
+                return final
+            log.warning("%s: %s, so it is made again", stage, damage)
+            self._remove(final)
+        temporary = self.temporary("tmp", final.name)
         temporary.mkdir(parents=True)
         try:
             make(temporary)
+            _list_files(temporary)
             try:
                 temporary.rename(final)
             except OSError:
@@ -72,13 +83,69 @@ class StageStore:
         text = msgspec.json.encode({"version": __version__, "libraries": versions, **inputs}, order="sorted")
         return hashlib.sha256(text).hexdigest()[:16]
 
+    def temporary(self, kind: str, name: str) -> Path:
+        """A path that no other process, here or on another host, uses. It is swept once this process is gone."""
+        return self.root / f"{kind}-{_system()}-{os.getpid()}-{secrets.token_hex(4)}-{name}"
+
+    def _remove(self, folder: Path) -> None:
+        """Out of the way in one call; another build may be doing the same."""
+        aside = self.temporary("tmp", folder.name)
+        try:
+            folder.rename(aside)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+
     def _sweep(self) -> None:
         """Remove temporary folders of builds that are no longer running."""
-        for pattern in ("tmp-*", "bundle-*", "replaced-*"):
-            for folder in self.root.glob(pattern):
-                process = folder.name.split("-")[1]
-                if process.isdecimal() and not _is_running(int(process)):
+        for kind in ("tmp", "bundle"):
+            for folder in self.root.glob(f"{kind}-*"):
+                _, system, process, *_ = (*folder.name.split("-", 3), "", "")
+                if _is_abandoned(folder, system, process):
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _list_files(folder: Path) -> None:
+    files = {path.relative_to(folder).as_posix(): _entry(path) for path in folder.rglob("*") if path.is_file()}
+    (folder / _FILES_NAME).write_text(json.dumps(files, sort_keys=True))
+
+
+def _damage(folder: Path) -> str:
+    """What is not as it was when the stage was done, "" where all is."""
+    try:
+        files: dict[str, list[Any]] = json.loads((folder / _FILES_NAME).read_bytes())
+        for name, entry in files.items():
+            if not (folder / name).is_file():
+                return f"{folder / name} is missing"
+            if _entry(folder / name) != entry:
+                return f"{folder / name} was changed"
+    except (OSError, ValueError, AttributeError):
+        return f"{folder / _FILES_NAME} cannot be read"
+    return ""
+
+
+def _entry(path: Path) -> list[Any]:
+    """[size, SHA-256 of a small file]"""
+    size = path.stat().st_size
+    return [size, hashlib.sha256(path.read_bytes()).hexdigest() if size <= _HASHED_BYTES else ""]
+
+
+@cache
+def _system() -> str:
+    """8 hex digits for what a process number means something in: a host since it started, or a container on it."""
+    boot, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    text = f"{socket.gethostname()} {boot.read_text() if boot.exists() else ''} "
+    text += str(processes.readlink()) if processes.is_symlink() else ""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _is_abandoned(folder: Path, system: str, process: str) -> bool:
+    if system == _system() and process.isdecimal():
+        return not _is_running(int(process))
+    try:
+        return time.time() - folder.stat().st_mtime > _FOREIGN_SECONDS
+    except OSError:
+        return False
 
 
 def _is_running(process: int) -> bool:

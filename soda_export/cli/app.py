@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError, Parameter
 from soda_runtime.errors import SodaError
 
 from .. import __version__
+from .terminal import adapt_output
 
 _INTERRUPTED = 130
 _VERBS = {
@@ -46,6 +48,8 @@ def make_app(called: str) -> App:
 
 def main() -> None:
     """Run the command line. What the user can mend is one line and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: waiting threads sleep (0012)
+    adapt_output()
     words = sys.argv[1:]
     try:
         make_app(words[0] if words else "")(words, exit_on_error=False, print_error=False)

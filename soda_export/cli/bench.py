@@ -20,6 +20,7 @@ from ..bench.report import (
     rows_of,
 )
 from ..errors import UsageError
+from ..files import check_out, write_whole
 from .terminal import print_columns, print_json, print_table, progress_bar
 
 
@@ -60,16 +61,17 @@ def bench(
     """
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise UsageError(f"--plot {plot}: must end in .png or .svg")
-    for path in (plot, md):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path}: folder {path.parent} does not exist")
+    if plot is not None:
+        check_out(plot, f"a {plot.suffix} picture")
+    if md is not None:
+        check_out(md, "a page of soda-export bench")
     with progress_bar() as progress:
         result = bench_bundle(Path(bundle), options, lambda done, total: progress("bench", done, total))
         times: dict[str, tuple[OpTime, ...]] = profile_ops(Path(bundle), options) if ops else {}
     if plot is not None:
-        plot_steps(result, plot)
+        write_whole(plot, plot_steps(result, plot.suffix[1:]))
     if md is not None:
-        md.write_text(markdown(result, times))
+        write_whole(md, markdown(result, times).encode())
     if json:
         print_json({**msgspec.structs.asdict(result), **({"ops": times} if ops else {})})
         return

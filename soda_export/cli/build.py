@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from soda_runtime.checks import open_manifest
+from soda_runtime.manifest import EmbeddingPort, HintPort, LabelPort, Manifest
 
 from ..bench.fastest import choose_backend
-from ..build.pipeline import Workbench
+from ..build.place import check_place
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
@@ -64,7 +67,9 @@ def build(
     start_logging()
     if plan is not None and (map is not None or planning is not None):
         raise UsageError("--plan is a finished plan: leave out --map, --budget and the other planning options")
-    check_backend(bundle.backend, engines)
+    check_backend(bundle.backend, engines, bundle.precision)
+    if bundle.out is not None:
+        check_place(bundle.out)
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
         parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
@@ -97,15 +102,22 @@ def build(
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
             ("engines", f"{table.num_engines} for {bundle.backend}"),
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
-            ("try it", f"soda-export run {built.out} {_example(bench, bundle.without)}"),
         ],
     )
+    print(f"try it: soda-export run {shlex.quote(str(built.out))} {_example(open_manifest(built.out))}")
 
 
-def _example(bench: Workbench, without: tuple[str, ...]) -> str:
+def _example(manifest: Manifest) -> str:
     """What to try the bundle with."""
-    out = "--out out.npy" if "decoder" in without else "--out out.png"
-    if bench.loaded.spec.port("label") is not None:
-        return f"--labels 0,1,2,3 {out}"
-    has_text = bench.components.has_text_encoder and "text-encoder" not in without
-    return f'--prompt "..." {out}' if has_text else f"--embeds embeds.safetensors {out}"
+    words = []
+    for port in manifest.ports:
+        if isinstance(port, LabelPort):
+            words.append(f"--labels {','.join(str(i) for i in range(min(4, port.num_classes)))}")
+        elif isinstance(port, HintPort):
+            words.append(f"--input {port.name}={port.name}.png")
+    if manifest.tokenizers:
+        words.append('--prompt "a lighthouse at dawn"')
+    elif any(isinstance(port, EmbeddingPort) for port in manifest.ports):
+        words.append("--embeds embeds.safetensors")
+    is_image = manifest.finish or manifest.model.output == "pixels"
+    return " ".join([*words, f"--out out.{'png' if is_image else 'npy'}"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..bench.doctor import examine
-from ..compile import library_version
+from ..compile import REGISTRY, library_version
+from ..errors import UsageError
 from .terminal import print_columns, print_json, print_table
 
 
@@ -24,6 +25,8 @@ def doctor(*, require: str = "", json: bool = False) -> None:
         Print as JSON.
     """
     if require:
+        if require not in REGISTRY:
+            raise UsageError(f"--require {require}: not a backend; there are {', '.join(REGISTRY)}")
         library_version(require)
     found = examine()
     if json:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..errors import PlanError
-from ..files import write_whole
+from ..files import check_out, write_whole
 from ..plan.interchange import TOOLS, Tool
 from ..plan.plan import read_plan
 from .terminal import print_json, start_logging
@@ -40,6 +40,8 @@ def export(
         Print the result as JSON.
     """
     start_logging()
+    path = out or plan.with_suffix(f".{to}.json")
+    check_out(path, "a schedule of another tool")
     given = read_plan(plan)
     try:
         content = TOOLS[to].write(given.schedule, given.model)
@@ -47,7 +49,6 @@ def export(
         raise PlanError(f"{plan}: {error}") from None
     if given.coefficients is not None:
         log.warning("export: the plan's fitted coefficients are left out; %s uses its sampler as it is", to)
-    path = out or plan.with_suffix(f".{to}.json")
     write_whole(path, content)
     if json:
         print_json({"schedule": str(path), "steps": given.schedule.steps})

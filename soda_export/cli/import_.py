@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..errors import PlanError, UsageError
-from ..files import write_whole
+from ..files import check_out, write_whole
 from ..models.identity import identify
 from ..models.load import ModelRequest
 from ..models.published import DENOISERS
@@ -33,7 +33,7 @@ def import_(
 
     Examples:
 
-        soda-export import 50-N-3-threshold-0.18.json --from smoothcache --model dit --steps 50
+        soda-export import 50-N-3-threshold-0.18.json --from smoothcache --model dit-xl-2-256 --steps 50
 
         soda-export import mask.txt --from cache-dit --model digits --out mask.plan.json
 
@@ -49,6 +49,8 @@ def import_(
         Print the result as JSON.
     """
     start_logging()
+    path = out or file.with_suffix(".plan.json")
+    check_out(path, "a plan")
     content = _read(file)
     with progress_bar() as progress:
         bench = open_workbench(model, sampler, progress, parts=(*DENOISERS, "scheduler"))
@@ -64,7 +66,6 @@ def import_(
         schedule,
         made_by=f"import from={from_} file={file.name}",
     )
-    path = out or file.with_suffix(".plan.json")
     write_whole(path, plan_text(plan))
     ratio = schedule.flops_ratio(spec, plan.rows)
     if json:

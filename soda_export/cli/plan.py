@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..errors import UsageError
-from ..files import write_whole
+from ..files import check_out, write_whole
 from ..lower.lower import lower_plan
 from ..models.load import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
@@ -62,6 +62,8 @@ def plan(
             raise UsageError("--prior plans anchors alone and prints them: leave out --map and --out")
         _plan_prior(prior, sampler, planning, json)
         return
+    if out is not None:
+        check_out(out, "a plan")
     assert model is not None
     with progress_bar() as progress:
         sensitivity = given_map(map)
@@ -69,6 +71,7 @@ def plan(
         solved = solve(bench, sensitivity, profiling, planning, map=map)
     table = lower_plan(solved.plan, bench.loaded.spec)
     path = out or Path(f"{bench.loaded.spec.name}-{budget_name(planning)}.plan.json")
+    check_out(path, "a plan")
     write_whole(path, plan_text(solved.plan))
     result = {
         "plan": str(path), "anchors": solved.plan.anchors, "flops_ratio": table.flops_ratio,

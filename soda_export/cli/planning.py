@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from ..bench.latency import check_can_time
@@ -17,6 +18,7 @@ from ..plan.solve import PlanOptions, SolvedPlan
 from ..search.planning import check_budget, make_plan_for
 
 SHELF = Path("engines")
+log = logging.getLogger("soda_export.cli")
 
 
 def open_workbench(
@@ -26,12 +28,15 @@ def open_workbench(
     """Load the model and freeze the sampler; what was not asked for follows the given plan or map."""
     loaded = load_model(model, parts)
     if isinstance(given, Plan):
-        options = request.resolve(given.sampler, given.guidance)
+        base, origin = (given.sampler, given.guidance), "the plan's"
     elif given is not None:
-        options = request.resolve(given.info.sampler, given.info.guidance)
+        base, origin = (given.info.sampler, given.info.guidance), "the map's"
     else:
-        options = request.resolve(*defaults_for(loaded))
-    return Workbench(loaded, options, StageStore(SHELF / ".work"), progress)
+        base, origin = defaults_for(loaded), ""
+    options = request.resolve(*base)
+    bench = Workbench(loaded, options, StageStore(SHELF / ".work"), progress)
+    log.info("sampler: %s", request.origins(options, origin))
+    return bench
 
 
 UNIFORM = "uniform"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..files import write_whole
+from ..files import check_out, write_whole
 from ..models.load import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
 from ..plan.sensitivity import map_bytes
@@ -39,11 +39,14 @@ def profile(
         Print the result as JSON.
     """
     start_logging()
+    if out is not None:
+        check_out(out, "a sensitivity map")
     with progress_bar() as progress:
         bench = open_workbench(model, sampler, progress)
         sensitivity = bench.profile(profiling)
     default = f"{bench.loaded.spec.name}-{bench.options.sampler}{bench.options.steps}.map.safetensors"
     path = out or Path(default)
+    check_out(path, "a sensitivity map")
     write_whole(path, map_bytes(sensitivity))
     error = sensitivity.relative_standard_error()
     if json:

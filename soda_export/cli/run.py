@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
-from ..files import write_whole
+from ..files import check_out, write_whole
 from ..report.images import save_images
 from .inputs import parse_inputs
 from .terminal import print_json, progress_bar
@@ -95,10 +97,7 @@ def run(
     path = Path(out)
     if path.suffix not in (".png", ".npy"):
         raise UsageError(f"--out {out}: name a .png or a .npy file")
-    if path.is_dir():
-        raise UsageError(f"--out {out}: is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {out}: the folder {path.parent} does not exist")
+    check_out(path, "a .png picture" if path.suffix == ".png" else "a .npy array")
     session = Session.open(
         bundle, backend=backend, device=device, weights=weights, options=DeviceOptions(cuda_graph=cuda_graph)
     )
@@ -141,12 +140,21 @@ def _condition(
     if negative_prompt and prompt is None:
         raise UsageError("--negative-prompt: goes with --prompt; leave it out")
     if prompt is not None:
-        return {"prompt": prompt, "negative_prompt": negative_prompt}
+        return {"prompt": [_decoded(text) for text in prompt], "negative_prompt": _decoded(negative_prompt)}
     if embeds is not None:
         return {"embeds": _read_embeds(embeds)}
     if labels is None and is_text:
         raise UsageError("this bundle draws from text: give --prompt, or --embeds with a file of text embeddings")
     return {"labels": _parse_labels(labels or "0")}
+
+
+def _decoded(text: str) -> str:
+    """A prompt as it was typed: what the locale's encoding has no letters for is UTF-8. Raises UsageError."""
+    try:
+        return os.fsencode(text).decode() if any("\ud800" <= c <= "\udfff" for c in text) else text
+    except UnicodeError:
+        where = f"this locale's encoding, {sys.getfilesystemencoding()}, nor in UTF-8"
+        raise UsageError(f"--prompt: is text neither in {where}; set LC_ALL=C.UTF-8") from None
 
 
 def _read_embeds(path: Path) -> Embeds:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..models.load import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
-from ..sweep.rows import RowFile
+from ..sweep.rows import RowFile, check_folder
 from ..sweep.run import WorkerOptions
 from ..sweep.summary import Summary, pool_points
 from ..sweep.sweep import SweepOptions, make_setting, make_units, run_sweep
@@ -54,6 +54,7 @@ def sweep(
         Print rows and comparisons as JSON.
     """
     start_logging()
+    check_folder(options.out)
     sensitivity = given_map(map)
     units = make_units(options, profiling.seed if sensitivity is None else sensitivity.info.seed)
     with progress_bar() as progress:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import logging
 import sys
@@ -14,6 +16,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+_ASCII = str.maketrans("█·▁▂▃▄▅▆▇…×", "#.1234567.x")
+"""Of what is printed: for terminals that cannot show it."""
+
+
+def adapt_output() -> None:
+    """Let stdout and stderr show what their encoding has no character for as something else, and never fail."""
+    codecs.register_error("soda-ascii", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="soda-ascii")
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_ASCII)
+    return text.encode("ascii", "replace").decode(), error.end
 
 
 def start_logging() -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
-from ..build.pack import prove_bundle
+from ..build.prove import play_bundle, prove_bundle
 from ..errors import BundleError
 from .terminal import print_json, print_table, progress_bar
 
@@ -37,6 +37,8 @@ def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such bundle folder; `soda-export build` makes one")
     manifest = prove_bundle(folder)
+    if programs:
+        play_bundle(folder, manifest, device)
     compared = _compare(folder, device) if programs else []
     if json:
         rows = [asdict(each) for each in compared]

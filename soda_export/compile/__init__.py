@@ -50,15 +50,22 @@ class BackendStatus(msgspec.Struct, frozen=True):
     no_gpu: str = ""
 
 
-def check_backend(backend: str, options: EngineOptions = EngineOptions()) -> None:
-    """Refuse a backend that does not exist, or options it does not have, before any work. Raises CompileError."""
+def check_backend(backend: str, options: EngineOptions = EngineOptions(), precision: Precision = "fp32") -> None:
+    """Refuse, before any work, a backend that does not exist or is not installed, and options or a precision that it
+    does not have. Raises CompileError."""
+    if backend != AUTO:
+        check_precision(backend, precision)
+        library_version(backend)
+    if backend == "ort" and precision == "bf16" and "cuda" not in _module(backend).providers():
+        raise CompileError(
+            "--precision bf16: ONNX Runtime's CPU provider cannot run it; add --backend openvino, or "
+            f"`{_module(backend).INSTALL_GPU}` for its CUDA provider"
+        )
     if backend in AHEAD_OF_TIME:
         _module(backend).check_options(options)
     elif options != EngineOptions():
         why = "builds its engines with no options" if backend == AUTO else "builds no engines of its own"
         raise CompileError(f"--backend {backend}: {why}; leave the Engines options out")
-    elif backend != AUTO:
-        _module(backend)
 
 
 def check_precision(backend: str, precision: Precision) -> None:
@@ -71,6 +78,14 @@ def library_version(backend: str) -> str:
     """Version of the backend's engine library: engines made with another one are made again. Raises CompileError."""
     version: str = _module(backend).library_version()
     return version
+
+
+def why_not_played(backend: str, precision: str) -> str:
+    """Why no bundle of that backend and precision can be played on this machine, "" where one can."""
+    if (backend, precision) == ("ort", "bf16"):
+        return "ONNX Runtime's CPU provider cannot run bf16"
+    status = backend_status(backend)
+    return "" if status.devices else f"{backend} has no device here: {status.no_gpu or status.install}"
 
 
 def compile_engines(backend: str, export: Path, names: Sequence[str], out: Path) -> None:

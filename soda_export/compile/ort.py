@@ -27,8 +27,12 @@ def library_version() -> str:
 
 def devices() -> list[str]:
     """By the providers that this build of ONNX Runtime has, and whether there is a GPU."""
-    found = {_DEVICES[name] for name in _onnxruntime().get_available_providers() if name in _DEVICES}
-    return sorted(found - {"cuda"} if why_no_gpu() else found)
+    return sorted(providers() - {"cuda"} if why_no_gpu() else providers())
+
+
+def providers() -> set[str]:
+    """Devices that this build of ONNX Runtime has providers for, whether there is one or not."""
+    return {_DEVICES[name] for name in _onnxruntime().get_available_providers() if name in _DEVICES}
 
 
 def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:

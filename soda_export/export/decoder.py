@@ -19,6 +19,7 @@ from soda_runtime.signature import BATCH_AXIS, IMAGE, LATENTS
 from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError, first_line
+from ..models.checkpoint import chosen_variant
 from ..models.fake import make_fake, with_buffers
 from ..models.family import pixels_per_latent
 from ..trace.fuse import fuse
@@ -59,7 +60,7 @@ class ImageDecoder(nn.Module):
 
 def export_decoder(
     source: Path | Mapping[str, Any], out: Path, *, latent_shape: tuple[int, ...], seed: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    variant: str = "", progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Write DECODER_NAME and DECODER_WEIGHTS_NAME into `out`; returns the image's shape [3, H, W].
 
@@ -68,7 +69,7 @@ def export_decoder(
     [batch, 3, H, W]. progress(done, total) counts tensors written. Raises ModelError, ExportError, UsageError.
     """
     started = time.perf_counter()
-    decoder = load_decoder(source, seed)
+    decoder = load_decoder(source, seed, variant)
     channels, packed = decoder.decoder.conv_in.in_channels, len(latent_shape) == 2
     given = latent_shape[1] // 4 if packed else latent_shape[0]
     if given != channels:
@@ -110,7 +111,7 @@ def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
     return fuse(tidy(traced)).used()
 
 
-def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> ImageDecoder:
+def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None, variant: str = "") -> ImageDecoder:
     """The decoder half alone, in fp32 and evaluation mode. Raises ModelError."""
     config = _read_config(source)
     kind = config.get("_class_name", _CLASSES[0])
@@ -127,7 +128,7 @@ def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> I
     if not isinstance(source, Path):
         raise UsageError("a decoder without a folder needs a seed for its random weights")
     refuse_pickled(source)
-    return _decoder_half(str(source), lambda: _stored(kind, source))
+    return _decoder_half(str(source), lambda: _stored(kind, source, variant))
 
 
 def _decoder_half(where: str, load: Callable[[], Any]) -> ImageDecoder:
@@ -147,12 +148,13 @@ def _random(kind: str, config: Mapping[str, Any], seed: int) -> Any:
         return getattr(diffusers, kind).from_config(dict(config))
 
 
-def _stored(kind: str, folder: Path) -> Any:
+def _stored(kind: str, folder: Path, variant: str) -> Any:
     """The autoencoder of a folder; what its encoder lacks does not matter."""
     import diffusers
 
     vae, info = getattr(diffusers, kind).from_pretrained(
         folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+        variant=chosen_variant(folder, variant) or None,
         low_cpu_mem_usage=False,  # the other way needs accelerate
     )  # fmt: skip
     for problem, keys in (("lack", info["missing_keys"]), ("have no place for", info["unexpected_keys"])):

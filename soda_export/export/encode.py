@@ -22,7 +22,8 @@ Tokenize = Callable[[TextPart, Sequence[str]], tuple[NDArray[np.int64], NDArray[
 
 @torch.no_grad()
 def encode_texts(
-    model: PromptModel, sources: Mapping[str, Path], tokenize: Tokenize, texts: Sequence[str], negative: Sequence[str]
+    model: PromptModel, sources: Mapping[str, Path], tokenize: Tokenize, texts: Sequence[str], negative: Sequence[str],
+    variant: str = "",
 ) -> tuple[Rows, Rows]:
     """The ports of texts and of negative prompts: float32 [n, ...], and masks int64 [n, T].
 
@@ -36,7 +37,7 @@ def encode_texts(
         given += [ids, mask] if part.mask else [ids]
         rows |= {part.mask: mask} if part.mask else {}
     empty = {part.name: torch.from_numpy(tokenize(part, [""])[0][0]) for part in model.models}
-    encoders = {part.name: _mapped(encoder, sources[part.name]) for part, encoder in model.models.items()}
+    encoders = {part.name: _mapped(encoder, sources[part.name], variant) for part, encoder in model.models.items()}
     call = PromptCall(model, encoders, empty, guided=True)
     made = call.some_negative(torch.arange(len(given[0])) >= len(texts), *given)
     rows |= dict(zip(model.ports, (value.float() for value in made), strict=True))
@@ -44,14 +45,14 @@ def encode_texts(
     return {name: value[:count] for name, value in rows.items()}, {name: value[count:] for name, value in rows.items()}
 
 
-def _mapped(model: TextModel, source: Path) -> nn.Module:
-    checkpoint, open_files = Checkpoint(source, "model"), dict[Path, Checkpoint]()
+def _mapped(model: TextModel, source: Path, variant: str) -> nn.Module:
+    checkpoint, open_files = Checkpoint(source, variant), dict[Path, Checkpoint]()
 
     def read(name: str) -> Tensor:
         key = model.stored_name(name, checkpoint.__contains__)
         path = checkpoint.file_of(key)
         if path not in open_files:
-            open_files[path] = Checkpoint(source, "model")
+            open_files[path] = Checkpoint(source, variant)
         return open_files[path].read(key)
 
     module = model.with_weights(read)

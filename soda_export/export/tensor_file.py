@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import InternalError, ModelError
+from ..errors import ExportError, InternalError, ModelError
 from ..files import replacing
-from ..models.checkpoint import OneFile
+from ..models.checkpoint import OneFile, check_finite, is_finite, weights_entry
 
 _ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -24,12 +24,14 @@ _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", to
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor that is produced when its turn comes; `make` may give another floating type, which is cast."""
+    """A tensor that is produced when its turn comes; `make` may give another floating type, which is cast. finite: a
+    weight, as opposed to a constant such as a mask; NaN and infinity are refused."""
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     make: Callable[[], Tensor]
+    finite: bool = False
 
 
 def write_tensors(
@@ -74,28 +76,40 @@ def _write_one(file: BinaryIO, source: TensorSource) -> None:
     tensor = source.make().detach()
     fits = tensor.dtype == source.dtype or (tensor.is_floating_point() and source.dtype.is_floating_point)
     if tuple(tensor.shape) != source.shape or not fits:
-        made = f"{tuple(tensor.shape)} {tensor.dtype}"
-        raise InternalError(f"tensor {source.name} is {made}, announced as {source.shape} {source.dtype}")
+        found = f"{tuple(tensor.shape)} {tensor.dtype}"
+        raise InternalError(f"tensor {source.name} is {found}, announced as {source.shape} {source.dtype}")
+    made = tensor
     if tensor.dtype != source.dtype or not tensor.is_contiguous():
         tensor = torch.empty(source.shape, dtype=source.dtype).copy_(tensor)  # cast and transposed in one copy
+    if source.finite and not is_finite(tensor):
+        raise _not_finite(source, made)
     if tensor.numel():
         file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
+def _not_finite(source: TensorSource, made: Tensor) -> ExportError:
+    """What is wrong with a weight: it was so before, or became so when it was cast."""
+    if not is_finite(made):
+        return ExportError(f"weight {source.name} has NaN or infinity; get the checkpoint again, or another revision")
+    largest, kind = float(made.abs().max()), str(source.dtype).removeprefix("torch.")
+    return ExportError(
+        f"weight {source.name} reaches {largest:.3g}, beyond the {torch.finfo(source.dtype).max:.3g} of {kind}; "
+        "build with --precision fp32, or bf16 with --backend openvino"
+    )
+
+
 class Checkpoint:
-    """The tensors of a model folder: <stem>.safetensors, or the files that <stem>.safetensors.index.json lists.
+    """The tensors of a component folder: those of its one file, or of the files that its index lists.
 
     One file is open at a time, so that no more than one is ever mapped: ask for tensors in the order of `file_of`.
     """
 
-    def __init__(self, folder: Path, stem: str) -> None:
-        whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-        self.listed_in = index if index.is_file() else whole
+    def __init__(self, folder: Path, variant: str = "") -> None:
+        self.listed_in = weights_entry(folder, variant)
         self._mapped = OneFile()
-        if not self.listed_in.is_file():
-            refuse_pickled(folder)
-            raise ModelError(f"{whole}: cannot be read; the folder has neither it nor {index.name}")
-        self._files = _read_index(index) if self.listed_in == index else dict.fromkeys(self._open(whole).keys(), whole)
+        is_index = self.listed_in.suffix == ".json"
+        whole = {} if is_index else dict.fromkeys(self._open(self.listed_in).keys(), self.listed_in)
+        self._files = _read_index(self.listed_in) if is_index else whole
 
     def __contains__(self, key: str) -> bool:
         return key in self._files
@@ -117,8 +131,8 @@ class Checkpoint:
     def read(self, key: str) -> Tensor:
         """The tensor, mapped from its file. Raises ModelError."""
         self.shape(key)
-        tensor: Tensor = self._open(self.file_of(key)).get_tensor(key)
-        return tensor
+        path = self.file_of(key)
+        return check_finite(self._open(path).get_tensor(key), path, key)
 
     def _open(self, path: Path) -> Any:
         try:

@@ -39,7 +39,7 @@ _PRODUCTS = {"fp32": None, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLO
 
 def export_text_encoder(
     model: PromptModel, sources: Mapping[str, Path], out: Path, *, precision: str, guided: bool = False,
-    empty: Mapping[str, Tensor] = {}, seed: int | None = None,
+    empty: Mapping[str, Tensor] = {}, seed: int | None = None, variant: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:  # fmt: skip
     """Write TEXT_ENCODER_NAME and TEXT_WEIGHTS_NAME into `out`. Raises ModelError, ExportError, UsageError.
@@ -55,7 +55,7 @@ def export_text_encoder(
     if seed is None and not all(part.name in sources for part in model.models):
         raise UsageError("a text encoder without a folder needs a seed for its random weights")
     parts = {part.name: encoder for part, encoder in model.models.items()}
-    checkpoints = {part: Checkpoint(sources[part], "model") for part in parts} if seed is None else {}
+    checkpoints = {part: Checkpoint(sources[part], variant) for part in parts} if seed is None else {}
     traced = _trace(model, empty, guided, precision)
     values = traced.weights
     shapes = {_plain(name): _stored_shape(value, name) for value, name in values.items()}

@@ -42,7 +42,7 @@ def weight_sources(
     for value, name in values.items():
         shape = fixed_sizes(value.shape or ())
         assert value.dtype is not None
-        source = TensorSource(name, _TORCH[value.dtype], shape, partial(read_stored, read, name))
+        source = TensorSource(name, _TORCH[value.dtype], shape, partial(read_stored, read, name), finite=True)
         parts = quantized_sources(source) if quantized(name) and len(shape) == 2 else (source,)
         sources |= {part.name: part for part in parts}
     return list(sources.values())
@@ -93,7 +93,7 @@ def quantized_sources(source: TensorSource) -> tuple[TensorSource, TensorSource]
 
     return (
         TensorSource(source.name, torch.int8, source.shape, values),
-        TensorSource(source.name + _SCALE, source.dtype, source.shape[1:], scale),
+        TensorSource(source.name + _SCALE, source.dtype, source.shape[1:], scale, source.finite),
     )
 
 

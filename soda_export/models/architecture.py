@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 
 _LEGACY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 """norm_type of a Transformer2DModel, as older repositories say -> the class that diffusers makes of it"""
+_EMA = frozenset(
+    {"decay", "min_decay", "inv_gamma", "power", "optimization_step", "update_after_step", "use_ema_warmup"}
+)
+"""What EMAModel.save_pretrained of diffusers adds to a configuration."""
+_COUNTS = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels")
+log = logging.getLogger(__name__)
 _MUST_AGREE = (
     "num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size",
     "in_channels",
@@ -45,6 +53,13 @@ def build_empty(
 
     maker = getattr(diffusers, kind)
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    if "quantization_config" in settings:
+        raise ModelError(f"{path}: the weights are quantized (quantization_config); get them as they were before")
+    _check_counts(path, settings)
+    ema = {key for key in _EMA if key in settings}
+    if ema:
+        _warn_of_ema(path)
+        settings = {key: value for key, value in settings.items() if key not in ema}
     known, legacy = _defaults(maker), _defaults(diffusers.Transformer2DModel)
     for key, value in list(settings.items()):
         if key not in known:
@@ -55,6 +70,18 @@ def build_empty(
         return empty_module(lambda: maker(**settings), parameter)
     except Exception as error:
         raise ModelError(f"{path}: diffusers cannot build {kind} from it: {first_line(error)}") from None
+
+
+@cache
+def _warn_of_ema(path: Path) -> None:
+    log.warning("model: %s has settings of an EMA that it was averaged by in training; they change nothing here", path)
+
+
+def _check_counts(path: Path, settings: Mapping[str, Any]) -> None:
+    for key in _COUNTS:
+        count = settings.get(key)
+        if isinstance(count, int | float) and (count < 1 or count != int(count)):
+            raise ModelError(f"{path}: {key}={settings[key]!r} must be a whole number of at least 1")
 
 
 def empty_module(make: Callable[[], nn.Module], parameter: Callable[[Tensor], Tensor] | None = None) -> nn.Module:

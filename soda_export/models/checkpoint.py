@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
 from ..errors import ModelError
 from .published import read_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PICKLES = (".bin", ".pt", ".ckpt", ".pth")
 """Suffixes of weights that are pickles: loading one can run code."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NAMES = ("diffusion_pytorch_model", "model")  # of diffusers' and transformers' weights
 
 
@@ -32,20 +38,66 @@ class OneFile:
         return self._file
 
 
-def weight_files(folder: Path) -> list[Path]:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity; one pass, no copy."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = (tensor if tensor.dtype.itemsize > 1 else tensor.float()).aminmax()
+    return math.isfinite(float(low)) and math.isfinite(float(high))
+
+
+def check_finite(tensor: Tensor, path: Path, name: str) -> Tensor:
+    """The tensor, or ModelError where a checkpoint is spoilt."""
+    if not is_finite(tensor):
+        raise ModelError(f"{path}: {name!r} has NaN or infinity; get the checkpoint again, or another revision")
+    return tensor
+
+
+def weight_files(folder: Path, variant: str = "") -> list[Path]:
     """The .safetensors files of a component folder, by its index where it has one. Raises ModelError."""
+    entry = weights_entry(folder, variant)
+    return _shards(entry) if entry.suffix == ".json" else [entry]
+
+
+def chosen_variant(folder: Path, variant: str) -> str:
+    """Which of a folder's weights are taken, by diffusers' word for it (fp16, non_ema): those that are asked for, else
+    the ones without a word, else the only ones. Raises ModelError where that leaves several."""
+    found = _variants(folder)
+    for choice in (variant, "", *found):
+        if choice in found and (choice in (variant, "") or len(found) == 1):
+            return choice
+    if found:
+        raise ModelError(f"{folder}: has weights of {', '.join(sorted(found))}; choose with --variant {min(found)}")
+    return ""
+
+
+def weights_entry(folder: Path, variant: str = "") -> Path:
+    """The file that has a component's weights, or the index that lists several. Raises ModelError."""
+    found, choice = _variants(folder), chosen_variant(folder, variant)
+    return found[choice] if choice in found else _lone_file(folder)
+
+
+def _variants(folder: Path) -> dict[str, Path]:
+    """Variant -> its index, or its one file; "" is the one without a word."""
+    found: dict[str, Path] = {}
     for name in _NAMES:
-        index = folder / f"{name}.safetensors.index.json"
-        if index.is_file():
-            return _shards(index)
-        if (folder / f"{name}.safetensors").is_file():
-            return [folder / f"{name}.safetensors"]
+        form = re.compile(rf"{name}(?:\.([\w-]+))?\.safetensors(?:\.index(?:\.([\w-]+))?\.json)?")
+        for path in sorted(folder.glob(f"{name}*")):
+            match = form.fullmatch(path.name)
+            if match and path.is_file() and not _SHARD.search(match[1] or ""):
+                found[match[1] or match[2] or ""] = path  # an index comes after the file in order, and counts
+        if found:
+            break
+    return found
+
+
+def _lone_file(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ModelError(f"{folder}: {names}: none of them is {_NAMES[0]}.safetensors; rename the one to use")
     if found:
-        return found
+        return found[0]
     pickles = pickled_files(folder)
     if pickles:
         pipeline = folder.parent if (folder.parent / "model_index.json").exists() else folder
@@ -76,9 +128,9 @@ def _shards(index: Path) -> list[Path]:
     return shards
 
 
-def hash_model(transformer: Path) -> str:
+def hash_model(transformer: Path, variant: str = "") -> str:
     """SHA-256 over the names and contents of the configuration and the weights."""
-    files = weight_files(transformer)
+    files = weight_files(transformer, variant)
     digest = hashlib.sha256()
     indices = [path for path in transformer.glob("*.safetensors.index.json") if len(files) > 1]
     for path in sorted([transformer / "config.json", *files, *indices]):

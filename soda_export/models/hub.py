@@ -29,15 +29,21 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None and not name.startswith(".")
 
 
-def fetch_parts(repository: str, revision: str | None, parts: tuple[str, ...] = DEFAULT_PARTS) -> Path:
-    """The local folder of a repository with at least these parts, weights included."""
+def fetch_parts(
+    repository: str, revision: str | None, parts: tuple[str, ...] = DEFAULT_PARTS, variant: str = ""
+) -> Path:
+    """The local folder of a repository with at least these parts, weights included; weights in half precision only if
+    they are asked for, or there are no others."""
     patterns = ["model_index.json", *(f"{part}/{content}" for part in parts for content in _CONTENT)]
-
     def is_whole(folder: Path) -> bool:
         return (folder / "model_index.json").is_file() and _lacking(folder, parts) is None
 
-    folder = _fetch(repository, revision, patterns, is_whole)
+    needless = () if variant else _TWICE
+    folder = _fetch(repository, revision, patterns, is_whole, needless)
     lacking = _lacking(folder, parts)
+    if lacking is not None and needless:  # perhaps there in half precision alone
+        folder = _fetch(repository, revision, patterns, is_whole, ())
+        lacking = _lacking(folder, parts)
     if lacking is not None:
         raise ModelError(f"{repository}: {_reason(repository, revision, lacking)}")
     return folder
@@ -54,16 +60,21 @@ def fetch_controlnet(repository: str) -> Path:
     return _fetch(repository, None, ["config.json", "*.safetensors"], lambda folder: (folder / "config.json").is_file())
 
 
-def _fetch(repository: str, revision: str | None, patterns: list[str], is_enough: Callable[[Path], bool]) -> Path:
+def _fetch(
+    repository: str, revision: str | None, patterns: list[str], is_enough: Callable[[Path], bool],
+    ignored: tuple[str, ...] = _TWICE,
+) -> Path:  # fmt: skip
     """The snapshot in the local cache where that is enough, else the hub's."""
-    folder = _snapshot(repository, revision, patterns, cached=True)
+    folder = _snapshot(repository, revision, patterns, ignored, cached=True)
     if folder is None or not is_enough(folder):
-        folder = _snapshot(repository, revision, patterns, cached=False)
+        folder = _snapshot(repository, revision, patterns, ignored, cached=False)
     assert folder is not None
     return folder
 
 
-def _snapshot(repository: str, revision: str | None, patterns: list[str], *, cached: bool) -> Path | None:
+def _snapshot(
+    repository: str, revision: str | None, patterns: list[str], ignored: tuple[str, ...], *, cached: bool
+) -> Path | None:
     """The snapshot's folder; None where only the cache may be asked and it has none."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
@@ -74,7 +85,7 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str], *, cac
                 repository,
                 revision=revision,
                 allow_patterns=patterns,
-                ignore_patterns=list(_TWICE),
+                ignore_patterns=list(ignored),
                 local_files_only=cached,
             )
         )

@@ -61,6 +61,7 @@ class LoadedModel:
     controls: tuple[Control, ...] = ()
     text_tokens: int = 0
     clip_skip: int | None = None
+    variant: str = ""
 
     @cached_property
     def module(self) -> nn.Module:
@@ -99,8 +100,8 @@ class LoadedModel:
         """The configuration of a part: its folder's, else the published one."""
         folder = self.component_folder(part)
         path = None if folder is None else folder / CONFIG_FILES.get(part, "config.json")
-        if path is not None and path.is_file():
-            return read_json(path, "")
+        if path is not None and (path.is_file() or part not in self.published):
+            return read_json(path, f"a diffusers folder has it; without it, remove {path.parent}")
         config: dict[str, Any] | None = self.published.get(part)
         return config
 
@@ -141,7 +142,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
-        origin.controls, sizes.text_tokens, request.clip_skip,
+        origin.controls, sizes.text_tokens, request.clip_skip, request.variant,
     )  # fmt: skip
 
 
@@ -161,27 +162,29 @@ def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights
         assert request.random_weights is not None
         return RandomWeights(model, request.random_weights)
     if not origin.controls:
-        return CheckpointWeights(origin.denoiser, model.state_dict())
+        return CheckpointWeights(origin.denoiser, model.state_dict(), request.variant)
     folders = {UNET: origin.denoiser}
     for number, control in enumerate(origin.controls):
         assert control.folder is not None
         folders[f"{CONTROLS}.{number}.controlnet"] = control.folder
     return JoinedWeights({
-        path: CheckpointWeights(folder, model.get_submodule(path).state_dict()) for path, folder in folders.items()
+        path: CheckpointWeights(folder, model.get_submodule(path).state_dict(), request.variant)
+        for path, folder in folders.items()
     })  # fmt: skip
 
 
 def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
     """Of configuration and weights, and of the image's size where the user chose it."""
     if origin.denoiser is not None:
-        own = hash_model(origin.denoiser)
+        own = hash_model(origin.denoiser, request.variant)
     else:
         assert request.random_weights is not None
         own = hash_random({**origin.config, "_class_name": kind}, request.random_weights)
     given = [str(request.image_size)] if request.image_size else []
     for control in origin.controls:
         random = request.random_weights or 0
-        given.append(hash_random(control.config, random) if control.folder is None else hash_model(control.folder))
+        stored = control.folder and hash_model(control.folder, request.variant)
+        given.append(stored or hash_random(control.config, random))
     return hashlib.sha256(" ".join([own, *given]).encode()).hexdigest() if given else own
 
 

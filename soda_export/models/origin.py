@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .published import (
     read_published,
 )
 
+log = logging.getLogger(__name__)
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
@@ -35,6 +37,8 @@ class ModelRequest:
     """Local diffusers folder to take the weights from."""
     revision: str | None = None
     """Hub revision: branch, tag or commit. [default: main]"""
+    variant: str = ""
+    """Which weights, where a folder has several: fp16, non_ema. [default: those without a word in their name]"""
     random_weights: int | None = None
     """Seed: the true architecture with random weights, for latency work."""
     controlnet: tuple[str, ...] = ()
@@ -75,13 +79,14 @@ def resolve_folder(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT
         return name, request.weights
     if folder is not None:
         return name, folder
-    return name, fetch_parts(repository, request.revision, parts)
+    return name, fetch_parts(repository, request.revision, parts, request.variant)
 
 
 def find_origin(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PARTS) -> Origin:
     """Find a model's configurations and, unless its weights are random, its folder. Raises ModelError."""
     request = _checked(request)
     name, local, repository = _place(request.model)
+    _warn_of_namesakes(request.model, local)
     if request.random_weights is not None:
         return _random_origin(request, name, local, repository)
     _, folder = resolve_folder(request, parts)
@@ -163,6 +168,24 @@ def _checked(request: ModelRequest | str) -> ModelRequest:
     return request
 
 
+def _folder_name(folder: Path) -> str:
+    """A folder's own name, or for a snapshot in the hub's cache (models--OWNER--NAME/snapshots/COMMIT) NAME."""
+    cached = folder.parent.parent.name.split("--")
+    return cached[-1] if folder.parent.name == "snapshots" and cached[0] == "models" else folder.name
+
+
+def _warn_of_namesakes(model: str, folder: Path | None) -> None:
+    """Say which is meant where a name is that of a folder here and of something else."""
+    if not Path(model).is_dir():
+        return
+    known = model in builtin_models() or model in published_models()
+    if known:
+        what = "the built-in model" if folder is not None else "the hub's repository"
+        log.warning("model %s: %s is taken, not the folder here; give ./%s for the folder", model, what, model)
+    elif is_repository(model):
+        log.warning("model %s: the folder here is taken, not the hub's repository of that name", model)
+
+
 def _place(model: str) -> tuple[str, Path | None, str]:
     """A model -> (short name, its local folder or None, its hub repository)."""
     if model in builtin_models():
@@ -171,7 +194,7 @@ def _place(model: str) -> tuple[str, Path | None, str]:
         return model, None, str(read_published(model)["repository"])
     folder = Path(model)
     if folder.is_dir():
-        return folder.resolve().name, folder, ""
+        return _folder_name(folder.resolve()), folder, ""
     if is_repository(model):
         return published_alias(model) or model.rpartition("/")[2], None, model
     raise ModelError(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .checkpoint import OneFile, weight_files
+from .checkpoint import OneFile, check_finite, weight_files
 
 _UNUSED = {"pos_embed.pos_embed", "caption_projection.y_embedding"}
 """Tensors of older checkpoints that today's diffusers computes, or does not read."""
@@ -40,10 +40,10 @@ class Weights(Protocol):
 class CheckpointWeights:
     """Tensors of a component folder's .safetensors files, of which one is open at a time."""
 
-    def __init__(self, folder: Path, places: Mapping[str, Tensor]) -> None:
+    def __init__(self, folder: Path, places: Mapping[str, Tensor], variant: str = "") -> None:
         """places: the model's own state, which says what must be there. Raises ModelError where a tensor has no place,
         a place no tensor, or either the wrong shape."""
-        files = weight_files(folder)
+        files = weight_files(folder, variant)
         self._mapped = OneFile()
         self._found: dict[str, tuple[Path, tuple[int, ...], torch.dtype]] = {}
         for path in files:
@@ -57,7 +57,10 @@ class CheckpointWeights:
                 shape, wanted = tuple(part.get_shape()), tuple(places[key].shape)
                 if shape != wanted:
                     raise ModelError(f"{path}: {key!r} has shape {shape}, but the configuration makes it {wanted}")
-                self._found[key] = (path, shape, _DTYPES[part.get_dtype()])
+                kind = _DTYPES.get(part.get_dtype())
+                if kind is None or (places[key].is_floating_point() and not kind.is_floating_point):
+                    raise ModelError(f"{path}: {key!r} is {part.get_dtype()}, quantized; get the weights as they were")
+                self._found[key] = (path, shape, kind)
         missing = next((name for name in places if name not in self._found), None)
         if missing is not None:
             where = files[0] if len(files) == 1 else folder
@@ -78,7 +81,7 @@ class CheckpointWeights:
             tensor: Tensor = self._open(path).get_tensor(name)
         except SafetensorError as error:
             raise ModelError(f"{path}: not a readable .safetensors file ({error}); get it again") from None
-        return tensor
+        return check_finite(tensor, path, name)
 
     def _open(self, path: Path) -> Any:
         try:

@@ -47,7 +47,7 @@ class PlanOptions:
     """Samples in a request for --speedup and --latency-ms."""
     planner: PlannerName = "best"
     """Who plans; best measures the others' schedules and its own, and refines them."""
-    plan_seconds: float = 120.0
+    plan_seconds: float = 60.0
     """best: how long it may measure; a search that was stopped goes on. 0 takes soda's schedule as it is."""
     plan_samples: int = 16
     """best: generations that each schedule is measured on. Four times as many are for the last choice and for fitting

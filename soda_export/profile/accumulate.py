@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import replacing
 from ..plan.sensitivity import MAX_INTERVAL, RATES
 
 _NAMES = ("sums", "squares", "half", "samples_done")
@@ -38,10 +38,8 @@ class ErrorSums:
     def save(self, path: Path) -> None:
         """Write atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)  # another build of the same map may have tidied up
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        with scratch.open("wb") as file:
+        with replacing(path) as scratch, scratch.open("wb") as file:
             np.savez(file, **{name: getattr(self, name) for name in _NAMES})
-        scratch.replace(path)
 
     def load(self, path: Path) -> None:
         """Continue from what `save` wrote, if it is there and whole."""

@@ -32,7 +32,14 @@ from ..plan.planners.targets import TOLERANCE
 from ..plan.problem import Problem, Target
 from ..plan.schedule import Schedule
 from ..sampler import SamplerTable
-from .closed_loop import MEASURED_WAYS, IntervalCosts, Way, measure_intervals
+from .closed_loop import (
+    MEASURED_WAYS,
+    IntervalCosts,
+    Way,
+    assumed_intervals,
+    least_intervals,
+    measure_intervals,
+)
 from .draft import Draft, Realizer
 from .panel import draw_panel
 from .predict import Predictor
@@ -41,6 +48,9 @@ from .trial import Trials
 
 log = logging.getLogger(__name__)
 _PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.3, 0.25, 0.6, 0.75  # of the time
+_MOST_INTERVALS_SHARE = 0.4  # of the time for the least number of intervals; where they take longer, none is measured
+_PLAYS_AN_INTERVAL = 3.5  # what measuring one takes, in generations of a schedule
+_RUN_OFF_UNTIL = 0.9  # of the time: if the search took longer, its own samples decide
 _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
 _LEADERS = 4  # planners
@@ -108,18 +118,29 @@ def search_best(
     samples = len(trials.samples)
     panel = draw_panel(trials, _PANEL_SHARE * seconds, clock)
     few = trials.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
+    scouting = time.perf_counter()
     errors = _scout(schedules, few, started + _SCOUTED_UNTIL * seconds, clock)
+    play = (time.perf_counter() - scouting) / len(errors)  # seconds of one generation on few samples
     leaders = sorted(errors, key=lambda name: errors[name])[:_LEADERS]
-    costs = measure_intervals(few, _INTERVALS_SHARE * seconds, lambda *_: clock())
+    if least_intervals(problem.steps) * _PLAYS_AN_INTERVAL * play <= _MOST_INTERVALS_SHARE * seconds:
+        costs = measure_intervals(few, _INTERVALS_SHARE * seconds, lambda *_: clock())
+        solved = _solved_drafts(realizer, costs)
+    else:
+        costs, solved = assumed_intervals(problem.steps), {}
+    judged = trials.with_samples(panel.choose(samples))
     search = Search(
-        realizer, trials.with_samples(panel.choose(samples)).typical_error,
+        realizer, judged.typical_error,
         Predictor(costs, problem.spec, problem.rows), started + _SEARCH_UNTIL * seconds, clock,
     )  # fmt: skip
     starts: list[_Start] = []
     for name in leaders:
+        if starts and search.over:
+            break
         starts.append(_Start(search.try_schedule(schedules[name], name), name, schedules[name]))
-    drafts = _solved_drafts(realizer, costs) | _drafts_of(schedules)
+    drafts = solved | _drafts_of(schedules)
     for i, (draft, schedule) in enumerate(search.promising(drafts)):
+        if search.over:
+            break
         if i < _REFINED or time.perf_counter() - started < _DRAFTS_UNTIL * seconds:
             starts.append(_Start(search.try_schedule(schedule, drafts[draft]), drafts[draft], draft))
     for start in sorted(starts, key=lambda start: start.error)[:_REFINED]:
@@ -127,9 +148,10 @@ def search_best(
             search.refine_draft(start.at, start.error, f"{start.by}, refined")
         else:
             search.refine_schedule(start.at, start.error, f"{start.by}, refined")
-    count = MORE_SAMPLES * samples
+    late = time.perf_counter() - started > _RUN_OFF_UNTIL * seconds
+    count = samples if late else MORE_SAMPLES * samples
     weights = panel.weights(count)
-    many = trials.with_samples(panel.choose(count), weights)
+    many = judged if late else trials.with_samples(panel.choose(count), weights)
     winner = _run_off(search, leaders, many, weights, started + seconds, clock)
     sampler = many.fit_sampler(winner.schedule) if trials.fit else trials.sampler
     log.info("plan: scouted %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))

@@ -48,6 +48,19 @@ class IntervalCosts:
     measured: int
 
 
+def least_intervals(steps: int) -> int:
+    """How many intervals measure_intervals plays, however little time there is."""
+    return _LEAST_ANCHORS * sum(gap < steps for gap in GAPS)
+
+
+def assumed_intervals(steps: int) -> IntervalCosts:
+    """What to go by where there is no time to measure: every anchor and way alike, errors that grow with the gap."""
+    squares = np.full((steps, MAX_GAP + 1, len(MEASURED_WAYS)), np.inf)
+    for gap in range(1, min(MAX_GAP, steps - 1) + 1):
+        squares[: steps - gap, gap] = (gap - 1) ** 2
+    return IntervalCosts(squares, 0)
+
+
 def measure_intervals(trials: Trials, seconds: float, progress: Callable[[int, int], None]) -> IntervalCosts:
     """Measure as fine a grid of anchors as fits into `seconds`, and interpolate."""
     steps = trials.sampler.steps
@@ -55,7 +68,7 @@ def measure_intervals(trials: Trials, seconds: float, progress: Callable[[int, i
     points: dict[tuple[int, int], NDArray[np.float64]] = {}
     started = time.perf_counter()
     queue = _coarse_to_fine(steps, gaps)
-    least = len(gaps) * _LEAST_ANCHORS
+    least = least_intervals(steps)
     for done, (anchor, gap) in enumerate(queue):
         if done >= least and time.perf_counter() - started > seconds:
             break

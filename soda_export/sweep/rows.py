@@ -23,6 +23,7 @@ from ..plan.plan import plan_text, read_plan
 from .unit import Finished, Key, SweepRow, Unit
 
 log = logging.getLogger(__name__)
+_SETTING = "setting.json"
 
 
 class RowFile:
@@ -31,12 +32,14 @@ class RowFile:
     def __init__(self, folder: Path, setting: dict[str, Any]) -> None:
         """Open or make the folder. Raises UsageError where its rows are of another setting."""
         self.folder, self._path = folder, folder / "rows.jsonl"
+        check_folder(folder)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_setting(folder / _SETTING, setting)  # first: a folder with anything else in it is not a sweep's
             for part in ("errors", "plans"):
-                (folder / part).mkdir(parents=True, exist_ok=True)
+                (folder / part).mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(f"--out {folder}: cannot be made ({error.strerror})") from None
-        _check_setting(folder / "setting.json", setting)
         self._rows: dict[Key, SweepRow] = {}
         self._read()
 
@@ -99,6 +102,12 @@ class RowFile:
         whole = b"".join(msgspec.json.encode(row) + b"\n" for row in self._rows.values())
         if whole != content:
             write_whole(self._path, whole)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with anything but a sweep in it. Raises UsageError."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _SETTING).is_file():
+        raise UsageError(f"--out {folder}: is not empty and holds no sweep; name another folder")
 
 
 def _check_setting(path: Path, setting: dict[str, Any]) -> None:

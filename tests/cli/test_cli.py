@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,7 +112,8 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(soda, words: tuple[s
     code, out, err = soda(*words)
     assert code == 2
     assert out == ""
-    assert [line for line in err.splitlines() if not line.startswith("model digits:")] == err.splitlines()[-1:]
+    told = ("model digits:", "sampler:")
+    assert [line for line in err.splitlines() if not line.startswith(told)] == err.splitlines()[-1:]
     assert message in err
     assert "Traceback" not in err
 
@@ -170,3 +175,39 @@ def test_out_never_overwrites_what_is_not_a_bundle(soda, tiny_model: Path, tiny_
     assert code == 2
     assert "is not a bundle" in err
     assert (precious / "thesis.txt").read_text() == "years of work"
+
+
+def test_every_build_says_its_sampler_steps_and_guidance_and_where_they_come_from(
+    soda, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder's own scheduler decides, whatever its family's papers used."""
+    from diffusers import EulerDiscreteScheduler
+
+    shutil.copytree(tiny_model, tmp_path / "model")
+    EulerDiscreteScheduler().save_pretrained(tmp_path / "model/scheduler")
+    words = ("--model", "model", "--planner", "uniform", "--budget", 6)
+    for asked, expected in (
+        ((), "euler (scheduler_config.json), 50 steps (default of the model family), guidance 1.5 (default of"),
+        (("--steps", 9, "--guidance", 4), "euler (scheduler_config.json), 9 steps (--steps), guidance 4 (--guidance)"),
+        (("--sampler", "ddim"), "ddim (--sampler), 50 steps"),
+    ):
+        caplog.clear()
+        code, _, err = soda("plan", *words, *asked, "--out", "x.plan.json")
+        assert code == 0, err
+        assert f"sampler: {expected}" in caplog.text
+    caplog.clear()
+    assert soda("build", "--model", "model", "--plan", "x.plan.json", "--guidance", 2)[0] == 2
+    assert soda("build", "--model", "model", "--plan", "x.plan.json", "--out", "bundle")[0] == 0
+    assert "sampler: ddim (the plan's), 50 steps (the plan's), guidance 1.5 (the plan's)" in caplog.text
+
+
+def test_waiting_threads_sleep() -> None:
+    """The command line says so before torch is imported: spinning threads make a busy machine ten times slower."""
+    script = (
+        "import os, sys, soda_export.cli.app as app; sys.argv = ['soda-export', 'convert', '/nowhere']\n"
+        "try: app.main()\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    done = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["PASSIVE", "False"]

@@ -140,7 +140,7 @@ def _sharded(folder: Path) -> None:
 
 def test_a_checkpoint_of_several_files_reads_as_one(tmp_path: Path) -> None:
     _sharded(tmp_path)
-    checkpoint = Checkpoint(tmp_path, "model")
+    checkpoint = Checkpoint(tmp_path)
     assert checkpoint.shape("one") == (2, 3)
     assert [checkpoint.read(key)[0].sum().item() for key in ("one", "three", "two")] == [3.0, 3.0, 2.0]
     assert "four" not in checkpoint
@@ -179,4 +179,4 @@ def test_a_damaged_checkpoint_is_a_model_error_that_names_the_file(
     _sharded(tmp_path)
     damage(tmp_path)
     with pytest.raises(ModelError, match=named):
-        Checkpoint(tmp_path, "model").read("three")
+        Checkpoint(tmp_path).read("three")

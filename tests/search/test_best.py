@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,6 +16,7 @@ from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
 from soda_export.profile.profile import ProfileSettings, profile_denoiser
 from soda_export.sampler import freeze_sampler
+from soda_export.search import best
 from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
 from soda_export.search.journal import Journal
@@ -119,6 +122,24 @@ def test_best_is_the_best_of_what_it_measured(trials: Trials, problem: Problem) 
     assert found.rmse == pytest.approx(rmse(found.schedule))
     assert found.schedule.flops_ratio(problem.spec, problem.rows) >= 2.0 * 0.99
     assert found.schedule.num_kinds <= 12
+
+
+def test_a_search_holds_its_time_where_every_trial_is_slow(
+    trials: Trials, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine: nothing that the time has no room for is begun."""
+    trials, play = copy_of(trials, samples=4), Trials.play
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.05)
+        return play(*given)
+
+    monkeypatch.setattr(Trials, "play", slow)
+    monkeypatch.setattr(best, "measure_intervals", lambda *_: pytest.fail("there is no time for it"))
+    started = time.perf_counter()
+    found = search_best(problem, Target(5), trials, seconds=1.5, max_engines=12, progress=lambda *_: None)
+    assert time.perf_counter() - started < 4.0
+    assert len(found.schedule.anchors) == 5
 
 
 def test_best_has_as_many_anchors_as_the_budget(trials: Trials, problem: Problem) -> None:

@@ -40,7 +40,7 @@ def split_large_topk(model: onnx.ModelProto, limit: int = MAX_TOPK) -> int:
         if tokens - keep > limit:
             raise CompileError(
                 f"{graph.name}: {node.name}: keeps {keep} of {tokens} tokens; TensorRT selects at most {limit}, or all "
-                f"but {limit}; plan with another --keep-quantum or fewer kept tokens"
+                f"but {limit}; plan with a planner that renews fewer tokens, or none (dcs, uniform)"
             )
         added, tensors = _complement(node, tokens, keep)
         nodes += added
