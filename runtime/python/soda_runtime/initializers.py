@@ -14,6 +14,16 @@ from .tensors import TensorEntry
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _GRAPH, _INITIALIZER = 7, 5  # fields of ModelProto and GraphProto
+_PARTS = {  # kind of message -> its fields that may have tensors below them, and their kinds
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}  # fmt: skip
+_MAX_DEPTH = 64  # protobuf's own limit is 100
 _DIMS, _DATA_TYPE, _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 13, 14  # fields of TensorProto
 _KEY, _VALUE = 1, 2  # fields of StringStringEntryProto
 _EXTERNAL = 1
@@ -57,6 +67,29 @@ def external_initializers(path: Path) -> Iterator[External]:
                     yield _external(tensor)
     except (ValueError, IndexError, TypeError, KeyError):
         raise BundleError(f"{path}: not an ONNX model; copy or build the bundle again") from None
+
+
+def external_locations(path: Path) -> set[str]:
+    """Files that any tensor of an ONNX model is taken from, at whatever depth. Raises BundleError."""
+    try:
+        return set(_locations(memoryview(path.read_bytes()), "model", 0))
+    except (ValueError, IndexError, TypeError, KeyError):
+        raise BundleError(f"{path}: not an ONNX model; copy or build the bundle again") from None
+
+
+def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    if b"location" not in bytes(message):  # a string's bytes stand in all messages around it: few parts are walked
+        return
+    if kind == "tensor":
+        for entry in _fields(message, _EXTERNAL_DATA):
+            if _text(entry, _KEY) == "location":
+                yield _text(entry, _VALUE)
+        return
+    for number, part in _PARTS[kind].items():
+        for inner in _fields(message, number):
+            yield from _locations(inner, part, depth + 1)
 
 
 def _external(tensor: memoryview) -> External:
