@@ -184,6 +184,7 @@ def compare_values(
 ) -> Comparison:  # fmt: skip
     """In the graph's order, so that the first bad value is where the difference comes from."""
     compared, worst, worst_at, first_bad = 0, 0.0, "", ""
+    results = {value.name for value in model.graph.output}
     for node in model.graph.node:
         if node.op_type == "TopK" and node.output[1] in found and not first_bad:
             scores, want, got = expected[node.input[0]], expected[node.output[1]], found[node.output[1]]
@@ -196,6 +197,8 @@ def compare_values(
                 continue
             compared += 1
             difference = _difference(expected[name], found[name])
+            if name in results and not _is_finite(found[name]):
+                difference = float("inf")
             if difference > worst:
                 worst, worst_at = difference, f"{node.name} ({node.op_type})"
             if difference > tolerance and not first_bad:
@@ -204,7 +207,8 @@ def compare_values(
 
 
 def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
-    """Relative to the largest magnitude; infinite where shapes differ or something is not finite on one side."""
+    """Relative to the largest magnitude; infinite where shapes differ, something is NaN, or infinite on one side: masks
+    are minus infinity on both."""
     if expected.shape != found.shape:
         return float("inf")
     if expected.size == 0:
@@ -212,12 +216,16 @@ def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     if expected.dtype.kind not in "f":
         return 0.0 if np.array_equal(expected, found) else float("inf")
     a, b = expected.astype(np.float64), found.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
     finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite]) or not np.isfinite(b[finite]).all():  # NaN equals nothing
+        return float("inf")
     if not finite.any():
         return 0.0
     return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(a[finite]).max()), 1e-6))
+
+
+def _is_finite(values: NDArray[Any]) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def _load_whole(graph: Path) -> onnx.ModelProto:

@@ -38,7 +38,7 @@ from soda_runtime.request import example_request
 from soda_runtime.signature import INPUT_IDS
 
 from .. import __version__
-from ..errors import BundleError, ExportError
+from ..errors import BundleError, EngineError, ExportError
 from ..export.index import ExportIndex
 from ..lower.program import ProgramTable, Slot
 from ..models.spec import ModelSpec
@@ -149,14 +149,24 @@ def _ports(spec: ModelSpec, components: Components) -> Iterator[RequestPort]:
 
 
 def prove_bundle(folder: Path) -> Manifest:
-    """Check every hash, open the folder as a user would, and play its dispatch on the null backend."""
+    """Check every hash, open the folder as a user would, play its dispatch on the null backend, and one sample on its
+    own engines where they run here. Raises EngineError where a value of the result is NaN or infinite."""
     manifest = verify_hashes(folder)
-    bundle = Bundle(folder, manifest, "null", device="cpu", threads=0)
-    session = bundle.session()
-    session.generate(**example_request(bundle, 1))
-    if manifest.finish:
-        session.images()
+    _play(Bundle(folder, manifest, "null", device="cpu", threads=0))
+    try:
+        own = Bundle(folder, manifest, manifest.backend, device="auto", threads=0)
+    except EngineError as error:  # the library or its device is not here: bundles are built for other machines, too
+        log.info("bundle: not played on its engines: %s", error)
+        return manifest
+    _play(own)
     return manifest
+
+
+def _play(bundle: Bundle) -> None:
+    with bundle, bundle.session() as session:
+        session.generate(**example_request(bundle, 1))
+        if bundle.manifest.finish:
+            session.result()
 
 
 def _step(table: ProgramTable, step: int) -> Step:

@@ -83,12 +83,12 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
     if b"location" not in bytes(message):  # a string's bytes stand in all messages around it: few parts are walked
         return
     if kind == "tensor":
-        for entry in _fields(message, _EXTERNAL_DATA):
+        for entry in _messages(message, _EXTERNAL_DATA):
             if _text(entry, _KEY) == "location":
                 yield _text(entry, _VALUE)
         return
     for number, part in _PARTS[kind].items():
-        for inner in _fields(message, number):
+        for inner in _messages(message, number):
             yield from _locations(inner, part, depth + 1)
 
 
@@ -104,8 +104,13 @@ def _external(tensor: memoryview) -> External:
 
 
 def _text(message: memoryview, field: int) -> str:
-    (value,) = _fields(message, field)
+    (value,) = _messages(message, field)
     return bytes(value).decode()
+
+
+def _messages(message: memoryview, wanted: int) -> list[memoryview]:
+    """Values of one field that are bytes; those of another wire type are no values of it."""
+    return [value for value in _fields(message, wanted) if isinstance(value, memoryview)]
 
 
 def _packed(values: memoryview) -> list[int]:
