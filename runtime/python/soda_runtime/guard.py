@@ -9,12 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from .errors import EngineError, RequestError
 
+_MOST_REST_SECONDS = 0.5  # before a fork
 _opened: weakref.WeakSet[object] = weakref.WeakSet()
 
 
@@ -58,10 +61,27 @@ class Turn:
             self._lock.release()
 
 
+def _let_threads_rest() -> None:
+    """Before a fork: OpenVINO's threads leave their pool a moment after the last request, and a fork in that moment
+    waits for them for ever at its end. Not where another thread plays on: that moment never comes, and passes."""
+    end = time.monotonic() + _MOST_REST_SECONDS
+    while _opened and _others_run() and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def _others_run() -> bool:
+    own = str(threading.get_native_id())
+    try:
+        others = [task for task in Path("/proc/self/task").iterdir() if task.name != own]
+        return any((task / "stat").read_text().rpartition(")")[2].split()[0] == "R" for task in others)
+    except OSError:  # a thread that has ended; or no /proc
+        return Path("/proc/self/task").is_dir()
+
+
 def _keep_for_ever() -> None:
     for each in list(_opened):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_for_ever)
+    os.register_at_fork(before=_let_threads_rest, after_in_child=_keep_for_ever)
