@@ -110,6 +110,27 @@ def test_a_bundle_of_hard_links_is_compared(tmp_path: Path) -> None:
     assert all(each.first_bad == "" for each in compared)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_result_that_is_not_finite_is_off_though_the_reference_agrees(value: float) -> None:
+    model, expected, _, _ = _values()
+    wrong = {**expected, "state_out": np.full_like(expected["state_out"], value)}
+    result = compare_values("step-00.onnx", model, wrong, wrong, 1e-3)
+    assert result.first_bad
+    assert result.worst == np.inf
+
+
+def test_nan_within_a_program_is_off_and_a_mask_of_infinities_is_not() -> None:
+    model, expected, _, _ = _values()
+    name = model.graph.node[len(model.graph.node) // 2].output[0]
+    values = np.zeros(4, np.float32)
+    for value, is_off in ((np.nan, True), (-np.inf, False)):
+        values[1] = value
+        given = {**expected, name: values.copy()}
+        assert bool(compare_values("step-00.onnx", model, given, given, 1e-3).first_bad) == is_off
+    other = {**expected, name: -values}
+    assert compare_values("step-00.onnx", model, {**expected, name: values}, other, 1e-3).first_bad
+
+
 def test_other_tokens_of_equal_scores_end_the_comparison_and_are_not_an_error() -> None:
     scores = np.array([[0.5, 0.5, 0.1, 0.9]], np.float32)
     node = onnx.helper.make_node("TopK", ["scores", "k"], ["values", "indices"], "select")

@@ -185,6 +185,7 @@ def compare_values(
 ) -> Comparison:  # fmt: skip
     """In the graph's order, so that the first bad value is where the difference comes from."""
     compared, worst, worst_at, first_bad = 0, 0.0, "", ""
+    results = {value.name for value in model.graph.output}
     for node in model.graph.node:
         if node.op_type == "TopK" and node.output[1] in found and not first_bad:
             scores, want, got = expected[node.input[0]], expected[node.output[1]], found[node.output[1]]
@@ -197,6 +198,8 @@ def compare_values(
                 continue
             compared += 1
             difference = _difference(expected[name], found[name])
+            if name in results and not _is_finite(found[name]):
+                difference = float("inf")
             if difference > worst:
                 worst, worst_at = difference, f"{node.name} ({node.op_type})"
             if difference > tolerance and not first_bad:
@@ -220,6 +223,10 @@ def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     if not finite.any():
         return 0.0
     return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(a[finite]).max()), 1e-6))
+
+
+def _is_finite(values: NDArray[Any]) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def _load_whole(graph: Path) -> onnx.ModelProto:

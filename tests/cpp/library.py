@@ -259,8 +259,9 @@ class CppSession:
     def start(self, progress: Callable[[int, int], bool] | None = None, **fields: Any) -> None:
         if progress is not None:
             fields["progress"] = PROGRESS(lambda _, done, steps: int(progress(done, steps)))
-        self._request = request(**fields)
-        self._call("soda_start", self.handle, byref(self._request))
+        made = request(**fields)
+        self._call("soda_start", self.handle, byref(made))
+        self._request = made  # its callback is called as long as the request is in progress
 
     def step(self, index: int) -> None:
         self._call("soda_step", self.handle, index)
@@ -273,9 +274,8 @@ class CppSession:
 
     def generate_whole(self, latents: Floats | None, **fields: Any) -> None:
         """soda_generate itself; None leaves the latents in the session."""
-        self._request = request(**fields)
         room = (None, 0) if latents is None else (_floats(latents), latents.size)
-        self._call("soda_generate", self.handle, byref(self._request), *room)
+        self._call("soda_generate", self.handle, byref(request(**fields)), *room)
 
     def latents(self) -> Floats:
         axes = self.info.latent_axes[: self.info.latent_rank]

@@ -72,12 +72,10 @@ def test_a_c_program_builds_with_pkg_config(installed: Path, tmp_path: Path) -> 
     if shutil.which("pkg-config") is None or shutil.which("cc") is None:
         pytest.skip("pkg-config or cc is not on the path")
     libraries, program = _library_folder(installed), tmp_path / "generate"
-    # the file names the prefix of the build; here it is another
-    flags = _run(
-        "pkg-config", f"--define-variable=prefix={installed}", "--cflags", "--libs", "soda_runtime",
-        PKG_CONFIG_PATH=str(libraries / "pkgconfig"),
-    ).split()  # fmt: skip
-    assert f"-I{installed}/include" in flags
+    command = ("pkg-config", "--cflags", "--libs", "soda_runtime")
+    flags = _run(*command, PKG_CONFIG_PATH=str(libraries / "pkgconfig")).split()
+    include = next(Path(flag[2:]) for flag in flags if flag.startswith("-I"))
+    assert include.resolve() == (installed / "include").resolve()
     warnings = ["-std=c99", "-Wall", "-Wextra", "-Werror"]
     _run("cc", *warnings, EXAMPLES / "generate.c", "-o", program, *flags)
     environment = {"LD_LIBRARY_PATH": str(libraries)}
@@ -91,6 +89,19 @@ def test_a_c_program_builds_with_pkg_config(installed: Path, tmp_path: Path) -> 
     save_file({k: v for k, v in embeds._asdict().items() if v is not None}, tmp_path / "embeds.safetensors")
     _run(program, GOLDEN_V3_TEXT, tmp_path / "o.ppm", tmp_path / "embeds.safetensors", "7", "null", **environment)
     assert (tmp_path / "o.ppm").read_bytes().startswith(b"P6 16 16 255\n")
+
+
+def test_the_tree_may_be_moved(installed: Path, tmp_path: Path) -> None:
+    if shutil.which("pkg-config") is None:
+        pytest.skip("pkg-config is not on the path")
+    moved = tmp_path / "moved"
+    shutil.copytree(installed, moved, symlinks=True)
+    path = str(_library_folder(moved) / "pkgconfig")
+    folders = [_run("pkg-config", f"--variable={name}", "soda_runtime", PKG_CONFIG_PATH=path).strip()
+               for name in ("prefix", "libdir", "includedir")]  # fmt: skip
+    assert [Path(each).resolve() for each in folders] == [
+        moved.resolve(), _library_folder(moved).resolve(), (moved / "include").resolve()
+    ]  # fmt: skip
 
 
 WRONG: dict[str, tuple[str, list[str], str]] = {

@@ -156,6 +156,13 @@ LIES: dict[str, Callable[[Json], object]] = {
     "null for a number": put("model", "sites", value=None),
     "a fraction for a count": put("arena", "bytes", value=12288.0),
     "pixels of two sides": put("model", "latent_shape", value=[8, 8]),
+    # what is printed must not steer a terminal
+    "an escape sequence in a name": put("model", "name", value="\x1b]0;title\x07"),
+    "a line break in the builder": put("builder", value="soda-export\nplain"),
+    "a NUL in a family": put("model", "family", value="dit\0"),
+    "a control character beyond ASCII": put("sampler", "name", value="ddim\x9b2J"),
+    "a change of direction": put("model", "name", value="\u202egnp.exe"),
+    "a line separator": put("model", "hash", value="0\u2028"),
     # sizes
     "a negative number of steps": put("sampler", "steps", value=-1),
     "ten million steps": put("sampler", "steps", value=10_000_000),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from soda_runtime import Bundle, BundleError, checks
 from soda_runtime.checks import verify_hashes
@@ -83,10 +84,30 @@ def test_a_pipe_in_place_of_the_folder_is_refused_without_waiting(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_link_in_place_of_a_file_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
-    (folder / name).unlink()
-    (folder / name).symlink_to(GOLDEN / name)
+def test_a_link_to_the_same_file_is_followed(folder: Path, opens: Callable[[Path], None], name: str) -> None:
+    """As in the caches of model hubs, where every file is a link to a blob of its hash."""
+    blob = (folder / name).rename(folder.parent / "blob")
+    (folder / name).symlink_to(Path("..") / blob.name)
+    opens(folder)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_link_to_other_content_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    blob = (folder / name).rename(folder.parent / "blob")
+    flip_bit(blob, -1)
+    (folder / name).symlink_to(blob)
     refuses(folder, name)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors", "tables.safetensors", "step-00.onnx"])
+def test_a_link_to_a_pipe_or_a_folder_is_refused(folder: Path, refuses: Refuses, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder.parent / "pipe")
+    for target in (folder.parent / "pipe", folder.parent):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+        refuses(folder, name)
 
 
 def test_a_link_to_nothing_is_refused(folder: Path, refuses: Refuses) -> None:
@@ -231,6 +252,102 @@ def test_a_table_of_another_shape_or_type_is_refused(
 ) -> None:
     retable(folder, name, zeros(dtype, shape))
     refuses(folder, "tables.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e38, -1e19])
+@pytest.mark.parametrize("name", ["coefficients", "time_embedding"])
+def test_a_table_of_values_that_are_no_numbers_to_compute_with_is_refused(
+    folder: Path, refuses: Refuses, name: str, value: float
+) -> None:
+    header, content = split_safetensors(folder / "tables.safetensors")
+    entry = header[name]
+    data = np.frombuffer(content[slice(*entry["data_offsets"])], np.float32).copy()
+    data[len(data) // 2] = value
+    retable(folder, name, ("F32", entry["shape"], data.tobytes()))
+    refuses(folder, "tables.safetensors")
+
+
+def test_a_table_of_the_largest_values_opens(folder: Path, opens: Callable[[Path], None]) -> None:
+    header, _ = split_safetensors(folder / "tables.safetensors")
+    shape = header["time_embedding"]["shape"]
+    retable(folder, "time_embedding", ("F32", shape, np.full(shape, 1e18, np.float32).tobytes()))
+    opens(folder)
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\0\0junk", b" \0", b"\0}"])
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors", "tables.safetensors"])
+def test_bytes_behind_the_json_are_refused(folder: Path, refuses: Refuses, name: str, tail: bytes) -> None:
+    path = folder / name
+    if name == "manifest.json":
+        path.write_bytes(path.read_bytes() + tail)
+    else:
+        header, data = split_safetensors(path)
+        path.write_bytes(safetensors_bytes(json.dumps(header).encode() + tail, data))
+        fix_hashes(folder)
+    refuses(folder, name)
+
+
+def _place_in(folder: Path, location: str, graph: Any) -> None:
+    """A program of the bundle that is `graph`, whose tensors lie in `location`."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(folder / "step-00.onnx", load_external_data=False)
+    graph(onnx, model, location)
+    (folder / "step-00.onnx").write_bytes(model.SerializeToString())
+    fix_hashes(folder)
+
+
+def _tensor(onnx: Any, location: str) -> Any:
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=1)
+    for key, value in {"location": location, "offset": "0", "length": "4"}.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _initializer(onnx: Any, model: Any, location: str) -> None:
+    model.graph.initializer.append(_tensor(onnx, location))
+
+
+def _moved(onnx: Any, model: Any, location: str) -> None:
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = location if entry.key == "location" else entry.value
+
+
+def _constant(onnx: Any, model: Any, location: str) -> None:
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["w"], value=_tensor(onnx, location)))
+
+
+def _of_a_branch(onnx: Any, model: Any, location: str) -> None:
+    branch = onnx.GraphProto(name="branch", initializer=[_tensor(onnx, location)])
+    model.graph.node.append(onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch))
+
+
+def _of_a_function(onnx: Any, model: Any, location: str) -> None:
+    node = onnx.helper.make_node("Constant", [], ["w"], value=_tensor(onnx, location))
+    model.functions.append(onnx.FunctionProto(name="f", domain="d", node=[node]))
+
+
+def _sparse(onnx: Any, model: Any, location: str) -> None:
+    model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=_tensor(onnx, location), dims=[1]))
+
+
+@pytest.mark.parametrize("graph", [_initializer, _moved, _constant, _of_a_branch, _of_a_function, _sparse])
+@pytest.mark.parametrize("location", ["../outside", "/outside", "unlisted", "./weights.safetensors", "", "w" * 5000])
+def test_a_program_that_takes_weights_from_a_file_that_is_not_listed_is_refused(
+    folder: Path, refuses: Refuses, graph: Any, location: str
+) -> None:
+    for path in (folder.parent / "outside", folder / "unlisted"):
+        path.write_bytes((folder / "weights.safetensors").read_bytes())
+    where = str(folder.parent / "outside") if location == "/outside" else location
+    _place_in(folder, where, graph)
+    refuses(folder, "step-00.onnx")
+
+
+def test_a_damaged_program_that_speaks_of_locations_is_refused(folder: Path, refuses: Refuses) -> None:
+    path = folder / "step-00.onnx"
+    path.write_bytes(path.read_bytes()[:-7])
+    fix_hashes(folder)
+    refuses(folder, "step-00.onnx")
 
 
 @pytest.mark.parametrize("name", ["coefficients", "time_embedding"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from soda_runtime import Bundle, BundleError, checks
 from soda_runtime.checks import verify_hashes
 
 from .bundles import copy_golden, edit_manifest, flip_bit
+from .test_hostile_files import impatient
+
+__all__ = ["impatient"]
 
 
 @pytest.fixture
@@ -56,13 +60,88 @@ def test_a_large_file_is_hashed_at_the_first_opening_only(
     assert hashed.count(folder / "plan.json") == 2
 
 
-def test_files_that_are_gone_are_forgotten(folder: Path) -> None:
-    copy = copy_golden(folder.parent / "copy")
-    _open(copy)
-    shutil.rmtree(copy)
-    _open(folder)
+def test_only_the_bundles_own_entry_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may lie on a mount that is dead, where looking hangs."""
     memory = folder.parent / "cache" / "soda_runtime" / "verified.json"
-    assert list(json.loads(memory.read_text())) == [str(folder / "weights.safetensors")]
+    memory.parent.mkdir(parents=True)
+    memory.write_text(json.dumps({"/dead/mount/weights.safetensors": ["0" * 64, 1, 1, 1, 1]}))
+    original = os.stat
+
+    def stat(path: object, *arguments: object, **options: object) -> os.stat_result:
+        assert not str(path).startswith("/dead")
+        return original(path, *arguments, **options)  # type: ignore[arg-type,call-overload,no-any-return]
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os.path, "exists", stat)
+    _open(folder)
+    assert list(json.loads(memory.read_text())) == [
+        "/dead/mount/weights.safetensors", str(folder / "weights.safetensors")
+    ]  # fmt: skip
+
+
+def test_the_memory_is_bounded(folder: Path) -> None:
+    memory = folder.parent / "cache" / "soda_runtime" / "verified.json"
+    memory.parent.mkdir(parents=True)
+    memory.write_text(json.dumps({f"/gone/{i}": ["0" * 64, 1, 1, 1, 1] for i in range(2000)}))
+    _open(folder)
+    known = json.loads(memory.read_text())
+    assert len(known) == 1000
+    assert str(folder / "weights.safetensors") in known
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pipe_in_place_of_the_memory_hangs_nobody(folder: Path) -> None:
+    memory = folder.parent / "cache" / "soda_runtime" / "verified.json"
+    memory.parent.mkdir(parents=True)
+    os.mkfifo(memory)
+    _open(folder)
+    _open(folder)
+
+
+def test_a_file_replaced_while_it_is_hashed_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, original = folder / "weights.safetensors", checks.sha256_of
+
+    def slow(path: Path) -> str:
+        found = original(path)
+        if path == weights:
+            other = folder.parent / "other"
+            shutil.copy(weights, other)
+            flip_bit(other, -1)
+            other.replace(weights)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "sha256_of", slow)
+        with suppress(BundleError):
+            _open(folder)
+    with pytest.raises(BundleError, match="SHA-256"):
+        _open(folder)
+
+
+def test_no_scratch_files_stay(folder: Path) -> None:
+    cache = folder.parent / "cache" / "soda_runtime"
+    cache.mkdir(parents=True)
+    left = cache / "verified.json.1.2.tmp"  # of a writer that was killed
+    left.write_text("")
+    os.utime(left, (0, 0))
+    (cache / "verified.json").mkdir()  # what cannot be replaced
+    _open(folder)
+    (cache / "verified.json").rmdir()
+    _open(folder)
+    assert [path.name for path in cache.iterdir()] == ["verified.json"]
+
+
+def test_a_user_without_a_home_opens_bundles(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_entry(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    _open(folder)
 
 
 def test_weights_written_again_are_hashed_again(folder: Path) -> None:

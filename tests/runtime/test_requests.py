@@ -32,6 +32,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a fractional seed": {"labels": 3, "seed": 1.5},
     "guidance that is not a number": {"labels": 3, "guidance": float("nan")},
     "infinite guidance": {"labels": 3, "guidance": float("inf")},
+    "infinite guidance of half precision": {"labels": 3, "guidance": np.float16("inf")},
+    "guidance beyond float64": {"labels": 3, "guidance": 10**400},
     "a negative seed": {"labels": 3, "seed": -1},
     "a seed beyond 64 bits": {"labels": 3, "seed": 2**64},
     "noise of another batch": {"labels": 3, "noise": Noise(_zeros(2, *SHAPE), _zeros(STEPS, 1, *SHAPE))},

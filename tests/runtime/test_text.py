@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,37 @@ def test_no_prompts_give_no_rows(folder: Path) -> None:
 def test_what_is_no_list_of_strings_is_a_request_error(folder: Path, prompts: object) -> None:
     with pytest.raises(RequestError, match="prompts"):
         PromptTokenizer(folder / "tokenizer.json", T)(prompts)  # type: ignore[arg-type]
+
+
+class _Shouting(str):
+    """A string whose methods give something else."""
+
+    __slots__ = ()
+
+    def lower(self) -> str:
+        raise AssertionError("called")
+
+    strip = lower
+
+
+@pytest.mark.parametrize("kind", [np.str_, _Shouting])
+def test_a_string_of_another_class_is_its_characters(folder: Path, kind: Callable[[str], str]) -> None:
+    tokenizer = PromptTokenizer(folder / "tokenizer.json", T)
+    np.testing.assert_array_equal(tokenizer([kind(" A red circle ")])[0], tokenizer(["a red circle"])[0])
+
+
+def test_a_tokenizer_that_fails_on_a_prompt_is_a_bundle_error(folder: Path, tmp_path: Path) -> None:
+    """A vocabulary without an unknown token opens, and fails on the first text that it does not cover."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"] = {"type": "WordLevel", "vocab": {"red": 0}, "unk_token": "none"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="cannot encode a prompt"):
+        PromptTokenizer(tmp_path / "tokenizer.json", T)(["a blue circle"])
+    del content["model"]
+    content["model"] = {"type": "Unigram", "vocab": [["a", 0.0]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="cannot encode a prompt"):
+        PromptTokenizer(tmp_path / "tokenizer.json", T)(["zebra"])
 
 
 def test_a_damaged_tokenizer_is_a_bundle_error(tmp_path: Path) -> None:

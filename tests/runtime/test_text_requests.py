@@ -18,6 +18,7 @@ from soda_runtime.manifest import EmbeddingPort, MaskPort, TokenIdsPort, Tokeniz
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.request import example_request
 from soda_runtime.strict_json import encode
+from soda_runtime.vocabulary import vocabulary_size
 
 from .bundles import (
     EMBED_WIDTH,
@@ -465,3 +466,38 @@ def test_a_bundle_of_prompts_takes_what_they_are_made_into(null_text_bundle: Bun
     assert null_text_bundle.manifest.tokenizers == (TokenizerEntry("tokenizer.json", TOKENS, "lower-strip", -1),)
     with pytest.raises(RequestError, match="not conditioned on labels"):
         null_text_bundle.session().start(LABELS)
+
+
+def _token_inputs(ids: object) -> dict[str, Any]:
+    mask = np.ones((1, TOKENS), np.int64)
+    zeros = np.zeros((1, TOKENS), np.int64)
+    return {
+        "inputs": {"input_ids": ids, "attention_mask": mask},
+        "negative_inputs": {"input_ids": zeros, "attention_mask": mask},
+    }
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, 2**40])
+def test_token_ids_are_those_of_the_vocabulary(null_text_bundle: Bundle, wrong: int) -> None:
+    """Ten of them: an engine library may take any other id and compute with something else."""
+    session, ids = null_text_bundle.session(), np.arange(1, 1 + TOKENS, dtype=np.int64).reshape(1, TOKENS)
+    session.start(**_token_inputs(ids + 1))
+    ids[0, 3] = wrong
+    with pytest.raises(RequestError, match=r"token id"):
+        session.start(**_token_inputs(ids))
+    request = _token_inputs(np.zeros_like(ids))
+    request["negative_inputs"]["input_ids"] = ids
+    with pytest.raises(RequestError, match=r"token id"):
+        session.start(**request)
+
+
+def test_a_vocabulary_is_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    for content, size in (
+        ("{}", 0), ("[]", 0), ("no JSON", 0), ("[" * 100_000, 0), ('{"model": {"vocab": {"a": 4, "b": 2}}}', 5),
+        ('{"model": {"vocab": [["a", 0.0], ["b", -1.5]]}}', 2),
+        ('{"model": {"vocab": [["a", 0.0]]}, "added_tokens": [{"id": 7, "content": "<x>"}]}', 8),
+        ('{"model": {"vocab": {"a": true, "b": "9"}}, "added_tokens": [5]}', 0),
+    ):  # fmt: skip
+        path.write_text(content)
+        assert vocabulary_size(path) == size

@@ -16,5 +16,8 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/soda_runtimeConfigVersion.c
 install(FILES ${CMAKE_BINARY_DIR}/soda_runtimeConfig.cmake ${CMAKE_BINARY_DIR}/soda_runtimeConfigVersion.cmake
         DESTINATION ${package_folder})
 
+# where the tree is moved, or installed with another --prefix, pkg-config still finds it; GNUInstallDirs' folders may be
+# absolute, which stay what they are
+file(RELATIVE_PATH SODA_PREFIX_OF_PKGCONFIG "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 configure_file(cmake/soda_runtime.pc.in soda_runtime.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/soda_runtime.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

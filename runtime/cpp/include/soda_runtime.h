@@ -4,9 +4,12 @@
  * Strings and arrays that a query gives belong to the bundle and live until its last handle (sessions count) is
  * closed. Everything passed in is read during the call and not kept, unless it says otherwise.
  *
- * Threads. A bundle may be used by any number of threads. A session belongs to one thread at a time; soda_cancel alone
- * may be called from others while the session is open. All functions take null handles: they fail with
- * SODA_REQUEST_ARGUMENT, or do nothing (close, cancel).
+ * Threads. A bundle may be used by any number of threads, a session by one call at a time: a call that comes while
+ * another is under way fails with SODA_REQUEST_ERROR, closing waits for it, and soda_cancel may come at any time. All
+ * functions take null handles: they fail with SODA_REQUEST_ARGUMENT, or do nothing (close, cancel).
+ *
+ * Forks. Handles belong to the process that opened them. In a fork of it calls fail with SODA_ENGINE_ERROR before
+ * anything runs, and closing does nothing.
  *
  * Structs that begin with `size` may grow at their end. Fill them with SODA_INIT(type) in C, or zeros and sizeof. */
 #ifndef SODA_RUNTIME_H
@@ -63,7 +66,7 @@ typedef struct soda_open_options {
     const char *backends_folder; /* where libsoda_runtime_<backend>.so is; NULL or "": $SODA_RUNTIME_BACKENDS, else
                                     beside this library */
     const char *engine_library;  /* path of the engine library itself; NULL or "": as it was built, else as installed */
-    int32_t threads;             /* of the engine library; 0 lets it choose */
+    int32_t threads;             /* of the engine library, at most 1024; 0 lets it choose */
     void *cuda_stream;           /* where work is put on a CUDA device; NULL: a stream of the bundle's own. The caller
                                     keeps it until the last handle is closed */
 } soda_open_options;
@@ -124,7 +127,7 @@ enum {
 enum {
     SODA_NO_PORT = 0,   /* noise, or an output */
     SODA_LABEL = 1,     /* int64, least .. most */
-    SODA_TOKEN_IDS = 2, /* int64, 0 or more */
+    SODA_TOKEN_IDS = 2, /* int64, within the tokenizer's vocabulary */
     SODA_MASK = 3,      /* int64, 0 or 1 */
     SODA_EMBEDDING = 4, /* float32, finite */
     SODA_SCALAR = 5,    /* float32, least .. most; where it is not given, default_value */
@@ -168,6 +171,7 @@ SODA_API soda_status soda_bundle_step(const soda_bundle *bundle, int32_t index, 
 
 /* A session has a cache arena and sampler state of its own. It keeps the bundle alive. */
 SODA_API soda_status soda_session_open(soda_bundle *bundle, soda_session **session);
+/* Waits for a call that is under way. Nothing may be called afterwards. */
 SODA_API void soda_session_close(soda_session *session);
 
 /* Called in the generating thread after every step; anything but 0 cancels. Must not use the session. */
@@ -236,10 +240,11 @@ SODA_API soda_status soda_start(soda_session *session, const soda_request *reque
 SODA_API soda_status soda_step(soda_session *session, int32_t index);
 /* Samples of the request in progress and steps that have run; either pointer may be NULL. */
 SODA_API soda_status soda_progress_of(const soda_session *session, int32_t *samples, int32_t *steps_done);
-/* Latents [samples, their axes] after the steps run so far. */
+/* Latents [samples, their axes] after the steps run so far; SODA_ENGINE_ERROR where one is NaN or infinite. */
 SODA_API soda_status soda_latents(soda_session *session, float *latents, size_t count);
 /* What is made of the latents after the steps run so far: images [samples, height, width, channels] or video [samples,
- * frames, height, width, channels] in 0 .. 1, or sound [samples, channels, length] in -1 .. 1. */
+ * frames, height, width, channels] in 0 .. 1, or sound [samples, channels, length] in -1 .. 1. SODA_ENGINE_ERROR where
+ * a value is NaN or infinite. */
 SODA_API soda_status soda_result(soda_session *session, float *result, size_t count);
 /* The same of images or video as bytes 0 .. 255 (raw RGB where there are 3 channels). */
 SODA_API soda_status soda_result_rgb(soda_session *session, uint8_t *result, size_t count);

@@ -1,20 +1,21 @@
 #include "bundle.hpp"
 
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
 #include <set>
+#include <thread>
+#include <tuple>
 
 #include "checks.hpp"
 #include "errors.hpp"
-#include "files.hpp"
+#include "vocabulary.hpp"
 
 namespace soda {
 namespace {
 
-Manifest check_folder(const std::string& folder) {
-    if (!is_folder(folder)) throw BundleError(folder + ": no such bundle folder; `soda-export build` makes one");
-    Manifest manifest = open_manifest(folder);
-    check_files(folder, manifest);
-    return manifest;
-}
+constexpr float max_table_value = 1e18f;  // so that a product of two is finite in float32
 
 std::map<std::string, Table> read_and_check_tables(const std::string& folder, const Manifest& manifest) {
     const std::string path = folder + "/" + manifest.tables;
@@ -31,11 +32,60 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
         if (expected.count(name) == 0) throw refuse(say("table ", shown(name), " is not in the manifest"));
         if (table.shape.size() < 2 || table.shape[0] != manifest.sampler.steps)
             throw refuse(say("table ", shown(name), " does not have ", manifest.sampler.steps, " rows"));
+        if (!std::all_of(table.values.begin(), table.values.end(),
+                         [](float value) { return std::abs(value) <= max_table_value; }))
+            throw refuse(say("table ", shown(name), " has a value that is not a number within ", max_table_value));
     }
     for (const auto& name : coefficients)
         if (tables[name].shape != Sizes{manifest.sampler.steps, scalar_count(manifest)})
             throw refuse(say(name, " do not have ", scalar_count(manifest), " columns"));
     return tables;
+}
+
+CheckedBundle check_once(const std::string& path) {
+    if (!is_folder(path)) throw BundleError(path + ": no such bundle folder; `soda-export build` makes one");
+    const std::string folder = resolved(path);  // whatever becomes of the working directory, or of links to the folder
+    Manifest manifest = open_manifest(folder);
+    const CheckedFiles files(folder, check_files(folder, manifest));
+    auto tables = read_and_check_tables(folder, manifest);
+    files.require_same({manifest.tables});
+    return {folder, std::move(manifest), files, std::move(tables)};
+}
+
+// What changes where another bundle is put in a folder's place; no value where there is none.
+using Identity = std::optional<std::tuple<std::string, FileStamp, FileStamp>>;
+
+Identity identity_of(const std::string& path) {
+    try {
+        const std::string folder = resolved(path);
+        return Identity({folder, stamp_of(folder), stamp_of(folder + "/" + manifest_name)});
+    } catch (const BundleError&) {
+        return {};
+    }
+}
+
+// A bundle that is being replaced meanwhile is looked at again.
+CheckedBundle check_folder(const std::string& path) {
+    constexpr int attempts = 10;
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+        const Identity found = identity_of(path);
+        try {
+            return check_once(path);
+        } catch (const BundleError&) {
+            if (found == identity_of(path)) throw;
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(10 * attempt));
+    }
+    throw BundleError(say(path, ": was replaced ", attempts, " times while it was opened; open it again"));
+}
+
+// The same for a manifest that was read already.
+CheckedBundle check_known(const std::string& folder, Manifest manifest) {
+    CheckedFiles::Stamps stamps;
+    for (const auto& [name, entry] : manifest.files)
+        stamps[name] = require_regular_file(folder + "/" + name, entry.bytes);
+    auto tables = read_and_check_tables(folder, manifest);
+    return {folder, std::move(manifest), CheckedFiles(folder, std::move(stamps)), std::move(tables)};
 }
 
 BackendOptions with_defaults(BackendOptions options, const Manifest& manifest) {
@@ -47,17 +97,24 @@ BackendOptions with_defaults(BackendOptions options, const Manifest& manifest) {
 
 }  // namespace
 
-Bundle::Bundle(const std::string& folder, BackendOptions options)
-    : folder_(folder),
-      manifest_(check_folder(folder)),
-      tables_(read_and_check_tables(folder, manifest_)),
-      backend_(open_backend(with_defaults(std::move(options), manifest_))) {}
+Bundle::Bundle(const std::string& folder, BackendOptions options) : Bundle(check_folder(folder), std::move(options)) {}
 
 Bundle::Bundle(const std::string& folder, Manifest manifest, std::unique_ptr<Backend> backend)
-    : folder_(folder),
-      manifest_(std::move(manifest)),
-      tables_(read_and_check_tables(folder, manifest_)),
+    : Bundle(check_known(folder, std::move(manifest)), std::move(backend)) {}
+
+Bundle::Bundle(CheckedBundle checked, std::unique_ptr<Backend> backend)
+    : folder_(std::move(checked.folder)),
+      manifest_(std::move(checked.manifest)),
+      files_(std::move(checked.files)),
+      tables_(std::move(checked.tables)),
       backend_(std::move(backend)) {}
+
+Bundle::Bundle(CheckedBundle checked, BackendOptions options)
+    : folder_(std::move(checked.folder)),
+      manifest_(std::move(checked.manifest)),
+      files_(std::move(checked.files)),
+      tables_(std::move(checked.tables)),
+      backend_(open_backend(with_defaults(std::move(options), manifest_))) {}
 
 const Engine& Bundle::step_engine(size_t program) {
     return open(manifest_.programs[program].file, step_signature(manifest_, program), false);
@@ -91,10 +148,42 @@ const Memory& Bundle::table(const std::string& name) {
 }
 
 const Engine& Bundle::open(const std::string& file, const Signature& signature, bool once) {
+    require_here();
     const std::lock_guard<std::mutex> guard(lock_);
     std::unique_ptr<Engine>& engine = engines_[file];
-    if (!engine) engine = backend_->open_engine(folder_ + "/" + file, signature, once);
+    if (!engine) engine = open_checked(file, signature, once);
     return *engine;
+}
+
+// Libraries open files by path, once more: what they get must be what was checked.
+std::unique_ptr<Engine> Bundle::open_checked(const std::string& file, const Signature& signature, bool once) const {
+    std::vector<std::string> used = manifest_.weights;
+    used.insert(used.begin(), file);
+    if (manifest_.files.count(engine_index_name)) used.emplace_back(engine_index_name);
+    files_.require_same(used);
+    try {
+        auto engine = backend_->open_engine(folder_ + "/" + file, signature, once);
+        files_.require_same(used);
+        return engine;
+    } catch (const EngineError& error) {
+        files_.require_same(used);
+        const std::string link = files_.link_among(used);
+        if (link.empty()) throw;
+        throw EngineError(say(error.what(), "; ", link,
+                              " is a symbolic link, through which an engine library may read no weights: copy the "
+                              "bundle with `cp -rL`"),
+                          error.status);
+    }
+}
+
+int64_t Bundle::vocabulary(size_t number) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    const auto known = vocabularies_.find(number);
+    if (known != vocabularies_.end()) return known->second;
+    const Tokenizer& tokenizer = manifest_.tokenizers.at(number);
+    files_.require_same({tokenizer.file});
+    const int64_t size = vocabulary_size(folder_ + "/" + tokenizer.file);
+    return vocabularies_[number] = size ? std::max(size, tokenizer.pad_id + 1) : 0;
 }
 
 }  // namespace soda

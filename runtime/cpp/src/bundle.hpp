@@ -5,18 +5,29 @@
 #include <mutex>
 
 #include "backend.hpp"
+#include "files.hpp"
+#include "guard.hpp"
 #include "manifest.hpp"
 #include "tensors.hpp"
 
 namespace soda {
 
-class Bundle {
+// A folder that was checked, as it was then.
+struct CheckedBundle {
+    std::string folder;
+    Manifest manifest;
+    CheckedFiles files;
+    std::map<std::string, Table> tables;
+};
+
+class Bundle : public OpenedHere {
 public:
     // Check and open the folder; options.name "" takes the backend that the bundle was built for.
     Bundle(const std::string& folder, BackendOptions options);
     // The same over a backend that is open already, for tests.
     Bundle(const std::string& folder, Manifest manifest, std::unique_ptr<Backend> backend);
 
+    const std::string& folder() const { return folder_; }
     const Manifest& manifest() const { return manifest_; }
     const Backend& backend() const { return *backend_; }
 
@@ -29,16 +40,26 @@ public:
     const Memory& table(const std::string& name);
     int64_t row_bytes(const std::string& table) const { return tables_.at(table).row_bytes(); }
 
+    // Token ids of tokenizer `number` are below this; 0 where its file does not say.
+    int64_t vocabulary(size_t number);
+    // No weights file, which engines may have mapped, was written to since it was checked. Raises BundleError.
+    void require_weights() const { files_.require_untouched(manifest_.weights); }
+
 private:
+    Bundle(CheckedBundle checked, std::unique_ptr<Backend> backend);
+    Bundle(CheckedBundle checked, BackendOptions options);
+    std::unique_ptr<Engine> open_checked(const std::string& file, const Signature& signature, bool once) const;
     const Engine& open(const std::string& file, const Signature& signature, bool once);
 
     std::string folder_;
     Manifest manifest_;
+    CheckedFiles files_;
     std::map<std::string, Table> tables_;
     std::unique_ptr<Backend> backend_;
     std::mutex lock_;  // guards what follows
     std::map<std::string, std::unique_ptr<Engine>> engines_;
     std::map<std::string, std::unique_ptr<Memory>> uploaded_;
+    std::map<size_t, int64_t> vocabularies_;
 };
 
 }  // namespace soda

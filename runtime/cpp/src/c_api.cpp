@@ -7,6 +7,7 @@
 
 #include "describe.hpp"
 #include "errors.hpp"
+#include "guard.hpp"
 #include "philox.hpp"
 #include "session.hpp"
 #include "soda_runtime.h"
@@ -21,6 +22,9 @@ struct soda_bundle {
 
 struct soda_session {
     soda::Session session;
+    mutable soda::Turn turn;
+
+    explicit soda_session(std::shared_ptr<soda::Bundle> bundle) : session(std::move(bundle)) {}
 };
 
 namespace soda {
@@ -30,6 +34,8 @@ std::string& last_error() {
     static thread_local std::string message;
     return message;
 }
+
+constexpr int32_t max_threads = 1024;  // an engine library starts all of them: thousands take it minutes
 
 // A path in a message may have any characters; the message has one line.
 soda_status fail(soda_status status, const char* message) noexcept {
@@ -67,6 +73,17 @@ soda_status guarded(Body body) noexcept {
 
 void demand(const void* pointer, const char* name) {
     if (!pointer) refuse(say(name, " is NULL"));
+}
+
+// body(session), in the process that opened it and in its turn.
+template <class Handle, class Body>
+soda_status in_turn(Handle* session, Body body) noexcept {
+    return guarded([&] {
+        demand(session, "session");
+        session->session.bundle().require_here();
+        const Turn::Taken taken(session->turn);
+        body(session->session);
+    });
 }
 
 // A caller's struct in this library's layout: an older one is filled up with zeros; what a newer one has more must be
@@ -167,7 +184,8 @@ soda_status soda_bundle_open(const char* folder, const soda_open_options* option
         demand(folder, "folder");
         demand(bundle, "bundle");
         const soda_open_options given = options ? read_struct(options, "options") : soda_open_options{};
-        if (given.threads < 0) refuse(say("options.threads is ", given.threads));
+        if (given.threads < 0 || given.threads > max_threads)
+            refuse(say("options.threads is ", given.threads, "; 0 (the library chooses) to ", max_threads));
         const BackendOptions wanted{text_of(given.backend),
                                     text_of(given.device),
                                     text_of(given.backends_folder),
@@ -180,7 +198,7 @@ soda_status soda_bundle_open(const char* folder, const soda_open_options* option
 }
 
 void soda_bundle_close(soda_bundle* bundle) {
-    delete bundle;
+    if (bundle && bundle->bundle->is_here()) delete bundle;
 }
 
 soda_status soda_bundle_info(const soda_bundle* bundle, soda_info* info) {
@@ -233,95 +251,71 @@ soda_status soda_session_open(soda_bundle* bundle, soda_session** session) {
     return guarded([&] {
         demand(bundle, "bundle");
         demand(session, "session");
-        *session = new soda_session{Session(bundle->bundle)};
+        bundle->bundle->require_here();
+        *session = new soda_session(bundle->bundle);
     });
 }
 
 void soda_session_close(soda_session* session) {
+    if (!session || !session->session.bundle().is_here()) return;
+    session->turn.wait_until_free();
     delete session;
 }
 
 soda_status soda_generate(soda_session* session, const soda_request* request, float* latents, size_t count) {
-    return guarded([&] {
-        demand(session, "session");
+    return in_turn(session, [&](Session& player) {
         if (count) demand(latents, "latents");
-        start_request(session->session, request);
-        if (latents) session->session.demand_room(count);
-        session->session.run_all();
-        if (latents) session->session.latents(latents, count);
+        start_request(player, request);
+        if (latents) player.demand_room(count);
+        player.run_all();
+        if (latents) player.latents(latents, count);
     });
 }
 
 soda_status soda_start(soda_session* session, const soda_request* request) {
-    return guarded([&] {
-        demand(session, "session");
-        start_request(session->session, request);
-    });
+    return in_turn(session, [&](Session& player) { start_request(player, request); });
 }
 
 soda_status soda_step(soda_session* session, int32_t index) {
-    return guarded([&] {
-        demand(session, "session");
-        session->session.step(index);
-    });
+    return in_turn(session, [&](Session& player) { player.step(index); });
 }
 
 soda_status soda_progress_of(const soda_session* session, int32_t* samples, int32_t* steps_done) {
-    return guarded([&] {
-        demand(session, "session");
-        if (samples) *samples = int32_t(session->session.samples());
-        if (steps_done) *steps_done = int32_t(session->session.steps_done());
+    return in_turn(session, [&](const Session& player) {
+        if (samples) *samples = int32_t(player.samples());
+        if (steps_done) *steps_done = int32_t(player.steps_done());
     });
 }
 
 soda_status soda_latents(soda_session* session, float* latents, size_t count) {
-    return guarded([&] {
-        demand(session, "session");
-        session->session.latents(latents, count);
-    });
+    return in_turn(session, [&](Session& player) { player.latents(latents, count); });
 }
 
 soda_status soda_result(soda_session* session, float* result, size_t count) {
-    return guarded([&] {
-        demand(session, "session");
-        copy_result(session->session, &Session::result, result, count);
-    });
+    return in_turn(session, [&](Session& player) { copy_result(player, &Session::result, result, count); });
 }
 
 soda_status soda_result_rgb(soda_session* session, uint8_t* result, size_t count) {
-    return guarded([&] {
-        demand(session, "session");
-        copy_result(session->session, &Session::pictures, result, count);
-    });
+    return in_turn(session, [&](Session& player) { copy_result(player, &Session::pictures, result, count); });
 }
 
 soda_status soda_images(soda_session* session, float* images, size_t count) {
-    return guarded([&] {
-        demand(session, "session");
-        copy_result(session->session, &Session::images, images, count);
-    });
+    return in_turn(session, [&](Session& player) { copy_result(player, &Session::images, images, count); });
 }
 
 soda_status soda_images_rgb(soda_session* session, uint8_t* images, size_t count) {
-    return guarded([&] {
-        demand(session, "session");
-        copy_result(session->session, &Session::images, images, count);
-    });
+    return in_turn(session, [&](Session& player) { copy_result(player, &Session::images, images, count); });
 }
 
 soda_status soda_to_device(soda_session* session, const char* output, void* address, size_t bytes) {
-    return guarded([&] {
-        demand(session, "session");
+    return in_turn(session, [&](Session& player) {
         demand(output, "output");
-        session->session.to_device(output, address, bytes);
+        player.to_device(output, address, bytes);
     });
 }
 
 soda_status soda_reset(soda_session* session) {
-    return guarded([&] {
-        demand(session, "session");
-        session->session.reset();
-    });
+    return in_turn(session, [](Session& player) { player.reset(); });
 }
 
 void soda_cancel(soda_session* session) {

@@ -1,7 +1,10 @@
 #include "checks.hpp"
 
 #include <algorithm>
+#include <set>
 
+#include "backends/onnx_initializers.hpp"
+#include "backends/trt_index.hpp"
 #include "consistency.hpp"
 #include "errors.hpp"
 #include "files.hpp"
@@ -24,37 +27,70 @@ void check_hash(const std::string& path, const FileEntry& entry) {
         throw BundleError(say(path, ": its SHA-256 is not the manifest's, the file was changed or damaged; ", rebuild));
 }
 
+// Files that a graph's tensors are taken from.
+std::set<std::string> graph_locations(const std::string& path) {
+    const MappedFile graph(path);
+    std::set<std::string> files;
+    if (!find_external_locations({graph.data(), graph.size()}, files))
+        throw BundleError(say(path, ": not an ONNX model; copy or build the bundle again"));
+    return files;
+}
+
+// Programs take weights from files that the manifest lists, so that these were hashed and lie in the folder.
+void check_named_files(const std::string& folder, const Manifest& manifest) {
+    const auto check = [&](const std::string& program, const std::string& file) {
+        if (manifest.files.count(file) == 0)
+            throw BundleError(say(folder, "/", program, ": takes weights from ", shown(file, 120),
+                                  ", which the manifest does not list; ", rebuild));
+    };
+    if (manifest.backend == "ort" || manifest.backend == "openvino") {
+        Names programs;
+        for (const auto& program : manifest.prepare) programs.push_back(program.file);
+        for (const auto& program : manifest.programs) programs.push_back(program.file);
+        for (const auto& program : manifest.finish) programs.push_back(program.file);
+        for (const auto& program : programs)
+            for (const auto& file : graph_locations(folder + "/" + program)) check(program, file);
+    } else if (manifest.backend == "trt" || manifest.backend == "trt_rtx") {
+        const EngineIndex index = read_engine_index(folder);
+        for (const auto& [program, file] : index.weights_file)
+            if (index.weights != "baked" && !file.empty()) check(program, file);
+    }
+}
+
 }  // namespace
 
 Manifest open_manifest(const std::string& folder) {
     const std::string path = folder + "/" + manifest_name;
-    const int64_t bytes = require_regular_file(path, max_manifest_bytes);
+    const int64_t bytes = require_regular_file(path, max_manifest_bytes).bytes;
     Manifest manifest = parse_manifest(read_bytes(path, 0, bytes), path);
     const std::string problem = first_problem(manifest);
     if (!problem.empty()) throw BundleError(say(path, ": ", problem, "; ", rebuild));
     return manifest;
 }
 
-void check_files(const std::string& folder, const Manifest& manifest) {
+CheckedFiles::Stamps check_files(const std::string& folder, const Manifest& manifest) {
     for (const auto& [name, entry] : manifest.files) require_regular_file(folder + "/" + name, entry.bytes);
     require_at_most(folder + "/" + manifest.tables, manifest.files.at(manifest.tables), max_tables_bytes);
     for (const auto& tokenizer : manifest.tokenizers)
         require_at_most(folder + "/" + tokenizer.file, manifest.files.at(tokenizer.file), max_tokenizer_bytes);
     for (const auto& name : manifest.weights) read_header(folder + "/" + name);
+    CheckedFiles::Stamps stamps;
     for (const auto& [name, entry] : manifest.files) {
         const std::string path = folder + "/" + name;
-        const int64_t bytes = stamp_of(path).bytes;
-        if (bytes != entry.bytes)
-            throw BundleError(say(path, ": ", bytes, " bytes, the manifest says ", entry.bytes, "; ", rebuild));
+        const FileStamp stamp = stamps[name] = stamp_of(path);
+        if (stamp.bytes != entry.bytes)
+            throw BundleError(say(path, ": ", stamp.bytes, " bytes, the manifest says ", entry.bytes, "; ", rebuild));
         const bool weights =
             std::find(manifest.weights.begin(), manifest.weights.end(), name) != manifest.weights.end();
         if (entry.bytes <= small_file_bytes && !weights) {
             check_hash(path, entry);
         } else if (!is_remembered(path, entry)) {
             check_hash(path, entry);
-            remember(path, entry);
+            remember(path, entry, stamp);
         }
     }
+    check_named_files(folder, manifest);
+    return stamps;
 }
 
 }  // namespace soda

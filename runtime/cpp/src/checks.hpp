@@ -3,18 +3,21 @@
 
 #include <string>
 
+#include "files.hpp"
 #include "manifest.hpp"
 
 namespace soda {
 
 // Read and check manifest.json: schema, names, and every number against every other.
 Manifest open_manifest(const std::string& folder);
-// Sizes of all files, headers of the weights, and hashes: small files at every open, others once per file.
-void check_files(const std::string& folder, const Manifest& manifest);
+// Sizes of all files, headers of the weights, hashes (small files at every open, others once per file), and that no
+// program names a file besides. Gives the files' stamps.
+CheckedFiles::Stamps check_files(const std::string& folder, const Manifest& manifest);
 
-// Whether a file was hashed before and has the same path, size, modification time and inode; the memory is a file in
-// the user's cache folder, shared with the Python runtime (remembered.cpp).
+// Whether a file was hashed before and has the same path, size, times of modification and of change, and inode; the
+// memory is a file in the user's cache folder, shared with the Python runtime (remembered.cpp).
 bool is_remembered(const std::string& path, const FileEntry& entry);
-void remember(const std::string& path, const FileEntry& entry);
+// Keep that it has this hash, unless it has changed since it had the stamp `hashed`.
+void remember(const std::string& path, const FileEntry& entry, const FileStamp& hashed);
 
 }  // namespace soda

@@ -60,7 +60,7 @@ int64_t read_pair(const std::string& content, const TensorEntries& entries, cons
 
 Embeds read_embeds(const std::string& path, int64_t tokens, int64_t width) {
     try {
-        const int64_t bytes = require_regular_file(path, max_file_bytes, true);
+        const int64_t bytes = require_regular_file(path, max_file_bytes).bytes;
         const std::string content = read_bytes(path, 0, bytes);
         const TensorEntries entries = parse_header(path, content, int64_t(content.size()));
         Embeds embeds;

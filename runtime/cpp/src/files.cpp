@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "errors.hpp"
@@ -17,6 +19,14 @@ namespace {
 
 [[noreturn]] void unreadable(const std::string& path) {
     throw BundleError(say(path, ": cannot be read (", std::strerror(errno), "); ", rebuild));
+}
+
+int64_t nanoseconds(const struct timespec& time) {
+    return time.tv_sec * int64_t(1000000000) + time.tv_nsec;
+}
+
+FileStamp stamp(const struct stat& info) {
+    return {int64_t(info.st_dev), int64_t(info.st_ino), info.st_size, nanoseconds(info.st_mtim)};
 }
 
 class Descriptor {
@@ -55,20 +65,66 @@ bool is_folder(const std::string& path) {
     return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-int64_t require_regular_file(const std::string& path, int64_t max_bytes, bool may_be_link) {
+bool operator==(const FileStamp& a, const FileStamp& b) {
+    return a.device == b.device && a.inode == b.inode && a.bytes == b.bytes && a.modified_ns == b.modified_ns;
+}
+
+std::string resolved(const std::string& path) {
+    const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), std::free);
+    return real ? real.get() : path;
+}
+
+FileStamp require_regular_file(const std::string& path, int64_t max_bytes) {
     struct stat info;
-    if ((may_be_link ? ::stat : ::lstat)(path.c_str(), &info) != 0)
-        throw BundleError(say(path, ": missing; ", rebuild));
+    if (::stat(path.c_str(), &info) != 0) throw BundleError(say(path, ": missing; ", rebuild));
     if (!S_ISREG(info.st_mode)) throw BundleError(say(path, ": not a regular file; ", rebuild));
     if (info.st_size > max_bytes)
         throw BundleError(say(path, ": ", info.st_size, " bytes, at most ", max_bytes, " are expected; ", rebuild));
-    return info.st_size;
+    return stamp(info);
 }
 
 FileStamp stamp_of(const std::string& path) {
     struct stat info;
     if (::stat(path.c_str(), &info) != 0) unreadable(path);
-    return {info.st_size, info.st_mtim.tv_sec * int64_t(1000000000) + info.st_mtim.tv_nsec, int64_t(info.st_ino)};
+    return stamp(info);
+}
+
+int64_t changed_ns(const std::string& path) {
+    struct stat info;
+    if (::stat(path.c_str(), &info) != 0) unreadable(path);
+    return nanoseconds(info.st_ctim);
+}
+
+void CheckedFiles::require_same(const std::vector<std::string>& names) const {
+    for (const auto& name : names) {
+        const std::string path = folder_ + "/" + name;
+        struct stat info;
+        const bool there = ::stat(path.c_str(), &info) == 0;
+        if (!there || !(stamp(info) == stamps_.at(name)))
+            throw BundleError(say(path, there ? ": " : ": gone, ",
+                                  "changed since the bundle was opened: the bundle was replaced; open it again"));
+    }
+}
+
+void CheckedFiles::require_untouched(const std::vector<std::string>& names) const {
+    for (const auto& name : names) {
+        const std::string path = folder_ + "/" + name;
+        struct stat info;
+        if (::stat(path.c_str(), &info) != 0) continue;
+        const FileStamp found = stamp(info), &known = stamps_.at(name);
+        if (found.device == known.device && found.inode == known.inode && !(found == known))
+            throw BundleError(
+                say(path, ": written to while the bundle is open; put files in place by renaming them"));
+    }
+}
+
+std::string CheckedFiles::link_among(const std::vector<std::string>& names) const {
+    for (const auto& name : names) {
+        const std::string path = folder_ + "/" + name;
+        struct stat info;
+        if (::lstat(path.c_str(), &info) == 0 && S_ISLNK(info.st_mode)) return path;
+    }
+    return "";
 }
 
 std::string read_bytes(const std::string& path, int64_t offset, int64_t bytes) {

@@ -53,8 +53,16 @@ void judge_each(const Given& given, Fits fits, const std::string& problem) {
     if (!std::all_of(values, values + count, fits)) throw RequestError(say(given.name, ": ", problem));
 }
 
+// Anything else than the vocabulary's ids an engine library may compute with in silence. size 0: not known.
+void judge_tokens(const Given& given, int64_t size) {
+    judge_each<int64_t>(given, [](int64_t value) { return value >= 0; }, "token ids below 0");
+    judge_each<int64_t>(
+        given, [&](int64_t value) { return size == 0 || value < size; },
+        say("a token id is outside 0 .. ", size - 1));
+}
+
 // Values on the host; those on the device are the caller's to see to.
-void judge_values(const Given& given) {
+void judge_values(const Given& given, const Vocabulary& vocabulary) {
     const RequestPort& port = *given.port;
     const int64_t bytes = checked_product(given.rows, request_port(port).bytes({1, 1, 1}));
     if (given.bytes && *given.bytes < bytes)
@@ -69,7 +77,7 @@ void judge_values(const Given& given) {
                 given, [&](int64_t value) { return value >= 0 && value < port.num_classes; },
                 say("a label is outside 0 .. ", port.num_classes - 1));
         case PortKind::token_ids:
-            return judge_each<int64_t>(given, [](int64_t value) { return value >= 0; }, "token ids below 0");
+            return judge_tokens(given, vocabulary(size_t(port.tokenizer)));
         case PortKind::token_mask:
         case PortKind::mask:
             return judge_each<int64_t>(
@@ -187,11 +195,12 @@ void add_port(const Manifest& manifest, const RequestPort& port, const PortInput
 
 }  // namespace
 
-Condition judge_condition(const Manifest& manifest, const std::vector<Given>& inputs, int64_t samples) {
+Condition judge_condition(const Manifest& manifest, const std::vector<Given>& inputs, int64_t samples,
+                          const Vocabulary& vocabulary) {
     const InputsByPort by_port = sort_inputs(manifest, inputs);
     Condition condition;
     condition.samples = count_samples(inputs, samples);
-    for (const Given& given : inputs) judge_values(given);
+    for (const Given& given : inputs) judge_values(given, vocabulary);
     condition.encoders = choose_encoders(manifest, by_port);
     for (const RequestPort& port : manifest.ports) {
         const PortUse use = use_of(manifest, port, condition.encoders);

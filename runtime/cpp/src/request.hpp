@@ -1,6 +1,8 @@
 // Judge a request before anything changes: ports, noise and guidance that fit the bundle. BUNDLE.md section 8.
 #pragma once
 
+#include <functional>
+
 #include "request_inputs.hpp"
 
 namespace soda {
@@ -13,8 +15,12 @@ struct Condition {
     std::vector<size_t> encoders;                     // that run: indices into `prepare`
 };
 
+// How many ids tokenizer `number` has; 0 where that is not known.
+using Vocabulary = std::function<int64_t(size_t number)>;
+
 // samples: how many the request asks for; 0 takes those of its inputs.
-Condition judge_condition(const Manifest& manifest, const std::vector<Given>& inputs, int64_t samples);
+Condition judge_condition(const Manifest& manifest, const std::vector<Given>& inputs, int64_t samples,
+                          const Vocabulary& vocabulary);
 double judge_guidance(const Manifest& manifest, const soda_request& request);
 // Noise given by the caller is finite and whole.
 void judge_noise(const Manifest& manifest, const soda_request& request, const DeviceArrays& device, int64_t samples);

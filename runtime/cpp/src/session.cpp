@@ -1,6 +1,7 @@
 #include "session.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "errors.hpp"
 #include "philox.hpp"
@@ -26,9 +27,11 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
     const std::vector<Given> inputs = list_inputs(m, request, arrays, file);
     for (const Given& given : inputs)
         if (given.device) judge_device_address(given.name, given.device, bundle_->backend());
-    const Condition condition = judge_condition(m, inputs, request.samples);
+    const Condition condition =
+        judge_condition(m, inputs, request.samples, [this](size_t number) { return bundle_->vocabulary(number); });
     const double guidance = judge_guidance(m, request);
     judge_noise(m, request, device, condition.samples);
+    bundle_->require_weights();
     started_ = false;  // until everything below is done: a program may fail
     current_ = ++requests_;
     try {
@@ -114,6 +117,16 @@ void Session::latents(float* values, size_t count) {
     if (!values) throw RequestError("latents is NULL", SODA_REQUEST_ARGUMENT);
     demand_room(count);
     state.read(values, latent_count() * 4);
+    require_finite("latents", values, latent_count());
+}
+
+void Session::require_finite(const std::string& what, const float* values, int64_t count) const {
+    const float* wrong = std::find_if_not(values, values + count, [](float value) { return std::isfinite(value); });
+    if (wrong == values + count) return;
+    const Manifest& m = bundle_->manifest();
+    throw EngineError(say(bundle_->folder(), ": ", what, " of sample ", (wrong - values) / (count / playback_->batch),
+                          " after ", next_step_, " of ", m.sampler.steps, " steps: a value is NaN or infinite; ",
+                          m.precision, " may be too narrow for the model: build with another --precision"));
 }
 
 void Session::demand_room(size_t count) const {
@@ -135,6 +148,7 @@ std::vector<float> Session::planes(size_t room) {
     if (!m.finish.empty()) {
         const Memory& made = player.finish(next_step_);
         made.read(planes.data(), made.bytes());
+        require_finite(result_name(m.finish[0].kind), planes.data(), needed);
         return planes;
     }
     latents(planes.data(), planes.size());

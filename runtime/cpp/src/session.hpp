@@ -40,6 +40,8 @@ private:
     void write_noise(int64_t index);
     void check_cancelled();
     int64_t latent_count() const;
+    // values: [samples, ...]. EngineError where one is NaN or infinite.
+    void require_finite(const std::string& what, const float* values, int64_t count) const;
 
     std::shared_ptr<Bundle> bundle_;
     std::unique_ptr<Playback> playback_;

@@ -88,6 +88,8 @@ const char* type_of(const Json& value) {
 
 Json parse_json(std::string_view text) {
     if (text.substr(0, 3) == "\xef\xbb\xbf") throw StrictJsonError("not valid JSON (a byte order mark)");
+    if (text.find('\0') != text.npos)  // where nlohmann's parser would see the end
+        throw StrictJsonError(say("not valid JSON (a NUL at byte ", text.find('\0'), ")"));
     Json root;
     Builder builder(root);
     Json::sax_parse(text.begin(), text.end(), &builder);

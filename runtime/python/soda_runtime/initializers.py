@@ -14,6 +14,16 @@ from .tensors import TensorEntry
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _GRAPH, _INITIALIZER = 7, 5  # fields of ModelProto and GraphProto
+_PARTS = {  # kind of message -> its fields that may have tensors below them, and their kinds
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}  # fmt: skip
+_MAX_DEPTH = 64  # protobuf's own limit is 100
 _DIMS, _DATA_TYPE, _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 13, 14  # fields of TensorProto
 _KEY, _VALUE = 1, 2  # fields of StringStringEntryProto
 _EXTERNAL = 1
@@ -59,6 +69,29 @@ def external_initializers(path: Path) -> Iterator[External]:
         raise BundleError(f"{path}: not an ONNX model; copy or build the bundle again") from None
 
 
+def external_locations(path: Path) -> set[str]:
+    """Files that any tensor of an ONNX model is taken from, at whatever depth. Raises BundleError."""
+    try:
+        return set(_locations(memoryview(path.read_bytes()), "model", 0))
+    except (ValueError, IndexError, TypeError, KeyError):
+        raise BundleError(f"{path}: not an ONNX model; copy or build the bundle again") from None
+
+
+def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    if b"location" not in bytes(message):  # a string's bytes stand in all messages around it: few parts are walked
+        return
+    if kind == "tensor":
+        for entry in _messages(message, _EXTERNAL_DATA):
+            if _text(entry, _KEY) == "location":
+                yield _text(entry, _VALUE)
+        return
+    for number, part in _PARTS[kind].items():
+        for inner in _messages(message, number):
+            yield from _locations(inner, part, depth + 1)
+
+
 def _external(tensor: memoryview) -> External:
     pairs = {_text(entry, _KEY): _text(entry, _VALUE) for entry in _fields(tensor, _EXTERNAL_DATA)}
     shape: list[int] = []
@@ -71,8 +104,13 @@ def _external(tensor: memoryview) -> External:
 
 
 def _text(message: memoryview, field: int) -> str:
-    (value,) = _fields(message, field)
+    (value,) = _messages(message, field)
     return bytes(value).decode()
+
+
+def _messages(message: memoryview, wanted: int) -> list[memoryview]:
+    """Values of one field that are bytes; those of another wire type are no values of it."""
+    return [value for value in _fields(message, wanted) if isinstance(value, memoryview)]
 
 
 def _packed(values: memoryview) -> list[int]:

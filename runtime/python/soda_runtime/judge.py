@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .manifest import HintPort, LabelPort, Manifest, RequestPort, ScalarPort
+from .manifest import HintPort, LabelPort, Manifest, RequestPort, ScalarPort, TokenIdsPort
 from .port_inputs import MAX_BATCH, Tokenize, name_inputs, prompts_of, require_all, running_encoders, tokens_of
 from .request import Noise, Request
 from .values import brief, real_array, rows_of
@@ -29,8 +30,11 @@ class Judged:
     noise: Noise | int
 
 
-def judge_request(request: Request, manifest: Manifest, tokenize: Tokenize) -> Judged:
-    """tokenize(number, texts): ids and mask of a tokenizer, int64 [n, max_tokens]. Raises RequestError."""
+def judge_request(
+    request: Request, manifest: Manifest, tokenize: Tokenize, vocabulary: Callable[[int], int]
+) -> Judged:
+    """tokenize(number, texts): ids and mask of a tokenizer, int64 [n, max_tokens]. vocabulary(number): how many ids it
+    has, 0 where that is not known. Raises RequestError."""
     request = name_inputs(request, manifest)
     if not isinstance(request.batch, (int, np.integer)) or not 0 <= request.batch <= MAX_BATCH:
         raise RequestError(f"batch={brief(request.batch)} is outside 0 .. {MAX_BATCH}")
@@ -46,10 +50,19 @@ def judge_request(request: Request, manifest: Manifest, tokenize: Tokenize) -> J
     for port in manifest.ports:
         if isinstance(port, ScalarPort) and port.name not in rows:
             rows[port.name] = np.full(samples * manifest.rows_per_sample, port.default, np.float32)
+    for name, values in rows.items():
+        _require_tokens(ports[name], values, vocabulary)
     noise = seed if request.noise is None else judge_noise(request.noise, manifest, samples)
     if texts[0]:
         rows |= tokens_of(texts, manifest, samples, tokenize)
     return Judged(samples, rows, frozenset(program.file for program in running), guidance, noise)
+
+
+def _require_tokens(port: RequestPort, ids: NDArray[np.generic], vocabulary: Callable[[int], int]) -> None:
+    """Ids that a caller gives are within the vocabulary: a library may compute with anything else in silence."""
+    size = vocabulary(port.tokenizer) if isinstance(port, TokenIdsPort) else 0
+    if size and ids.max() >= size:
+        raise RequestError(f"{port.name}: token id {ids.max()} is outside 0 .. {size - 1}")
 
 
 def judge_noise(noise: Noise, manifest: Manifest, samples: int) -> Noise:
@@ -120,10 +133,18 @@ def _guidance(requested: float | None, manifest: Manifest) -> float:
     built = manifest.guidance
     if requested is None:
         return built
-    if not isinstance(requested, (int, float, np.integer, np.floating)) or not abs(requested) <= _MAX_GUIDANCE:
+    if not isinstance(requested, (int, float, np.integer, np.floating)) or not _is_float32(requested):
         raise RequestError(f"guidance {brief(requested)} is not a number within float32")
     if manifest.rows_per_sample == 1 and requested > 1.0:
         raise RequestError(f"guidance {requested} needs a bundle built with --guidance above 1; this one has none")
     if manifest.rows_per_sample == 1 and requested != built:
         raise RequestError(f"this bundle was built without guidance; guidance {requested} has no effect in it")
     return float(requested)
+
+
+def _is_float32(number: float | np.number) -> bool:
+    """Whether a number of any type is finite as float32."""
+    try:
+        return abs(float(number)) <= _MAX_GUIDANCE
+    except OverflowError:  # of an int that no float holds
+        return False

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from .errors import InternalError
+
 Call = Callable[[], None]
 _MOST_THREADS = 4
 
@@ -25,6 +27,7 @@ class StepCalls:
         """
         self._bind, self._programs, self._at_once = bind, programs, at_once
         self._bound: dict[int, Future[None]] = {}
+        self._placeholders: tuple[Call, ...] = ()
         if at_once:
             self.calls = [bind(step) for step in range(len(programs))]
             return
@@ -45,10 +48,13 @@ class StepCalls:
         for future in self._bound.values():
             future.result()
 
-    def abandon(self) -> None:
-        """Do not open what is not being opened yet."""
+    def close(self) -> None:
+        """Do not open what is not being opened yet, and let go of every call: they hold each other and the buffers."""
         for future in self._bound.values():
             future.cancel()
+        self.calls.clear()
+        self._placeholders = ()
+        self._bind = _refuse
 
     def _open_others(self) -> None:
         if self._bound:
@@ -69,7 +75,14 @@ class StepCalls:
         return call
 
     def _bind_steps(self, steps: Sequence[int]) -> None:
+        placeholders, calls = self._placeholders, self.calls
         for step in steps:
+            if not calls:  # closed
+                return
             call = self._bind(step)
-            if self.calls[step] is self._placeholders[step]:
-                self.calls[step] = call
+            if calls and calls[step] is placeholders[step]:
+                calls[step] = call
+
+
+def _refuse(step: int) -> Call:
+    raise InternalError(f"step {step} is bound after its playback was closed")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import DeviceBackend, DeviceOptions, Engine, open_backend
-from .checks import check_files, open_manifest, refusing_unreadable
-from .errors import BundleError
-from .manifest import FinishProgram, Manifest, PrepareProgram
+from .checks import check_files, open_manifest
+from .engine_index import INDEX_NAME
+from .errors import BundleError, EngineError
+from .files import CheckedFiles, Stamp, identity_of, refusing_unreadable, require_regular_file
+from .guard import OpenedHere
+from .manifest import MANIFEST_NAME, FinishProgram, Manifest, PrepareProgram
 from .signature import (
     Signature,
     coefficient_table,
@@ -24,24 +28,36 @@ from .signature import (
     step_signature,
 )
 from .tensors import read_tensors
+from .vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from .text import PromptTokenizer
 
 
-class OpenedBundle:
-    """An opened bundle without its sessions: thread-safe, shared by any number of them."""
+_MAX_TABLE_VALUE = 1e18  # so that a product of two is finite in float32
+_ATTEMPTS = 10  # at opening a bundle that is being replaced meanwhile
+
+
+class OpenedBundle(OpenedHere):
+    """An opened bundle without its sessions: thread-safe, shared by any number of them, of one process."""
 
     def __init__(
         self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int, weights: str = "",
-        options: DeviceOptions = DeviceOptions(),
+        options: DeviceOptions = DeviceOptions(), stamps: Mapping[str, Stamp] | None = None,
     ) -> None:  # fmt: skip
+        """stamps: of the files when they were checked; default those that they have now."""
+        super().__init__()
         self.folder, self.manifest = folder, manifest
         with refusing_unreadable(folder):
+            if stamps is None:
+                stamps = {name: require_regular_file(folder / name, e.bytes) for name, e in manifest.files.items()}
+            self._files = CheckedFiles(folder, stamps)
             self.tables = _read_tables(folder, manifest)
+        self._files.require_same([manifest.tables])
         self.backend = open_backend(backend, device, threads, weights, options)
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[int, PromptTokenizer] = {}
+        self._vocabularies: dict[int, int] = {}
         self._lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}
 
@@ -57,16 +73,36 @@ class OpenedBundle:
         copy an engine in the order that its kernels like, or `shared`, one for all engines, slower on the CPU; default
         what is faster. options: for CUDA. Raises BundleError or EngineError.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder}: no such bundle folder; `soda-export build` makes one")
+        for attempt in range(_ATTEMPTS):
+            found = identity_of(path, MANIFEST_NAME)
+            try:
+                return cls._open_once(path, backend, device, threads, weights, options)
+            except BundleError:
+                if found == identity_of(path, MANIFEST_NAME):
+                    raise
+            time.sleep(0.01 * attempt)
+        raise BundleError(f"{path}: was replaced {_ATTEMPTS} times while it was opened; open it again")
+
+    @classmethod
+    def _open_once(
+        cls, path: str | os.PathLike[str], backend: str, device: str, threads: int, weights: str,
+        options: DeviceOptions,
+    ) -> Self:  # fmt: skip
+        if not Path(path).is_dir():
+            raise BundleError(f"{path}: no such bundle folder; `soda-export build` makes one")
+        folder = Path(os.path.realpath(path))  # whatever becomes of the working directory, or of links to the folder
         with refusing_unreadable(folder):
             manifest = open_manifest(folder)
-            check_files(folder, manifest)
-        return cls(folder, manifest, backend or manifest.backend, device, threads, weights, options)
+            stamps = check_files(folder, manifest)
+        return cls(folder, manifest, backend or manifest.backend, device, threads, weights, options, stamps)
 
     def close(self) -> None:
-        """Let go of all engines, and free what they hold on a device; sessions must not be used any more."""
+        """Let go of all engines, and free what they hold on a device; sessions must not be used any more.
+
+        In a fork of the process that opened the bundle nothing happens.
+        """
+        if not self.is_here:
+            return
         with self._lock:
             self._engines.clear()
             if isinstance(self.backend, DeviceBackend):
@@ -99,11 +135,13 @@ class OpenedBundle:
         """Prompts to token ids and mask of tokenizer `number`, int64 [n, max_tokens] each."""
         entry = self.manifest.tokenizers[number]
         path = self.folder / entry.file
+        self.require_here()
         try:
             with self._lock:
                 if number not in self._tokenizers:
                     from .text import PromptTokenizer
 
+                    self._files.require_same([entry.file])
                     self._tokenizers[number] = PromptTokenizer(path, entry.max_tokens, entry.clean, entry.pad_id)
             return self._tokenizers[number](prompts)
         except BaseException as error:  # a tokenizer that names tokens it does not have makes the library panic
@@ -111,13 +149,45 @@ class OpenedBundle:
                 raise
             raise BundleError(f"{path}: the tokenizers library fails on it; copy or build the bundle again") from None
 
+    def vocabulary(self, number: int) -> int:
+        """Token ids of tokenizer `number` are below this; 0 where its file does not say."""
+        entry = self.manifest.tokenizers[number]
+        if number not in self._vocabularies:
+            self._files.require_same([entry.file])
+            with refusing_unreadable(self.folder):
+                size = vocabulary_size(self.folder / entry.file)
+            self._vocabularies[number] = max(size, entry.pad_id + 1) if size else 0
+        return self._vocabularies[number]
+
+    def require_weights(self) -> None:
+        """No weights file, which engines may have mapped, was written to since it was checked. Raises BundleError."""
+        self._files.require_untouched(self.manifest.weights)
+
     def _open(self, file: str, weights: str, signature: Signature, once: bool = False) -> Engine:
+        self.require_here()
         with self._lock:
             opening = self._opening.setdefault(file, threading.Lock())
         with opening:
             if file not in self._engines:
-                self._engines[file] = self.backend.open_engine(self.folder / file, signature, once, weights)
+                self._engines[file] = self._open_checked(file, weights, signature, once)
             return self._engines[file]
+
+    def _open_checked(self, file: str, weights: str, signature: Signature, once: bool) -> Engine:
+        """Open an engine from the files that were checked: libraries open them by path, once more."""
+        used = [file, *self.manifest.weights, *(name for name in (INDEX_NAME,) if name in self.manifest.files)]
+        self._files.require_same(used)
+        try:
+            return self.backend.open_engine(self.folder / file, signature, once, weights)
+        except EngineError as error:
+            link = self._files.link_among(used)
+            if link is None:
+                raise
+            raise EngineError(
+                f"{error}; {link} is a symbolic link, through which an engine library may read no weights: "
+                f"copy the bundle with `cp -rL`"
+            ) from None
+        finally:
+            self._files.require_same(used)
 
 
 def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -132,6 +202,9 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         if table.dtype != np.float32 or table.ndim < 2 or table.shape[0] != manifest.sampler.steps:
             wanted = f"float32 with {manifest.sampler.steps} rows"
             raise BundleError(f"{path}: table {name!r:.80} is not {wanted}; rebuild the bundle")
+        if not (np.abs(table) <= _MAX_TABLE_VALUE).all():  # NaN compares false
+            what = f"has a value that is not a number within {_MAX_TABLE_VALUE:g}"
+            raise BundleError(f"{path}: table {name!r:.80} {what}; rebuild the bundle")
     width = scalar_count(manifest)
     for name in sorted(coefficients):
         if tables[name].shape[1:] != (width,):

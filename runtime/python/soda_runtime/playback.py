@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import DeviceBackend, Memory, View
+from .guard import OpenedHere
 from .loading import Call, StepCalls
 from .manifest import FinishProgram, PreparedTensor, PrepareProgram
 from .opened import OpenedBundle
@@ -38,10 +39,11 @@ from .signature import (
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
 
 
-class Playback:
+class Playback(OpenedHere):
     """The buffers and bound calls of one (bundle, batch, accelerated or baseline). Used by one thread at a time."""
 
     def __init__(self, bundle: OpenedBundle, batch: int, accelerated: bool) -> None:
+        super().__init__()
         self.batch, self.accelerated, self._bundle = batch, accelerated, bundle
         self._memories: list[Memory] = []
         self._loading: StepCalls | None = None
@@ -98,7 +100,8 @@ class Playback:
     def close(self) -> None:
         """Let go of every bound call and buffer: freed now where the backend can, else with the last reference."""
         if self._loading is not None:
-            self._loading.abandon()
+            self._loading.close()
+            self._loading = None
         self.encode, self.prepare_request, self.prepares, self.steps = {}, [], [], []
         self._finish, self.loop = {}, None
         while self._memories:

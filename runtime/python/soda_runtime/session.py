@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .backends import DeviceBackend, DeviceOptions
 from .device_inputs import DeviceInputs, take_device_inputs
 from .dlpack import DeviceTensor
-from .errors import RequestError
+from .errors import EngineError, RequestError
+from .guard import Turn
 from .judge import judge_request
 from .opened import OpenedBundle
 from .philox import INITIAL_STREAM, latent_noise
@@ -23,9 +24,11 @@ from .request import Embeds, Noise, Request
 
 
 class Session:
-    """One thread's player of a bundle. Nothing is carried from one request to the next.
+    """One caller's player of a bundle. Nothing is carried from one request to the next.
 
-    `generate` is `start`, every `step(i)` in order, and `latents`.
+    `generate` is `start`, every `step(i)` in order, and `latents`. A call that comes while another one is under way
+    raises RequestError; `close` waits for it. In a fork of the process that opened the bundle every call raises
+    EngineError, and `close` does nothing.
     """
 
     def __init__(self, bundle: OpenedBundle) -> None:
@@ -34,6 +37,7 @@ class Session:
         self._next_step = 0
         self._started = False
         self._noise: Noise | int = 0
+        self._turn = Turn()
 
     @classmethod
     def open(
@@ -47,11 +51,10 @@ class Session:
         return cls(bundle)
 
     def close(self) -> None:
-        """Free this session's buffers; the next request allocates them anew."""
-        playback, self._playback = self._playback, None
-        self.reset()
-        if playback is not None:
-            playback.close()
+        """Free this session's buffers, after the call that is under way; the next request allocates them anew."""
+        if self.bundle.is_here:
+            with self._turn.taken(wait=True):
+                self._close()
 
     def __enter__(self) -> Session:
         return self
@@ -79,13 +82,14 @@ class Session:
         The arguments are those of `Request`: labels, prompt or embeds, whichever the model is conditioned on; or, and
         besides, values of any of the bundle's ports by name.
         """
-        self.start(
-            labels, prompt=prompt, negative_prompt=negative_prompt, embeds=embeds, inputs=inputs,
-            negative_inputs=negative_inputs, seed=seed, batch=batch, noise=noise, guidance=guidance,
-            accelerated=accelerated,
+        request = Request(
+            labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
+            accelerated,
         )  # fmt: skip
-        self.run_steps()
-        return self.latents()
+        with self._taken():
+            self._begin(request)
+            self._run_steps()
+            return self._latents()
 
     def start(
         self,
@@ -111,12 +115,96 @@ class Session:
 
     def begin(self, request: Request) -> None:
         """Begin a request. Raises RequestError before anything changes."""
+        with self._taken():
+            self._begin(request)
+
+    def run_steps(self) -> None:
+        """Run all steps of a request that has just been started; on a device as one call, without waiting."""
+        with self._taken():
+            self._run_steps()
+
+    def step(self, index: int) -> None:
+        """Run step `index`; steps run in order, each once. A step that fails ends the request."""
+        with self._taken():
+            self._step(index)
+
+    def wait(self) -> None:
+        """Wait until the steps run so far are done; on the host they are. `latents` and `result` wait by themselves."""
+        with self._taken():
+            if isinstance(self.bundle.backend, DeviceBackend):
+                self.bundle.backend.wait()
+
+    def latents(self) -> NDArray[np.float32]:
+        """The latents [B, *latent_shape] after the steps run so far. Raises EngineError where one is not finite."""
+        with self._taken():
+            return self._latents()
+
+    def latents_on_device(self) -> DeviceTensor:
+        """The latents [B, *latent_shape] where they are, for another library's from_dlpack.
+
+        The next request changes them: what reads them in another stream than DeviceOptions.stream must be done by then.
+        Whether they are finite is not looked at. Raises RequestError where they are in host memory.
+        """
+        with self._taken():
+            playback, backend = self.playback, self.bundle.backend
+            if not isinstance(backend, DeviceBackend):
+                raise RequestError("this session's latents are in host memory; ask for latents()")
+            shape = (playback.batch, *self.bundle.manifest.model.latent_shape)
+            return DeviceTensor(playback.state_after(self._next_step), backend.cuda, shape)
+
+    def result(self) -> NDArray[np.float32]:
+        """What the bundle makes of the latents after the steps run so far: images [B, H, W, channels] or video
+        [B, frames, H, W, channels] in 0..1, or audio [B, channels, samples] in -1..1.
+
+        Raises RequestError where the model's latents are not pixels and the bundle has no decoder, EngineError where
+        a value is not finite.
+        """
+        with self._taken():
+            return self._result()
+
+    def images(self) -> NDArray[np.float32]:
+        """The latents after the steps run so far as images [B, H, W, channels] in 0..1.
+
+        Raises RequestError where `result` does, or gives no images.
+        """
+        if self.result_kind in ("video", "audio"):
+            raise RequestError(f"this bundle makes {self.result_kind}, not images; ask for result()")
+        return self.result()
+
+    @property
+    def result_kind(self) -> Literal["image", "video", "audio", ""]:
+        """What `result` gives; "" where there is none."""
+        manifest = self.bundle.manifest
+        if manifest.finish:
+            return manifest.finish[0].kind
+        return "image" if manifest.model.output == "pixels" else ""
+
+    @property
+    def playback(self) -> Playback:
+        """The buffers and bound calls of the request in progress, for instruments and tests."""
+        if self._playback is None or not self._started:
+            raise RequestError("no request has been started; call start() or generate() first")
+        return self._playback
+
+    def reset(self) -> None:
+        """Forget the request in progress; buffers stay allocated."""
+        with self._taken():
+            self._reset()
+
+    @contextmanager
+    def _taken(self) -> Iterator[None]:
+        self.bundle.require_here()
+        with self._turn.taken():
+            yield
+
+    def _begin(self, request: Request) -> None:
+        self.bundle.require_weights()
         manifest, backend = self.bundle.manifest, self.bundle.backend
         request, on_device = take_device_inputs(backend, name_inputs(request, manifest), manifest)
-        judged = judge_request(request, manifest, self.bundle.tokenize)
+        judged = judge_request(request, manifest, self.bundle.tokenize, self.bundle.vocabulary)
         size, shape, accelerated = judged.samples, manifest.model.latent_shape, request.accelerated
         if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
-            self.close()  # free the old buffers before new ones are allocated
+            self._close()  # free the old buffers before new ones are allocated
             self._playback = Playback(self.bundle, size, accelerated)
         playback = self._playback
         self._started = False  # until everything below is done: a program may fail
@@ -136,20 +224,18 @@ class Session:
         self._noise = noise
         self._next_step, self._started = 0, True
 
-    def run_steps(self) -> None:
-        """Run all steps of a request that has just been started; on a device as one call, without waiting."""
+    def _run_steps(self) -> None:
         playback = self.playback
         if playback.loop is None or self._next_step:
             for i in range(self._next_step, len(playback.steps)):
-                self.step(i)
+                self._step(i)
             return
         self._write_noise(0)
         with self._dropping_failures():
             playback.loop()
         self._next_step = len(playback.steps)
 
-    def step(self, index: int) -> None:
-        """Run step `index`; steps run in order, each once. A step that fails ends the request."""
+    def _step(self, index: int) -> None:
         playback = self.playback
         if index != self._next_step or index >= len(playback.steps):
             raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {len(playback.steps)} steps")
@@ -167,77 +253,50 @@ class Session:
         """Whatever fails ends the request: what is in the cache is not that of any step."""
         try:
             yield
-        except BaseException:
-            self.reset()
+        except Exception:
+            self._reset()
+            raise
+        except BaseException:  # Ctrl-C: engines that are not open yet need not be
+            self._close()
             raise
 
-    def wait(self) -> None:
-        """Wait until the steps run so far are done; on the host they are. `latents` and `result` wait by themselves."""
-        if isinstance(self.bundle.backend, DeviceBackend):
-            self.bundle.backend.wait()
-
-    def latents(self) -> NDArray[np.float32]:
-        """The latents [B, *latent_shape] after the steps run so far."""
+    def _latents(self) -> NDArray[np.float32]:
         playback, manifest = self.playback, self.bundle.manifest
         state = playback.state_after(self._next_step).read().view(np.float32)
         latents: NDArray[np.float32] = state.reshape(
             manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape
         )[0]
+        self._require_finite("latents", latents)
         return latents.copy()
 
-    def latents_on_device(self) -> DeviceTensor:
-        """The latents [B, *latent_shape] where they are, for another library's from_dlpack.
-
-        The next request changes them: what reads them in another stream than DeviceOptions.stream must be done by then.
-        Raises RequestError where they are in host memory.
-        """
-        playback, backend = self.playback, self.bundle.backend
-        if not isinstance(backend, DeviceBackend):
-            raise RequestError("this session's latents are in host memory; ask for latents()")
-        shape = (playback.batch, *self.bundle.manifest.model.latent_shape)
-        return DeviceTensor(playback.state_after(self._next_step), backend.cuda, shape)
-
-    def result(self) -> NDArray[np.float32]:
-        """What the bundle makes of the latents after the steps run so far: images [B, H, W, channels] or video
-        [B, frames, H, W, channels] in 0..1, or audio [B, channels, samples] in -1..1.
-
-        Raises RequestError where the model's latents are not pixels and the bundle has no decoder.
-        """
+    def _result(self) -> NDArray[np.float32]:
         manifest = self.bundle.manifest
         if manifest.finish:
             made = self.playback.finish(manifest.finish[0], self._next_step)
+            self._require_finite(manifest.finish[0].kind, made)
         elif manifest.model.output == "pixels":
-            made = np.clip(self.latents() / 2 + 0.5, 0.0, 1.0)
+            made = np.clip(self._latents() / 2 + 0.5, 0.0, 1.0)
         else:
             raise RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE")
         return made if self.result_kind == "audio" else np.ascontiguousarray(np.moveaxis(made, -3, -1))
 
-    @property
-    def result_kind(self) -> Literal["image", "video", "audio", ""]:
-        """What `result` gives; "" where there is none."""
-        manifest = self.bundle.manifest
-        if manifest.finish:
-            return manifest.finish[0].kind
-        return "image" if manifest.model.output == "pixels" else ""
+    def _require_finite(self, what: str, values: NDArray[np.float32]) -> None:
+        rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        if len(rows):
+            manifest = self.bundle.manifest
+            where = f"{what} of sample {rows[0]} after {self._next_step} of {manifest.sampler.steps} steps"
+            raise EngineError(
+                f"{self.bundle.folder}: {where}: a value is NaN or infinite; {manifest.precision} may be too narrow "
+                f"for the model: build with another --precision"
+            )
 
-    def images(self) -> NDArray[np.float32]:
-        """The latents after the steps run so far as images [B, H, W, channels] in 0..1.
+    def _close(self) -> None:
+        playback, self._playback = self._playback, None
+        self._reset()
+        if playback is not None:
+            playback.close()
 
-        Raises RequestError where `result` does, or gives no images.
-        """
-        if self.result_kind in ("video", "audio"):
-            raise RequestError(f"this bundle makes {self.result_kind}, not images; ask for result()")
-        return self.result()
-
-    @property
-    def playback(self) -> Playback:
-        """The buffers and bound calls of the request in progress, for instruments and tests."""
-        if self._playback is None or not self._started:
-            raise RequestError("no request has been started; call start() or generate() first")
-        return self._playback
-
-    def reset(self) -> None:
-        """Forget the request in progress; buffers stay allocated."""
+    def _reset(self) -> None:
         self._started, self._next_step = False, 0
 
     def _write_noise(self, first: int) -> None:

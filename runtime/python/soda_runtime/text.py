@@ -35,7 +35,7 @@ class PromptTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more specific
             raise BundleError(f"{path}: not a tokenizer ({error}); copy or build the bundle again") from None
-        self._max_tokens, self._clean = max_tokens, clean
+        self._path, self._max_tokens, self._clean = path, max_tokens, clean
         pad = self._tokenizer.token_to_id(_PAD) if pad_id == _FROM_FILE else pad_id
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding(length=max_tokens, pad_id=0 if pad is None else pad, pad_token=_PAD)
@@ -47,12 +47,15 @@ class PromptTokenizer:
         """
         if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
             raise RequestError("prompts: expected a list of strings, one a sample")
-        lowered = [prompt.lower() if self._clean == "lower-strip" else prompt for prompt in prompts]
+        plain = [str.__str__(prompt) for prompt in prompts]  # of subclasses, whose methods may do anything
+        lowered = [prompt.lower() if self._clean == "lower-strip" else prompt for prompt in plain]
         cleaned = [prompt if self._clean == "none" else prompt.strip() for prompt in lowered]
         try:
             encoded = self._tokenizer.encode_batch(cleaned)
         except (TypeError, UnicodeError):
             raise RequestError("prompts: a string is not valid Unicode") from None
+        except Exception as error:  # the library raises nothing more specific, as for a file without an unknown token
+            raise BundleError(f"{self._path}: cannot encode a prompt ({error}); rebuild the bundle") from None
         shape = (len(encoded), self._max_tokens)
         ids = np.array([each.ids for each in encoded], np.int64).reshape(shape)
         mask = np.array([each.attention_mask for each in encoded], np.int64).reshape(shape)

@@ -1,6 +1,7 @@
 // A reader of Protocol Buffers' wire format, for the few fields of onnx.proto that say where weights are.
 #include "onnx_initializers.hpp"
 
+#include <map>
 #include <optional>
 
 namespace soda {
@@ -25,7 +26,29 @@ class Fields {
 public:
     explicit Fields(std::string_view message) : rest_(message) {}
 
+    // The next field; none at the end, and where what follows is none.
     std::optional<FieldValue> next() {
+        if (rest_.empty()) return {};
+        auto field = read();
+        malformed_ = !field;
+        return field;
+    }
+
+    bool malformed() const { return malformed_; }
+
+    std::optional<uint64_t> varint() {
+        uint64_t value = 0;
+        for (int shift = 0; shift < 70 && !rest_.empty(); shift += 7) {
+            const auto byte = static_cast<unsigned char>(rest_[0]);
+            rest_.remove_prefix(1);
+            if (shift < 64) value |= uint64_t(byte & 0x7f) << shift;
+            if (byte < 0x80) return value;
+        }
+        return {};
+    }
+
+private:
+    std::optional<FieldValue> read() {
         const auto tag = varint();
         if (!tag) return {};
         FieldValue field{*tag >> 3, 0, {}, false};
@@ -53,18 +76,6 @@ public:
         }
     }
 
-    std::optional<uint64_t> varint() {
-        uint64_t value = 0;
-        for (int shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
-            const auto byte = static_cast<unsigned char>(rest_.front());
-            rest_.remove_prefix(1);
-            value |= uint64_t(byte & 0x7f) << shift;
-            if (byte < 0x80) return value;
-        }
-        return {};
-    }
-
-private:
     bool skip(size_t bytes) {
         if (bytes > rest_.size()) return false;
         rest_.remove_prefix(bytes);
@@ -72,6 +83,7 @@ private:
     }
 
     std::string_view rest_;
+    bool malformed_ = false;
 };
 
 void read_entry(std::string_view message, ExternalInitializer& tensor) {
@@ -103,7 +115,64 @@ std::optional<ExternalInitializer> read_tensor(std::string_view message) {
     return external ? std::optional(tensor) : std::nullopt;
 }
 
+// Kinds of messages that may have tensors below them.
+enum class Part { model, training, graph, function, node, attribute, sparse, tensor, none };
+
+Part part_of(Part parent, uint64_t field) {
+    static const std::map<std::pair<Part, uint64_t>, Part> parts = {
+        {{Part::model, 7}, Part::graph},          {{Part::model, 20}, Part::training},
+        {{Part::model, 25}, Part::function},      {{Part::training, 1}, Part::graph},
+        {{Part::training, 2}, Part::graph},       {{Part::graph, 1}, Part::node},
+        {{Part::graph, 5}, Part::tensor},         {{Part::graph, 15}, Part::sparse},
+        {{Part::function, 7}, Part::node},        {{Part::function, 11}, Part::attribute},
+        {{Part::node, 5}, Part::attribute},       {{Part::attribute, 5}, Part::tensor},
+        {{Part::attribute, 6}, Part::graph},      {{Part::attribute, 10}, Part::tensor},
+        {{Part::attribute, 11}, Part::graph},     {{Part::attribute, 22}, Part::sparse},
+        {{Part::attribute, 23}, Part::sparse},    {{Part::sparse, 1}, Part::tensor},
+        {{Part::sparse, 2}, Part::tensor},
+    };
+    const auto found = parts.find({parent, field});
+    return found == parts.end() ? Part::none : found->second;
+}
+
+constexpr int max_part_depth = 64;  // protobuf's own limit is 100
+
+// The location that an entry of a tensor's external data gives.
+bool find_location(std::string_view entry, std::set<std::string>& locations) {
+    std::vector<std::string> keys, values;
+    Fields fields(entry);
+    while (const auto field = fields.next()) {
+        if (field->is_bytes && field->number == entry_key) keys.emplace_back(field->bytes);
+        if (field->is_bytes && field->number == entry_value) values.emplace_back(field->bytes);
+    }
+    if (fields.malformed() || keys.size() != 1) return false;
+    if (keys[0] != "location") return true;
+    if (values.size() == 1) locations.insert(values[0]);
+    return values.size() == 1;
+}
+
+bool find_locations(std::string_view message, Part part, int depth, std::set<std::string>& locations) {
+    if (depth > max_part_depth) return false;
+    // a string's bytes stand in all messages around it: few parts are walked
+    if (message.find("location") == std::string_view::npos) return true;
+    Fields fields(message);
+    while (const auto field = fields.next()) {
+        if (!field->is_bytes) continue;
+        if (part == Part::tensor) {
+            if (field->number == tensor_external_data && !find_location(field->bytes, locations)) return false;
+            continue;
+        }
+        const Part inner = part_of(part, field->number);
+        if (inner != Part::none && !find_locations(field->bytes, inner, depth + 1, locations)) return false;
+    }
+    return !fields.malformed();
+}
+
 }  // namespace
+
+bool find_external_locations(std::string_view model, std::set<std::string>& locations) {
+    return find_locations(model, Part::model, 0, locations);
+}
 
 std::vector<ExternalInitializer> list_external_initializers(std::string_view model) {
     std::vector<ExternalInitializer> tensors;

@@ -1,7 +1,9 @@
-// Which weights an ONNX model takes from which file, by name: the external initializers of its main graph.
+// Which weights an ONNX model takes from which file: the external initializers of its main graph by name, and the files
+// of all of its tensors.
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,5 +18,9 @@ struct ExternalInitializer {
 
 // model: bytes of a ModelProto. Anything malformed is left to the engine library to judge: the list ends there.
 std::vector<ExternalInitializer> list_external_initializers(std::string_view model);
+
+// Files that any tensor of the model is taken from, at whatever depth. False: it says something of locations, and is
+// malformed.
+bool find_external_locations(std::string_view model, std::set<std::string>& locations);
 
 }  // namespace soda

@@ -44,8 +44,9 @@ bool overlaps(const SodaView& a, const SodaView& b) {
 
 class OpenvinoCall {
 public:
-    OpenvinoCall(ov::CompiledModel model, std::string where) : where_(std::move(where)), model_(std::move(model)) {
-        request_ = model_.create_infer_request();
+    OpenvinoCall(std::shared_ptr<ov::CompiledModel> model, std::string where)
+        : where_(std::move(where)), model_(std::move(model)) {
+        request_ = model_->create_infer_request();
     }
 
     void bind(const ViewList& inputs, const ViewList& outputs) {
@@ -80,7 +81,7 @@ private:
     };
 
     std::string where_;
-    ov::CompiledModel model_;
+    std::shared_ptr<ov::CompiledModel> model_;
     ov::InferRequest request_;
     std::vector<Apart> apart_;
 };
@@ -139,7 +140,8 @@ private:
                 if (output.get_names().count(expected[i].name)) output.set_names({expected[i].name});
     }
 
-    ov::CompiledModel compiled(const ViewList& inputs) {
+    // Kept as long as some session is bound to it: one batch size after another would fill the memory.
+    std::shared_ptr<ov::CompiledModel> compiled(const ViewList& inputs) {
         std::map<std::string, ov::PartialShape> shapes;
         std::string key;
         for (const SodaView& view : inputs) {
@@ -147,18 +149,20 @@ private:
             key += say(view.name, shape_of(view));
         }
         const std::lock_guard<std::mutex> guard(lock_);
-        const auto known = compiled_.find(key);
-        if (known != compiled_.end()) return known->second;
+        if (auto known = compiled_[key].lock()) return known;
         const std::shared_ptr<ov::Model> fixed = model_->clone();
         fixed->reshape(shapes);
-        return compiled_.emplace(key, library_->core.compile_model(fixed, "CPU", library_->properties)).first->second;
+        auto made =
+            std::make_shared<ov::CompiledModel>(library_->core.compile_model(fixed, "CPU", library_->properties));
+        compiled_[key] = made;
+        return made;
     }
 
     std::shared_ptr<OpenvinoLibrary> library_;
     std::string path_;
     std::shared_ptr<ov::Model> model_;
     std::mutex lock_;
-    std::map<std::string, ov::CompiledModel> compiled_;  // by the inputs' shapes
+    std::map<std::string, std::weak_ptr<ov::CompiledModel>> compiled_;  // by the inputs' shapes
 };
 
 class OpenvinoBackend {

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <vector>
 
 #include "../errors.hpp"
@@ -21,6 +22,9 @@ std::vector<std::string> candidates(const std::string& path) {
 }  // namespace
 
 const OrtApi& load_ort(const std::string& path) {
+    // From 1.32 on the library's telemetry begins where it is loaded; nobody asked for it. What the user has set stays.
+    static const int silent = ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+    static_cast<void>(silent);
     std::string reason;
     for (const std::string& candidate : candidates(path)) {
         // Never unloaded: it leaves threads behind.

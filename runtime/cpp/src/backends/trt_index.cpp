@@ -39,7 +39,7 @@ EngineIndex decode(const Field& root) {
 EngineIndex read_engine_index(const std::string& folder) {
     const std::string path = folder + "/" + engine_index_name;
     try {
-        const std::string text = read_bytes(path, 0, require_regular_file(path, max_bytes));
+        const std::string text = read_bytes(path, 0, require_regular_file(path, max_bytes).bytes);
         const Json value = parse_json(text);
         return decode(Field(value));
     } catch (const StrictJsonError& error) {

@@ -6,10 +6,11 @@ A backend owns memory and opens engines; an engine binds addresses once and is t
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -28,6 +29,8 @@ REGISTRY = {
 }
 WEIGHTS = ("", "prepacked", "shared")
 """How engines hold weights: the backend's faster way, a copy an engine in its kernels' order, or one for all."""
+MAX_THREADS = 1024
+"""Of an engine library, which starts all of them: thousands take it minutes."""
 _ON_CUDA = {"ort", "trt", "trt_rtx"}
 _DEFAULT_DEVICES = {"trt": "cuda", "trt_rtx": "cuda"}
 
@@ -127,13 +130,28 @@ class DeviceBackend(Protocol):
         """Wait for the device and free what all sessions share."""
 
 
+def _whole_threads(threads: object) -> int:
+    is_whole = isinstance(threads, SupportsIndex) and not isinstance(threads, bool)
+    if not is_whole or not 0 <= operator.index(threads) <= MAX_THREADS:  # type: ignore[arg-type]
+        raise EngineError(
+            f"threads {threads!r:.40}: give a whole number, 0 (the library chooses) to {MAX_THREADS}"
+        )
+    return operator.index(threads)  # type: ignore[arg-type]
+
+
 def open_backend(
     name: str, device: str, threads: int, weights: str = "", options: DeviceOptions = DeviceOptions()
 ) -> Backend:
     """Import and start the backend `name`.
 
-    device auto: its own. threads 0: the library chooses. weights: one of WEIGHTS.
+    device auto: its own. threads: 0 .. MAX_THREADS, 0: the library chooses. weights: one of WEIGHTS.
     """
+    for what, value in (("backend", name), ("device", device), ("weights", weights)):
+        if not isinstance(value, str):
+            raise EngineError(f"{what} {value!r:.40}: must be a string")
+    if not isinstance(options, DeviceOptions):
+        raise EngineError(f"options {options!r:.40}: give soda_runtime.DeviceOptions(...)")
+    threads = _whole_threads(threads)
     if weights not in WEIGHTS:
         raise EngineError(f"weights {weights!r}: must be {' or '.join(filter(None, WEIGHTS))}")
     if name not in REGISTRY:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..guard import OpenedHere
 
 _STAGING_BYTES = 1 << 20  # least pinned memory; it grows with what is written
 _MAX_STAGING_BYTES = 64 << 20  # larger arrays are copied in pieces
@@ -26,10 +28,11 @@ _INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver: also where there is no
 _TOO_OLD = "; where there is a GPU, renew its driver or run `pip install 'cuda-python<13'`"
 
 
-class Cuda:
+class Cuda(OpenedHere):
     """One device and one stream on it. stream: a handle of the caller's, who keeps it alive; 0 makes one."""
 
     def __init__(self, device: int = 0, stream: int = 0) -> None:
+        super().__init__()
         self._api, self.device = _binding(), device
         self.lock = threading.RLock()  # held while work is put into the stream, so that a capture takes only its own
         self.is_capturing = self.is_closed = False
@@ -42,7 +45,7 @@ class Cuda:
         self._own = stream == 0
         self.stream = int(self.call("cudaStreamCreateWithFlags", 1)) if self._own else stream  # 1: non-blocking
         self._staging = Staging(self)
-        self._end = weakref.finalize(self, _end, self._api, self.stream, self._own, self._staging.blocks)
+        self._end = weakref.finalize(self, _end, self._api, self.stream, self._own, self._staging.blocks, os.getpid())
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of the CUDA runtime; its result, or None. Raises EngineError."""
@@ -237,7 +240,9 @@ class Graph:
 
 
 def free_after_work(cuda: Cuda, address: int) -> None:
-    """Wait for the stream, in which the block may still be used, and free it."""
+    """Wait for the stream, in which the block may still be used, and free it; in a fork do nothing."""
+    if not cuda.is_here:
+        return
     with cuda.lock:
         if cuda.is_capturing:  # waiting would end the capture; this happens where Python frees what it finds unused
             cuda.to_free.append(address)
@@ -284,7 +289,10 @@ def _binding() -> Any:
         raise EngineError("cuda-python is not installed; run `pip install cuda-python`") from None
 
 
-def _end(api: Any, stream: int, own: bool, pinned: list[int]) -> None:
+def _end(api: Any, stream: int, own: bool, pinned: list[int], process: int) -> None:
+    if os.getpid() != process:
+        return
+
     def free() -> None:
         while pinned:
             checked_call(api, "cudaFreeHost", pinned.pop())
@@ -314,6 +322,8 @@ def _wait_and_free(wait: Callable[[], object], free: Callable[[], object]) -> No
 
 
 def _destroy_graph(cuda: Cuda, handle: Any) -> None:
+    if not cuda.is_here:
+        return
     with cuda.lock:
         end_after_work(cuda, lambda: cuda.call("cudaGraphExecDestroy", handle))
 

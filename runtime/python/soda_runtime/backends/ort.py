@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,7 @@ def open_backend(device: str, threads: int, weights: str, options: DeviceOptions
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
             "run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install the one you want"
         )
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise EngineError("onnxruntime is not installed; run `pip install soda-runtime[ort]`") from None
+    ort = _import_quietly()
     if _PROVIDERS[kind] not in ort.get_available_providers():
         raise EngineError(f"this ONNX Runtime has no {_PROVIDERS[kind]}; run `pip install soda-runtime[ort-gpu]`")
     if kind == "cpu":
@@ -114,6 +112,21 @@ def open_backend(device: str, threads: int, weights: str, options: DeviceOptions
     from .ort_cuda import OrtCudaBackend
 
     return OrtCudaBackend(ort, _PROVIDERS[kind], int(ordinal or 0), options)
+
+
+def _import_quietly() -> Any:
+    """ONNX Runtime without its telemetry, which nobody asked for here; a variable that the user has set stays.
+
+    From 1.32 on it starts when the library is loaded, with a thread and files under the user's home.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise EngineError("onnxruntime is not installed; run `pip install soda-runtime[ort]`") from None
+    if os.environ["ORT_DISABLE_TELEMETRY"] == "1" and hasattr(ort, "disable_telemetry_events"):
+        ort.disable_telemetry_events()
+    return ort
 
 
 def _is_installed(name: str) -> bool:

@@ -142,9 +142,7 @@ class OrtCudaBackend:
         cuda = (_CUDA, {**device, **stream, "use_tf32": "0", "enable_cuda_graph": records, **_EXACT})
         if self._provider == _CUDA:
             return [cuda]
-        folder = cache_folder() / "ort-tensorrt"
-        folder.mkdir(parents=True, exist_ok=True)  # the provider makes the last folder only
-        own = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_timing_cache_enable": "1"}
+        own = _engine_cache()
         if has_half:  # else it would compute in fp32
             own["trt_fp16_enable"] = "1"
         return [(self._provider, {**device, **stream, **own}), cuda]
@@ -176,6 +174,19 @@ class OrtCudaBackend:
                     raise self._not_loaded(path) if "not available" in str(error) else error from None
                 self.cuda.copy_in(int(made[name].data_ptr()), content[entry.begin : entry.end])
         return made
+
+
+def _engine_cache() -> dict[str, str]:
+    """Options with which the TensorRT provider keeps its engines, where there is a folder for them."""
+    base = cache_folder()
+    if base is None:
+        return {}
+    folder = base / "ort-tensorrt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # the provider makes the last folder only
+    except OSError:
+        return {}
+    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_timing_cache_enable": "1"}
 
 
 def prepare(ort: Any) -> None:

@@ -68,5 +68,7 @@ def _release(cuda: Cuda, session: Any, graph: int) -> None:
         with contextlib.suppress(Exception):
             session.release_captured_graph(graph)
 
+    if not cuda.is_here:
+        return
     with cuda.lock:
         end_after_work(cuda, release)

@@ -1,0 +1,87 @@
+"""Who may use what has been opened: the process that opened it, and of a session one caller at a time.
+
+A fork has the parent's memory and none of its threads, which engine libraries wait for: a call may hang there, and so
+may freeing. So in a fork everything that was opened before refuses to be used and is never freed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import EngineError, RequestError
+
+_MOST_REST_SECONDS = 0.5  # before a fork
+_opened: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+class OpenedHere:
+    """Belongs to the process that made it."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        _opened.add(self)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that opened it."""
+        return os.getpid() == self._process
+
+    def require_here(self) -> None:
+        """Raises EngineError in a fork."""
+        if not self.is_here:
+            raise EngineError(
+                f"opened in process {self._process}, used in its fork {os.getpid()}, which has none of the engine "
+                f"library's threads; open the bundle after the fork, or start processes with `spawn`"
+            )
+
+
+class Turn:
+    """One caller at a time; whoever comes meanwhile is refused, or waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, wait: bool = False) -> Iterator[None]:
+        """While the caller has it. Raises RequestError where another one has."""
+        if not self._lock.acquire(blocking=wait):
+            raise RequestError(
+                "the session is busy: another call plays it still; wait for that, or give each thread its own session"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+def _let_threads_rest() -> None:
+    """Before a fork: OpenVINO's threads leave their pool a moment after the last request, and a fork in that moment
+    waits for them for ever at its end. Not where another thread plays on: that moment never comes, and passes."""
+    end = time.monotonic() + _MOST_REST_SECONDS
+    while _opened and _others_run() and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def _others_run() -> bool:
+    own = str(threading.get_native_id())
+    try:
+        others = [task for task in Path("/proc/self/task").iterdir() if task.name != own]
+        return any((task / "stat").read_text().rpartition(")")[2].split()[0] == "R" for task in others)
+    except OSError:  # a thread that has ended; or no /proc
+        return Path("/proc/self/task").is_dir()
+
+
+def _keep_for_ever() -> None:
+    for each in list(_opened):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_let_threads_rest, after_in_child=_keep_for_ever)
