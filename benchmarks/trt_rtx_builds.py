@@ -3,6 +3,7 @@
     python benchmarks/trt_rtx_builds.py shapes      # the built-in model, budget 8, two targets; one step edited
     python benchmarks/trt_rtx_builds.py digits      # the same at budget 17
     python benchmarks/trt_rtx_builds.py xl          # 4 layers of DiT-XL's width, random weights, three precisions
+    python benchmarks/trt_rtx_builds.py unet        # toys of SD-1.5, SD-2.1, SDXL, a ControlNet; true width of SDXL
     python benchmarks/trt_rtx_builds.py pixart      # PixArt 512, random weights, fp16, budget 8; --layers for fewer
 
 Engines are built and not run: that needs a GPU. Results go to docs/results/trt-rtx-*.json.
@@ -137,6 +138,35 @@ def measure_pixart(folder: Path, layers: int, max_engines: int) -> dict[str, Any
             **build(folder, model, "out", *options)}  # fmt: skip
 
 
+def measure_unet(folder: Path) -> dict[str, Any]:
+    """UNets, each for two targets; SDXL at its true width with 1, 2 and 2 transformer layers a level, 512 pixels."""
+    make = "import sys; sys.path[:0] = sys.argv[1:3]; import trt_rtx_builds as b; b.write_unets(sys.argv[3])"
+    run([sys.executable, "-c", make, str(Path(__file__).parent), str(Path(__file__).parents[1]), str(folder)], folder)
+    cases = {name: ["--model", f"./{name}"] for name in ("sd15", "sd21", "sdxl", "sd15-control")}
+    cases["sdxl-width"] = ["--model", "./sdxl-width", "--random-weights", "0", "--image-size", "512"]
+    planning = ["--planner", "deepcache", "--budget", "4", "--steps", "8", "--without", "decoder"]
+    result: dict[str, Any] = {"case": "unet"}
+    for name, model in cases.items():
+        for targets in TARGETS[:2]:
+            out = f"{name}-{targets[0]}"
+            options = (*planning, "--precision", "fp16", *target_options(targets))
+            result[f"{name} {targets[0]}"] = build(folder, model, out, *options)
+            print(name, targets[0], result[f"{name} {targets[0]}"]["build_s"], flush=True)
+    return result
+
+
+def write_unets(folder: str) -> None:
+    """Folders of the toys with random weights, and one of SDXL's configurations."""
+    from true_width import save_configs
+
+    from tests.tiny_models import UNETS, add_tiny_controlnet, save_tiny_unet
+
+    for kind in UNETS:
+        save_tiny_unet(Path(folder) / kind, kind)
+    add_tiny_controlnet(save_tiny_unet(Path(folder) / "sd15-control"))
+    save_configs("sdxl", Path(folder) / "sdxl-width")
+
+
 def write_pixart(folder: str, layers: str) -> None:
     """PixArt's published configuration with fewer layers, as a diffusers folder without weights."""
     from soda_export.models.published import read_published
@@ -160,7 +190,7 @@ def write_pixart_map(model: str, path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["shapes", "digits", "xl", "pixart"])
+    parser.add_argument("case", choices=["shapes", "digits", "xl", "unet", "pixart"])
     parser.add_argument("--layers", type=int, default=0, help="of PixArt; default: all 28")
     parser.add_argument("--max-engines", type=int, default=0, help="of PixArt's plan; default: the planner's own")
     parser.add_argument("--scratch", type=Path, help="where to build; default: the system's temporary folder")
@@ -174,6 +204,8 @@ def main() -> None:
             name += f"-{args.max_engines}-engines" if args.max_engines else ""
         elif args.case == "xl":
             result = measure_xl(folder)
+        elif args.case == "unet":
+            result = measure_unet(folder)
         else:
             result = measure_builtin(args.case, {"shapes": 8, "digits": 17}[args.case], folder)
     result["cores"] = len(os.sched_getaffinity(0))
