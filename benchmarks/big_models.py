@@ -175,11 +175,8 @@ def measure_text_encoder(folder: Path) -> dict[str, Any]:
     out.mkdir()
     make = "import sys; sys.path.insert(0, sys.argv[1]); import big_models as b; b.write_random_t5(sys.argv[2])"
     run([sys.executable, "-c", make, str(Path(__file__).parent), str(checkpoint)], folder)
-    export = (
-        "import sys; from pathlib import Path; from soda_export.export.text_encoder import export_text_encoder as e; "
-        "e(Path(sys.argv[1]), Path(sys.argv[2]), max_tokens=120, precision='bf16')"
-    )
-    done = run([sys.executable, "-c", export, str(checkpoint), str(out)], folder)
+    export = make.replace("b.write_random_t5(sys.argv[2])", "b.export_t5(sys.argv[2], sys.argv[3])")
+    done = run([sys.executable, "-c", export, str(Path(__file__).parent), str(checkpoint), str(out)], folder)
     shards = [path.stat().st_size for path in checkpoint.glob("*.safetensors")]
     return {
         "case": "text-encoder", "export_s": done.seconds, "peak_bytes": done.peak_bytes,
@@ -197,7 +194,7 @@ def write_random_t5(folder: str) -> None:
     from soda_export.models.text import read_text_model
 
     config = read_published("pixart")["text_encoder"]
-    module = read_text_model(config).fake().module
+    module = read_text_model(config).build(lambda parameter: torch.empty(parameter.shape, device="meta"))
     shapes = {name: tuple(own.shape) for name, own in module.named_parameters() if "embed_tokens" not in name}
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = 5_000_000_000
@@ -219,6 +216,19 @@ def write_random_t5(folder: str) -> None:
         index |= dict.fromkeys(shard, file)
     (Path(folder) / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     (Path(folder) / "config.json").write_text(json.dumps(config))
+
+
+def export_t5(folder: str, out: str) -> None:
+    """PixArt's prompts as a program in bf16."""
+    from soda_export.export.text_encoder import export_text_encoder
+    from soda_export.models.families.pixart import PIXART
+    from soda_export.models.prompts import PromptModel
+    from soda_export.models.text import read_text_model
+
+    (part,), encoder = PIXART.texts.parts, read_text_model(Path(folder))
+    tokens = PIXART.text_tokens
+    model = PromptModel(PIXART.texts, {part: encoder}, tokens, {"embeds": (tokens, encoder.width("last"))})
+    export_text_encoder(model, {part.name: Path(folder)}, Path(out), precision="bf16")
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ class SamplerRequest:
     """What the user asked of the sampler; what was not asked comes from the map or plan given, or the defaults."""
 
     sampler: Literal[
-        "ddim", "ddpm", "dpm-solver++", "euler", "flow-euler", "unipc",
+        "ddim", "ddpm", "dpm-solver++", "euler", "euler-ancestral", "flow-euler", "flow-dpm-solver++", "flow-unipc",
+        "lcm", "pndm", "tcd", "unipc",
         "dpm-solver++-karras", "euler-karras", "unipc-karras",
     ] | None = None  # fmt: skip
     """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the model's
@@ -39,7 +40,7 @@ class SamplerRequest:
     steps: int | None = None
     """Denoising steps. [default: the given map's or plan's, else the model's]"""
     eta: float | None = None
-    """DDIM's share of DDPM's noise, 0..1. [default: the given map's or plan's, else 0]"""
+    """DDIM's share of DDPM's noise, TCD's gamma, 0..1. [default: the given map's or plan's, else 0]"""
     guidance: float | None = None
     """Classifier-free guidance scale; 1 or less turns it off. [default: the given map's or plan's, else the model's:
     DiT 1.5, PixArt 4.5]"""

@@ -95,15 +95,84 @@ def save_tiny_sd3(folder: Path, seed: int = 0, **config: object) -> Path:
     return folder
 
 
-def _save_stirred(transformer: object, folder: Path) -> None:
+UNETS: dict[str, dict[str, object]] = {
+    "sd15": {},
+    "sd21": {"use_linear_projection": True, "upcast_attention": True},
+    "sdxl": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2), "use_linear_projection": True, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 12 + 6 * 8,
+    },
+}  # fmt: skip
+"""What configurations of Stable Diffusion have beside the toy's own."""
+
+
+def save_tiny_unet(folder: Path, kind: str = "sd15", seed: int = 0, **config: object) -> Path:
+    """Random weights, two levels of one layer, widths 16 and 32, latents [4, 8, 8], texts of 16 numbers a token."""
+    import torch
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+        "attention_head_dim": 2, "cross_attention_dim": 16, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    _save_stirred(UNet2DConditionModel(**{**settings, **UNETS[kind], **config}), folder, "unet", by=0.1)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    if kind == "sdxl":
+        EulerDiscreteScheduler(**betas, timestep_spacing="leading").save_pretrained(folder / "scheduler")
+    else:
+        own = {"clip_sample": False, "set_alpha_to_one": False}
+        predicts = "v_prediction" if kind == "sd21" else "epsilon"
+        DDIMScheduler(**betas, **own, prediction_type=predicts).save_pretrained(folder / "scheduler")
+    _save_tiny_vae(folder)
+    pipeline = f"StableDiffusion{'XL' if kind == 'sdxl' else ''}Pipeline"
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    return folder
+
+
+def add_tiny_controlnet(folder: Path, part: str = "controlnet", seed: int = 1) -> Path:
+    """A ControlNet with random weights for the UNet of a folder: hints of 16 x 16 pixels for 8 x 8 latents."""
+    import torch
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
+    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    _save_stirred(control, folder, part, by=0.1)
+    return folder
+
+
+def save_tiny_sana(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Random weights, 3 layers, 16 tokens, width 48."""
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 6, "attention_head_dim": 8, "num_layers": LAYERS,
+        "num_cross_attention_heads": 2, "cross_attention_head_dim": 24, "cross_attention_dim": 48,
+        "caption_channels": 16, "sample_size": 4,
+    }  # fmt: skip
+    _save_stirred(SanaTransformer2DModel(**{**settings, **config}), folder)
+    DPMSolverMultistepScheduler(
+        flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    ).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "SanaPipeline"}))
+    return folder
+
+
+def _save_stirred(denoiser: object, folder: Path, part: str = "transformer", by: float = 0.02) -> None:
     """diffusers leaves some parameters at zero, where nothing could be compared."""
     import torch
     from diffusers import ModelMixin
 
-    assert isinstance(transformer, ModelMixin)
-    for parameter in transformer.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    transformer.save_pretrained(folder / "transformer")
+    assert isinstance(denoiser, ModelMixin)
+    for parameter in denoiser.parameters():
+        parameter.data += by * torch.randn_like(parameter)
+    denoiser.save_pretrained(folder / part)
 
 
 def _save_tiny_vae(folder: Path) -> None:

@@ -12,7 +12,7 @@ from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.seeds import seed_noise
-from soda_export.models.load import DEFAULT_PARTS, ModelRequest, load_model
+from soda_export.models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest, load_model
 from soda_export.options import SamplerRequest, defaults_for
 
 from .case import Case
@@ -35,7 +35,7 @@ class Requests:
 def open_model(name: str, layers: int, asked: Requests, work: Path) -> tuple[Workbench, Case]:
     """A built-in model, `dit-xl` (random weights) or a diffusers folder."""
     folder = _random_xl(layers, work) if name == XL else None
-    loaded = load_model(ModelRequest(str(folder or name)), (*DEFAULT_PARTS, "text_encoder"))
+    loaded = load_model(ModelRequest(str(folder or name)), (*DEFAULT_PARTS, *TEXT_PARTS))
     base, guidance = defaults_for(loaded)
     steps = asked.steps or (20 if name == XL else base.steps)
     sampler = SamplerRequest(steps=steps).resolve(base, guidance)

@@ -1,34 +1,24 @@
-"""The parts of a pipeline around the denoiser: text encoder, tokenizer and image decoder, each a stage of its own."""
+"""The parts of a pipeline around the denoiser: text encoders and image decoder, each a stage of its own."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from soda_runtime.manifest import ImageFinish, PrepareProgram, TokenizerEntry
-from soda_runtime.signature import ATTENTION_MASK, INPUT_IDS
+from soda_runtime.manifest import ImageFinish
 
 from ..compile.options import EngineOptions
-from ..eager.conditions import Conditions, text_ports
-from ..errors import ModelError
+from ..eager.conditions import Conditions
 from ..export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder, image_shape
-from ..export.encode import encode_texts
-from ..export.text_encoder import (
-    TEXT_ENCODER_NAME,
-    TEXT_WEIGHTS_NAME,
-    TOKENIZER_NAME,
-    export_text_encoder,
-    export_tokenizer,
-)
+from ..export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME
+from ..models.checkpoint import hash_files
 from ..models.load import LoadedModel
 from ..models.precision import Compute
-from ..models.spec import Port
 from .engines import make_engines
 from .pack import Components
+from .prompts import PromptMaker
 from .stages import StageStore
 
 Progress = Callable[[str, int, int], None]
@@ -36,10 +26,12 @@ _RANDOM_SEED = 0  # of a decoder whose weights are nowhere: it is there for its 
 
 
 class ComponentMaker:
-    """Exports the parts of one model, each at most once a model, whatever the plan."""
+    """Exports the parts of one model, each at most once a model, whatever the plan. guided: whether a sample has a row
+    of a negative prompt."""
 
-    def __init__(self, loaded: LoadedModel, store: StageStore, progress: Progress) -> None:
+    def __init__(self, loaded: LoadedModel, store: StageStore, progress: Progress, guided: bool) -> None:
         self._loaded, self._store, self._progress = loaded, store, progress
+        self._prompts = PromptMaker(loaded, guided)
 
     def make(
         self, backend: str, precision: Compute, without: tuple[str, ...], options: EngineOptions = EngineOptions()
@@ -49,72 +41,46 @@ class ComponentMaker:
         if self.has_text_encoder and "text-encoder" not in without:
             folder = self._text_encoder(precision)
             engine = self._compile(backend, folder, TEXT_ENCODER_NAME, options)
-            assert self._embeds is not None
-            inputs, outputs = (INPUT_IDS, ATTENTION_MASK), (self._embeds.name,)
-            program = PrepareProgram(TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME, inputs, (), outputs)
-            tokenizer = TokenizerEntry(TOKENIZER_NAME, self._tokens, "lower-strip", -1)
-            files: tuple[Path, ...] = (engine, folder / TEXT_WEIGHTS_NAME, folder / TOKENIZER_NAME)
-            made = Components((program,), (), (TEXT_WEIGHTS_NAME,), (tokenizer,), files, (engine,))
+            tokenizers = self._prompts.tokenizers(folder)
+            files: tuple[Path, ...] = (engine, folder / TEXT_WEIGHTS_NAME, *(folder / t.file for t in tokenizers))
+            made = Components(
+                (self._prompts.program(),), (), (TEXT_WEIGHTS_NAME,), tokenizers, self._prompts.token_ports(), files,
+                (engine,),
+            )  # fmt: skip
         if self._loaded.component_config("vae") is not None and "decoder" not in without:
             folder, shape = self._decoder()
             engine = self._compile(backend, folder, DECODER_NAME, options)
-            files = (*made.files, engine, folder / DECODER_WEIGHTS_NAME)
-            weights = (*made.weights, DECODER_WEIGHTS_NAME)
-            finish = (ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", shape),)
-            made = Components(made.prepare, finish, weights, made.tokenizers, files, (*made.engines, engine))
+            made = replace(
+                made, finish=(ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", shape),),
+                weights=(*made.weights, DECODER_WEIGHTS_NAME), engines=(*made.engines, engine),
+                files=(*made.files, engine, folder / DECODER_WEIGHTS_NAME),
+            )  # fmt: skip
         return made
+
+    def check(self, without: tuple[str, ...]) -> None:
+        """Refuse early what `make` cannot carry. Raises ModelError."""
+        if self.has_text_encoder and "text-encoder" not in without:
+            self._prompts.check()
 
     @property
     def has_text_encoder(self) -> bool:
-        """Whether the model comes with a text encoder and its tokenizer."""
-        return self._embeds is not None and self._loaded.component_folder("text_encoder") is not None
+        """Whether the model comes with text encoders."""
+        return self._prompts.is_there
 
-    @cached_property
+    @property
     def text_hashes(self) -> dict[str, str]:
         """What the embeddings of a text depend on."""
-        folders = (self._loaded.component_folder("text_encoder"), self._loaded.component_folder("tokenizer"))
-        return _hash_files(*(folder for folder in folders if folder is not None))
+        return self._prompts.hashes
 
     def encode(self, texts: list[str]) -> Conditions:
-        """Embeddings of texts and of the empty text, with the model's own text encoder in fp32."""
-        source, _ = self._text_folders()
-        with TemporaryDirectory() as folder:
-            export_tokenizer(self._text_folders()[1], Path(folder))
-            made = encode_texts(source, Path(folder), [*texts, ""], self._tokens)
-        taken = {port.name: made[port.name] for port in text_ports(self._loaded.spec)}
-        return Conditions({n: t[:-1] for n, t in taken.items()}, {n: t[-1:] for n, t in taken.items()})
-
-    @property
-    def _embeds(self) -> Port | None:
-        """The port of a model whose one text encoder gives one embedding."""
-        ports = [port for port in self._loaded.spec.ports if port.kind == "embedding"]
-        return ports[0] if len(ports) == 1 else None
-
-    @property
-    def _tokens(self) -> int:
-        assert self._embeds is not None
-        return self._embeds.shape[0]
-
-    def _text_folders(self) -> tuple[Path, Path]:
-        source, tokenizer = self._loaded.component_folder("text_encoder"), self._loaded.component_folder("tokenizer")
-        if source is None:
-            raise ModelError("the model has no text encoder; build with --without text-encoder and give embeddings")
-        if tokenizer is None:
-            raise ModelError(f"{source.parent / 'tokenizer'}: no such folder; the text encoder needs its tokenizer")
-        return source, tokenizer
+        """Embeddings of texts and of the empty text, with the model's own text encoders in fp32."""
+        return self._prompts.encode(texts)
 
     def _text_encoder(self, precision: Compute) -> Path:
-        source, tokenizer = self._text_folders()
-
         def export(folder: Path) -> None:
-            export_tokenizer(tokenizer, folder)
-            export_text_encoder(
-                source, folder, max_tokens=self._tokens, precision=precision,
-                progress=lambda done, total: self._progress("text encoder", done, total),
-            )  # fmt: skip
+            self._prompts.export(folder, precision, lambda done, total: self._progress("text encoder", done, total))
 
-        inputs = {"files": self.text_hashes, "tokens": self._tokens, "precision": precision}
-        return self._store.produce("text-encoder", inputs, export)
+        return self._store.produce("text-encoder", {**self._prompts.export_inputs, "precision": precision}, export)
 
     def _decoder(self) -> tuple[Path, tuple[int, int, int]]:
         folder, config = self._loaded.component_folder("vae"), self._loaded.component_config("vae")
@@ -129,21 +95,10 @@ class ComponentMaker:
                 progress=lambda done, total: self._progress("decoder", done, total),
             )  # fmt: skip
 
-        files = config if folder is None else _hash_files(folder)
+        files = config if folder is None else hash_files(folder)
         made = self._store.produce("decoder", {"files": files, "seed": seed, "latents": latent_shape}, export)
         return made, image_shape(config, latent_shape)
 
     def _compile(self, backend: str, folder: Path, name: str, options: EngineOptions) -> Path:
         """The engine of one graph; its weights stay where they are."""
         return make_engines(self._store, backend, folder, (name,), options, {"graph": folder.name}) / name
-
-
-def _hash_files(*folders: Path) -> dict[str, str]:
-    """Name -> SHA-256 of what the parts are read from."""
-    hashes = {}
-    for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and path.suffix in (".json", ".safetensors", ".model"):
-                with path.open("rb") as file:
-                    hashes[f"{folder.name}/{path.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes

@@ -19,6 +19,7 @@ from soda_runtime.manifest import (
     EmbeddingPort,
     FileEntry,
     FinishProgram,
+    HintPort,
     LabelPort,
     Manifest,
     MaskPort,
@@ -29,13 +30,10 @@ from soda_runtime.manifest import (
     Sampler,
     ScalarPort,
     Step,
-    TokenIdsPort,
     TokenizerEntry,
-    TokenMaskPort,
     manifest_text,
 )  # fmt: skip
 from soda_runtime.request import example_request
-from soda_runtime.signature import INPUT_IDS
 
 from .. import __version__
 from ..errors import BundleError, ExportError
@@ -51,12 +49,14 @@ _BUNDLE_SUFFIXES = (".json", ".onnx", ".safetensors")
 
 @dataclass(frozen=True)
 class Components:
-    """What goes into a bundle beside the steps. files: to be copied; weights, tokenizers and engines: among them."""
+    """What goes into a bundle beside the steps. token_ports: the tokens of prompts. files: to be copied; weights,
+    tokenizers and engines: among them."""
 
     prepare: tuple[PrepareProgram, ...] = ()
     finish: tuple[FinishProgram, ...] = ()
     weights: tuple[str, ...] = ()
     tokenizers: tuple[TokenizerEntry, ...] = ()
+    token_ports: tuple[RequestPort, ...] = ()
     files: tuple[Path, ...] = ()
     engines: tuple[Path, ...] = ()
 
@@ -133,18 +133,18 @@ _MOST_SCALAR = 1000.0
 
 def _ports(spec: ModelSpec, components: Components) -> Iterator[RequestPort]:
     """What requests give: the model's own ports, and with a text encoder the tokens of prompts."""
-    for number, tokenizer in enumerate(components.tokenizers):
-        yield TokenIdsPort(INPUT_IDS, "int64", (tokenizer.max_tokens,), "token_ids", number)
+    yield from components.token_ports
+    tokens = {port.name for port in components.token_ports}
     for port in spec.ports:
         if port.kind == "label":
             yield LabelPort(port.name, "int64", (), "label", port.num_classes, port.null_class)
         elif port.kind == "scalar":
             yield ScalarPort(port.name, "float32", (), "scalar", port.default, 0.0, _MOST_SCALAR)
+        elif port.kind == "hint":
+            yield HintPort(port.name, "float32", port.shape, "hint")
         elif port.kind == "embedding":
             yield EmbeddingPort(port.name, "float32", port.shape, "embedding")
-        elif components.tokenizers:
-            yield TokenMaskPort(port.name, "int64", port.shape, "token_mask", 0)
-        else:
+        elif port.name not in tokens:
             yield MaskPort(port.name, "int64", port.shape, "mask")
 
 

@@ -74,7 +74,7 @@ class Workbench:
         if options.guided_channels > spec.latent_shape[0]:
             raise UsageError(f"--guidance-channels {options.guided_channels}: the model has {spec.latent_shape[0]}")
         self.identity = SamplerIdentity(options.sampler, options.steps, options.eta, options.guided_channels)
-        self.components = ComponentMaker(self.loaded, store, progress)
+        self.components = ComponentMaker(self.loaded, store, progress, self.rows == 2)
         if not 0.0 <= options.guidance <= MAX_GUIDANCE:
             raise UsageError(f"--guidance {options.guidance:g}: must be within 0 .. {MAX_GUIDANCE:g}; 1 turns it off")
         if options.guidance > 1.0 and self.loaded.family.guidance != "rows":

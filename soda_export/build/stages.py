@@ -19,7 +19,9 @@ import msgspec
 
 from .. import __version__
 
-_LIBRARIES = ("diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
+_LIBRARIES = (
+    "diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
 log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,7 @@ from ..build.pipeline import Workbench
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
-from ..models.load import DEFAULT_PARTS, ModelRequest
+from ..models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
 from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
@@ -67,8 +67,9 @@ def build(
     check_backend(bundle.backend, engines)
     with progress_bar() as progress:
         sensitivity, finished = given_map(map), given_plan(plan)
-        parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, "text_encoder")
+        parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
         bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
+        bench.components.check(bundle.without)
         if bundle.backend == AUTO:
             choice = choose_backend(bench, bundle)
             log.info("backend: %s (%s)", choice.backend, choice.why)
@@ -96,13 +97,15 @@ def build(
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
             ("engines", f"{table.num_engines} for {bundle.backend}"),
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
-            ("try it", f"soda-export run {built.out} {_example(bench)}"),
+            ("try it", f"soda-export run {built.out} {_example(bench, bundle.without)}"),
         ],
     )
 
 
-def _example(bench: Workbench) -> str:
+def _example(bench: Workbench, without: tuple[str, ...]) -> str:
     """What to try the bundle with."""
+    out = "--out out.npy" if "decoder" in without else "--out out.png"
     if bench.loaded.spec.port("label") is not None:
-        return "--labels 0,1,2,3 --out out.png"
-    return '--prompt "..." --out out.png' if bench.components.has_text_encoder else "--embeds embeds.safetensors"
+        return f"--labels 0,1,2,3 {out}"
+    has_text = bench.components.has_text_encoder and "text-encoder" not in without
+    return f'--prompt "..." {out}' if has_text else f"--embeds embeds.safetensors {out}"

@@ -11,6 +11,7 @@ from ..errors import PlanError, UsageError
 from ..files import write_whole
 from ..models.identity import identify
 from ..models.load import ModelRequest
+from ..models.published import DENOISERS
 from ..options import SamplerRequest
 from ..plan.interchange import TOOLS, Tool
 from ..plan.plan import Plan, plan_text
@@ -50,7 +51,7 @@ def import_(
     start_logging()
     content = _read(file)
     with progress_bar() as progress:
-        bench = open_workbench(model, sampler, progress, parts=("transformer", "scheduler"))
+        bench = open_workbench(model, sampler, progress, parts=(*DENOISERS, "scheduler"))
     spec = bench.loaded.spec
     try:
         schedule = TOOLS[from_].read(content, identify(spec), bench.identity.steps)

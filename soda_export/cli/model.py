@@ -8,7 +8,7 @@ import msgspec
 
 from ..models.flops import full_step_flops
 from ..models.origin import ModelRequest
-from ..models.published import read_published
+from ..models.published import PARTS, read_published
 from ..models.spec import ModelSpec, Site
 from .terminal import print_columns, print_json, print_table
 
@@ -20,7 +20,7 @@ def inspect_published(alias: str, json: bool) -> None:
         print_json(configs)
         return
     rows = [("repository", str(configs["repository"]))]
-    for part in ("transformer", "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
+    for part in PARTS:
         rows += [(f"{part} {key}", str(value)) for key, value in configs.get(part, {}).items()]
     print_table(alias, rows)
 

@@ -8,7 +8,7 @@ from ..bench.latency import check_can_time
 from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
 from ..compile.options import EngineOptions
-from ..models.load import DEFAULT_PARTS, ModelRequest, load_model
+from ..models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest, load_model
 from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
 from ..plan.plan import Plan, read_plan
 from ..plan.planners import needs_map
@@ -21,7 +21,7 @@ SHELF = Path("engines")
 
 def open_workbench(
     model: ModelRequest, request: SamplerRequest, progress: Progress, given: Plan | SensitivityMap | None = None,
-    parts: tuple[str, ...] = (*DEFAULT_PARTS, "text_encoder"),
+    parts: tuple[str, ...] = (*DEFAULT_PARTS, *TEXT_PARTS),
 ) -> Workbench:  # fmt: skip
     """Load the model and freeze the sampler; what was not asked for follows the given plan or map."""
     loaded = load_model(model, parts)

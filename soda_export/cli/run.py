@@ -17,6 +17,7 @@ from soda_runtime.tensors import read_tensors
 from ..errors import UsageError
 from ..files import write_whole
 from ..report.images import save_images
+from .inputs import parse_inputs
 from .terminal import print_json, progress_bar
 
 
@@ -28,6 +29,7 @@ def run(
     prompt: list[str] | None = None,
     negative_prompt: str = "",
     embeds: Path | None = None,
+    input: list[str] | None = None,
     batch: int = 0,
     seed: int = 0,
     guidance: float | None = None,
@@ -49,6 +51,8 @@ def run(
 
         soda-export run engines/digits-b17-ort --labels 7 --baseline --out full.png
 
+        soda-export run engines/sdxl-b20-ort --prompt "a glass house" --input hint=edges.png --input control_scale=0.7
+
     Parameters
     ----------
     bundle
@@ -63,6 +67,9 @@ def run(
         Safetensors file of text embeddings with the names of diffusers' encode_prompt: prompt_embeds,
         prompt_attention_mask, pooled_prompt_embeds and the same with negative_ in front, as far as the model takes
         them.
+    input
+        NAME=VALUE, several times for several: a number (control_scale=0.7, distilled_guidance=4) or a picture of the
+        image's size (hint=edges.png, or a .npy file of 0..1), by the name of the bundle's port.
     batch
         Samples of a single label, prompt or embedding.
     seed
@@ -100,6 +107,8 @@ def run(
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
     is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)
     condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
+    if input:
+        condition["inputs"] = parse_inputs(input, manifest)
     started = time.perf_counter()
     session.start(**condition, batch=batch, seed=seed, guidance=guidance, accelerated=not baseline)
     if session.playback.loop is not None:

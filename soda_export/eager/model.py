@@ -45,8 +45,11 @@ class EagerModel:
             raise ModelError(f"{spec.name}: {type(module).__name__} has no {missing[0]}, which is one of its sites")
         self._sites = [HookedSite(found[site.name]) for site in spec.sites]
         modules = dict(module.named_modules())
-        names = {site.name for site in spec.sites}
-        self._blocks = [(modules[path], OutputForm(path)) for path in block_paths(modules, family) if path not in names]
+        names = [site.name for site in spec.sites]
+        self._blocks = [
+            (modules[path], OutputForm(path), {k for k, name in enumerate(names) if name.startswith(f"{path}.")})
+            for path in block_paths(modules, family) if path not in names
+        ]  # fmt: skip
 
     @classmethod
     def of(
@@ -80,28 +83,29 @@ class EagerModel:
 
         latents: [R, *latent_shape]. timestep: as the scheduler counts. inputs: by port, [R, ...]. on_site gives every
         site's outputs, in the order of computation; None computes everything. given: sites whose outputs it gives
-        whatever their inputs are: where the stack is one of them, no block runs and no other site is asked about.
+        whatever their inputs are: what lies inside them does not run and is not asked about.
         """
         dtype = torch.int64 if timestep == int(timestep) else torch.float32  # schedulers of whole timesteps give int64
         times = torch.full((latents.shape[0],), timestep, dtype=dtype, device=self.device)
         arguments = forward_arguments(self.family, self._placed(latents), times, self.place(inputs), self._constants)
-        stack_given = self.spec.stack is not None and self.spec.stack in given
+        idle = {k for k, outer in enumerate(self.spec.containers) if any(site in given for site in outer)}
         plain = contextlib.nullcontext()
         products = plain if self.products is None else torch.autocast(self.device.type, self.products)
-        with self._hooked(on_site, stack_given, latents.shape[0]), products:
+        with self._hooked(on_site, idle, latents.shape[0]), products:
             prediction: Tensor = self.module(**arguments, return_dict=False)[0]
         return prediction.float()
 
     @contextlib.contextmanager
-    def _hooked(self, on_site: OnSite | None, stack_given: bool, rows: int) -> Iterator[None]:
+    def _hooked(self, on_site: OnSite | None, idle: Collection[int], rows: int) -> Iterator[None]:
         undo: list[Callable[[], None]] = []
         try:
-            for block, form in self._blocks:
-                hook = _skipping(form, rows) if stack_given else _learning(block.forward, form)
+            for block, form, inside in self._blocks:
+                is_idle = bool(inside) and inside.issubset(idle)
+                hook = _skipping(form, rows) if is_idle else _learning(block.forward, form)
                 undo.append(replace_forward(block, hook))
             for k, site in enumerate(self._sites):
-                if not stack_given or k == self.spec.stack:
-                    undo.append(replace_forward(site.module, _supplying(k, site, on_site or _compute)))
+                hook = _skipping(site.form, rows) if k in idle else _supplying(k, site, on_site or _compute)
+                undo.append(replace_forward(site.module, hook))
             yield
         finally:
             for restore in reversed(undo):

@@ -16,7 +16,7 @@ from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
 from ..errors import PlanError, UsageError
 from ..lower.lower import lower_plan
-from ..models.load import DEFAULT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
+from ..models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
 from ..options import ProfileOptions, SamplerOptions, SamplerRequest
 from ..plan.plan import Plan, check_fits, read_plan
 from ..search.trial import SEED as PLAN_SEED
@@ -27,7 +27,7 @@ from .sample import BundleSamples, ModelSamples, SampleSource, takes_embeddings_
 from .seeds import HELD_OUT_SEEDS, parse_seeds
 
 log = logging.getLogger(__name__)
-PARTS = (*DEFAULT_PARTS, "text_encoder")
+PARTS = (*DEFAULT_PARTS, *TEXT_PARTS)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Export an image decoder: the decoder half of a diffusers AutoencoderKL to one ONNX program and its weights.
+"""Export an image decoder: the decoder half of a diffusers autoencoder to one ONNX program and its weights.
 
 Always fp32: Stable Diffusion's autoencoder overflows fp16, and it runs once an image.
 """
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError, first_line
 from ..models.fake import make_fake, with_buffers
+from ..models.family import pixels_per_latent
 from ..trace.fuse import fuse
 from ..trace.onnx import TracedGraph, trace_to_onnx
 from ..trace.tidy import tidy
@@ -29,7 +30,7 @@ from .weights import WeightsFile, constant_sources, is_large, weight_sources
 
 log = logging.getLogger(__name__)
 DECODER_NAME, DECODER_WEIGHTS_NAME = "decoder.onnx", "decoder.safetensors"
-_CLASS = "AutoencoderKL"
+_CLASSES = ("AutoencoderKL", "AutoencoderDC")  # the first where a configuration does not say
 
 
 class ImageDecoder(nn.Module):
@@ -42,9 +43,9 @@ class ImageDecoder(nn.Module):
     def __init__(self, vae: Any) -> None:
         super().__init__()
         config = vae.config
-        self.pixels_per_latent: int = 2 ** (len(config.block_out_channels) - 1)
-        self.scaling, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
-        self.post_quant_conv, self.decoder = vae.post_quant_conv or nn.Identity(), vae.decoder
+        self.pixels_per_latent = pixels_per_latent(config)
+        self.scaling, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
+        self.post_quant_conv, self.decoder = getattr(vae, "post_quant_conv", None) or nn.Identity(), vae.decoder
 
     def forward(self, *given: Tensor) -> Tensor:
         (latents,) = given
@@ -91,7 +92,7 @@ def export_decoder(
 def image_shape(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """[3, H, W] of what the decoder makes of latents [C, h, w], or packed ones."""
     sides = (2 * math.isqrt(latent_shape[0]),) * 2 if len(latent_shape) == 2 else latent_shape[1:]
-    height, width = (side * 2 ** (len(config["block_out_channels"]) - 1) for side in sides)
+    height, width = (side * pixels_per_latent(config) for side in sides)
     return 3, height, width
 
 
@@ -104,7 +105,7 @@ def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
     with fake.mode:
         example = {LATENTS: torch.zeros(3, *latent_shape)}
     traced = trace_to_onnx(
-        fake.module, example, {LATENTS: (0,)}, fake.mode, fake.buffers, _CLASS, independent=True
+        fake.module, example, {LATENTS: (0,)}, fake.mode, fake.buffers, "autoencoder", independent=True
     )  # independent: diffusers looks at the number of rows, though nothing depends on it
     return fuse(tidy(traced)).used()
 
@@ -112,18 +113,21 @@ def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
 def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None) -> ImageDecoder:
     """The decoder half alone, in fp32 and evaluation mode. Raises ModelError."""
     config = _read_config(source)
-    if config.get("_class_name", _CLASS) != _CLASS:
-        kind = config.get("_class_name")
-        raise ModelError(f"{_where(source)}: autoencoder {kind!r} is not supported; supported: {_CLASS}")
+    kind = config.get("_class_name", _CLASSES[0])
+    if kind not in _CLASSES:
+        raise ModelError(
+            f"{_where(source)}: autoencoder {kind!r} is not supported; supported: {', '.join(_CLASSES)}; "
+            "--without decoder leaves it out"
+        )
     for key, supported in (("latents_mean", None), ("latents_std", None), ("out_channels", 3)):
         if config.get(key, supported) != supported:
             raise ModelError(f"{_where(source)}: {key}={config[key]!r} is not supported")
     if seed is not None:
-        return _decoder_half(_where(source), lambda: _random(config, seed))
+        return _decoder_half(_where(source), lambda: _random(kind, config, seed))
     if not isinstance(source, Path):
         raise UsageError("a decoder without a folder needs a seed for its random weights")
     refuse_pickled(source)
-    return _decoder_half(str(source), lambda: _stored(source))
+    return _decoder_half(str(source), lambda: _stored(kind, source))
 
 
 def _decoder_half(where: str, load: Callable[[], Any]) -> ImageDecoder:
@@ -135,19 +139,19 @@ def _decoder_half(where: str, load: Callable[[], Any]) -> ImageDecoder:
         raise ModelError(f"{where}: diffusers cannot load it: {first_line(error)}") from None
 
 
-def _random(config: Mapping[str, Any], seed: int) -> Any:
-    from diffusers import AutoencoderKL
+def _random(kind: str, config: Mapping[str, Any], seed: int) -> Any:
+    import diffusers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoencoderKL.from_config(dict(config))
+        return getattr(diffusers, kind).from_config(dict(config))
 
 
-def _stored(folder: Path) -> Any:
+def _stored(kind: str, folder: Path) -> Any:
     """The autoencoder of a folder; what its encoder lacks does not matter."""
-    from diffusers import AutoencoderKL
+    import diffusers
 
-    vae, info = AutoencoderKL.from_pretrained(
+    vae, info = getattr(diffusers, kind).from_pretrained(
         folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True,
         low_cpu_mem_usage=False,  # the other way needs accelerate
     )  # fmt: skip

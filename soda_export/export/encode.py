@@ -1,29 +1,50 @@
-"""Encode texts with a model's own text encoder in fp32, its weights mapped from their files, so that any size fits."""
+"""Encode texts with a model's own text encoders in fp32, weights mapped from their files, so that any size fits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from soda_runtime.text import PromptTokenizer
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..models.text import TextCall, read_text_model
+from ..models.prompts import PromptCall, PromptModel
+from ..models.recipe import TextPart
+from ..models.text import TextModel
 from .tensor_file import Checkpoint
-from .text_encoder import TOKENIZER_NAME
+
+Rows = dict[str, Tensor]
+Tokenize = Callable[[TextPart, Sequence[str]], tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 @torch.no_grad()
-def encode_texts(source: Path, tokenizer: Path, texts: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
-    """Outputs of the encoder by name, float32 [n, ...], and `attention_mask` int64 [n, T].
+def encode_texts(
+    model: PromptModel, sources: Mapping[str, Path], tokenize: Tokenize, texts: Sequence[str], negative: Sequence[str]
+) -> tuple[Rows, Rows]:
+    """The ports of texts and of negative prompts: float32 [n, ...], and masks int64 [n, T].
 
-    source: a transformers folder. tokenizer: a folder with TOKENIZER_NAME. Tensors are mapped, not read; what is not
-    stored in float32 is widened a module at a time, while it computes.
+    sources: part -> its transformers folder. tokenize(part, texts): ids and mask. Tensors are mapped, not read; what is
+    not stored in float32 is widened a module at a time, while it computes.
     """
-    ids, mask = (torch.from_numpy(a) for a in PromptTokenizer(tokenizer / TOKENIZER_NAME, max_tokens)(texts))
-    model = read_text_model(source)
+    given: list[Tensor] = []
+    rows: dict[str, Tensor] = {}
+    for part in model.models:
+        ids, mask = (torch.from_numpy(values) for values in tokenize(part, [*texts, *negative]))
+        given += [ids, mask] if part.mask else [ids]
+        rows |= {part.mask: mask} if part.mask else {}
+    empty = {part.name: torch.from_numpy(tokenize(part, [""])[0][0]) for part in model.models}
+    encoders = {part.name: _mapped(encoder, sources[part.name]) for part, encoder in model.models.items()}
+    call = PromptCall(model, encoders, empty, guided=True)
+    made = call.some_negative(torch.arange(len(given[0])) >= len(texts), *given)
+    rows |= dict(zip(model.ports, (value.float() for value in made), strict=True))
+    count = len(texts)
+    return {name: value[:count] for name, value in rows.items()}, {name: value[count:] for name, value in rows.items()}
+
+
+def _mapped(model: TextModel, source: Path) -> nn.Module:
     checkpoint, open_files = Checkpoint(source, "model"), dict[Path, Checkpoint]()
 
     def read(name: str) -> Tensor:
@@ -37,8 +58,7 @@ def encode_texts(source: Path, tokenizer: Path, texts: Sequence[str], max_tokens
     for part in module.modules():
         if any(own is not None and own.dtype != torch.float32 for own in part._parameters.values()):
             _widen_while_computing(part)
-    made = TextCall(module, model.record)(ids, mask)  # a record without a mask leaves it
-    return {**dict(zip(model.record.outputs, (m.float() for m in made), strict=True)), "attention_mask": mask}
+    return module
 
 
 def _widen_while_computing(module: nn.Module) -> None:

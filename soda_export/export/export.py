@@ -133,7 +133,7 @@ def _trace_anew(loaded: LoadedModel, kinds: tuple[str, ...], dtype: torch.dtype)
     fake = loaded.fake(dtype)
     trace = trace_denoiser(fake, loaded.family, loaded.spec, loaded.constants, dtype, kinds)
     modules = {site.path: site for site in site_modules(fake.module, loaded.family)}
-    return join_graph(trace, [modules[site.name] for site in loaded.spec.sites], kinds)
+    return join_graph(trace, [modules[site.name] for site in loaded.spec.sites])
 
 
 def _sources(

@@ -1,29 +1,28 @@
-"""Export a text encoder: a transformers folder to one ONNX program and its weights, which stream from file to file.
+"""Export text encoders: transformers folders to one ONNX program and its weights, which stream from file to file.
 
-The module is transformers' own, traced without its weights. Peak memory is one tensor, plus what the system keeps
+The modules are transformers' own, traced without their weights. Peak memory is one tensor, plus what the system keeps
 mapped of one checkpoint file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
-from soda_runtime.signature import ATTENTION_MASK, INPUT_IDS, ROWS_AXIS
-from torch import Tensor
+from soda_runtime.signature import ROWS_AXIS
+from torch import Tensor, nn
 
-from ..errors import ModelError, UsageError, first_line
-from ..models.text import TextCall, TextModel, read_text_model
+from ..errors import ModelError, UsageError
+from ..models.fake import make_fake, with_buffers
+from ..models.prompts import PromptCall, PromptModel
+from ..models.text import TextModel
 from ..trace.fuse import fuse
 from ..trace.narrow import narrow
 from ..trace.onnx import TracedGraph, fixed_sizes, trace_to_onnx
@@ -34,110 +33,94 @@ from .weights import WeightsFile, constant_sources, is_large, weight_sources
 
 log = logging.getLogger(__name__)
 TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME = "text-encoder.onnx", "text-encoder.safetensors"
-TOKENIZER_NAME = "tokenizer.json"
 _RANDOM_STD = 0.02
 _PRODUCTS = {"fp32": None, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def export_text_encoder(
-    source: Path | Mapping[str, Any], out: Path, *, max_tokens: int, precision: str, seed: int | None = None,
+    model: PromptModel, sources: Mapping[str, Path], out: Path, *, precision: str, guided: bool = False,
+    empty: Mapping[str, Tensor] = {}, seed: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, tuple[int, ...]]:  # fmt: skip
+) -> None:  # fmt: skip
     """Write TEXT_ENCODER_NAME and TEXT_WEIGHTS_NAME into `out`. Raises ModelError, ExportError, UsageError.
 
-    source: a transformers folder, or the fields of its config.json with a seed; a seed means random weights.
-    precision: fp32, fp16 or bf16, of the matrix products; all else is fp32, and so are products that would leave fp16's
-    range. The program takes input_ids and, where the pipeline gives the encoder one, attention_mask, both int64
-    [rows, max_tokens]; its outputs are float32 [rows, ...], by name with the shape of one row, and are returned so.
-    progress(done, total) counts tensors written.
+    sources: part -> its transformers folder; a seed stands for random weights. precision: fp32, fp16 or bf16, of the
+    matrix products; all else is fp32, and so are products that would leave fp16's range. The program takes the
+    model's inputs, int64 [rows, tokens], and gives its ports, float32 [rows, ...]. guided, empty: as PromptCall's.
+    Weights are named by part and module: text_encoder_2.shared.weight. progress(done, total) counts tensors written.
     """
     started = time.perf_counter()
     if precision not in _PRODUCTS:
         raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(_PRODUCTS)}")
-    if seed is None and not isinstance(source, Path):
+    if seed is None and not all(part.name in sources for part in model.models):
         raise UsageError("a text encoder without a folder needs a seed for its random weights")
-    model = read_text_model(source)
-    read: Callable[[str], Tensor]
-    if seed is None:
-        assert isinstance(source, Path)
-        checkpoint = Checkpoint(source, "model")
-    traced = _trace(model, max_tokens, precision)
+    parts = {part.name: encoder for part, encoder in model.models.items()}
+    checkpoints = {part: Checkpoint(sources[part], "model") for part in parts} if seed is None else {}
+    traced = _trace(model, empty, guided, precision)
     values = traced.weights
-    shapes = {name.removesuffix(TRANSPOSED): _stored_shape(value, name) for value, name in values.items()}
+    shapes = {_plain(name): _stored_shape(value, name) for value, name in values.items()}
+    read: Callable[[str], Tensor] = partial(_random, shapes, seed)
     if seed is None:
-        keys = {name: model.stored_name(name, checkpoint.__contains__) for name in shapes}
-        _check_shapes(checkpoint, keys, shapes)
-        values = dict(sorted(values.items(), key=lambda v: (checkpoint.file_of(keys[_plain(v[1])]), v[1])))
+        places = {name: _place(name, parts, checkpoints) for name in shapes}
+        _check_shapes(places, shapes)
+        order = {name: (checkpoint.file_of(key), name) for name, (checkpoint, key) in places.items()}
+        values = dict(sorted(values.items(), key=lambda v: order[_plain(v[1])]))
 
         def read(name: str) -> Tensor:
-            return checkpoint.read(keys[name])
-    else:
-        read = partial(_random, shapes, seed)
+            checkpoint, key = places[name]
+            return checkpoint.read(key)
+
     constants = [value for value in traced.graph.initializers.values() if is_large(value)]
-    sources: list[TensorSource] = [*weight_sources(values, read, lambda name: False), *constant_sources(constants)]
-    write_tensors(out / TEXT_WEIGHTS_NAME, sources, progress)
-    made = _assemble(model, traced, max_tokens, out)
+    tensors: list[TensorSource] = [*weight_sources(values, read, lambda name: False), *constant_sources(constants)]
+    write_tensors(out / TEXT_WEIGHTS_NAME, tensors, progress)
+    _assemble(model, traced, out)
+    kinds = ", ".join(encoder.record.kind for encoder in parts.values())
     size, seconds = (out / TEXT_WEIGHTS_NAME).stat().st_size / 1e6, time.perf_counter() - started
-    log.info("text encoder: %s, %.0f MB of weights in %.1f s", model.record.kind, size, seconds)
-    return made
+    log.info("text encoder: %s, %.0f MB of weights in %.1f s", kinds, size, seconds)
 
 
-def export_tokenizer(folder: Path, out: Path) -> None:
-    """Write TOKENIZER_NAME into `out`: the folder's own, or made from its spiece.model. Raises ModelError."""
-    if (folder / TOKENIZER_NAME).is_file():
-        shutil.copyfile(folder / TOKENIZER_NAME, out / TOKENIZER_NAME)
-        return
-    if not (folder / "spiece.model").is_file():
-        raise ModelError(f"{folder}: no tokenizer; a T5 tokenizer folder has {TOKENIZER_NAME} or spiece.model")
-    if importlib.util.find_spec("sentencepiece") is None:
-        raise ModelError(f"{folder}: making {TOKENIZER_NAME} of spiece.model needs `pip install sentencepiece`")
-    from transformers import T5Tokenizer
+def _trace(model: PromptModel, empty: Mapping[str, Tensor], guided: bool, precision: str) -> TracedGraph:
+    def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
+        return PromptCall(model, {p.name: m.build(parameter) for p, m in model.models.items()}, empty, guided)
 
-    try:
-        tokenizer = T5Tokenizer.from_pretrained(folder)
-    except Exception as error:
-        raise ModelError(f"{folder / 'spiece.model'}: transformers cannot load it: {first_line(error)}") from None
-    tokenizer.backend_tokenizer.save(str(out / TOKENIZER_NAME))
-
-
-def _trace(model: TextModel, max_tokens: int, precision: str) -> TracedGraph:
-    fake = model.fake()
+    fake = with_buffers(make_fake(build, torch.float32), build, lambda name: None)
     with fake.mode:
-        examples = {name: torch.ones(3, max_tokens, dtype=torch.int64) for name in _inputs(model)}
-    buffers = {f"model.{name}": value for name, value in fake.buffers.items()}
-    call = TextCall(fake.module, model.record)
-    traced = trace_to_onnx(call, examples, dict.fromkeys(examples, (0,)), fake.mode, buffers, model.where)
-    traced = fuse(tidy(traced.renamed(lambda name: name.removeprefix("model."))))
+        examples = {name: torch.ones(3, model.tokens(p), dtype=torch.int64) for name, p in model.inputs.items()}
+    where = " and ".join(encoder.where for encoder in model.models.values())
+    traced = trace_to_onnx(fake.module, examples, dict.fromkeys(examples, (0,)), fake.mode, fake.buffers, where)
+    traced = fuse(tidy(traced))
     products = _PRODUCTS[precision]
     if products is None:
         return traced.used()
-    kept = model.record.keep_fp32 if precision == "fp16" else ()
-    return narrow(traced, products, lambda name: any(part in name for part in kept))
+    kept = {f"{p.name}.": m.record.keep_fp32 for p, m in model.models.items()} if precision == "fp16" else {}
+    return narrow(
+        traced, products,
+        lambda name: any(name.startswith(own) and any(k in name for k in marks) for own, marks in kept.items()),
+    )  # fmt: skip
 
 
-def _assemble(model: TextModel, traced: TracedGraph, max_tokens: int, out: Path) -> dict[str, tuple[int, ...]]:
+def _assemble(model: PromptModel, traced: TracedGraph, out: Path) -> None:
     builder = GraphBuilder("text-encoder", WeightsFile(out, TEXT_WEIGHTS_NAME))
-    given = [builder.input(name, "int64", [ROWS_AXIS, max_tokens]) for name in _inputs(model)]
+    given = [builder.input(name, "int64", [ROWS_AXIS, model.tokens(p)]) for name, p in model.inputs.items()]
     known = dict(zip(traced.graph.inputs, given, strict=True))
     outputs = list(traced.graph.outputs)
     builder.emit(outputs, known, traced.weights)
-    shapes = {}
-    for name, value in zip(model.record.outputs, outputs, strict=True):
-        shapes[name] = fixed_sizes(list(value.shape or [])[1:])
-        builder.output(known[value], name, "float32", [ROWS_AXIS, *shapes[name]])
+    for (name, shape), value in zip(model.ports.items(), outputs, strict=True):
+        builder.output(known[value], name, "float32", [ROWS_AXIS, *shape])
     builder.save(out / TEXT_ENCODER_NAME)
-    return shapes
 
 
-def _inputs(model: TextModel) -> tuple[str, ...]:
-    return (INPUT_IDS, ATTENTION_MASK) if model.record.has_mask else (INPUT_IDS,)
+def _place(name: str, parts: Mapping[str, TextModel], checkpoints: Mapping[str, Checkpoint]) -> tuple[Checkpoint, str]:
+    """The checkpoint of a weight's part, and its name there."""
+    part, _, own = name.partition(".")
+    return checkpoints[part], parts[part].stored_name(own, checkpoints[part].__contains__)
 
 
-def _check_shapes(checkpoint: Checkpoint, keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    for name in sorted(keys, key=lambda name: (checkpoint.file_of(keys[name]), name)):
-        found = checkpoint.shape(keys[name])
+def _check_shapes(places: Mapping[str, tuple[Checkpoint, str]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, (checkpoint, key) in sorted(places.items(), key=lambda p: (p[1][0].file_of(p[1][1]), p[0])):
+        found = checkpoint.shape(key)
         if found != shapes[name]:
-            where = f"{checkpoint.file_of(keys[name])}: {keys[name]!r}"
+            where = f"{checkpoint.file_of(key)}: {key!r}"
             raise ModelError(f"{where} is {list(found)}, config.json says {list(shapes[name])}")
 
 
@@ -150,7 +133,7 @@ def _plain(name: str) -> str:
     return name.removesuffix(TRANSPOSED)
 
 
-def _random(shapes: Mapping[str, tuple[int, ...]], seed: int, name: str) -> Tensor:
+def _random(shapes: Mapping[str, tuple[int, ...]], seed: int | None, name: str) -> Tensor:
     """Ones for norms' scales, else normal numbers that depend on the seed and the name alone."""
     shape = shapes[name]
     if len(shape) == 1 and name.endswith("weight"):

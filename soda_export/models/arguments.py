@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .family import Constant, Family, Latents, Request, Timestep
+from .family import Argument, Constant, Family, Latents, Request, Sizes, Timestep
 
 
 def forward_arguments(
@@ -17,26 +17,43 @@ def forward_arguments(
     """Keyword arguments of forward.
 
     latents: [R, *latent_shape]. timestep: [R], as the scheduler counts. inputs: what a request gives by port, [R, ...].
-    constants: argument -> what its Constant makes, with one row where `rows` is set.
+    constants: argument -> what its Constant makes, with one row where `rows` is set (make_constants).
     """
     floating, rows = latents.dtype, latents.shape[0]
 
     def repeated(tensor: Tensor) -> Tensor:
         return tensor.expand(rows, *tensor.shape[1:])
 
+    def put_together(arguments: Mapping[str, Argument], constants: Mapping[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, argument in arguments.items():
+            if isinstance(argument, Latents):
+                made[name] = latents
+            elif isinstance(argument, Timestep):
+                made[name] = timestep * argument.scale if argument.scale != 1.0 else timestep
+            elif isinstance(argument, Request):
+                if argument.port not in inputs:
+                    continue  # this configuration of the family has no such port
+                value = inputs[argument.port]
+                value = value.to(floating) if value.is_floating_point() else value
+                made[name] = argument.change(value) if argument.change else value
+            elif isinstance(argument, Constant):
+                made[name] = map_tensors(constants[name], repeated) if argument.rows else constants[name]
+            else:
+                made[name] = put_together(argument, constants.get(name, {}))
+        return made
+
+    return put_together(family.arguments, constants)
+
+
+def make_constants(arguments: Mapping[str, Argument], sizes: Sizes) -> dict[str, Any]:
+    """Argument -> what its Constant makes; for a dict of arguments those of its keys that are constant."""
     made: dict[str, Any] = {}
-    for name, argument in family.arguments.items():
-        if isinstance(argument, Latents):
-            made[name] = latents
-        elif isinstance(argument, Timestep):
-            made[name] = timestep * argument.scale if argument.scale != 1.0 else timestep
-        elif isinstance(argument, Request):
-            if argument.port not in inputs:
-                continue  # this configuration of the family has no such port
-            value = inputs[argument.port]
-            made[name] = value.to(floating) if value.is_floating_point() else value
-        elif isinstance(argument, Constant):
-            made[name] = map_tensors(constants[name], repeated) if argument.rows else constants[name]
+    for name, argument in arguments.items():
+        if isinstance(argument, Constant):
+            made[name] = argument.make(sizes)
+        elif isinstance(argument, Mapping):
+            made[name] = make_constants(argument, sizes)
     return made
 
 

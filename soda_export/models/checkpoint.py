@@ -86,3 +86,14 @@ def hash_model(transformer: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name}={content}\n".encode())
     return digest.hexdigest()
+
+
+def hash_files(*folders: Path) -> dict[str, str]:
+    """Folder and name -> SHA-256 of each file that a part of a pipeline is read from."""
+    hashes = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt"):
+                with path.open("rb") as file:
+                    hashes[f"{folder.name}/{path.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

@@ -2,7 +2,7 @@
 
 One run of the fake module is recorded as a graph (flow.py). A site's FLOPs are those of the operations that vanish when
 its outputs are given, whichever module they belong to. An operation that vanishes with several sites belongs to the
-first of them.
+first of them, and a site lies inside another if it vanishes with it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ def describe_sites(fake: FakeModel, family: Family, spec: ModelSpec, constants: 
     absent = next((site.path for site, found in zip(modules, seen, strict=True) if not found.marks), None)
     if absent is not None:
         raise ModelError(f"{spec.name}: its module {absent} is not called, so it is no site")
-    flops, once = _share(flow, seen, result)
+    order = sorted(range(len(modules)), key=lambda k: seen[k].marks)  # as they are computed
+    modules, seen = [modules[k] for k in order], [seen[k] for k in order]
+    masks = _masks(flow, seen, result)
+    flops, once = _share(flow, masks, len(seen))
     blocks = block_paths(dict(fake.module.named_modules()), family)
     sites = []
     for k, (site, found) in enumerate(zip(modules, seen, strict=True)):
@@ -74,18 +77,23 @@ def describe_sites(fake: FakeModel, family: Family, spec: ModelSpec, constants: 
             Site(
                 name=site.path, kind=site.rule.kind, depth=_depth(site.path, blocks), outputs=found.outputs,
                 flops=flops[k] + (_PER_ENTRY * sum(entries) if stack else 0), once_flops=once[k], tokens=tokens,
-                kept_flops=_kept_flops(fake, site, found) if tokens else (0, 0), inside=_inside(k, modules),
+                kept_flops=_kept_flops(fake, site, found) if tokens else (0, 0),
+                inside=_inside(k, modules, seen, masks),
             )
         )  # fmt: skip
     return replace(spec, sites=tuple(sites))
 
 
-def _share(flow: Flow, seen: list[_Seen], result: int) -> tuple[list[int], list[int]]:
-    """FLOPs of each site for one row, and those that count once a step."""
+def _masks(flow: Flow, seen: list[_Seen], result: int) -> list[int]:
+    """For each operation the sites, as bits, that it is needed beside where they are given."""
     cuts = {mark: k for k, found in enumerate(seen) for mark in found.marks}
-    masks = live_masks(flow.operations, (result,), cuts, len(seen))
-    flops, once = [0] * len(seen), [0] * len(seen)
-    everything = (1 << len(seen)) - 1
+    return live_masks(flow.operations, (result,), cuts, len(seen))
+
+
+def _share(flow: Flow, masks: list[int], count: int) -> tuple[list[int], list[int]]:
+    """FLOPs of each of `count` sites for one row, and those that count once a step."""
+    flops, once = [0] * count, [0] * count
+    everything = (1 << count) - 1
     for operation, mask in zip(flow.operations, masks, strict=True):
         vanishes = ~mask & everything
         if not operation.flops or not mask or not vanishes:
@@ -178,11 +186,11 @@ def _depth(path: str, blocks: list[str]) -> float:
     return number / (len(blocks) - 1) if len(blocks) > 1 else 0.0
 
 
-def _inside(k: int, sites: list[SiteModule]) -> str:
-    """Path of the innermost site that contains site k: by module, else the stack."""
-    if sites[k].rule.kind == STACK:
-        return ""
-    around = [site for site in sites if sites[k].path.startswith(f"{site.path}.")]
-    if around:
-        return max(around, key=lambda site: len(site.path)).path
-    return next((site.path for site in sites if site.rule.kind == STACK), "")
+def _inside(k: int, sites: list[SiteModule], seen: list[_Seen], masks: list[int]) -> str:
+    """Path of the innermost site that contains site k: the first one behind it whose outputs spare all of its own."""
+    for outer, site in enumerate(sites[k + 1 :], k + 1):
+        if site.rule.kind == STACK:
+            return site.path
+        if site.rule.contains and not any(masks[mark] >> outer & 1 for mark in seen[k].marks):
+            return site.path
+    return ""

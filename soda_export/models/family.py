@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .recipe import NO_TEXT, TextRecipe
 from .spec import Port
 
 
@@ -18,10 +19,11 @@ from .spec import Port
 class SiteRule:
     """Modules whose outputs are sites.
 
-    path: module path, with * for each layer number; `transformer_blocks.-1` is the last one. outputs: which of the
-    values that the module returns, where it returns several; () where it returns one tensor. A value that the model
-    returns as None in some layer is left out there. last_outputs: instead, for the last such module, where the model
-    drops a value (an MMDiT's last context).
+    path: module path, with * for each number; `transformer_blocks.-1` is the last one, `up_blocks.-2` the one before.
+    outputs: which of the values that the module returns, where it returns several; () where it returns one tensor. A
+    value that the model returns as None in some layer is left out there. last_outputs: instead, for the last such
+    module, where the model drops a value (an MMDiT's last context). contains: where its outputs are given, other sites
+    need not be computed, and count as inside it; the stack contains all.
 
     renew: how some tokens can be renewed singly. "tokens": the module works token by token, so it is called with the
     kept tokens alone. "queries": the kept tokens attend to all, so it is called with the kept ones, and with all tokens
@@ -33,6 +35,7 @@ class SiteRule:
     outputs: tuple[int, ...] = ()
     last_outputs: tuple[int, ...] = ()
     renew: Literal["", "tokens", "queries"] = ""
+    contains: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,11 @@ class Timestep:
 
 @dataclass(frozen=True)
 class Request:
-    """An argument that takes what a request gives under `port`: [R, *shape], or [R] for a label or number."""
+    """An argument that takes what a request gives under `port`: [R, *shape], or [R] for a label or number. change: what
+    the pipeline makes of it first, in torch."""
 
     port: str
+    change: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Constant:
     rows: bool = False
 
 
-Argument = Latents | Timestep | Request | Constant
+Argument = Latents | Timestep | Request | Constant | Mapping[str, Request | Constant]
 
 
 @dataclass(frozen=True)
@@ -81,19 +86,26 @@ class Sizes:
     @property
     def pixels_per_latent(self) -> int:
         """Side of the square of pixels that the autoencoder makes of a latent; 8 where nothing is known of it."""
-        channels = self.parts.get("vae", {}).get("block_out_channels")
-        return 1 << (len(channels) - 1) if channels else 8
+        vae = self.parts.get("vae")
+        return pixels_per_latent(vae) if vae else 8
+
+
+def pixels_per_latent(vae: Mapping[str, Any]) -> int:
+    """The same, of an autoencoder's configuration: each of its levels but one halves the image."""
+    channels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+    return 1 << (len(channels) - 1) if channels else 8
 
 
 @dataclass(frozen=True)
 class Family:
     """One family of denoisers.
 
-    classes: diffusers classes. arguments: of forward, by name; what is not named keeps
-    its default. latent_shape, prediction_shape, ports: read off the sizes. sites: in the order in which a layer
-    computes them; the stack's last. once: paths of linear layers that count once a step, whatever the batch (adaLN).
+    classes: diffusers classes. arguments: of forward, by name, those of a dict by its keys; what is not named keeps its
+    default. latent_shape, prediction_shape, ports: read off the sizes. sites: in any order, as the model's run
+    tells it. once: paths of linear layers that count once a step, whatever the batch (adaLN).
     blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
     guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
+    texts: how prompts become ports (recipe.py); text_tokens: length that they are padded to.
     check(path, config) refuses what would not be reproduced exactly.
     """
 
@@ -111,7 +123,7 @@ class Family:
     guidance: Literal["rows", "port", "none"] = "rows"
     text_tokens: int = 0
     text_tokens_by_pipeline: Mapping[str, int] = field(default_factory=dict)
-    tokenizer: str = "tokenizer"
+    texts: TextRecipe = NO_TEXT
     patch: int = 0
     any_size: bool = False
     image_tokens: Callable[[Sizes], int] = lambda sizes: 0

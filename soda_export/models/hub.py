@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ModelError
 from .checkpoint import PICKLES, weight_files
-from .published import CONFIG_FILES, read_json
+from .published import CONFIG_FILES, CONTROLNETS, DENOISERS, denoiser_folder, read_json
 
-DEFAULT_PARTS = ("transformer", "scheduler", "vae", "tokenizer")
-"""Parts of a pipeline that are fetched unless others are asked for: all but the text encoder, which is 19 GB."""
+DEFAULT_PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "tokenizer")
+"""Parts of a pipeline that are fetched unless others are asked for: all but text encoders, of up to 19 GB."""
+TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer_2", "tokenizer_3")
+"""What prompts need besides, as far as the pipeline has it."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _INSTEAD = (
-    "give a local copy with --weights DIR, a folder with model_index.json, transformer/, scheduler/, vae/, tokenizer/, "
-    "text_encoder/"
+    "give a local copy with --weights DIR, a folder with model_index.json, transformer/ or unet/, scheduler/, vae/, "
+    "tokenizer/, text_encoder/"
 )
 _CONTENT = ("*.json", "*.safetensors", "spiece.model", "merges.txt")  # of each part; no pickles
 _TWICE = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.fp16.json")  # weights that are there in full, too
@@ -29,11 +32,11 @@ def is_repository(name: str) -> bool:
 def fetch_parts(repository: str, revision: str | None, parts: tuple[str, ...] = DEFAULT_PARTS) -> Path:
     """The local folder of a repository with at least these parts, weights included."""
     patterns = ["model_index.json", *(f"{part}/{content}" for part in parts for content in _CONTENT)]
-    cached = _snapshot(repository, revision, patterns, cached=True)
-    if cached is not None and (cached / "model_index.json").is_file() and _lacking(cached, parts) is None:
-        return cached
-    folder = _snapshot(repository, revision, patterns, cached=False)
-    assert folder is not None
+
+    def is_whole(folder: Path) -> bool:
+        return (folder / "model_index.json").is_file() and _lacking(folder, parts) is None
+
+    folder = _fetch(repository, revision, patterns, is_whole)
     lacking = _lacking(folder, parts)
     if lacking is not None:
         raise ModelError(f"{repository}: {_reason(repository, revision, lacking)}")
@@ -43,10 +46,19 @@ def fetch_parts(repository: str, revision: str | None, parts: tuple[str, ...] = 
 def fetch_configs(repository: str, revision: str | None) -> Path:
     """The local folder of a repository with its configurations; nothing large is downloaded."""
     patterns = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json"]
-    cached = _snapshot(repository, revision, patterns, cached=True)
-    if cached is not None and (cached / "transformer/config.json").is_file():
-        return cached
-    folder = _snapshot(repository, revision, patterns, cached=False)
+    return _fetch(repository, revision, patterns, lambda folder: (denoiser_folder(folder) / "config.json").is_file())
+
+
+def fetch_controlnet(repository: str) -> Path:
+    """The local folder of a repository that is a ControlNet."""
+    return _fetch(repository, None, ["config.json", "*.safetensors"], lambda folder: (folder / "config.json").is_file())
+
+
+def _fetch(repository: str, revision: str | None, patterns: list[str], is_enough: Callable[[Path], bool]) -> Path:
+    """The snapshot in the local cache where that is enough, else the hub's."""
+    folder = _snapshot(repository, revision, patterns, cached=True)
+    if folder is None or not is_enough(folder):
+        folder = _snapshot(repository, revision, patterns, cached=False)
     assert folder is not None
     return folder
 
@@ -85,7 +97,7 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str], *, cac
 def _lacking(folder: Path, parts: tuple[str, ...]) -> str | None:
     """The first wanted part that model_index.json lists and the folder does not have, weights included.
 
-    Some repositories are a transformer without a pipeline, and without that file.
+    Some repositories are a denoiser without a pipeline, and without that file.
     """
     path = folder / "model_index.json"
     index = read_json(path, "") if path.is_file() else {"transformer": []}

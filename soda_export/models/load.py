@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +16,23 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .architecture import architecture_class, build_empty, check_agrees, hash_random
+from .arguments import make_constants
 from .checkpoint import hash_model
+from .controlled import CONTROLS, KIND, UNET, Control, ControlledUNet, controlled_family
 from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
-from .family import Constant, Family, Sizes
-from .hub import DEFAULT_PARTS
+from .family import Family, Sizes
+from .hub import DEFAULT_PARTS, TEXT_PARTS
 from .origin import BUILTIN_FOLDER, ModelRequest, Origin, builtin_models, find_origin, resolve_folder
 from .published import CONFIG_FILES, read_json
 from .schedule import pipeline_schedule
 from .spec import ModelSpec
-from .weights import CheckpointWeights, RandomWeights, Weights, num_parameters
+from .weights import CheckpointWeights, JoinedWeights, RandomWeights, Weights, num_parameters
 
 __all__ = [
-    "BUILTIN_FOLDER", "DEFAULT_PARTS", "LoadedModel", "ModelRequest", "builtin_models", "hash_model", "load_model",
-    "resolve_folder",
+    "BUILTIN_FOLDER", "DEFAULT_PARTS", "TEXT_PARTS", "LoadedModel", "ModelRequest", "builtin_models", "hash_model",
+    "load_model", "resolve_folder",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ class LoadedModel:
     family: the record as this configuration has it. kind, config: the denoiser's class and configuration. config_path:
     where that stands. constants: argument of forward -> what its Constant makes, with one row. scheduler_config: with
     what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
-    configurations of parts that lie in no folder.
+    configurations of parts that lie in no folder. text_tokens: length that prompts are padded to. clip_skip: layers of
+    CLIP text encoders to do without, None for what the pipeline takes.
     """
 
     spec: ModelSpec
@@ -55,6 +58,9 @@ class LoadedModel:
     scheduler_config: dict[str, Any]
     folder: Path | None = None
     published: dict[str, Any] = field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
+    text_tokens: int = 0
+    clip_skip: int | None = None
 
     @cached_property
     def module(self) -> nn.Module:
@@ -68,7 +74,7 @@ class LoadedModel:
         def place(parameter: Tensor) -> Tensor:
             return torch.empty(parameter.shape, dtype=dtype if parameter.is_floating_point() else parameter.dtype)
 
-        model = build_empty(self.kind, self.config_path, dict(self.config), place)
+        model = _builder(self.kind, self.config_path, dict(self.config), self.controls)(place)
         state = model.state_dict()
         for name in self.weights.names:
             state[name].copy_(self.weights.read(name))
@@ -76,7 +82,7 @@ class LoadedModel:
 
     def fake(self, dtype: torch.dtype) -> FakeModel:
         """The module without memory for its weights, and the values of its buffers."""
-        build = _builder(self.kind, self.config_path, dict(self.config))
+        build = _builder(self.kind, self.config_path, dict(self.config), self.controls)
         names = set(self.weights.names)
 
         def stored(name: str) -> Tensor | None:
@@ -111,15 +117,17 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     kind = architecture_class(path, config, list(FAMILIES))
     if origin.expected is not None:
         check_agrees(path, config, kind, origin.expected, list(FAMILIES), request.model)
-    fake = make_fake(_builder(kind, path, config), torch.float32)
+    if origin.controls and kind != "UNet2DConditionModel":
+        raise ModelError(f"{origin.controls[0].path}: a ControlNet goes with a UNet, and the model is a {kind}")
+    fake = make_fake(_builder(kind, path, config, origin.controls), torch.float32)
     settings: dict[str, Any] = dict(fake.module.config)  # type: ignore[arg-type]  # defaults filled in
     family = FAMILIES[kind].adapt(FAMILIES[kind], settings)
     family.check(path, settings)
+    if origin.controls:
+        family = controlled_family(family, origin.controls, settings)
     sizes = _sizes(family, settings, origin, request)
     weights = _weights(origin, request, fake.module)
-    constants = {
-        name: argument.make(sizes) for name, argument in family.arguments.items() if isinstance(argument, Constant)
-    }
+    constants = make_constants(family.arguments, sizes)
     spec = ModelSpec(
         name=origin.name, family=family.name, hash=_fingerprint(origin, request, kind), sites=(),
         ports=family.ports(sizes), latent_shape=sizes.latent_shape, prediction_shape=family.prediction_shape(sizes),
@@ -131,28 +139,50 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
         time.perf_counter() - started,
     )  # fmt: skip
     scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
-    return LoadedModel(spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published)
+    return LoadedModel(
+        spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
+        origin.controls, sizes.text_tokens, request.clip_skip,
+    )  # fmt: skip
 
 
-def _builder(kind: str, path: Path, config: dict[str, Any]) -> Build:
-    return lambda parameter: build_empty(kind, path, config, parameter)
+def _builder(kind: str, path: Path, config: dict[str, Any], controls: Sequence[Control] = ()) -> Build:
+    def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
+        denoiser = build_empty(kind, path, config, parameter)
+        if not controls:
+            return denoiser
+        nets = [build_empty(KIND, control.path, dict(control.config), parameter) for control in controls]
+        return ControlledUNet(denoiser, nets).eval()
+
+    return build
 
 
 def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights:
-    if origin.transformer is not None:
-        return CheckpointWeights(origin.transformer, model.state_dict())
-    assert request.random_weights is not None
-    return RandomWeights(model, request.random_weights)
+    if origin.denoiser is None:
+        assert request.random_weights is not None
+        return RandomWeights(model, request.random_weights)
+    if not origin.controls:
+        return CheckpointWeights(origin.denoiser, model.state_dict())
+    folders = {UNET: origin.denoiser}
+    for number, control in enumerate(origin.controls):
+        assert control.folder is not None
+        folders[f"{CONTROLS}.{number}.controlnet"] = control.folder
+    return JoinedWeights({
+        path: CheckpointWeights(folder, model.get_submodule(path).state_dict()) for path, folder in folders.items()
+    })  # fmt: skip
 
 
 def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
     """Of configuration and weights, and of the image's size where the user chose it."""
-    if origin.transformer is not None:
-        own = hash_model(origin.transformer)
+    if origin.denoiser is not None:
+        own = hash_model(origin.denoiser)
     else:
         assert request.random_weights is not None
         own = hash_random({**origin.config, "_class_name": kind}, request.random_weights)
-    return hashlib.sha256(f"{own} {request.image_size}".encode()).hexdigest() if request.image_size else own
+    given = [str(request.image_size)] if request.image_size else []
+    for control in origin.controls:
+        random = request.random_weights or 0
+        given.append(hash_random(control.config, random) if control.folder is None else hash_model(control.folder))
+    return hashlib.sha256(" ".join([own, *given]).encode()).hexdigest() if given else own
 
 
 def _sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:
@@ -169,7 +199,7 @@ def _sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: M
 def _text_tokens(family: Family, origin: Origin) -> int:
     """Length that prompts are padded to: the pipeline's, but no more than the tokenizer gives."""
     count = family.text_tokens_by_pipeline.get(str(origin.published.get("pipeline")), family.text_tokens)
-    path = None if origin.folder is None else origin.folder / family.tokenizer / "tokenizer_config.json"
+    path = None if origin.folder is None else origin.folder / family.texts.tokenizer / "tokenizer_config.json"
     if path is not None and path.is_file():
         longest = read_json(path, "").get("model_max_length", count)
         if not isinstance(longest, int | float) or longest < 1:

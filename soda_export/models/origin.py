@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .hub import DEFAULT_PARTS, fetch_configs, fetch_parts, is_repository
+from .controlled import KIND, Control
+from .hub import DEFAULT_PARTS, fetch_configs, fetch_controlnet, fetch_parts, is_repository
 from .published import (
+    CONTROLNETS,
+    denoiser_config,
+    denoiser_folder,
     folder_configs,
     published_alias,
+    published_controlnets,
     published_models,
     published_path,
     read_json,
     read_published,
-    transformer_folder,
 )
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -33,23 +37,29 @@ class ModelRequest:
     """Hub revision: branch, tag or commit. [default: main]"""
     random_weights: int | None = None
     """Seed: the true architecture with random weights, for latency work."""
+    controlnet: tuple[str, ...] = ()
+    """ControlNet that goes into the UNet's programs, several if repeated: a name that comes with the package, a local
+    folder, or owner/name of a hub repository. [default: those of the pipeline folder]"""
     image_size: int | None = None
     """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
+    clip_skip: int | None = None
+    """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A model that has been found. transformer is None for random weights; config_path is where config stands."""
+    """A model that has been found. denoiser: its folder, None for random weights. config_path: where config stands."""
 
     name: str
     folder: Path | None
-    transformer: Path | None
+    denoiser: Path | None
     config_path: Path
     config: dict[str, Any]
     scheduler: dict[str, Any]
     published: dict[str, Any]
     expected: dict[str, Any] | None
     """Configuration that --weights must agree with."""
+    controls: tuple[Control, ...] = ()
 
 
 def builtin_models() -> list[str]:
@@ -76,18 +86,20 @@ def find_origin(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PA
         return _random_origin(request, name, local, repository)
     _, folder = resolve_folder(request, parts)
     known = _known(request.model, local)
-    transformer = transformer_folder(folder)
-    path = transformer / "config.json"
-    config = read_json(path, "a diffusers pipeline folder has transformer/config.json")
+    denoiser = denoiser_folder(folder)
+    path = denoiser / "config.json"
+    config = read_json(path, "a diffusers pipeline folder has transformer/config.json or unet/config.json")
     scheduler = folder_configs(folder).get("scheduler") or known.get("scheduler")
     if scheduler is None:
         missing = folder / "scheduler/scheduler_config.json"
         raise ModelError(
             f"{missing}: cannot be read; a diffusers pipeline folder has scheduler/scheduler_config.json "
-            "(for a bare transformer say whose it is: --model ALIAS --weights DIR)"
+            "(for a bare denoiser say whose it is: --model ALIAS --weights DIR)"
         )
-    expected = None if request.weights is None else known.get("transformer")
-    return Origin(name, folder, transformer, path, config, scheduler, known | folder_configs(folder), expected)
+    expected = None if request.weights is None else denoiser_config(known)
+    published = known | folder_configs(folder)
+    controls = _controls(request, folder, published)
+    return Origin(name, folder, denoiser, path, config, scheduler, published, expected, controls)
 
 
 def _random_origin(request: ModelRequest, name: str, folder: Path | None, repository: str) -> Origin:
@@ -97,12 +109,47 @@ def _random_origin(request: ModelRequest, name: str, folder: Path | None, reposi
         configs, path = read_published(alias), published_path(alias)
     else:
         folder = fetch_configs(repository, request.revision) if folder is None else folder
-        configs, path = folder_configs(folder), transformer_folder(folder) / "config.json"
-    for part, file in (("transformer", path), ("scheduler", path.parent.parent / "scheduler/scheduler_config.json")):
-        if part not in configs:
-            raise ModelError(f"{file}: cannot be read; random weights need the configuration of the {part}")
+        configs, path = folder_configs(folder), denoiser_folder(folder) / "config.json"
+    config, schedule = denoiser_config(configs), path.parent.parent / "scheduler/scheduler_config.json"
+    if config is None or "scheduler" not in configs:
+        file, part = (path, "denoiser") if config is None else (schedule, "scheduler")
+        raise ModelError(f"{file}: cannot be read; random weights need the configuration of the {part}")
     named = f"{name}-random{request.random_weights}"
-    return Origin(named, None, None, path, configs["transformer"], configs["scheduler"], configs, None)
+    controls = _controls(request, folder, configs)
+    return Origin(named, None, None, path, config, configs["scheduler"], configs, None, controls)
+
+
+def _controls(request: ModelRequest, folder: Path | None, configs: dict[str, Any]) -> tuple[Control, ...]:
+    """The ControlNets that were asked for, else those of the pipeline folder."""
+    random = request.random_weights is not None
+    if request.controlnet:
+        return tuple(_control(name, random) for name in request.controlnet)
+    if folder is None:
+        return ()
+    own = {part: folder / part for part in CONTROLNETS if part in configs}
+    return tuple(
+        Control(configs[part], place / "config.json", None if random else place) for part, place in own.items()
+    )
+
+
+def _control(name: str, random: bool) -> Control:
+    known = published_path(f"{CONTROLNETS[0]}/{name}") if name in published_controlnets() else None
+    if known is not None and random:
+        return Control(read_json(known, "")[CONTROLNETS[0]], known, None)
+    folder = Path(name)
+    if known is not None or not folder.is_dir():
+        repository = name if known is None else str(read_json(known, "")["repository"])
+        if not is_repository(repository):
+            raise ModelError(
+                f"--controlnet {name}: neither one that comes with the package ({', '.join(published_controlnets())}), "
+                "a folder, nor owner/name of a hub repository"
+            )
+        folder = fetch_controlnet(repository)
+    path = folder / "config.json"
+    config = read_json(path, "a ControlNet's folder has config.json and its weights")
+    if config.get("_class_name") != KIND:
+        raise ModelError(f"{path}: architecture {config.get('_class_name')!r} is no {KIND}")
+    return Control(config, path, None if random else folder)
 
 
 def _checked(request: ModelRequest | str) -> ModelRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from ..errors import ModelError
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """Part -> name of its configuration; config.json where not listed."""
-_PARTS = ("transformer", "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+DENOISERS = ("transformer", "unet")
+"""Folders that a pipeline may have its denoiser in."""
+CONTROLNETS = ("controlnet", "controlnet_1", "controlnet_2", "controlnet_3")
+"""Folders of the ControlNets that a pipeline comes with."""
+PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def published_models() -> list[str]:
@@ -28,7 +33,7 @@ def published_alias(model: str) -> str | None:
 
 
 def read_published(alias: str) -> dict[str, Any]:
-    """{"repository", "pipeline", "transformer", "scheduler", "vae", "text_encoder"} of an alias."""
+    """{"repository", "pipeline", and the configuration of each of PARTS that the pipeline has} of an alias."""
     return read_json(published_path(alias), "it comes with the package; install the package again")
 
 
@@ -37,23 +42,37 @@ def published_path(alias: str) -> Path:
     return PUBLISHED_FOLDER / f"{alias}.json"
 
 
+def published_controlnets() -> list[str]:
+    """Names of ControlNets whose configurations come with the package."""
+    return sorted(path.stem for path in (PUBLISHED_FOLDER / CONTROLNETS[0]).glob("*.json"))
+
+
 def folder_configs(folder: Path) -> dict[str, Any]:
     """The same of a diffusers folder: a part is there if its configuration is."""
     found: dict[str, Any] = {}
     if (folder / "model_index.json").is_file():
         found["pipeline"] = read_json(folder / "model_index.json", "").get("_class_name")
-    for part in _PARTS:
-        path = transformer_folder(folder) if part == "transformer" else folder / part
-        path = path / CONFIG_FILES.get(part, "config.json")
+    for part in PARTS:
+        path = folder / part / CONFIG_FILES.get(part, "config.json")
         if path.is_file():
             found[part] = read_json(path, "")
+    if denoiser_folder(folder) == folder:
+        found[DENOISERS[0]] = read_json(folder / "config.json", "")
     return found
 
 
-def transformer_folder(folder: Path) -> Path:
-    """Where a pipeline folder has its transformer; a folder that is a bare transformer has it itself."""
-    bare = (folder / "config.json").is_file() and not (folder / "transformer").is_dir()
-    return folder if bare else folder / "transformer"
+def denoiser_config(configs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """That of the denoiser, whichever folder it is in."""
+    found: dict[str, Any] | None = next((configs[part] for part in DENOISERS if part in configs), None)
+    return found
+
+
+def denoiser_folder(folder: Path) -> Path:
+    """Where a pipeline folder has its denoiser; a folder that is a bare denoiser has it itself."""
+    inside = next((folder / part for part in DENOISERS if (folder / part).is_dir()), None)
+    if inside is None and (folder / "config.json").is_file():
+        return folder
+    return folder / DENOISERS[0] if inside is None else inside
 
 
 def read_json(path: Path, expectation: str) -> dict[str, Any]:

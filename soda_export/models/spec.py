@@ -9,6 +9,8 @@ import msgspec
 
 STACK = "stack"
 """Kind of the site that is the last block's output: given, no block runs. It contains every other site."""
+DEEP = "deep"
+"""Kind of the site that is a UNet's deep feature (DeepCache)."""
 
 
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,12 +50,12 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input that a request gives, row by row. shape: of one row, () for a number.
 
     label: class 0 .. num_classes - 1; rows that guidance steers away from take null_class. embedding and mask (1 =
-    attend): of a text; those rows take the negative prompt's. scalar: a number, `default` where the request says
-    nothing; all rows of a sample take it.
+    attend): of a text; those rows take the negative prompt's. hint: a picture in 0..1, and scalar: a number, `default`
+    where the request says nothing; all rows of a sample take it.
     """
 
     name: str
-    kind: Literal["label", "embedding", "mask", "scalar"]
+    kind: Literal["label", "embedding", "mask", "hint", "scalar"]
     shape: tuple[int, ...] = ()
     num_classes: int = 0
     null_class: int = 0

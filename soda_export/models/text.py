@@ -1,4 +1,4 @@
-"""Text encoders of transformers as pipelines use them: which class, which of its outputs, with or without weights."""
+"""Text encoders of transformers as pipelines use them: which class, with or without weights, and its outputs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
 from .architecture import empty_module
-from .fake import FakeModel, make_fake, with_buffers
+from .recipe import Output
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A class of transformers. outputs: name -> how a pipeline takes it from what the module returns. has_mask: whether
-    the pipeline gives the module its mask. tied: names of one tensor, any of which a checkpoint may have. prefix: what
-    checkpoints may put before all names. keep_fp32: parts of the names of weights whose products leave fp16's range,
-    as transformers' _keep_in_fp32_modules."""
+    """A class of transformers. pooled: how a pipeline takes the pooled output from what the module returns. is_clip:
+    whether there are hidden states and a final norm to take. tied: names of one tensor, any of which a checkpoint may
+    have. prefix: what checkpoints may put before all names. keep_fp32: parts of the names of weights whose products
+    leave fp16's range, as transformers' _keep_in_fp32_modules."""
 
     kind: str
-    outputs: Mapping[str, Callable[[Any], Tensor]]
-    has_mask: bool
+    pooled: str = ""
+    is_clip: bool = False
     tied: tuple[tuple[str, ...], ...] = ()
     prefix: str = ""
     keep_fp32: tuple[str, ...] = ()
@@ -34,20 +34,12 @@ class TextEncoder:
 
 ENCODERS = {
     "T5EncoderModel": TextEncoder(
-        "T5EncoderModel", {"embeds": lambda made: made.last_hidden_state}, True,
-        tied=(("shared.weight", "encoder.embed_tokens.weight"),), keep_fp32=(".wo.",),
+        "T5EncoderModel", tied=(("shared.weight", "encoder.embed_tokens.weight"),), keep_fp32=(".wo.",)
     ),
-    "CLIPTextModel": TextEncoder(
-        "CLIPTextModel",
-        {"embeds": lambda made: made.hidden_states[-2], "pooled_embeds": lambda made: made.pooler_output}, False,
-        prefix="text_model.",
-    ),
-    "CLIPTextModelWithProjection": TextEncoder(
-        "CLIPTextModelWithProjection",
-        {"embeds": lambda made: made.hidden_states[-2], "pooled_embeds": lambda made: made.text_embeds}, False,
-    ),
-}  # fmt: skip
-"""Class in config.json -> how pipelines use it. CLIP: the penultimate hidden state, as SDXL and SD3 take it."""
+    "CLIPTextModel": TextEncoder("CLIPTextModel", "pooler_output", is_clip=True, prefix="text_model."),
+    "CLIPTextModelWithProjection": TextEncoder("CLIPTextModelWithProjection", "text_embeds", is_clip=True),
+}
+"""Class in config.json -> how pipelines use it."""
 _SIZES = (
     "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets",
     "relative_attention_max_distance", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
@@ -64,13 +56,9 @@ class TextModel:
     config: Any
     where: str
 
-    def fake(self) -> FakeModel:
-        """The module in float32 without memory for its weights."""
-        return with_buffers(make_fake(self._build, torch.float32), self._build, lambda name: None)
-
     def with_weights(self, read: Callable[[str], Tensor]) -> nn.Module:
         """The module with `read`'s tensors as they are, so that mapped ones stay in their files. Raises ModelError."""
-        model = self._build(lambda parameter: torch.empty(parameter.shape, device="meta"))
+        model = self.build(lambda parameter: torch.empty(parameter.shape, device="meta"))
         for prefix, module in model.named_modules():
             for name, own in list(module._parameters.items()):
                 if own is None:
@@ -88,7 +76,35 @@ class TextModel:
         candidates = (*twins, *(f"{self.record.prefix}{twin}" for twin in twins))
         return next(filter(is_stored, candidates), name)
 
-    def _build(self, parameter: Callable[[Tensor], Tensor]) -> nn.Module:
+    def width(self, output: Output) -> int:
+        """Numbers of a token, or of the text where pooled. Raises ModelError for what the class does not give."""
+        if output != "last" and not self.record.is_clip:
+            raise ModelError(f"{self.where}: {self.record.kind} gives no {output} output; a CLIP text model does")
+        name = "hidden_size" if self.record.is_clip else "d_model"
+        projects = output == "pooled" and self.record.pooled == "text_embeds"
+        return int(getattr(self.config, "projection_dim" if projects else name))
+
+    def call(self, module: nn.Module, ids: Tensor, mask: Tensor | None) -> Any:
+        """What the module returns for ids [R, T] and a mask [R, T], if the pipeline gives it one."""
+        prepared = None if mask is None else _prepared(module, mask)
+        return module(ids, attention_mask=prepared, output_hidden_states=self.record.is_clip)
+
+    def take(self, module: nn.Module, returned: Any, output: Output, clip_skip: int | None) -> Tensor:
+        """An output of what `call` returned: [R, T, D], or [R, P] where pooled. Source: pipelines' encode_prompt."""
+        result: Tensor
+        if output == "pooled":
+            result = returned[self.record.pooled]
+        elif output == "penultimate":
+            result = returned.hidden_states[-2 - (clip_skip or 0)]
+        elif clip_skip is None or not self.record.is_clip:
+            result = returned.last_hidden_state
+        else:
+            norm = next(part for name, part in module.named_modules() if name.endswith("final_layer_norm"))
+            result = norm(returned.hidden_states[-1 - clip_skip])
+        return result
+
+    def build(self, parameter: Callable[[Tensor], Tensor]) -> nn.Module:
+        """The module, with another tensor in the place of each parameter. Raises ModelError."""
         import transformers
 
         maker = getattr(transformers, self.record.kind)
@@ -99,23 +115,17 @@ class TextModel:
             raise ModelError(f"{self.where}: {what}: {first_line(error)}") from None
 
 
-class TextCall(nn.Module):
-    """(input_ids [R, T], attention_mask [R, T] where the record has one) -> the record's outputs, in its order."""
+def _prepared(module: nn.Module, mask: Tensor) -> Tensor:
+    """As transformers' masks are from version 5 on, [R, 1, 1, T]: its own way there is a search in the graph."""
+    takes_prepared = hasattr(sys.modules[type(module).__module__], "create_bidirectional_mask")
+    return mask.unsqueeze(1).unsqueeze(1).bool() if takes_prepared else mask
 
-    def __init__(self, model: nn.Module, record: TextEncoder) -> None:
-        super().__init__()
-        self.model, self._record = model, record
 
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        ids, *masks = given
-        mask = self._prepared(masks[0]) if self._record.has_mask else None
-        made = self.model(ids, attention_mask=mask, output_hidden_states=True)
-        return tuple(take(made) for take in self._record.outputs.values())
-
-    def _prepared(self, mask: Tensor) -> Tensor:
-        """As transformers' masks are from version 5 on, [R, 1, 1, T]: its own way there is a search in the graph."""
-        takes_prepared = hasattr(sys.modules[type(self.model).__module__], "create_bidirectional_mask")
-        return mask.unsqueeze(1).unsqueeze(1).bool() if takes_prepared else mask
+def _kind(fields: Mapping[str, Any]) -> Any:
+    """Class that a config.json is of; where it says none that is known, that of its model type."""
+    classes = fields.get("architectures")
+    kind = classes[0] if isinstance(classes, list) and classes else None
+    return kind if kind in ENCODERS else _BY_TYPE.get(str(fields.get("model_type")), kind)
 
 
 def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
@@ -129,12 +139,11 @@ def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
             raise ModelError(f"{where}: cannot be read ({error}); a transformers folder has a config.json") from None
     if not isinstance(fields, Mapping):
         raise ModelError(f"{where}: expected a JSON object")
-    classes = fields.get("architectures")
-    kind = classes[0] if isinstance(classes, list) and classes else None
-    if kind not in ENCODERS:
-        kind = _BY_TYPE.get(str(fields.get("model_type")), kind)
+    kind = _kind(fields)
     if kind not in ENCODERS or fields.get("model_type") not in _BY_TYPE:
         raise ModelError(f"{where}: text encoder {kind!r} is not supported; supported: {', '.join(ENCODERS)}")
+    if fields.get("use_attention_mask"):
+        raise ModelError(f"{where}: use_attention_mask is set; only CLIP text models without a mask are supported")
     for name in _SIZES:
         if name in fields and (type(fields[name]) is not int or fields[name] < 1):
             raise ModelError(f"{where}: {name}={fields[name]!r} is no size")

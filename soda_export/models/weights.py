@@ -87,6 +87,25 @@ class CheckpointWeights:
             raise ModelError(f"{path}: not a readable .safetensors file ({error}); get it again") from None
 
 
+class JoinedWeights:
+    """Tensors of several components, each under its prefix."""
+
+    def __init__(self, parts: Mapping[str, Weights]) -> None:
+        self._places = {f"{prefix}.{name}": (part, name) for prefix, part in parts.items() for name in part.names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._places)
+
+    def spec(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        part, own = self._places[name]
+        return part.spec(own)
+
+    def read(self, name: str) -> Tensor:
+        part, own = self._places[name]
+        return part.read(own)
+
+
 class RandomWeights:
     """Every parameter N(0, 0.02^2), those that training starts from zero too; norms' scales around 1.
 

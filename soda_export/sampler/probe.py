@@ -19,8 +19,12 @@ from torch import Tensor
 from ..errors import ModelError
 
 _PIXELS = (1, 8, 8)
-# These compute, and draw noise, in float32 whatever they are given. The others round nothing below float64.
-_FLOAT32_SCHEDULERS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+# These compute in float32 whatever they are given. The others round nothing below float64.
+_FLOAT32_SCHEDULERS = (
+    "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+)  # fmt: skip
+_PNDM_OUTPUTS = 4
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -56,7 +60,7 @@ def probe_step(scheduler: Any, step: int, options: dict[str, Any], learned_varia
         options = {**options, "generator": [torch.Generator().manual_seed(0) for _ in output]}
     given = torch.cat([output, variance], dim=1) if learned_variance else output
     log_variance = tuple(_log_variance(scheduler, timestep)) if learned_variance else ()
-    x = scheduler.step(given, timestep, state[0], **options).prev_sample
+    x = scheduler.step(given.to(dtype), timestep, state[0], **options).prev_sample
     after = torch.stack([x, *(torch.zeros_like(x) if h is None else h for h in _history(scheduler))]).double()
 
     offset = after[:, 0]  # what is left when state and output are 0: noise
@@ -99,13 +103,20 @@ def _probes(remembered: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _history(scheduler: Any) -> list[Tensor | None]:
-    """What the scheduler remembers beside the latents, newest first; UniPC's corrector needs the last sample."""
+    """What the scheduler remembers beside the latents, newest first; UniPC's corrector needs the last sample, PNDM's
+    second step the first sample."""
+    if hasattr(scheduler, "ets"):
+        return [*scheduler.ets[::-1], *[None] * (_PNDM_OUTPUTS - len(scheduler.ets)), scheduler.cur_sample]
     outputs = list(getattr(scheduler, "model_outputs", ()))[::-1]
     return [*outputs, scheduler.last_sample] if hasattr(scheduler, "last_sample") else outputs
 
 
 def _overwrite(scheduler: Any, probes: Tensor) -> None:
     """Replace what it remembers. What is still None stays so: the scheduler's order depends on it."""
+    if hasattr(scheduler, "ets"):
+        scheduler.ets = [probes[k] for k in range(len(scheduler.ets))][::-1]
+        scheduler.cur_sample = None if scheduler.cur_sample is None else probes[_PNDM_OUTPUTS]
+        return
     count = len(getattr(scheduler, "model_outputs", ()))
     for k in range(count):
         if scheduler.model_outputs[-1 - k] is not None:

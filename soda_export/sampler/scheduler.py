@@ -1,7 +1,8 @@
 """Turn a sampler's name and a model's scheduler config into the diffusers scheduler, or refuse what cannot be frozen.
 
 Sources: DDIM (Song et al. 2020), DDPM (Ho et al. 2020), DPM-Solver++ multistep (Lu et al. 2022), Euler and the sigmas
-of Karras et al. 2022 (algorithm 2 without churn; eq. 5), UniPC (Zhao et al. 2023), flow matching (Lipman et al. 2022).
+of Karras et al. 2022 (algorithm 2 without churn; eq. 5), UniPC (Zhao et al. 2023), flow matching (Lipman et al. 2022),
+PNDM without its Runge-Kutta steps (Liu et al. 2022), LCM (Luo et al. 2023), TCD (Zheng et al. 2024).
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ _DPM, _EULER, _UNIPC = "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", 
 _FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
 _CLASSES = {
     "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "dpm-solver++": _DPM, "euler": _EULER,
-    "flow-euler": _FLOW_EULER, "unipc": _UNIPC,
+    "euler-ancestral": "EulerAncestralDiscreteScheduler", "flow-euler": _FLOW_EULER, "flow-dpm-solver++": _DPM,
+    "flow-unipc": _UNIPC, "lcm": "LCMScheduler", "pndm": "PNDMScheduler", "tcd": "TCDScheduler", "unipc": _UNIPC,
     "dpm-solver++-karras": _DPM, "euler-karras": _EULER, "unipc-karras": _UNIPC,
 }  # fmt: skip
 SAMPLERS = tuple(_CLASSES)
 _BETA_SCHEDULERS = (
     "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
     "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler", "HeunDiscreteScheduler",
-    "LMSDiscreteScheduler", "DEISMultistepScheduler",
+    "LMSDiscreteScheduler", "DEISMultistepScheduler", "LCMScheduler", "TCDScheduler",
 )  # fmt: skip
 _CLIPPING_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler")  # clip unless the config says otherwise
 _WITH_FLOW_SIGMAS = ("dpm-solver++", "unipc")  # diffusers gives use_flow_sigmas to these two
@@ -33,10 +35,11 @@ _SWITCHES = {"clip_sample": _NOT_AFFINE, "thresholding": _NOT_AFFINE}
 MU, UNIFORM_SIGMAS = "mu", "uniform_sigmas"
 """What models/schedule.py adds to a scheduler's configuration: the shift that the image's size asks for, and that the
 pipeline spreads the noise levels evenly itself."""
-_OWN = {
-    "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", _DPM: "dpm-solver++", _EULER: "euler", _FLOW_EULER: "flow-euler",
-    _UNIPC: "unipc",
-}  # fmt: skip
+_OWN = {kind: name for name, kind in _CLASSES.items() if not name.startswith("flow-") and not name.endswith("-karras")}
+_OWN[_FLOW_EULER] = "flow-euler"
+WITH_ETA = ("ddim", "tcd")
+_TWICE = "pndm"
+"""Sampler that calls the model once more than its number of steps, with the second timestep."""
 
 
 def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool = False) -> Any:
@@ -49,7 +52,7 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
         raise ModelError(f"--sampler {sampler}: not supported; choose one of {', '.join(SAMPLERS)}")
     import diffusers  # slow to import
 
-    mu = config.get(MU)
+    mu, shift = config.get(MU), config.get("shift", 1.0)
     config = {key: value for key, value in config.items() if key not in (MU, UNIFORM_SIGMAS)}
     _check_family(sampler, config)
     config = _choose_variance(sampler, config, learned_variance)
@@ -58,6 +61,10 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
         config = {"clip_sample": False, **config}  # the model's own scheduler knows no clipping
     if _CLASSES[sampler] == _DPM and config.get("algorithm_type") != "sde-dpmsolver++":
         config = {**config, "algorithm_type": "dpmsolver++"}  # the name asks for it, whatever the model's own is
+    if sampler.startswith("flow-") and _CLASSES[sampler] != _FLOW_EULER:  # as pipelines of flows take them
+        config = {**config, "use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+    if sampler == _TWICE:
+        config = {**config, "skip_prk_steps": True}
     if sampler.endswith("-karras"):  # the spacings exclude each other
         others = {"use_exponential_sigmas": False, "use_beta_sigmas": False, "use_lu_lambdas": False}
         config = {**config, **{key: off for key, off in others.items() if key in config}, "use_karras_sigmas": True}
@@ -76,12 +83,12 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
     return scheduler
 
 
-def timestep_options(config: dict[str, Any], steps: int) -> dict[str, Any]:
-    """What the pipeline gives to set_timesteps beside the number of steps, as FluxPipeline does."""
-    options: dict[str, Any] = {}
+def timestep_options(sampler: str, config: dict[str, Any], steps: int) -> dict[str, Any]:
+    """What set_timesteps is given for `steps` calls of the model, as FluxPipeline and others do."""
+    options: dict[str, Any] = {"num_inference_steps": steps - (sampler == _TWICE)}
     if config.get(MU) is not None:
         options["mu"] = config[MU]
-    if config.get(UNIFORM_SIGMAS):
+    if config.get(UNIFORM_SIGMAS) and sampler == "flow-euler":
         options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     return options
 
@@ -103,10 +110,10 @@ def own_sampler(config: dict[str, Any]) -> str:
 def _check_family(sampler: str, config: dict[str, Any]) -> None:
     """A model of velocities along straight paths and one of noise at a level cannot trade samplers."""
     own_class = config.get("_class_name", "DDIMScheduler")
-    if sampler == "flow-euler":
+    if sampler.startswith("flow-"):
         if own_class != _FLOW_EULER:
             raise ModelError(
-                f"{CONFIG}: {own_class!r} is no flow-matching schedule that flow-euler could follow; "
+                f"{CONFIG}: {own_class!r} is no flow-matching schedule that {sampler} could follow; "
                 f"choose another --sampler or a model with {_FLOW_EULER}"
             )
         return

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ModelError, PlanError
 from .probe import StepMap, probe_step
-from .scheduler import CONFIG, make_scheduler, timestep_options
+from .scheduler import CONFIG, WITH_ETA, make_scheduler, timestep_options
 from .step import advance_state
 
 
@@ -115,21 +115,21 @@ def freeze_sampler(
 ) -> SamplerTable:
     """Probe the scheduler `sampler`, with the model's own `config`, over a run of `steps` steps. Raises ModelError.
 
-    eta: DDIM's share of DDPM's noise, 0..1. learned_variance: whether the model gives 2C channels; the table uses
-    the second half only for ddpm with a variance_type of learned_range.
+    eta: DDIM's share of DDPM's noise, TCD's gamma, 0..1. learned_variance: whether the model gives 2C channels; the
+    table uses the second half only for ddpm with a variance_type of learned_range.
     """
     scheduler = make_scheduler(sampler, config, learned_variance)
     limit = scheduler.config.num_train_timesteps
     if not 1 <= steps <= limit:
         raise ModelError(f"--steps {steps}: the scheduler was trained with {limit} timesteps; choose 1..{limit}")
-    if eta and sampler != "ddim":
-        raise ModelError(f"--eta {eta}: only ddim takes it; leave it out for {sampler}")
+    if eta and sampler not in WITH_ETA:
+        raise ModelError(f"--eta {eta}: only {' and '.join(WITH_ETA)} take it; leave it out for {sampler}")
     if not 0.0 <= eta <= 1.0:
         raise ModelError(f"--eta {eta}: must be within 0 .. 1")
-    options = {"eta": eta} if sampler == "ddim" else {}
+    options = {"eta": eta} if sampler in WITH_ETA else {}
     learned = scheduler.config.get("variance_type") == "learned_range"
     try:
-        scheduler.set_timesteps(steps, **timestep_options(config, steps))
+        scheduler.set_timesteps(**timestep_options(sampler, config, steps))
         timesteps = tuple(_exact(t) for t in scheduler.timesteps.tolist())
         if len(timesteps) != steps:
             raise ValueError(f"its timestep_spacing gives {len(timesteps)}")

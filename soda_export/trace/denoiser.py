@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,12 @@ _KEPT = 5
 @dataclass(frozen=True)
 class DenoiserTrace:
     """whole: (latents, timestep, each port) -> prediction. renewals: (kept tokens, other tensor arguments by their
-    marks' names) -> the kept tokens' outputs of the first site of each kind; renewed: kind -> path of that site, in the
-    order of the outputs."""
+    marks' names) -> the kept tokens' outputs of one site of each form. renewed: for each of these outputs the paths of
+    the sites of that form; the first is the one that was traced."""
 
     whole: TracedGraph
     renewals: TracedGraph | None
-    renewed: Mapping[str, str]
+    renewed: tuple[tuple[str, ...], ...]
 
 
 def trace_denoiser(
@@ -52,9 +52,10 @@ def trace_denoiser(
             call, examples, dict.fromkeys(examples, (0,)), fake.mode, known, where=type(fake.module).__name__
         )
     whole = whole.renamed(lambda name: name.removeprefix("model."))
-    calls = [_renewal_call(site, recorder) for site in recorder.first.values()]
+    forms = recorder.forms()
+    calls = [_renewal_call(alike[0], recorder.arguments[alike[0].path]) for alike in forms]
     renewals = _trace_renewals(calls, fake, known) if calls else None
-    return DenoiserTrace(whole, renewals, {kind: site.path for kind, site in recorder.first.items()})
+    return DenoiserTrace(whole, renewals, tuple(tuple(site.path for site in alike) for alike in forms))
 
 
 def _example_inputs(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -103,32 +104,46 @@ class _Call(nn.Module):
 
 
 class _Recorder:
-    """Notes the arguments of the first site of each kind that is to be renewed."""
+    """Notes the arguments of each site of `kinds` that is to be renewed, by its path."""
 
     def __init__(self, sites: Sequence[SiteModule], kinds: Sequence[str]) -> None:
-        self.first: dict[str, SiteModule] = {}
-        for site in sites:
-            if site.rule.kind in kinds and site.rule.renew:
-                self.first.setdefault(site.rule.kind, site)
+        self._sites = [site for site in sites if site.rule.kind in kinds and site.rule.renew]
         self.arguments: dict[str, dict[str, Any]] = {}
         self._handles: list[Any] = []
 
+    def forms(self) -> list[list[SiteModule]]:
+        """The sites, those together whose modules and arguments are alike."""
+        alike: dict[Hashable, list[SiteModule]] = {}
+        for site in self._sites:
+            weights = tuple((name, tuple(weight.shape)) for name, weight in site.module.named_parameters())
+            noted = tuple((name, *_form(value)) for name, value in self.arguments[site.path].items())
+            alike.setdefault((site.rule.kind, type(site.module), weights, noted), []).append(site)
+        return list(alike.values())
+
     def __enter__(self) -> None:
-        for kind, site in self.first.items():
-            self._handles.append(site.module.register_forward_pre_hook(self._note(kind), with_kwargs=True))
+        for site in self._sites:
+            self._handles.append(site.module.register_forward_pre_hook(self._note(site.path), with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _note(self, kind: str) -> Any:
+    def _note(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.arguments[kind] = {  # by name: the hook that names values comes before
+            self.arguments[path] = {  # by name: the hook that names values comes before
                 name: (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
                 for name, value in kwargs.items()
             }
 
         return hook
+
+
+def _form(value: Any) -> tuple[Hashable, ...]:
+    """What two calls have in common: for a tensor all but the number of rows, else the value."""
+    if isinstance(value, tuple):
+        shape, dtype = value
+        return (*shape[1:], dtype)
+    return (repr(value),)
 
 
 @dataclass(frozen=True)
@@ -146,8 +161,8 @@ def kept_name(path: str) -> str:
     return f"{KEPT}.{path}"
 
 
-def _renewal_call(site: SiteModule, recorder: _Recorder) -> _RenewalCall:
-    noted, tokens = recorder.arguments[site.rule.kind], first_argument(site.module)
+def _renewal_call(site: SiteModule, noted: Mapping[str, Any]) -> _RenewalCall:
+    tokens = first_argument(site.module)
     tensors = {name: value for name, value in noted.items() if isinstance(value, tuple)}
     others = {name: value for name, value in noted.items() if not isinstance(value, tuple)}
     (_, count, width), dtype = tensors.pop(tokens)
@@ -191,4 +206,5 @@ def _trace_renewals(calls: Sequence[_RenewalCall], fake: FakeModel, known: Mappi
         if name.startswith(prefix)
     }
     where = ", ".join(call.site.path for call in calls)
-    return trace_to_onnx(_Renewals(calls), examples, symbolic, fake.mode, buffers, where=where)
+    numbers = {name: i for i, call in enumerate(calls) for name in call.forms}
+    return trace_to_onnx(_Renewals(calls), examples, symbolic, fake.mode, buffers, where=where, calls=numbers)

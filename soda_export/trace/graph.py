@@ -39,32 +39,32 @@ class DenoiserGraph:
     weights: Mapping[ir.Value, str]
 
 
-def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule], kinds: Sequence[str]) -> DenoiserGraph:
-    """The tidied trace, with the renewal of each site of `kinds` as a branch of its own."""
+def join_graph(trace: DenoiserTrace, sites: Sequence[SiteModule]) -> DenoiserGraph:
+    """The tidied trace, with the renewal of each site that has one as a branch of its own."""
     whole = tidy(trace.whole)
     graph, weights = whole.graph, dict(whole.weights)
     shared = Shared(graph)
     marks = {node.attributes.get_string("name"): node for node in graph if node.domain == DOMAIN}
     renewals = None if trace.renewals is None else tidy(trace.renewals)
-    number = {kind: i for i, kind in enumerate(trace.renewed)}
+    number = {path: i for i, alike in enumerate(trace.renewed) for path in alike}
     names = {name: value for value, name in weights.items()}
     values = []
     for site in sites:
         outputs: list[ir.Value] = []
         while (name := output_mark(site.path, len(outputs))) in marks:
             outputs.append(marks[name].outputs[0])
-        kind = site.rule.kind
-        if kind not in kinds or kind not in number or renewals is None:
+        if site.path not in number or renewals is None:
             values.append(SiteValues(tuple(outputs)))
             continue
-        path, output = trace.renewed[kind], renewals.graph.outputs[number[kind]]
+        i = number[site.path]
+        path, output = trace.renewed[i][0], renewals.graph.outputs[i]
         tokens = marks[input_mark(site.path, first_argument(site.module))].outputs[0]
         kept = ir.Value(name=kept_name(site.path), type=tokens.type)
         given = {renewals.input(kept_name(path)): kept}
         for value in renewals.graph.inputs:
             if str(value.name).startswith(f"{path}("):
                 given[value] = marks[str(value.name).replace(path, site.path, 1)].outputs[0]
-        renewed = _graft(renewals, output, f"sites.{number[kind]}", site.path, given, weights, names, shared)
+        renewed = _graft(renewals, output, f"sites.{i}", site.path, given, weights, names, shared)
         values.append(SiteValues(tuple(outputs), tokens, kept, renewed))
     inputs = {str(value.name): value for value in graph.inputs}
     place = {value: i for i, node in enumerate(graph) for value in node.outputs}

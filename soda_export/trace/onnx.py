@@ -21,6 +21,8 @@ from ..errors import ModelError
 OPSET = 23  # the first with Attention
 _FOLDED_BYTES = 1 << 30  # largest constant that is worked out beforehand: position embeddings are large
 
+_TRACED_ROWS = 63  # code may ask for more than these, to lay memory out in another way; graphs have no such layout
+
 
 @dataclass(frozen=True)
 class TracedGraph:
@@ -46,17 +48,21 @@ class TracedGraph:
 
 def trace_to_onnx(
     module: nn.Module, examples: Mapping[str, Tensor], symbolic: Mapping[str, tuple[int, ...]], mode: Any,
-    buffers: Mapping[str, Tensor], where: str, independent: bool = False,
+    buffers: Mapping[str, Tensor], where: str, independent: bool = False, calls: Mapping[str, int] | None = None,
 ) -> TracedGraph:  # fmt: skip
     """Trace module(*examples) -> one tensor. symbolic: axes of each example that may have any size. buffers: real
     values of initializers, which are folded into the graph; all others stay names. Axis 0 of all examples is the same
-    number of rows, and axis 1 the same number of tokens, unless they are independent. Raises ModelError, naming
-    `where`.
+    number of rows, and axis 1 the same number of tokens, unless they are independent. calls: number of the call that an
+    example belongs to, where there are several; none is computed from the sizes of another's examples. Raises
+    ModelError, naming `where`.
     """
-    axes: dict[int, Any] = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("tokens", min=2)}
-    if independent:
-        axes = dict.fromkeys(axes, torch.export.Dim.AUTO)
-    shapes = tuple({axis: axes[axis] for axis in symbolic[name]} for name in examples)
+    numbers = dict.fromkeys(examples, 0) if calls is None else calls
+    sizes: dict[tuple[int, int], Any] = {
+        (call, axis): torch.export.Dim.AUTO if independent else torch.export.Dim(f"{word}_{call}", min=2, max=most)
+        for call in set(numbers.values())
+        for axis, (word, most) in enumerate((("rows", _TRACED_ROWS), ("tokens", None)))
+    }
+    shapes = tuple({axis: sizes[numbers[name], axis] for axis in symbolic[name]} for name in examples)
     try:
         with quiet(), torch.no_grad(), mode:
             exported = torch.export.export(

@@ -15,7 +15,10 @@ Pass = Callable[[TracedGraph], None]
 
 def tidy(traced: TracedGraph) -> TracedGraph:
     """All passes, in order."""
-    for run in (true_squeezes, permuting_einsums, static_reshapes, transposed_weights, spelled_attention, fp32_softmax):
+    for run in (
+        true_squeezes, widened_concats, permuting_einsums, static_reshapes, transposed_weights, spelled_attention,
+        fp32_softmax,
+    ):  # fmt: skip
         run(traced)
     remove_dead(traced)
     return traced
@@ -32,6 +35,21 @@ def true_squeezes(traced: TracedGraph) -> None:
         if all(source.shape[int(axis)] != 1 for axis in axes.numpy().reshape(-1)):
             _replace(node.outputs[0], source)
             traced.graph.remove(node, safe=True)
+
+
+def widened_concats(traced: TracedGraph) -> None:
+    """torch widens what it joins to one type; ONNX wants it to be one."""
+    for node in list(traced.graph):
+        if node.op_type != "Concat":
+            continue
+        wide = node.outputs[0].dtype
+        for position, value in enumerate(node.inputs):
+            if value is None or wide is None or value.dtype in (None, wide):
+                continue
+            cast = ir.node("Cast", [value], {"to": int(wide)}, name=f"{node.name}.wide{position}")
+            cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(wide), value.shape
+            traced.graph.insert_before(node, cast)
+            node.replace_input_with(position, cast.outputs[0])
 
 
 def permuting_einsums(traced: TracedGraph) -> None:
@@ -51,8 +69,8 @@ def permuting_einsums(traced: TracedGraph) -> None:
 
 
 def static_reshapes(traced: TracedGraph) -> None:
-    """A Reshape whose target is computed from shapes gets a constant one: -1 for the one unknown size, or 0 where a
-    size is the input's own."""
+    """A Reshape whose target is computed from shapes gets a constant one: 0 where a size is the input's own, -1 for the
+    one other that is unknown."""
     for node in traced.graph:
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
             continue
@@ -63,11 +81,10 @@ def static_reshapes(traced: TracedGraph) -> None:
         unknown = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
         own = [axis for axis in unknown if axis < len(source.shape) and source.shape[axis] == shape[axis]]
         if len(unknown) <= 1:
-            target = [size if isinstance(size, int) else -1 for size in shape]
-        elif own == unknown:
-            target = [size if isinstance(size, int) else 0 for size in shape]
-        else:
+            own = []
+        elif len(unknown) - len(own) > 1:
             continue
+        target = [size if isinstance(size, int) else 0 if axis in own else -1 for axis, size in enumerate(shape)]
         node.attributes.pop("allowzero", None)
         node.replace_input_with(1, _constant(traced.graph, np.array(target, np.int64)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from tests.cli.conftest import Soda
+from tests.tiny_models import save_tiny_sana
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TEXT, LABELS = GOLDEN / "v2-text", GOLDEN / "v2"
@@ -137,6 +139,27 @@ def test_a_text_bundle_is_measured(soda: Soda) -> None:
     assert json.loads(out)["error"]["rmse"] > 0
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--clip-skip", 1), "--clip-skip 1: tiny-pixart takes no hidden state of a CLIP text encoder; leave it out"),
+        ((), "text encoder 'UMT5EncoderModel' is not supported; supported: T5EncoderModel, CLIPTextModel"),
+    ],
+)
+def test_prompts_that_a_bundle_cannot_carry_are_refused_before_planning(
+    soda: Soda, tiny_pixart: Path, tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    folder = tmp_path / "tiny-pixart"
+    shutil.copytree(tiny_pixart, folder)
+    if not words:
+        path = folder / "text_encoder/config.json"
+        changes = {"architectures": ["UMT5EncoderModel"], "model_type": "umt5"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    code, out, err = soda("build", "--model", folder, "--budget", 3, "--planner", "soda", "--map", "uniform", *words)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+
+
 def test_a_text_model_is_built_and_drawn_with(soda: Soda, tiny_pixart: Path, tmp_path: Path) -> None:
     """With the family's own sampler and guidance; a second build takes every stage from its file."""
     planning = ("--samples", "2", "--budget", "3", "--planner", "soda")
@@ -169,3 +192,19 @@ def test_a_text_model_is_built_and_drawn_with(soda: Soda, tiny_pixart: Path, tmp
     code, _, err = soda("run", "half", "--prompt", "a red circle", "--out", "x.png")
     assert code == 2
     assert "no decoder" in err
+
+
+def test_an_encoder_that_bundles_cannot_hold_is_neither_built_nor_profiled_with(
+    soda: Soda, tmp_path: Path
+) -> None:
+    save_tiny_sana(tmp_path / "model")
+    (tmp_path / "model/text_encoder").mkdir()
+    text_config = {"architectures": ["Gemma2Model"], "model_type": "gemma2"}
+    (tmp_path / "model/text_encoder/config.json").write_text(json.dumps(text_config))
+    code, out, err = soda(
+        "build", "--model", "model", "--steps", 4, "--samples", 2, "--budget", 2, "--planner", "soda", "--out", "bundle"
+    )
+    assert code == 0, err
+    assert "--embeds embeds.safetensors" in out
+    manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
+    assert manifest["tokenizers"] == []

@@ -35,7 +35,7 @@ PORTS: list[dict[str, Any]] = [
     {"name": "ids_b", "dtype": "int64", "shape": [3], "kind": "token_ids", "tokenizer": 1},
     {"name": "text", "dtype": "float32", "shape": [4, 3], "kind": "embedding"},
     {"name": "pooled", "dtype": "float32", "shape": [2], "kind": "embedding"},
-    {"name": "hint", "dtype": "float32", "shape": [1, 2, 2], "kind": "embedding"},
+    {"name": "hint", "dtype": "float32", "shape": [1, 2, 2], "kind": "hint"},
     {"name": "hint_mask", "dtype": "int64", "shape": [2], "kind": "mask"},
     {"name": "speed", "dtype": "float32", "shape": [], "kind": "scalar", "default": 0.5, "least": 0.0, "most": 2.0},
     {"name": "style", "dtype": "int64", "shape": [], "kind": "label", "num_classes": CLASSES, "null_class": CLASSES},

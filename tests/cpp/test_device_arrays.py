@@ -102,7 +102,8 @@ def test_ports_by_name_play_from_the_device_as_from_the_host(library: Library, d
     expected = library.open(folder, threads=1).session().generate(ports=ports, seed=5)
     fake = str(FAKES / "libfake_onnxruntime.so")
     session = library.open(folder, device="cuda", threads=1, engine_library=fake).session()
-    some = {name: (len(ports[name]), *device.put(ports[name])) for name in ("text", "-hint", "speed", "style")}
+    names = ("text", "-pooled", "hint", "speed", "style")
+    some = {name: (len(ports[name]), *device.put(ports[name])) for name in names}
     assert np.abs(session.generate(ports=ports | some, seed=5) - expected).max() <= 1e-5
     short = {"text": (SAMPLES, some["text"][1], some["text"][2] - 1)}
     for wrong, reason in ((short, "has 95 bytes"), ({"text": (SAMPLES, None, 96)}, "it is NULL")):

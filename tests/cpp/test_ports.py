@@ -17,7 +17,7 @@ from .library import CppSession, Library, fields_of, has_backend
 from .ports_toy import CLASSES, LATENTS, PORTS, SLOTS, PortsToy
 
 SAMPLES = 2
-KINDS = {"label": 1, "token_ids": 2, "token_mask": 3, "mask": 3, "embedding": 4, "scalar": 5}
+KINDS = {"label": 1, "token_ids": 2, "token_mask": 3, "mask": 3, "embedding": 4, "scalar": 5, "hint": 6}
 
 
 @pytest.fixture(params=["ort", "openvino"])
@@ -37,7 +37,7 @@ def given(names: str, samples: int = SAMPLES) -> dict[str, Any]:
             real = generator.uniform(0, 1, shape).astype(np.float32)
             values[name] = whole if port["dtype"] == "int64" else real
     chosen = names.split()
-    negatives = ["-" + n for n in chosen if n not in ("speed", "style")]
+    negatives = ["-" + n for n in chosen if n not in ("speed", "style", "hint")]
     return {name: values[name] for name in chosen + negatives}
 
 
@@ -48,7 +48,7 @@ def rows_of(ports: dict[str, Any], samples: int = SAMPLES) -> dict[str, Any]:
     for name, values in ports.items():
         if name[0] == "-":
             continue
-        other = {"style": np.full(samples, CLASSES), "speed": values}.get(name)
+        other = {"style": np.full(samples, CLASSES), "speed": values, "hint": values}.get(name)
         other = ports["-" + name] if other is None else other
         rows[name] = np.concatenate([np.repeat(v, samples // len(v), axis=0) for v in (values, other)])
     return rows
@@ -143,7 +143,7 @@ def test_a_bundle_lists_its_ports_and_slots(library: Library, tmp_path: Path) ->
     listed = [(p.port.decode(), p.kind, p.dtype, list(p.shape[1 : p.rank])) for p in found if not p.negative and p.kind]
     assert listed == [(p["name"], KINDS[p["kind"]], 3 if p["dtype"] == "int64" else 0, p["shape"]) for p in PORTS]
     assert {p.port.decode() for p in found if p.negative} == {
-        p["name"] for p in PORTS if p["kind"] not in ("label", "scalar")
+        p["name"] for p in PORTS if p["kind"] not in ("label", "hint", "scalar")
     }
     by_name = {p.port.decode(): p for p in found if not p.negative}
     assert [by_name[name].tokenizer for name in ("ids_a", "mask_a", "ids_b", "text")] == [0, 0, 1, -1]
@@ -156,19 +156,20 @@ def test_a_bundle_lists_its_ports_and_slots(library: Library, tmp_path: Path) ->
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a missing port": ({"hint": None, "-hint": None}, "does not give 'hint'"),
+    "a missing port": ({"hint": None}, "does not give 'hint'"),
     "a missing negative": ({"-text": None}, "needs its negative"),
-    "a negative alone": ({"hint": None}, "comes without"),
+    "a negative alone": ({"hint_mask": None}, "comes without"),
     "one output of two encoders and no tokens": ({"text": None, "-text": None}, "does not give 'ids_a'"),
     "tokens beside embeddings": ({"ids_b": np.zeros((2, 3), np.int64)}, "has no effect beside embeddings"),
     "token ids below zero": ({"ids_a": np.full((2, 4), -1)}, "below 0"),
     "no port": ({"other": np.zeros(2, np.float32)}, "is no port"),
     "a negative label": ({"-style": np.zeros(2, np.int64)}, "no effect"),
+    "a negative hint": ({"-hint": np.zeros((2, 1, 2, 2), np.float32)}, "no effect"),
     "a negative scalar": ({"-speed": np.zeros(2, np.float32)}, "no effect"),
     "a label too large": ({"style": np.full(2, CLASSES)}, "outside 0 .. 4"),
     "a scalar too large": ({"speed": np.full(2, 2.5, np.float32)}, "outside 0 .. 2"),
     "a scalar that is no number": ({"speed": np.full(2, np.nan, np.float32)}, "outside 0 .. 2"),
-    "an embedding that is not finite": ({"hint": np.full((2, 1, 2, 2), np.inf, np.float32)}, "not finite"),
+    "a hint that is not finite": ({"hint": np.full((2, 1, 2, 2), np.inf, np.float32)}, "not finite"),
     "a mask of twos": ({"hint_mask": np.full((2, 2), 2)}, "other than 0 and 1"),
     "too few bytes": ({"text": np.zeros((2, 4, 2), np.float32)}, "has 64 bytes"),
     "another number of rows": ({"text": np.zeros((3, 4, 3), np.float32)}, "rows for 3 samples"),
@@ -199,7 +200,7 @@ def test_fields_of_a_request_are_the_only_port_of_their_kind(library: Library, t
     ports = given(EMBEDS)
     style = ports.pop("style")
     session.start(ports=ports, labels=style)
-    with pytest.raises(RequestError, match="'embeds' is not one port"):
+    with pytest.raises(RequestError, match="port 'text' is given twice"):
         session.start(ports=ports, labels=style, embeds=np.zeros((2, 4, 3)), num_prompts=2)
     with pytest.raises(RequestError, match="given twice"):
         session.start(ports=ports | {"style": style}, labels=style)

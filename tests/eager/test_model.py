@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from soda_export.eager.sites import SiteCall
 from soda_export.eager.tokens import gather_tokens
 from soda_export.errors import InternalError, ModelError
 from soda_export.models.family import SiteRule
-from soda_export.models.paths import SiteModule, site_modules
+from soda_export.models.load import load_model
+from soda_export.models.paths import SiteModule
 from tests.eager.toys import draw, toy_conditions, toy_dit, toy_flux, toy_pixart, toy_sd3
+from tests.tiny_models import save_tiny_pixart
 
 MakeToy = Callable[[], EagerModel]
 TOYS = pytest.mark.parametrize("make", [toy_dit, toy_pixart])
@@ -239,7 +242,7 @@ def test_a_site_of_several_outputs_is_handed_over_and_replaced_in_its_places(las
 
     block = TwoStreams(last)
     rule = SiteRule("blocks.*", "block", outputs=(0, 1))
-    hooked = HookedSite(SiteModule(rule, "blocks.0", block, 0, 1))
+    hooked = HookedSite(SiteModule(rule, "blocks.0", block))
     text, image = draw(2, 3, 4), draw(2, 5, 4, seed=1)
     call = SiteCall(hooked, block.forward, (text,), {"image": image})
     values = call.compute()
@@ -250,7 +253,8 @@ def test_a_site_of_several_outputs_is_handed_over_and_replaced_in_its_places(las
     assert torch.equal(given[1], values[-1] + 1)
 
 
-def test_sites_stand_in_the_order_of_computation() -> None:
-    names = [site.path for site in site_modules(toy_pixart().module, toy_pixart().family)]
+def test_sites_stand_in_the_order_of_computation(tmp_path: Path) -> None:
+    folder = save_tiny_pixart(tmp_path / "model", vae=False, text=False)
+    names = [site.name for site in load_model(str(folder)).spec.sites]
     assert names[:3] == [f"transformer_blocks.0.{part}" for part in ("attn1", "attn2", "ff")]
     assert names[-1] == "transformer_blocks.2"

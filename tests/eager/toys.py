@@ -72,16 +72,16 @@ def eager_model(module: nn.Module, family: Family, text_tokens: int = 0) -> Eage
     sizes = Sizes(config, {}, text_tokens, latent_shape=family.latent_shape(sizes))
     tokens = (config.sample_size // config.patch_size) ** 2
     width = config.num_attention_heads * config.attention_head_dim
-    sites = []
-    for site in site_modules(module, family):
+    sites, last = [], config.num_layers - 1
+    layers = {site: int(site.path.split(".")[1]) for site in site_modules(module, family)}
+    for site in sorted(layers, key=lambda site: (site.rule.kind == STACK, layers[site])):
         is_stack = site.rule.kind == STACK
         renewable = tokens if site.rule.renew else 0
-        layer = 0 if site.count < 2 else site.number / (site.count - 1)
         sites.append(
             Site(
-                site.path, site.rule.kind, 1.0 if is_stack else layer, ((tokens, width),),
+                site.path, site.rule.kind, layers[site] / last if last else 0.0, ((tokens, width),),
                 flops=100 * tokens if is_stack else 100 * tokens + 1, tokens=renewable, kept_flops=(1, 100),
-                inside="" if is_stack else f"transformer_blocks.{config.num_layers - 1}",
+                inside="" if is_stack else f"transformer_blocks.{last}",
             )
         )  # fmt: skip
     spec = ModelSpec(

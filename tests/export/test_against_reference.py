@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eager.conditions import own_conditions, random_texts
-from soda_export.models.decisions import COMPUTE, MAX_ORDER
+from soda_export.models.decisions import COMPUTE, IDLE, MAX_ORDER
 from soda_export.models.load import ModelRequest
 from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, SamplerOptions
@@ -26,7 +25,7 @@ from soda_export.sampler import make_scheduler
 from tests.conftest import OpenBench
 from tests.export.selection import SelectionRecorder, label_rows, play_reference
 from tests.tiny import CLASSES, LAYERS, TOKENS, make_plan
-from tests.tiny_models import save_tiny_flux, save_tiny_sd3
+from tests.tiny_models import save_tiny_flux, save_tiny_sd3, save_tiny_unet
 
 TOLERANCE = 1e-3
 BACKENDS = ("ort", "openvino")  # their engines are the same graphs
@@ -58,17 +57,15 @@ def random_stack(kept: np.ndarray, seed: int) -> np.ndarray:
 def random_work(spec: ModelSpec, steps: int, seed: int) -> np.ndarray:
     """Every decision of every site at random, as far as its history allows; the stack is skipped at two steps."""
     rng, work = np.random.default_rng(seed), np.full((steps, len(spec.sites)), COMPUTE)
-    assert spec.stack is not None
     for t in range(1, steps):
-        past = (work[:t] == COMPUTE).sum(axis=0)
-        past[list(spec.leaves)] -= (work[:t, spec.stack] != COMPUTE).sum()
-        order = np.array([rng.integers(0, min(MAX_ORDER, count - 1) + 1) for count in past])
-        if t in (4, steps - 2):
-            work[t, spec.stack] = -order[spec.stack]
-            continue
-        for k in spec.leaves:
+        order = [rng.integers(0, min(MAX_ORDER, count - 1) + 1) for count in (work[:t] == COMPUTE).sum(axis=0)]
+        for k in reversed(range(len(spec.sites))):  # what contains a site stands behind it
             site, choice = spec.sites[k], rng.random()
-            if choice < 0.4:
+            if any(work[t, outer] != COMPUTE for outer in spec.containers[k]):
+                work[t, k] = IDLE
+            elif k == spec.stack:
+                work[t, k] = -order[k] if t in (4, steps - 2) else COMPUTE
+            elif choice < (0.4 if k in spec.leaves else 0.25):
                 work[t, k] = -order[k]
             elif choice < 0.7 and site.tokens:
                 work[t, k] = rng.integers(1, site.tokens // site.keep_quantum) * site.keep_quantum
@@ -150,19 +147,22 @@ def test_rows_of_a_batch_equal_single_runs(tiny_bundle: object) -> None:
         np.testing.assert_allclose(together[i : i + 1], alone, atol=1e-4)
 
 
-FLOW_STEPS = 8
+TRACED_STEPS = 8
 NO_PARTS = BundleOptions(without=("text-encoder", "decoder"))
 
 
-@pytest.fixture(scope="module", params=["flux", "sd3"])
-def flow_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    """A toy FLUX with 64 tokens, which takes its guidance as a number; a toy SD3 with 16 and two rows a sample."""
-    root = tmp_path_factory.mktemp("flow")
+@pytest.fixture(scope="module", params=["flux", "sd3", "sd15", "sdxl"])
+def traced_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """A toy FLUX with 64 tokens, which takes its guidance as a number; a toy SD3 with 16 and two rows a sample; UNets,
+    whose sites lie in one another."""
+    root, guidance, sampler = tmp_path_factory.mktemp("traced"), 4.5, "flow-euler"
     if request.param == "flux":
         model, guidance = ModelRequest(str(save_tiny_flux(root / "flux")), image_size=32), 1.0
+    elif request.param == "sd3":
+        model = ModelRequest(str(save_tiny_sd3(root / "sd3")))
     else:
-        model, guidance = ModelRequest(str(save_tiny_sd3(root / "sd3"))), 4.5
-    options = SamplerOptions("flow-euler", FLOW_STEPS, 0.0, guidance)
+        model, sampler = ModelRequest(str(save_tiny_unet(root / request.param, request.param))), "euler"
+    options = SamplerOptions(sampler, TRACED_STEPS, 0.0, guidance)
     return Workbench(model, options, StageStore(root / "store"), lambda *_: None)
 
 
@@ -182,59 +182,19 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_plans_of_joint_attention_equal_the_reference(flow_bench: Workbench, tmp_path: Path, seed: int) -> None:
-    """Image and text streams reused, forecast and renewed apart. Each is played with batch 1 and 3."""
-    spec = flow_bench.loaded.spec
-    plan = flow_bench.plan_of(Schedule.of(spec, random_work(spec, FLOW_STEPS, seed)), "chance")
-    built = flow_bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS)
-    recorder = SelectionRecorder(flow_bench, built.table, tmp_path / "debug")
+def test_random_plans_of_other_families_equal_the_reference(
+    traced_bench: Workbench, tmp_path: Path, seed: int
+) -> None:
+    """All sites reused, forecast and renewed apart, those inside others too. Each is played with batch 1 and 3."""
+    spec = traced_bench.loaded.spec
+    plan = traced_bench.plan_of(Schedule.of(spec, random_work(spec, TRACED_STEPS, seed)), "chance")
+    built = traced_bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS)
+    recorder = SelectionRecorder(traced_bench, built.table, tmp_path / "debug")
     for batch in (1, 3):
-        rows, asked = texts_for(flow_bench, batch)
-        noise = noise_for(batch, FLOW_STEPS, False, spec.latent_shape)
-        expected = play_reference(flow_bench, built.table, rows, noise, recorder)
+        rows, asked = texts_for(traced_bench, batch)
+        noise = noise_for(batch, TRACED_STEPS, False, spec.latent_shape)
+        expected = play_reference(traced_bench, built.table, rows, noise, recorder)
         for backend in BACKENDS:
             played = Session.open(built.out, backend=backend).generate(**asked, noise=noise)
             print(f"{spec.family} {seed} batch {batch} {backend}: difference {np.abs(played - expected).max():.1e}")
             assert np.abs(played - expected).max() <= TOLERANCE
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_computing_everything_equals_the_pipelines_of_flow_models(flow_bench: Workbench, tmp_path: Path) -> None:
-    batch, spec = 2, flow_bench.loaded.spec
-    plan = flow_bench.plan_of(Schedule.full(spec, FLOW_STEPS), "everything")
-    session = Session.open(flow_bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS).out)
-    rows, asked = texts_for(flow_bench, batch)
-    noise = noise_for(batch, FLOW_STEPS, False, spec.latent_shape)
-    found = session.generate(**asked, noise=noise)
-    expected = flow_pipeline(flow_bench, rows, torch.from_numpy(noise.initial))
-    print(f"{spec.family}: difference {np.abs(found - expected).max():.1e} of {np.abs(expected).max():.1f}")
-    assert np.abs(found - expected).max() <= 1e-4
-
-
-def flow_pipeline(bench: Workbench, rows: Mapping[str, Tensor], latents: Tensor) -> np.ndarray:
-    """Latents of diffusers' own pipeline, its scheduler as the folder has it."""
-    is_flux = bench.loaded.spec.family == "flux"
-    kind = diffusers.FluxPipeline if is_flux else diffusers.StableDiffusion3Pipeline
-    transformer = diffusers.FluxTransformer2DModel if is_flux else diffusers.SD3Transformer2DModel
-    pipe = kind(
-        transformer=transformer.from_pretrained(bench.loaded.folder / "transformer"),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(bench.loaded.folder / "scheduler"),
-        vae=diffusers.AutoencoderKL.from_pretrained(bench.loaded.folder / "vae"),
-        **dict.fromkeys(
-            f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")[: 3 - is_flux]
-        ),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    halves = {"": slice(len(latents)), **({"negative_": slice(len(latents), None)} if bench.rows == 2 else {})}
-    texts = {
-        prefix + name: rows[port][half]
-        for prefix, half in halves.items()
-        for port, name in (("embeds", "prompt_embeds"), ("pooled_embeds", "pooled_prompt_embeds"))
-    }
-    side = 32 if is_flux else 16
-    guidance = bench.options.guidance if bench.rows == 2 else rows["distilled_guidance"][0].item()
-    result: np.ndarray = pipe(
-        **texts, height=side, width=side, num_inference_steps=FLOW_STEPS, guidance_scale=guidance, latents=latents,
-        output_type="latent",
-    ).images.numpy()  # fmt: skip
-    return result

@@ -34,13 +34,31 @@ def _save(folder: Path, **changes: object) -> Any:
     return vae
 
 
+def _save_dc(folder: Path) -> Any:
+    """A random AutoencoderDC with both of its kinds of blocks."""
+    from diffusers import AutoencoderDC
+
+    torch.manual_seed(0)
+    blocks: dict[str, Any] = {
+        "block_types": ("ResBlock", "EfficientViTBlock"), "block_out_channels": (8, 16), "layers_per_block": (1, 1),
+        "qkv_multiscales": ((), (5,)),
+    }  # fmt: skip
+    both = {f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in blocks.items()}
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=8, downsample_block_type="conv", upsample_block_type="interpolate",
+        scaling_factor=0.4, **both,
+    ).eval()  # fmt: skip
+    vae.save_pretrained(folder)
+    return vae
+
+
 @torch.no_grad()
 def _difference(out: Path, vae: Any, batch: int) -> float:
     """The largest difference from diffusers' pipeline, which shows images in 0..1."""
     from diffusers.image_processor import VaeImageProcessor
 
     latents = torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(batch))
-    scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    scaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
     expected = VaeImageProcessor().postprocess(vae.decode(scaled).sample, output_type="np").transpose(0, 3, 1, 2)
     session = ort.InferenceSession(out / DECODER_NAME, providers=["CPUExecutionProvider"])
     image = session.run(["image"], {"latents": latents.numpy()})[0]
@@ -65,6 +83,13 @@ def test_the_decoder_is_that_of_diffusers_in_onnx_runtime(changes: dict[str, obj
     written = load_file(tmp_path / DECODER_WEIGHTS_NAME)
     decoder = [name for name in vae.state_dict() if name.startswith(("decoder.", "post_quant_conv."))]
     assert sorted(name.removesuffix(".T") for name in written) == sorted(decoder)
+
+
+def test_an_autoencoder_dc_is_decoded_as_diffusers_does(tmp_path: Path) -> None:
+    vae = _save_dc(tmp_path)
+    assert export_decoder(tmp_path, tmp_path, latent_shape=SHAPE) == (3, 8, 12)
+    for batch in (1, 3):
+        assert _difference(tmp_path, vae, batch) <= 1e-5
 
 
 @torch.no_grad()
@@ -132,7 +157,7 @@ def _configure(**changes: object) -> Callable[[Path], None]:
         (_edit(lambda stored: stored.pop("decoder.conv_in.weight")), r"the weights lack 'decoder\.conv_in\.weight'"),
         (_edit(lambda stored: stored.update({"decoder.x": torch.ones(1)})), r"have no place for 'decoder\.x'"),
         (_edit(lambda stored: stored.update({"decoder.conv_in.bias": torch.ones(1)})), "cannot load it"),
-        (_configure(_class_name="AutoencoderDC"), r"config\.json: autoencoder 'AutoencoderDC' is not supported"),
+        (_configure(_class_name="AutoencoderTiny"), r"config\.json: autoencoder 'AutoencoderTiny' is not supported"),
         (_configure(latents_mean=[0.0] * 4), r"config\.json: latents_mean"),
         (_configure(out_channels=4), r"config\.json: out_channels=4"),
         (lambda folder: (folder / WEIGHTS).rename(folder / "x.bin"), r"\.bin files; run `soda-export convert "),

@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,40 @@ from torch import Tensor
 from soda_export.errors import ModelError, UsageError
 from soda_export.export import tensor_file
 from soda_export.export.encode import encode_texts
-from soda_export.export.text_encoder import (
-    TEXT_ENCODER_NAME,
-    TEXT_WEIGHTS_NAME,
-    export_text_encoder,
-    export_tokenizer,
-)
+from soda_export.export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME, export_text_encoder
+from soda_export.export.tokenizer import export_tokenizer
 from soda_export.models import checkpoint
+from soda_export.models.prompts import PromptModel
+from soda_export.models.recipe import TextPart, TextRecipe
+from soda_export.models.text import read_text_model
 
 T, WEIGHTS = 20, "model.safetensors"
 CONFIG = {
     "model_type": "t5", "vocab_size": 60, "d_model": 32, "d_kv": 12, "num_heads": 4, "d_ff": 48, "num_layers": 2,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12,
 }  # fmt: skip
+PART = TextPart("text_encoder", "tokenizer", tokens=T)
+MASKED = TextPart("text_encoder", "tokenizer", tokens=T, mask="attention_mask")
+
+
+def _model(source: Path | dict[str, Any], part: TextPart, **ports: str) -> PromptModel:
+    """A recipe of single outputs of one encoder. ports: port -> output."""
+    model = read_text_model(source)
+    recipe = TextRecipe({port: ((getattr(part, output),),) for port, output in ports.items()})
+    shapes = {name: (T, model.width("last")) for name in ports}
+    shapes |= {name: (model.width("pooled"),) for name, output in ports.items() if output == "pooled"}
+    return PromptModel(recipe, {part: model}, T, shapes)
+
+
+def _export_t5(source: Path | dict[str, Any], out: Path, precision: str = "fp32", seed: int | None = None) -> None:
+    sources = {PART.name: source} if isinstance(source, Path) else {}
+    export_text_encoder(_model(source, MASKED, embeds="last"), sources, out, precision=precision, seed=seed)
+
+
+def _encode(source: Path, texts: list[str]) -> dict[str, Tensor]:
+    tokenizer = PromptTokenizer(source / "tokenizer.json", T)
+    model = _model(source, MASKED, embeds="last")
+    return encode_texts(model, {PART.name: source}, lambda part, given: tokenizer(list(given)), texts, [])[0]
 
 
 def _save(folder: Path, kind: str, max_shard_size: str = "1GB") -> Any:
@@ -88,7 +109,7 @@ def _run_any(out: Path) -> np.ndarray[Any, Any]:
 
 def test_the_encoder_is_that_of_transformers_in_onnx_runtime(saved: tuple[Path, Any], tmp_path: Path) -> None:
     source, model = saved
-    assert export_text_encoder(source, tmp_path, max_tokens=T, precision="fp32") == {"embeds": (T, 32)}
+    _export_t5(source, tmp_path)
     expected = _reference(model)
     np.testing.assert_allclose(_run(tmp_path), expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(_run(tmp_path, slice(1, 2)), expected[1:2], rtol=0, atol=1e-5)
@@ -97,11 +118,11 @@ def test_the_encoder_is_that_of_transformers_in_onnx_runtime(saved: tuple[Path, 
 def test_a_weight_is_stored_as_its_product_takes_it(saved: tuple[Path, Any], tmp_path: Path) -> None:
     """[in, out], under the checkpoint's name and `.T`; no node turns a weight."""
     source, model = saved
-    export_text_encoder(source, tmp_path, max_tokens=T, precision="fp32")
+    _export_t5(source, tmp_path)
     written, stored = load_file(tmp_path / TEXT_WEIGHTS_NAME), model.state_dict()
     for name, tensor in written.items():
         if not name.startswith("constants."):
-            own = stored[name.removesuffix(".T")]
+            own = stored[name.removeprefix("text_encoder.").removesuffix(".T")]
             assert torch.equal(tensor, own.t() if name.endswith(".T") else own)
     graph = onnx.load(str(tmp_path / TEXT_ENCODER_NAME), load_external_data=False).graph
     turned = {node.input[0] for node in graph.node if node.op_type == "Transpose"}
@@ -112,7 +133,7 @@ def test_a_weight_is_stored_as_its_product_takes_it(saved: tuple[Path, Any], tmp
 def test_half_precision_stays_near_fp32(precision: str, bound: float, saved: tuple[Path, Any], tmp_path: Path) -> None:
     """Outputs reach 3. ONNX Runtime has no bf16 products on CPU."""
     source, model = saved
-    export_text_encoder(source, tmp_path, max_tokens=T, precision=precision)
+    _export_t5(source, tmp_path, precision=precision)
     expected = _reference(model)
     np.testing.assert_allclose(_run_any(tmp_path), expected, rtol=0, atol=bound)
     if precision == "fp16":
@@ -127,7 +148,7 @@ def test_sums_beyond_fp16_survive_in_fp16(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     hidden = model(*_texts(), output_hidden_states=True).hidden_states[1]
     assert hidden.abs().max() > 65504
-    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp16")
+    _export_t5(tmp_path, tmp_path, precision="fp16")
     np.testing.assert_allclose(_run(tmp_path), _reference(model), rtol=0, atol=0.02)
 
 
@@ -137,7 +158,7 @@ def test_several_files_or_one_give_the_same_bytes(tmp_path: Path) -> None:
         source, out = tmp_path / name, tmp_path / f"{name}-out"
         out.mkdir()
         _save(source, "gated-gelu", size)
-        export_text_encoder(source, out, max_tokens=T, precision="bf16")
+        _export_t5(source, out, precision="bf16")
         written.append([(out / file).read_bytes() for file in (TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME)])
     assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
     assert written[0] == written[1]
@@ -153,7 +174,7 @@ def test_each_file_is_opened_once_to_check_and_once_to_read(tmp_path: Path, monk
         return original(path, framework=framework)
 
     monkeypatch.setattr(checkpoint, "safe_open", recorded)
-    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    _export_t5(tmp_path, tmp_path)
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 2
     assert opened == shards + shards
@@ -174,7 +195,7 @@ def test_no_more_than_one_stored_tensor_is_held_at_a_time(tmp_path: Path, monkey
     monkeypatch.setattr(tensor_file.Checkpoint, "read", recorded)
     gc.disable()
     try:
-        export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp16")
+        _export_t5(tmp_path, tmp_path, precision="fp16")
     finally:
         gc.enable()
     assert len(counts) == 3 + 9 * 2
@@ -185,24 +206,24 @@ def test_random_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
     written = {}
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         (tmp_path / name).mkdir()
-        export_text_encoder(CONFIG, tmp_path / name, max_tokens=T, precision="fp32", seed=seed)
+        _export_t5(CONFIG, tmp_path / name, seed=seed)
         written[name] = load_file(tmp_path / name / TEXT_WEIGHTS_NAME)
     for name, tensor in written["a"].items():
         assert torch.equal(tensor, written["b"][name])
         same = name.endswith("norm.weight") or name.startswith("constants.")
         assert torch.equal(tensor, written["c"][name]) == same
-    assert abs(written["a"]["encoder.embed_tokens.weight"].std() - 0.02) < 0.002
+    assert abs(written["a"]["text_encoder.encoder.embed_tokens.weight"].std() - 0.02) < 0.002
     assert np.isfinite(_run(tmp_path / "a")).all()
 
 
 def test_the_table_of_tokens_is_found_under_either_name(tmp_path: Path) -> None:
     _save(tmp_path, "relu")
-    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    _export_t5(tmp_path, tmp_path)
     before = (tmp_path / TEXT_WEIGHTS_NAME).read_bytes()
     stored = load_file(tmp_path / "model.safetensors")
     stored["encoder.embed_tokens.weight"] = stored.pop("shared.weight").clone()
     save_file(stored, tmp_path / "model.safetensors")
-    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    _export_t5(tmp_path, tmp_path)
     assert (tmp_path / TEXT_WEIGHTS_NAME).read_bytes() == before
 
 
@@ -247,15 +268,15 @@ def test_what_cannot_be_used_is_refused_by_name(change: Callable[[Path], None], 
     _save(tmp_path, "gated-gelu")
     change(tmp_path)
     with pytest.raises(ModelError, match=message):
-        export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+        _export_t5(tmp_path, tmp_path)
     assert not (tmp_path / TEXT_WEIGHTS_NAME).exists()
 
 
 def test_an_unknown_precision_and_a_missing_seed_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="int4"):
-        export_text_encoder(CONFIG, tmp_path, max_tokens=T, precision="int4", seed=0)
+        _export_t5(CONFIG, tmp_path, precision="int4", seed=0)
     with pytest.raises(UsageError, match="seed"):
-        export_text_encoder(CONFIG, tmp_path, max_tokens=T, precision="fp32")
+        _export_t5(CONFIG, tmp_path)
 
 
 CLIP = {
@@ -277,6 +298,12 @@ def _save_clip(folder: Path, kind: str, **changes: int) -> tuple[Any, Tensor]:
     return model, ids
 
 
+def _export_clip(folder: Path, precision: str = "fp32") -> Mapping[str, tuple[int, ...]]:
+    wanted = _model(folder, PART, embeds="penultimate", pooled_embeds="pooled")
+    export_text_encoder(wanted, {PART.name: folder}, folder, precision=precision)
+    return wanted.ports
+
+
 def _run_clip(out: Path, ids: Tensor) -> list[np.ndarray[Any, Any]]:
     session = ort.InferenceSession(out / TEXT_ENCODER_NAME, providers=["CPUExecutionProvider"])
     assert [given.name for given in session.get_inputs()] == ["input_ids"]  # pipelines give CLIP no mask
@@ -296,11 +323,11 @@ def test_clip_gives_the_penultimate_states_and_the_pooled_ones(
     kind: str, eos: int, pooled: str, precision: str, bound: float, tmp_path: Path
 ) -> None:
     model, ids = _save_clip(tmp_path, kind, eos_token_id=eos)
-    made = export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision=precision)
+    ports = _export_clip(tmp_path, precision)
     with torch.no_grad():
         result = model(ids, output_hidden_states=True)
     expected = (result.hidden_states[-2], result[pooled])
-    assert made == {"embeds": (T, 32), "pooled_embeds": (24 if pooled == "text_embeds" else 32,)}
+    assert ports == {"embeds": (T, 32), "pooled_embeds": (24 if pooled == "text_embeds" else 32,)}
     for rows in (slice(None), slice(2, 3)):
         for found, right in zip(_run_clip(tmp_path, ids[rows]), expected, strict=True):
             np.testing.assert_allclose(found, right[rows], rtol=0, atol=bound)
@@ -311,10 +338,10 @@ def test_clip_is_found_under_the_names_that_repositories_have(tmp_path: Path) ->
     _, ids = _save_clip(tmp_path, "CLIPTextModel")
     stored = {f"text_model.{n.removeprefix('text_model.')}": t for n, t in load_file(tmp_path / WEIGHTS).items()}
     save_file({**stored, "text_model.embeddings.position_ids": torch.arange(T)[None]}, tmp_path / WEIGHTS)
-    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    _export_clip(tmp_path)
     first = _run_clip(tmp_path, ids)
     save_file({name.removeprefix("text_model."): tensor for name, tensor in stored.items()}, tmp_path / WEIGHTS)
-    export_text_encoder(tmp_path, tmp_path, max_tokens=T, precision="fp32")
+    _export_clip(tmp_path)
     assert all(np.array_equal(a, b) for a, b in zip(first, _run_clip(tmp_path, ids), strict=True))
 
 
@@ -322,7 +349,7 @@ def _tokenizer(folder: Path) -> None:
     from transformers import T5Tokenizer
 
     T5Tokenizer(vocab=PIECES, extra_ids=0).save_pretrained(folder / "tokenizer")
-    export_tokenizer(folder / "tokenizer", folder)
+    export_tokenizer(folder / "tokenizer", folder / "tokenizer.json")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -333,7 +360,7 @@ def test_texts_are_encoded_in_float32_by_the_module_itself(dtype: torch.dtype, s
     if size != "1GB":
         (tmp_path / WEIGHTS).unlink()
     _tokenizer(tmp_path)
-    made = encode_texts(tmp_path, tmp_path, ["red r", ""], T)
+    made = _encode(tmp_path, ["red r", ""])
     ids, mask = (torch.from_numpy(a) for a in PromptTokenizer(tmp_path / "tokenizer.json", T)(["red r", ""]))
     with torch.no_grad():
         expected = model.float()(ids, attention_mask=mask).last_hidden_state
@@ -356,7 +383,7 @@ def test_encoding_widens_one_module_at_a_time(tmp_path: Path, monkeypatch: pytes
         return made
 
     monkeypatch.setattr(Tensor, "float", recorded)
-    encode_texts(tmp_path, tmp_path, ["red"], T)
+    _encode(tmp_path, ["red"])
     assert len(counts) == 3 + 9 * 2
     assert set(counts) == {0}
 
@@ -366,7 +393,7 @@ def test_encoding_refuses_weights_of_other_sizes(tmp_path: Path) -> None:
     _reshape(tmp_path)
     _tokenizer(tmp_path)
     with pytest.raises(ModelError, match=r"config\.json: says .* is \[60, 32\], stored \[61, 32\]"):
-        encode_texts(tmp_path, tmp_path, ["red"], T)
+        _encode(tmp_path, ["red"])
 
 
 PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -30.0), ("▁", -6.0), ("▁red", -2.0), ("r", -12.0), ("e", -12.0)]
@@ -376,7 +403,7 @@ def test_a_tokenizer_folder_gives_its_tokenizer_json(tmp_path: Path) -> None:
     from transformers import T5Tokenizer
 
     T5Tokenizer(vocab=PIECES, extra_ids=0).save_pretrained(tmp_path / "tokenizer")
-    export_tokenizer(tmp_path / "tokenizer", tmp_path)
+    export_tokenizer(tmp_path / "tokenizer", tmp_path / "tokenizer.json")
     ids, _ = PromptTokenizer(tmp_path / "tokenizer.json", 4)(["red x"])
     assert ids.tolist() == [[4, 3, 2, 1]]
 
@@ -393,15 +420,15 @@ def test_a_sentencepiece_model_becomes_a_tokenizer_json(tmp_path: Path) -> None:
         entry.piece, entry.score, entry.type = piece, score, (3, 3, 2)[i] if i < 3 else 1
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "spiece.model").write_bytes(model.SerializeToString())
-    export_tokenizer(tmp_path / "in", tmp_path)
+    export_tokenizer(tmp_path / "in", tmp_path / "tokenizer.json")
     ids, _ = PromptTokenizer(tmp_path / "tokenizer.json", 4)(["red x"])
     assert ids.tolist() == [[4, 3, 2, 1]]
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json or spiece\.model"):
-        export_tokenizer(tmp_path, tmp_path)
+        export_tokenizer(tmp_path, tmp_path / "tokenizer.json")
     (tmp_path / "spiece.model").touch()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install sentencepiece"):
-        export_tokenizer(tmp_path, tmp_path)
+        export_tokenizer(tmp_path, tmp_path / "tokenizer.json")

@@ -11,11 +11,19 @@ from soda_export.models.decisions import COMPUTE, IDLE, REUSE
 from soda_export.models.flops import full_step_flops, site_flops, step_flops
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.spec import ModelSpec, Site
-from tests.tiny_models import save_tiny_flux, save_tiny_model, save_tiny_pixart, save_tiny_sd3
+from tests.tiny_models import (
+    save_tiny_flux,
+    save_tiny_model,
+    save_tiny_pixart,
+    save_tiny_sana,
+    save_tiny_sd3,
+    save_tiny_unet,
+)
 
 TOTALS = {
     ("dit-xl-2-256", 2): 0.474706, ("pixart", 2): 2.440180, ("flux-dev", 1): 74.506478, ("flux-schnell", 1): 69.592510,
     ("sd3-medium", 2): 17.908031, ("sd3.5-medium", 2): 22.650665, ("sd3.5-large", 2): 62.500077,
+    ("sd-1.5", 2): 1.608454, ("sd-2.1", 2): 4.316115, ("sdxl", 2): 13.453251, ("sdxl-turbo", 1): 1.537975,
 }  # fmt: skip
 
 
@@ -62,7 +70,9 @@ def test_a_pixart_step_is_the_one_counted_by_hand(tmp_path: Path) -> None:
     assert step_flops(spec, 2, [IDLE] * 9 + [REUSE]) == 0
 
 
-@pytest.mark.parametrize("save", [save_tiny_model, save_tiny_pixart, save_tiny_flux, save_tiny_sd3])
+@pytest.mark.parametrize(
+    "save", [save_tiny_model, save_tiny_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_unet]
+)
 def test_renewing_every_token_costs_what_the_site_costs(tmp_path: Path, save: Any) -> None:
     spec = load_model(str(save(tmp_path / "model"))).spec
     renewable = [site for site in spec.sites if site.tokens]
@@ -71,10 +81,12 @@ def test_renewing_every_token_costs_what_the_site_costs(tmp_path: Path, save: An
         fixed, each = site.kept_flops
         assert fixed + each * site.tokens == site.flops
         assert site.outputs[0][0] == site.tokens
-    assert spec.stack == len(spec.sites) - 1
-    assert {site.inside for site in spec.sites[:-1]} == {spec.sites[-1].name}
     depths = [site.depth for site in spec.sites]
-    assert (depths[0], depths[-1], depths) == (0.0, 1.0, sorted(depths))
+    assert (depths[-1], depths) == (1.0, sorted(depths))
+    assert spec.stack == len(spec.sites) - 1
+    if save is not save_tiny_unet:  # whose sites lie inside one another
+        assert {site.inside for site in spec.sites[:-1]} == {spec.sites[-1].name}
+        assert depths[0] == 0.0
 
 
 def test_a_flux_has_double_and_single_sites(tmp_path: Path) -> None:
@@ -115,3 +127,25 @@ def test_describing_flux_takes_no_memory_for_its_weights() -> None:
     loaded = load_model(ModelRequest("flux-dev", random_weights=0))
     assert sum(1 for _ in loaded.weights.names) > 700
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 3e6  # KB; its weights alone are 48 GB
+
+
+def test_the_deep_feature_of_a_unet_contains_what_only_leads_to_it(tmp_path: Path) -> None:
+    """XL's last block has no attention, so the cut is before it; what its skip connections bring is computed."""
+    spec = load_model(str(save_tiny_unet(tmp_path / "model", "sdxl"))).spec
+    within = {k for k, chain in enumerate(spec.containers) if spec.index["up_blocks.0"] in chain}
+    assert {site.name for k, site in enumerate(spec.sites) if k not in within} == {
+        "down_blocks.0.resnets.0.conv2", "up_blocks.0", "up_blocks.1.resnets.0.conv2", "up_blocks.1.resnets.1.conv2",
+        "conv_out",
+    }  # fmt: skip
+    first = spec.index["down_blocks.1.attentions.0.transformer_blocks.0.attn1"]
+    chain = ["down_blocks.1.attentions.0.proj_out", "up_blocks.0", "conv_out"]
+    assert [spec.sites[k].name for k in spec.containers[first]] == chain
+
+
+@pytest.mark.parametrize(("name", "share"), [("sdxl", 0.067), ("sd-2.1", 0.095), ("sd-1.5", 0.079)])
+def test_a_step_with_the_deep_feature_reused_costs(name: str, share: float) -> None:
+    spec = published(name)
+    (deep,) = spec.kinds["deep"]
+    work = [IDLE if deep in chain else COMPUTE for chain in spec.containers]
+    work[deep] = REUSE
+    assert step_flops(spec, 2, work) / full_step_flops(spec, 2) == pytest.approx(share, abs=0.001)

@@ -1,4 +1,4 @@
-"""Four families: the module that is loaded, called as the record says, is diffusers' own; what is refused."""
+"""Families: the module that is loaded, called as the record says, is diffusers' own; what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from torch import Tensor
 from soda_export.errors import ModelError
 from soda_export.models.arguments import forward_arguments
 from soda_export.models.load import LoadedModel, ModelRequest, load_model
-from tests.tiny_models import save_tiny_flux, save_tiny_model, save_tiny_pixart, save_tiny_sd3
+from soda_export.models.published import denoiser_folder
+from tests.tiny_models import (
+    UNETS,
+    save_tiny_flux,
+    save_tiny_model,
+    save_tiny_pixart,
+    save_tiny_sana,
+    save_tiny_sd3,
+    save_tiny_unet,
+)
 
 Save = Callable[..., Path]
 
@@ -28,7 +37,7 @@ def save_plain_pixart(folder: Path, **config: object) -> Path:
 
 def plain(folder: Path, loaded: LoadedModel) -> Any:
     """diffusers' own model of the folder."""
-    return getattr(diffusers, loaded.kind).from_pretrained(folder / "transformer", low_cpu_mem_usage=False).eval()
+    return getattr(diffusers, loaded.kind).from_pretrained(denoiser_folder(folder), low_cpu_mem_usage=False).eval()
 
 
 def random_inputs(loaded: LoadedModel, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,7 +146,63 @@ def test_an_sd3_is_called_as_its_pipeline_does(tmp_path: Path, config: dict[str,
     assert load_model(ModelRequest(str(folder), image_size=8)).spec.latent_shape == (4, 4, 4)
 
 
-@pytest.mark.parametrize("save", [save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3])
+@pytest.mark.parametrize("kind", UNETS)
+@torch.no_grad()
+def test_a_unet_is_called_as_its_pipeline_does(tmp_path: Path, kind: str) -> None:
+    folder = save_tiny_unet(tmp_path / "model", kind)
+    loaded = load_model(str(folder))
+    latents, inputs = random_inputs(loaded, 2)
+    size = {"text_embeds": inputs.get("pooled_embeds"), "time_ids": torch.tensor([[16.0, 16, 0, 0, 16, 16]] * 2)}
+    expected = plain(folder, loaded)(
+        latents, torch.full((2,), 750.0), encoder_hidden_states=inputs["embeds"],
+        added_cond_kwargs=size if kind == "sdxl" else None,
+    ).sample  # fmt: skip
+    torch.testing.assert_close(predict(loaded, latents, 750.0, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert loaded.family.default_guidance == (5.0 if kind == "sdxl" else 7.5)
+    assert load_model(ModelRequest(str(folder), image_size=24)).spec.latent_shape == (4, 12, 12)
+    with pytest.raises(ModelError, match="--image-size 18: must be a multiple of 4 pixels"):
+        load_model(ModelRequest(str(folder), image_size=18))
+
+
+@torch.no_grad()
+def test_an_lcm_takes_its_guidance_as_its_pipeline_embeds_it(tmp_path: Path) -> None:
+    folder = save_tiny_unet(tmp_path / "model", time_cond_proj_dim=8)
+    loaded = load_model(str(folder))
+    latents, inputs = random_inputs(loaded, 2)
+    scales = inputs["distilled_guidance"]
+    embedded = diffusers.LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, scales - 1, 8)
+    expected = plain(folder, loaded)(
+        latents, torch.full((2,), 750.0), encoder_hidden_states=inputs["embeds"], timestep_cond=embedded
+    ).sample  # fmt: skip
+    torch.testing.assert_close(predict(loaded, latents, 750.0, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert (loaded.family.guidance, loaded.family.steps) == ("port", 4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"timestep_scale": 0.5, "qk_norm": "rms_norm_across_heads", "attention_bias": True},
+        {"patch_size": 2, "sample_size": 8, "interpolation_scale": 2, "out_channels": 8},
+    ],
+)
+@torch.no_grad()
+def test_a_sana_is_called_as_its_pipeline_does(tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = save_tiny_sana(tmp_path / "model", **config)
+    loaded = load_model(str(folder))
+    latents, inputs = random_inputs(loaded, 3)
+    expected = plain(folder, loaded)(
+        latents, encoder_hidden_states=inputs["embeds"], encoder_attention_mask=inputs["attention_mask"],
+        timestep=torch.full((3,), 750.0) * config.get("timestep_scale", 1.0),
+    ).sample  # fmt: skip
+    assert expected.std() > 0.05
+    torch.testing.assert_close(predict(loaded, latents, 750.0, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert [site.tokens for site in loaded.spec.sites[:3]] == [16, 16, 0]  # its feed-forward convolves the image
+
+
+@pytest.mark.parametrize(
+    "save", [save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_unet]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fake_has_the_form_of_the_module_and_the_values_of_its_buffers(
     tmp_path: Path, save: Save, dtype: torch.dtype
@@ -209,6 +274,11 @@ def test_pickled_weights_are_refused(tmp_path: Path, tiny_model: Path) -> None:
         (save_plain_pixart, {"cross_attention_dim": 32}, "PixArtTransformer2DModel cannot be run"),
         (save_tiny_sd3, {"sample_size": 9}, "sample_size=9, patch_size=2: the first must be a multiple"),
         (save_tiny_sd3, {"pos_embed_max_size": 2}, "SD3Transformer2DModel cannot be run: Height"),
+        (save_tiny_unet, {"in_channels": 9}, "in_channels=9, out_channels=4: a UNet that takes a mask"),
+        (save_tiny_unet, {"sample_size": (8, 4)}, r"sample_size=\[8, 4\]: one number is needed"),
+        (save_tiny_unet, {"class_embed_type": "timestep"}, "class_embed_type='timestep' is not supported"),
+        (save_tiny_sana, {"out_channels": 5}, "out_channels=5 is neither in_channels=4 nor"),
+        (save_tiny_sana, {"guidance_embeds": True}, "guidance_embeds=true is SANA-Sprint"),
     ],
 )
 def test_geometry_that_cannot_be_run_is_refused(

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from soda_export.errors import ModelError
 from soda_export.models.hub import fetch_configs, fetch_parts
-from soda_export.models.load import ModelRequest, load_model, resolve_folder
+from soda_export.models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest, load_model, resolve_folder
 from tests.models.test_load import alias, save_tiny_pixart
 
 __all__ = ["alias"]
@@ -86,6 +86,23 @@ def test_only_the_parts_asked_for_are_fetched(snapshot: Path, monkeypatch: pytes
     ]  # fmt: skip
 
 
+def test_every_text_encoder_of_a_pipeline_is_asked_for_and_none_that_it_lacks(
+    snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(cache=snapshot, network=snapshot).install(monkeypatch)
+    parts = {name: ["transformers", "x"] for name in ("text_encoder", "text_encoder_2", "tokenizer_2")}
+    index = {"transformer": ["diffusers", "x"], **parts, "text_encoder_3": [None, None]}
+    (snapshot / "model_index.json").write_text(json.dumps(index))
+    for part in ("text_encoder", "text_encoder_2", "tokenizer_2"):
+        with pytest.raises(ModelError, match=f"no complete {part}/"):
+            resolve_folder("owner/tiny", (*DEFAULT_PARTS, *TEXT_PARTS))
+        (snapshot / part).mkdir()
+        for name in ("config.json", "model.safetensors", "merges.txt"):
+            (snapshot / part / name).write_text("{}")
+    assert resolve_folder("owner/tiny", (*DEFAULT_PARTS, *TEXT_PARTS)) == ("tiny", snapshot)
+    assert "text_encoder_2/*.safetensors" in hub.calls[-1]["allow_patterns"]
+
+
 def test_a_part_that_the_cache_lacks_is_fetched(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +165,7 @@ def test_where_the_hub_does_not_help_the_message_says_what_does(
         load_model("owner/tiny")
     text = str(refused.value)
     assert text.startswith("owner/tiny: ")
-    assert "--weights DIR, a folder with model_index.json, transformer/, scheduler/, vae/" in text
+    assert "--weights DIR, a folder with model_index.json, transformer/ or unet/, scheduler/, vae/" in text
     assert "\n" not in text
 
 

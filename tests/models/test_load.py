@@ -52,15 +52,17 @@ def alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 PARAMETERS = {
     "dit-xl-2-256": 675e6, "dit-xl-2-512": 675e6, "flux-dev": 11.90e9, "flux-schnell": 11.89e9, "pixart": 611e6,
     "pixart-256": 611e6, "pixart-1024": 611e6, "pixart-sigma": 611e6, "sd3-medium": 2.03e9, "sd3.5-medium": 2.24e9,
-    "sd3.5-large": 8.06e9,
+    "sd3.5-large": 8.06e9, "sd-1.5": 859.5e6, "sd-2.1": 865.9e6, "sdxl": 2.5675e9, "sdxl-turbo": 2.5675e9,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", published_models())
 def test_published_configurations_build_the_models_of_the_papers(name: str) -> None:
     known = read_published(name)
+    config = published.denoiser_config(known)
+    assert config is not None
     with torch.device("meta"):
-        model = build_empty(known["transformer"]["_class_name"], published.published_path(name), known["transformer"])
+        model = build_empty(config["_class_name"], published.published_path(name), config)
     weights = sum(p.numel() for p in model.parameters())
     assert weights == pytest.approx(PARAMETERS[name], rel=0.15 if name.startswith("dit") else 0.01)
     assert {"repository", "pipeline", "scheduler", "vae"} <= known.keys()
@@ -178,7 +180,7 @@ def test_a_bare_transformer_takes_its_scheduler_from_the_published_model(tmp_pat
     loaded = load_model(ModelRequest(alias, weights=bare))
     assert loaded.scheduler_config == {"beta_end": 0.02}
     assert loaded.spec.ports[0].shape[0] == 300
-    with pytest.raises(ModelError, match="for a bare transformer say whose it is: --model ALIAS --weights DIR"):
+    with pytest.raises(ModelError, match="for a bare denoiser say whose it is: --model ALIAS --weights DIR"):
         load_model(str(bare))
 
 

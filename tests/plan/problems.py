@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from soda_export.models.decisions import COMPUTE, IDLE
@@ -95,6 +96,13 @@ NESTED = ModelSpec(
     (Port("labels", "label", num_classes=10, null_class=10),), (4, 16, 16), (4, 16, 16), "latents",
 )  # fmt: skip
 """No stack, sites within sites, several numbers of tokens."""
+
+UNET = replace(NESTED, name="unet-like", sites=(
+    *(replace(site, inside=site.inside or "deep") for site in NESTED.sites),
+    Site("deep", "deep", 0.8, ((256, 4),), 50_000, inside="out"),
+    Site("last", "resnet", 1.0, ((256, 4),), 80_000, inside="out"), Site("out", "stack", 1.0, ((4, 16, 16),), 5_000),
+))  # fmt: skip
+"""Everything but the last resnet lies inside the deep feature."""
 
 
 def made_up_map(spec: ModelSpec, sampler: str, steps: int, guidance: float, seed: int = 0) -> SensitivityMap:

@@ -10,7 +10,7 @@ import pytest
 
 from soda_export.errors import PlanError
 from soda_export.lower.lower import lower_plan
-from soda_export.models.decisions import COMPUTE, IDLE
+from soda_export.models.decisions import COMPUTE, IDLE, REUSE
 from soda_export.models.identity import SamplerIdentity, identify
 from soda_export.models.spec import ModelSpec
 from soda_export.plan.plan import Plan
@@ -27,6 +27,7 @@ from tests.plan.problems import (
     NESTED,
     PIXART_XL,
     SHAPES,
+    UNET,
     check_history,
     problem,
     ratio_of,
@@ -34,11 +35,12 @@ from tests.plan.problems import (
 
 PROBLEMS = (problem(DIGITS, "ddim", 50), problem(SHAPES, "dpm-solver++", 20, 4.5))
 RATIOS = (1.5, 1.9, 2.2, 2.5, 2.75)
-ONE_OF_BOTH = [name for name in PLANNERS if not name.startswith(("soda", "uas"))]
-BY_ANCHORS = [name for name in PLANNERS if name not in ("toca", "duca")]
+EVERYWHERE = [name for name in PLANNERS if name != "deepcache"]
+ONE_OF_BOTH = [name for name in EVERYWHERE if not name.startswith(("soda", "uas"))]
+BY_ANCHORS = [name for name in EVERYWHERE if name not in ("toca", "duca")]
 GENERIC = BY_ANCHORS
 
-each_planner = pytest.mark.parametrize("name", PLANNERS)
+each_planner = pytest.mark.parametrize("name", EVERYWHERE)
 each_problem = pytest.mark.parametrize("case", PROBLEMS, ids=lambda p: p.spec.name)
 
 
@@ -219,6 +221,30 @@ def test_planners_without_a_map_make_plans() -> None:
 
 
 def test_no_planner_leaves_a_site_idle_but_where_all_blocks_are_skipped() -> None:
-    for name, planner in PLANNERS.items():
-        idle = (planner(PROBLEMS[1], Target(flops_ratio=2.2)).work == IDLE).any(axis=1)
+    for name in EVERYWHERE:
+        idle = (PLANNERS[name](PROBLEMS[1], Target(flops_ratio=2.2)).work == IDLE).any(axis=1)
         assert not idle.any() or name == "duca"
+
+
+def test_deepcache_reuses_the_deep_feature_between_its_anchors() -> None:
+    case = problem(UNET, "ddim", 50)
+    schedule = PLANNERS["deepcache"](case, Target())
+    assert schedule.anchors == tuple(range(0, 50, 3))
+    deep, last = UNET.index["deep"], UNET.index["last"]
+    assert (schedule.work[1, deep], schedule.work[1, last]) == (REUSE, COMPUTE)
+    assert all(schedule.work[1, k] == IDLE for k, chain in enumerate(UNET.containers) if deep in chain)
+    assert len(PLANNERS["deepcache"](case, Target(17)).anchors) == 17
+    for ratio in RATIOS:
+        fitted = PLANNERS["deepcache"](case, Target(flops_ratio=ratio))
+        assert ratio_of(fitted, case) == pytest.approx(ratio, rel=0.01)
+        check_history(fitted)
+    with pytest.raises(PlanError, match="--planner deepcache: made for UNets; dit has no deep feature"):
+        PLANNERS["deepcache"](PROBLEMS[0], Target(17))
+
+
+@pytest.mark.parametrize("name", [name for name in BY_ANCHORS if name != "smoothcache"])
+def test_planners_hold_for_sites_within_a_deep_feature(name: str) -> None:
+    case = problem(UNET, "ddim", 20)
+    schedule = PLANNERS[name](case, Target(8))
+    assert len(schedule.anchors) == 8
+    check_history(schedule)

@@ -28,7 +28,7 @@ def _given(names: str, samples: int = SAMPLES) -> dict[str, Any]:
     """inputs and negative_inputs of these ports."""
     random, request = np.random.default_rng(2), {"inputs": {}, "negative_inputs": {}}
     for port in (port for port in PORTS if port["name"] in names.split()):
-        for half in request if port["kind"] not in ("label", "scalar") else ("inputs",):
+        for half in request if port["kind"] not in ("label", "hint", "scalar") else ("inputs",):
             shape = (samples, *port["shape"])
             whole = random.integers(0, 2 if "mask" in port["kind"] else CLASSES, shape)
             real = random.uniform(0, 1, shape).astype(np.float32)
@@ -137,7 +137,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a negative label": _with(_T, "negative_inputs", style=[1, 1]),
     "a negative scalar": _with(_T, "negative_inputs", speed=[1.0]),
     "a negative of what is not given": _with(_T, "negative_inputs", text=_ZEROS((2, 4, 3))),
-    "no negative hint": {**_T, "negative_inputs": _without(_T, "hint")["negative_inputs"]},
+    "no negative mask": {**_T, "negative_inputs": _without(_T, "hint_mask")["negative_inputs"]},
+    "a negative hint": _with(_T, "negative_inputs", hint=_ZEROS((2, 1, 2, 2))),
     "labels twice": {**_T, "labels": [3, 4]},
     "a label beyond the classes": _with(_T, style=CLASSES),
     "a scalar below the least": _with(_T, speed=-0.1),
@@ -152,7 +153,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "a mask with a two": _with(_T, hint_mask=_ZEROS((2, 2), np.int64) + 2),
     "a hint of another shape": _with(_T, hint=_ZEROS((2, 2, 2))),
     "a hint of three samples": _with(_T, hint=_ZEROS((3, 1, 2, 2))),
-    "three negative hints": _with(_T, "negative_inputs", hint=_ZEROS((3, 1, 2, 2))),
+    "three negative masks": _with(_T, "negative_inputs", hint_mask=_ZEROS((3, 2), np.int64)),
     "a hint of strings": _with(_T, hint=np.full((2, 1, 2, 2), "a")),
     "another batch": {**_T, "batch": 3},
     "a prompt and token ids": {**_T, "prompt": "red"},

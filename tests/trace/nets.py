@@ -20,14 +20,16 @@ TOKENS, WIDTH, WORDS = 16, 8, 5
 
 
 class Mlp(nn.Module):
-    """Token by token."""
+    """Token by token; its code asks how many rows and tokens it is given."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH + 1, WIDTH)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(hidden_states)))  # type: ignore[no-any-return]
+        rows, tokens, _ = hidden_states.shape
+        hidden = F.gelu(self.up(hidden_states))
+        return self.down(torch.cat([hidden, hidden.new_ones(rows, tokens, 1)], 2))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):

@@ -41,13 +41,15 @@ class Apply(nn.Module):
         return self._function(self, *given)
 
 
-def traced(function: Callable[..., Tensor], shapes: dict[str, tuple[int, ...]]) -> TracedGraph:
-    """The trace of a function, weights as names."""
+def traced(
+    function: Callable[..., Tensor], shapes: dict[str, tuple[int, ...]], symbolic: tuple[int, ...] = (0,)
+) -> TracedGraph:
+    """The trace of a function, weights as names. symbolic: axes of any size."""
     mode = FakeTensorMode()
     with mode:
         module = Apply(function).eval().requires_grad_(False)
         examples = {name: torch.zeros(3, *shape) for name, shape in shapes.items()}
-    return trace_to_onnx(module, examples, dict.fromkeys(examples, (0,)), mode, {}, "toy")
+    return trace_to_onnx(module, examples, dict.fromkeys(examples, symbolic), mode, {}, "toy")
 
 
 def played(graph: TracedGraph, weights: dict[str, Tensor], given: list[Tensor]) -> np.ndarray:
@@ -118,6 +120,20 @@ def test_a_pass_removes_what_it_is_for_and_keeps_the_result(
     true_squeezes(graph)
     found = played(graph, dict(module.named_parameters()), given)
     np.testing.assert_allclose(found, module(*given).numpy(), atol=1e-5)
+
+
+def test_a_reshape_of_any_rows_and_tokens_needs_no_sizes_of_its_own() -> None:
+    def turned(module: Apply, x: Tensor) -> Tensor:
+        return module.linear(x).transpose(1, 2).unflatten(1, (2, -1)).flatten(1, 2)
+
+    graph = traced(turned, {"x": (4, D)}, symbolic=(0, 1))
+    assert "Shape" in operators(graph)
+    static_reshapes(graph)
+    remove_dead(graph)
+    assert "Shape" not in operators(graph)
+    module = Apply(turned).eval().requires_grad_(False)
+    x = torch.randn(2, 7, D)
+    np.testing.assert_allclose(played(graph, dict(module.named_parameters()), [x]), module(x).numpy(), atol=1e-5)
 
 
 def test_low_products_multiply_in_half_and_add_in_full() -> None:

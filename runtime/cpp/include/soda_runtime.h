@@ -127,7 +127,8 @@ enum {
     SODA_TOKEN_IDS = 2, /* int64, 0 or more */
     SODA_MASK = 3,      /* int64, 0 or 1 */
     SODA_EMBEDDING = 4, /* float32, finite */
-    SODA_SCALAR = 5     /* float32, least .. most; where it is not given, default_value */
+    SODA_SCALAR = 5,    /* float32, least .. most; where it is not given, default_value */
+    SODA_HINT = 6       /* float32, finite; the same in all rows of a sample, so it has no negative */
 };
 typedef struct soda_port {
     size_t size;

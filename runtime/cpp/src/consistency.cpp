@@ -121,7 +121,8 @@ std::string size_problem(const Manifest& m) {
 std::string port_problem(const Manifest& m) {
     for (size_t i = 0; i < m.ports.size(); ++i) {
         const RequestPort& port = m.ports[i];
-        const bool real = port.kind == PortKind::embedding || port.kind == PortKind::scalar;
+        const bool real =
+            port.kind == PortKind::embedding || port.kind == PortKind::hint || port.kind == PortKind::scalar;
         const bool single = port.kind == PortKind::label || port.kind == PortKind::scalar;
         const bool tokens = port.kind == PortKind::token_ids || port.kind == PortKind::token_mask;
         if (tokens && port.tokenizer >= int64_t(m.tokenizers.size()))

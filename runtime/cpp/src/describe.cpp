@@ -51,6 +51,8 @@ int32_t kind_of(PortKind kind) {
             return SODA_TOKEN_IDS;
         case PortKind::embedding:
             return SODA_EMBEDDING;
+        case PortKind::hint:
+            return SODA_HINT;
         case PortKind::scalar:
             return SODA_SCALAR;
         default:
@@ -148,8 +150,7 @@ std::vector<soda_port> describe_inputs(const Manifest& m) {
     std::vector<soda_port> ports;
     for (const RequestPort& port : m.ports) {
         ports.push_back(describe_port(m, port, false));
-        const bool single = port.kind == PortKind::label || port.kind == PortKind::scalar;
-        if (!single && m.rows_per_sample == 2) ports.push_back(describe_port(m, port, true));
+        if (has_negatives(m, port)) ports.push_back(describe_port(m, port, true));
     }
     const Sizes& latents = m.model.latent_shape;
     ports.push_back(describe_array("noise_initial", behind({-1}, latents)));

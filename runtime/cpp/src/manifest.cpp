@@ -171,6 +171,11 @@ bool is_encoder(const Manifest& manifest, const PrepareProgram& program) {
     return program.tables.empty() && !program.outputs.empty() && find_port(manifest, program.outputs[0]);
 }
 
+bool has_negatives(const Manifest& manifest, const RequestPort& port) {
+    return manifest.rows_per_sample == 2 && port.kind != PortKind::label && port.kind != PortKind::hint &&
+           port.kind != PortKind::scalar;
+}
+
 Manifest parse_manifest(std::string_view text, const std::string& where) {
     try {
         Json value = parse_json(text);

@@ -22,7 +22,7 @@ struct FileEntry {
     std::string sha256;
 };
 
-enum class PortKind { label, token_ids, token_mask, embedding, mask, scalar };
+enum class PortKind { label, token_ids, token_mask, embedding, mask, hint, scalar };
 
 // A value of every row of a request.
 struct RequestPort {
@@ -138,6 +138,7 @@ struct Manifest {
 const RequestPort* find_port(const Manifest& manifest, const std::string& name);  // null where there is none
 // Makes ports of the request, unless the request gives them.
 bool is_encoder(const Manifest& manifest, const PrepareProgram& program);
+bool has_negatives(const Manifest& manifest, const RequestPort& port);  // whether guidance takes other values of it
 
 // Decode manifest.json strictly; the version is looked at first. `where` names the file in messages.
 Manifest parse_manifest(std::string_view text, const std::string& where);

@@ -6,9 +6,10 @@ namespace soda {
 RequestPort decode_port(const Field& field) {
     static const std::map<std::string, PortKind> kinds = {
         {"label", PortKind::label},         {"token_ids", PortKind::token_ids}, {"token_mask", PortKind::token_mask},
-        {"embedding", PortKind::embedding}, {"mask", PortKind::mask},           {"scalar", PortKind::scalar}};
+        {"embedding", PortKind::embedding}, {"mask", PortKind::mask},
+        {"hint", PortKind::hint},           {"scalar", PortKind::scalar}};
     const PortKind kind =
-        kinds.at(decode_kind(field, {"label", "token_ids", "token_mask", "embedding", "mask", "scalar"}));
+        kinds.at(decode_kind(field, {"label", "token_ids", "token_mask", "embedding", "mask", "hint", "scalar"}));
     const bool tokens = kind == PortKind::token_ids || kind == PortKind::token_mask;
     if (kind == PortKind::label)
         field.object({"kind", "name", "dtype", "shape", "num_classes", "null_class"});

@@ -19,10 +19,6 @@ struct PortInputs {
 
 using InputsByPort = std::map<const RequestPort*, PortInputs>;
 
-bool has_negatives(const Manifest& manifest, const RequestPort& port) {
-    return manifest.rows_per_sample == 2 && port.kind != PortKind::label && port.kind != PortKind::scalar;
-}
-
 InputsByPort sort_inputs(const Manifest& manifest, const std::vector<Given>& inputs) {
     InputsByPort by_port;
     for (const Given& given : inputs) {
@@ -79,6 +75,7 @@ void judge_values(const Given& given) {
             return judge_each<int64_t>(
                 given, [](int64_t value) { return value == 0 || value == 1; }, "has values other than 0 and 1");
         case PortKind::embedding:
+        case PortKind::hint:
             return judge_each<float>(
                 given, [](float value) { return std::isfinite(value); }, "has values that are not finite");
         case PortKind::scalar:

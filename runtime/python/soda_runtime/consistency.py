@@ -14,6 +14,7 @@ from .engine_index import INDEX_NAME, INDEXED_BACKENDS
 from .manifest import (
     AudioFinish,
     EmbeddingPort,
+    HintPort,
     LabelPort,
     Manifest,
     MaskPort,
@@ -149,8 +150,8 @@ def _port_problem(manifest: Manifest) -> str | None:
             if port.tokenizer >= len(manifest.tokenizers):
                 return f"ports[{i}].tokenizer={port.tokenizer} is not one of {len(manifest.tokenizers)} tokenizers"
             fits = shape == (manifest.tokenizers[port.tokenizer].max_tokens,)
-        elif isinstance(port, (EmbeddingPort, MaskPort)):
-            dtype, fits = "float32" if isinstance(port, EmbeddingPort) else dtype, bool(shape)
+        elif isinstance(port, (EmbeddingPort, HintPort, MaskPort)):
+            dtype, fits = dtype if isinstance(port, MaskPort) else "float32", bool(shape)
         else:
             dtype, fits = "float32" if isinstance(port, ScalarPort) else dtype, not shape
         if port.dtype != dtype or not fits:

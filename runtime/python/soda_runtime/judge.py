@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .manifest import LabelPort, Manifest, RequestPort, ScalarPort
+from .manifest import HintPort, LabelPort, Manifest, RequestPort, ScalarPort
 from .port_inputs import MAX_BATCH, Tokenize, name_inputs, prompts_of, require_all, running_encoders, tokens_of
 from .request import Noise, Request
 from .values import brief, real_array, rows_of
@@ -88,13 +88,13 @@ def _all_rows(
     has_negative = port.name in request.negative_inputs
     if has_negative and manifest.rows_per_sample == 1:
         raise RequestError(f"this bundle was built without guidance; the negative of {port.name} has no effect in it")
-    if isinstance(port, (LabelPort, ScalarPort)) and has_negative:
+    if isinstance(port, (LabelPort, HintPort, ScalarPort)) and has_negative:
         raise RequestError(f"the negative of {port.name} has no effect; its kind is {port.kind}")
     if manifest.rows_per_sample == 1:
         return values
     if isinstance(port, LabelPort):
         return np.concatenate([values, np.full(samples, port.null_class, np.int64)])
-    if isinstance(port, ScalarPort):
+    if isinstance(port, (HintPort, ScalarPort)):
         return np.concatenate([values, values])
     if not has_negative:
         raise RequestError(f"this bundle was built with guidance: {port.name} need negative ones, of the same shape")

@@ -72,6 +72,13 @@ class MaskPort(_Port):
 
 
 @dataclass(frozen=True)
+class HintPort(_Port):
+    """float32, one axis or more: what a sample is given whatever the guidance, the same in all of its rows."""
+
+    kind: Literal["hint"]
+
+
+@dataclass(frozen=True)
 class ScalarPort(_Port):
     """float32 []: one number of a sample, the same in all of its rows. least and most are inclusive."""
 
@@ -81,7 +88,7 @@ class ScalarPort(_Port):
     most: float
 
 
-RequestPort = LabelPort | TokenIdsPort | TokenMaskPort | EmbeddingPort | MaskPort | ScalarPort
+RequestPort = LabelPort | TokenIdsPort | TokenMaskPort | EmbeddingPort | MaskPort | HintPort | ScalarPort
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .manifest import EmbeddingPort, LabelPort, Manifest, MaskPort, TokenMaskPort
+from .manifest import EmbeddingPort, HintPort, LabelPort, Manifest, MaskPort, TokenMaskPort
 from .philox import INITIAL_STREAM, latent_noise
 
 
@@ -75,10 +75,10 @@ def example_request(bundle: Described, samples: int) -> dict[str, Any]:
     for port in bundle.manifest.ports:
         if isinstance(port, LabelPort):
             inputs[port.name] = [i % port.num_classes for i in range(samples)]
-        elif isinstance(port, EmbeddingPort):
+        elif isinstance(port, (EmbeddingPort, HintPort)):
             inputs[port.name] = latent_noise(0, INITIAL_STREAM, samples, port.shape)
         elif isinstance(port, (MaskPort, TokenMaskPort)):
             inputs[port.name] = np.ones((samples, *port.shape), np.int64)
-        if port.name in inputs and not isinstance(port, LabelPort) and bundle.manifest.rows_per_sample == 2:
+        if port.name in inputs and not isinstance(port, (LabelPort, HintPort)) and bundle.manifest.rows_per_sample == 2:
             negative[port.name] = inputs[port.name][:1]
     return {"inputs": inputs, "negative_inputs": negative, "batch": samples}

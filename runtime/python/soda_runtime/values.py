@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .manifest import EmbeddingPort, LabelPort, MaskPort, RequestPort, ScalarPort, TokenMaskPort
+from .manifest import EmbeddingPort, HintPort, LabelPort, MaskPort, RequestPort, ScalarPort, TokenMaskPort
 
 
 def rows_of(values: object, port: RequestPort, name: str) -> NDArray[np.generic]:
@@ -18,11 +18,11 @@ def rows_of(values: object, port: RequestPort, name: str) -> NDArray[np.generic]
         return _classes(values, port.num_classes)
     if isinstance(port, ScalarPort):
         return _scalars(values, port, name)
-    array = real_array(values, name) if isinstance(port, EmbeddingPort) else as_array(values, name)
+    array = real_array(values, name) if isinstance(port, (EmbeddingPort, HintPort)) else as_array(values, name)
     if array.ndim != 1 + len(port.shape) or array.shape[1:] != port.shape or len(array) == 0:
         wanted = ", ".join(["samples", *map(str, port.shape)])
         raise RequestError(f"{name} has shape {list(array.shape)}, expected [{wanted}]")
-    if isinstance(port, EmbeddingPort):
+    if isinstance(port, (EmbeddingPort, HintPort)):
         return array
     if isinstance(port, (MaskPort, TokenMaskPort)):
         if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():

@@ -6,6 +6,9 @@ from ..family import Family
 from .dit import DIT
 from .flux import FLUX
 from .pixart import PIXART
+from .sana import SANA
 from .sd3 import SD3
+from .unet import UNET
 
-FAMILIES: dict[str, Family] = {name: family for family in (DIT, PIXART, FLUX, SD3) for name in family.classes}
+_ALL = (DIT, PIXART, FLUX, SD3, SANA, UNET)
+FAMILIES: dict[str, Family] = {name: family for family in _ALL for name in family.classes}

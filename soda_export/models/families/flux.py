@@ -8,9 +8,11 @@ from math import isqrt
 from typing import Any
 
 from ..family import Constant, Family, Latents, Request, SiteRule, Sizes, Timestep
+from ..recipe import TextPart, TextRecipe
 from ..spec import STACK, Port
 
 _SIDE = 128  # latents of FluxPipeline's default image
+_CLIP, _T5 = TextPart("text_encoder", "tokenizer", tokens=77), TextPart("text_encoder_2", "tokenizer_2")
 
 
 def _latents(sizes: Sizes) -> tuple[int, ...]:
@@ -24,12 +26,10 @@ def _prediction(sizes: Sizes) -> tuple[int, ...]:
 
 
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
-    texts = (
-        Port("embeds", "embedding", (sizes.text_tokens, sizes.config["joint_attention_dim"])),
-        Port("pooled_embeds", "embedding", (sizes.config["pooled_projection_dim"],)),
-    )
+    embeds = Port("embeds", "embedding", (sizes.text_tokens, sizes.config["joint_attention_dim"]))
+    pooled = Port("pooled_embeds", "embedding", (sizes.config["pooled_projection_dim"],))
     guidance = Port("distilled_guidance", "scalar", default=3.5)
-    return (*texts, guidance) if sizes.config["guidance_embeds"] else texts
+    return (embeds, pooled, guidance) if sizes.config["guidance_embeds"] else (embeds, pooled)
 
 
 def _image_positions(sizes: Sizes) -> Any:
@@ -58,9 +58,8 @@ FLUX = Family(
         "hidden_states": Latents(),
         "encoder_hidden_states": Request("embeds"),
         "pooled_projections": Request("pooled_embeds"),
-        "timestep": Timestep(scale=1 / 1000),
+        "timestep": Timestep(scale=1 / 1000), "guidance": Request("distilled_guidance"),
         "img_ids": Constant(_image_positions), "txt_ids": Constant(_text_positions),
-        "guidance": Request("distilled_guidance"),
     },
     sites=(
         SiteRule("transformer_blocks.*.attn", "joint_attn", outputs=(0, 1)),
@@ -76,5 +75,6 @@ FLUX = Family(
         "transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear",
         "single_transformer_blocks.*.norm.linear",
     ),
-    text_tokens=512, tokenizer="tokenizer_2", patch=2, any_size=True, adapt=_adapt,
+    text_tokens=512, patch=2, any_size=True, adapt=_adapt,
+    texts=TextRecipe({"embeds": ((_T5.last,),), "pooled_embeds": ((_CLIP.pooled,),)}),
 )  # fmt: skip

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..family import Constant, Family, Latents, Request, SiteRule, Sizes, Timestep
+from ..recipe import TextPart, TextRecipe
 from ..spec import STACK, Port
 from .square import check_square, square_latents, square_prediction
 
 _PIXELS_PER_LATENT = 8  # of the autoencoders of every model with micro-conditioning
+_T5 = TextPart("text_encoder", "tokenizer", clean="lower-strip", mask="attention_mask")
 
 
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
@@ -56,5 +58,6 @@ PIXART = Family(
     once=("adaln_single.linear",),
     text_tokens=120,
     text_tokens_by_pipeline={"PixArtSigmaPipeline": 300},
+    texts=TextRecipe({"embeds": ((_T5.last,),)}),
     check=check_square,
 )

@@ -7,15 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
+from ..recipe import TextPart, TextRecipe
 from ..spec import STACK, Port
-from .square import check_patches, square_prediction
+from .square import check_patches, sized_latents, square_prediction
 
 _CLIP_TOKENS = 77  # before T5's in the one sequence of text tokens
-
-
-def _latents(sizes: Sizes) -> tuple[int, ...]:
-    side = sizes.image_side // sizes.pixels_per_latent or sizes.config["sample_size"]
-    return (sizes.config["in_channels"], side, side)
+_L = TextPart("text_encoder", "tokenizer", _CLIP_TOKENS)
+_G = TextPart("text_encoder_2", "tokenizer_2", _CLIP_TOKENS)
+_T5 = TextPart("text_encoder_3", "tokenizer_3", may_lack=True)
 
 
 def _tokens(sizes: Sizes) -> int:
@@ -52,9 +51,13 @@ SD3 = Family(
         SiteRule("transformer_blocks.*.ff_context", "ff_context"),
         SiteRule("transformer_blocks.-1", STACK, outputs=(1,)),
     ),
-    latent_shape=_latents, prediction_shape=square_prediction, ports=_ports, image_tokens=_tokens,
+    latent_shape=sized_latents, prediction_shape=square_prediction, ports=_ports, image_tokens=_tokens,
     steps=28, default_guidance=7.0,
     blocks=("transformer_blocks.*",),
     once=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear"),
-    text_tokens=256, tokenizer="tokenizer_3", any_size=True, adapt=_adapt, check=check_patches,
+    text_tokens=256, any_size=True, adapt=_adapt, check=check_patches,
+    texts=TextRecipe({
+        "embeds": ((_L.penultimate, _G.penultimate), (_T5.last,)),
+        "pooled_embeds": ((_L.pooled, _G.pooled),),
+    }),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What families share whose image is a square of the one size that they were trained for."""
+"""What families share whose image is a square."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from ..family import Sizes
 def square_latents(sizes: Sizes) -> tuple[int, ...]:
     """[C, side, side]"""
     side = sizes.config["sample_size"]
+    return (sizes.config["in_channels"], side, side)
+
+
+def sized_latents(sizes: Sizes) -> tuple[int, ...]:
+    """[C, side, side] for the side that was asked for, else the configuration's."""
+    side = sizes.image_side // sizes.pixels_per_latent or sizes.config["sample_size"]
     return (sizes.config["in_channels"], side, side)
 
 

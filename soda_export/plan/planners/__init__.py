@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..problem import Problem, Target
 from ..schedule import Schedule
+from .deepcache import plan_deepcache
 from .duca import plan_duca
 from .dynamic import plan_dcs, plan_dp_forecast
 from .fora import plan_fora
@@ -30,6 +31,7 @@ PLANNERS: dict[str, Planner] = {
     "toca": plan_toca,
     "duca": plan_duca,
     "fora": plan_fora,
+    "deepcache": plan_deepcache,
     "uniform": plan_uniform,
 }
 DESCRIPTIONS: dict[str, str] = {
@@ -45,10 +47,11 @@ DESCRIPTIONS: dict[str, str] = {
     "toca": "fixed period that shrinks along the run, some tokens of the MLPs in between (DiT and PixArt)",
     "duca": "toca in turn with steps that skip all blocks (DiT and PixArt)",
     "fora": "fixed period counted from the end, everything reused in between",
+    "deepcache": "fixed period, the deep feature reused in between (UNets)",
     "uniform": "evenly spaced anchors, everything reused in between",
 }
 """What each planner does, in a line."""
-_WITHOUT_MAP = {"taylorseer", "taylorseer1", "toca", "duca", "fora", "uniform"}
+_WITHOUT_MAP = {"taylorseer", "taylorseer1", "toca", "duca", "fora", "deepcache", "uniform"}
 
 
 def needs_map(planner: str) -> bool:

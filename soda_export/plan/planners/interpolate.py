@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from ...errors import PlanError
+from ...models.decisions import IDLE, REUSE
 from ..problem import Problem
 from ..schedule import Schedule
 from .flops_table import FlopsTable
@@ -65,6 +66,7 @@ def _partial_steps(problem: Problem, smaller: Schedule, larger: Schedule, whole:
     step = partial_anchor(larger.anchors, problem.steps, whole)
     leaves = np.array(problem.spec.leaves)
     rest = smaller.work[:, leaves].min(axis=0)
+    rest[rest == IDLE] = REUSE  # what contains them is computed
     offers = []
     for computed in range(leaves.size + 1):
         work = larger.work.copy()

@@ -1,0 +1,54 @@
+"""--input NAME=VALUE: what a request gives a port by name, a number or a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from soda_runtime.manifest import HintPort, Manifest, ScalarPort
+
+from ..errors import UsageError, first_line
+
+
+def parse_inputs(given: Sequence[str], manifest: Manifest) -> dict[str, Any]:
+    """Port -> its value. Raises UsageError."""
+    ports = {port.name: port for port in manifest.ports if isinstance(port, (HintPort, ScalarPort))}
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        port = ports.get(name)
+        if not equals or port is None or name in found:
+            has = ", ".join(ports) or "none"
+            what = "given twice" if name in found else "write NAME=VALUE" if not equals else "no such number or picture"
+            raise UsageError(f"--input {text}: {what}; this bundle takes {has}")
+        found[name] = _number(text, value) if isinstance(port, ScalarPort) else _picture(text, Path(value), port.shape)
+    return found
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(f"--input {text}: {value!r} is no number") from None
+
+
+def _picture(text: str, path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """[1, C, H, W] in 0..1 of a picture, or the array of a .npy file."""
+    try:
+        if path.suffix == ".npy":
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+            values = array if array.ndim > len(shape) else array[None]
+        else:
+            from PIL import Image
+
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert({1: "L", 3: "RGB"}.get(shape[0], "RGB")), np.float32) / 255
+            values = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)[None]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--input {text}: cannot be read as a picture or .npy ({first_line(error)})") from None
+    if values.shape[1:] != shape:
+        raise UsageError(f"--input {text}: is {list(values.shape[1:])}, this bundle takes {list(shape)}")
+    return np.ascontiguousarray(values, np.float32)

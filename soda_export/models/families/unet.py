@@ -1,0 +1,55 @@
+"""Stable Diffusion 1, 2 and XL (Rombach et al. 2022, Podell et al. 2023): diffusers' UNet2DConditionModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..family import Constant, Family, Latents, Request, Sizes, Timestep
+from ..spec import Port
+from .clip_texts import SD_TEXTS, SDXL_TEXTS
+from .square import sized_latents
+from .unet_parts import check_unet, embedded_guidance, time_ids, unet_sites
+
+_TIME_IDS = 6
+
+
+def _ports(sizes: Sizes) -> tuple[Port, ...]:
+    config = sizes.config
+    ports = [Port("embeds", "embedding", (sizes.text_tokens, config["cross_attention_dim"]))]
+    if config["addition_embed_type"]:
+        width = config["projection_class_embeddings_input_dim"] - _TIME_IDS * config["addition_time_embed_dim"]
+        ports.append(Port("pooled_embeds", "embedding", (width,)))
+    if config["time_cond_proj_dim"]:
+        ports.append(Port("distilled_guidance", "scalar", default=8.5))
+    return tuple(ports)
+
+
+def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
+    """XL takes the image's size and a pooled text, and is guided less; LCM's guidance is distilled into the model."""
+    family = replace(family, sites=unet_sites(config), patch=1 << (len(config["block_out_channels"]) - 1))
+    if config["addition_embed_type"]:
+        size: dict[str, Request | Constant] = {
+            "text_embeds": Request("pooled_embeds"), "time_ids": Constant(time_ids, rows=True)
+        }
+        arguments = {**family.arguments, "added_cond_kwargs": size}
+        family = replace(family, arguments=arguments, default_guidance=5.0, texts=SDXL_TEXTS)
+    width = config["time_cond_proj_dim"]
+    if width:
+        guided = Request("distilled_guidance", lambda scale: embedded_guidance(width, scale))
+        arguments = {**family.arguments, "timestep_cond": guided}
+        family = replace(family, arguments=arguments, guidance="port", default_guidance=1.0, steps=4)
+    return family
+
+
+UNET = Family(
+    name="unet",
+    classes=("UNet2DConditionModel",),
+    arguments={"sample": Latents(), "timestep": Timestep(), "encoder_hidden_states": Request("embeds")},
+    sites=(),  # those of the configuration
+    latent_shape=sized_latents, prediction_shape=lambda sizes: sizes.latent_shape, ports=_ports,
+    steps=50, default_guidance=7.5,
+    blocks=("conv_in", "down_blocks.*", "mid_block", "up_blocks.*", "conv_out"),
+    text_tokens=77, texts=SD_TEXTS, any_size=True, adapt=_adapt, check=check_unet,
+)  # fmt: skip

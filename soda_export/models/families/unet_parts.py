@@ -1,0 +1,70 @@
+"""What UNets of Stable Diffusion have beside their record: sites by configuration, made arguments, limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import ModelError
+from ..family import SiteRule, Sizes
+from ..spec import DEEP, STACK
+
+_PLAIN = {
+    "addition_embed_type": (None, "text_time"), "attention_type": ("default",), "center_input_sample": (False,),
+    "class_embed_type": (None,), "encoder_hid_dim_type": (None,), "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "num_class_embeds": (None,),
+}  # fmt: skip
+
+
+def unet_sites(config: Mapping[str, Any]) -> tuple[SiteRule, ...]:
+    """Attentions, feed-forwards and residual branches of each block, and the deep feature that DeepCache (Ma et al.
+    2024) keeps: it enters the last block, or, where that one has attention, the block's last layer."""
+    down, up = config["down_block_types"], config["up_block_types"]
+    deep = "up_blocks.-1.attentions.-2" if "Attn" in up[-1] else "up_blocks.-2"
+    rules = []
+    for place, kinds in {"down_blocks.*": down, "mid_block": ["Attn"], "up_blocks.*": up}.items():
+        rules.append(SiteRule(f"{place}.resnets.*.conv2", "resnet"))
+        if any("Attn" in kind for kind in kinds):
+            layer = f"{place}.attentions.*.transformer_blocks.*"
+            rules += [
+                SiteRule(f"{layer}.attn1", "attn", renew="queries"),
+                SiteRule(f"{layer}.attn2", "cross_attn", renew="tokens"),
+                SiteRule(f"{layer}.ff", "ff", renew="tokens"),
+                SiteRule(f"{place}.attentions.*.proj_out", "transformer", contains=True),
+            ]
+    outputs = (0,) if deep.startswith("up_blocks.-1") else ()
+    return (*rules, SiteRule(deep, DEEP, outputs, contains=True), SiteRule("conv_out", STACK))
+
+
+def time_ids(sizes: Sizes) -> Any:
+    """Size of the original, corner of the crop and size wanted, of an image that was never cropped: [1, 6] pixels."""
+    import torch
+
+    side = float(sizes.latent_shape[1] * sizes.pixels_per_latent)
+    return torch.tensor([[side, side, 0.0, 0.0, side, side]])
+
+
+def embedded_guidance(width: int, guidance: Any) -> Any:
+    """Sines and cosines of LCM's guidance scale (Luo et al. 2023): [R] -> [R, width]."""
+    import torch
+
+    rates = torch.exp(-math.log(10000.0) / (width // 2 - 1) * torch.arange(width // 2, dtype=guidance.dtype))
+    angles = (guidance[:, None] - 1) * 1000.0 * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def check_unet(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse UNets that take more than latents, a time and a text, or that are not of one size."""
+    for key, known in _PLAIN.items():
+        if config[key] not in known:
+            supported = ", ".join(map(repr, known))
+            raise ModelError(f"{path}: {key}={config[key]!r} is not supported; supported: {supported}")
+    if config["in_channels"] != config["out_channels"]:
+        channels = f"in_channels={config['in_channels']}, out_channels={config['out_channels']}"
+        what = "a UNet that takes a mask or a picture beside the latents is not supported"
+        raise ModelError(f"{path}: {channels}: {what}")
+    for key in ("sample_size", "cross_attention_dim"):
+        if not isinstance(config[key], int):
+            raise ModelError(f"{path}: {key}={config[key]!r}: one number is needed")

@@ -1,0 +1,54 @@
+"""--input: pictures and numbers by the names of a bundle's ports, and what is wrong with others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from soda_runtime import Bundle, Session
+
+from soda_export.cli.inputs import parse_inputs
+from soda_export.errors import UsageError
+from tests.cpp.ports_toy import PortsToy
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """With a hint [1, 2, 2] and a number called speed."""
+    return Bundle.open(PortsToy().write(tmp_path_factory.mktemp("toy") / "toy"), backend="null")
+
+
+def test_pictures_and_numbers_become_a_request(bundle: Bundle, tmp_path: Path) -> None:
+    pixels = np.array([[0, 255], [51, 102]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "edges.png")
+    np.save(tmp_path / "edges.npy", pixels[None] / np.float32(255))
+    for file in ("edges.png", "edges.npy"):
+        found = parse_inputs([f"hint={tmp_path / file}", "speed=1.5"], bundle.manifest)
+        np.testing.assert_allclose(found["hint"], [[[[0, 1], [0.2, 0.4]]]], atol=1e-7)
+        assert found["speed"] == 1.5
+    others = {"text": np.zeros((1, 4, 3)), "pooled": np.zeros((1, 2)), "hint_mask": np.ones((1, 2), np.int64)}
+    session: Session = bundle.session()
+    session.start(inputs={**found, **others, "style": 0}, negative_inputs=others)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["speed"], "--input speed: write NAME=VALUE; this bundle takes hint, speed"),
+        (["style=1"], "no such number or picture; this bundle takes hint, speed"),
+        (["speed=1", "speed=2"], "--input speed=2: given twice"),
+        (["speed=fast"], "'fast' is no number"),
+        (["hint=none.png"], "--input hint=none.png: cannot be read as a picture"),
+        (["hint=wide.npy"], r"is \[1, 2, 3\], this bundle takes \[1, 2, 2\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save(tmp_path / "wide.npy", np.zeros((1, 2, 3), np.float32))
+    with pytest.raises(UsageError, match=message) as refused:
+        parse_inputs(given, bundle.manifest)
+    assert "\n" not in str(refused.value)

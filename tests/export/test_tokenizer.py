@@ -1,0 +1,80 @@
+"""An exported tokenizer gives the ids and masks that the pipeline's own tokenizer gives, whatever the prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from soda_runtime.text import PromptTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from soda_export.errors import ModelError
+from soda_export.export.tokenizer import export_tokenizer
+from tests.text_toys import (
+    CLIP_PAD,
+    CLIP_TOKENS,
+    HARD_PROMPTS,
+    SECOND_PAD,
+    T5_TOKENS,
+    save_clip_tokenizer,
+    save_t5_tokenizer,
+)
+
+
+def _clip(folder: Path) -> Any:
+    return CLIPTokenizer.from_pretrained(save_clip_tokenizer(folder, CLIP_PAD))
+
+
+def _second_clip(folder: Path) -> Any:
+    return CLIPTokenizer.from_pretrained(save_clip_tokenizer(folder, SECOND_PAD))
+
+
+def _saved_clip(folder: Path) -> Any:
+    """With a tokenizer.json and no merges.txt, as transformers saves it since version 5."""
+    _second_clip(folder.with_name("slow")).save_pretrained(folder)
+    assert not (folder / "merges.txt").exists()
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _t5(folder: Path) -> Any:
+    return T5Tokenizer.from_pretrained(save_t5_tokenizer(folder))
+
+
+@pytest.mark.parametrize(
+    ("make", "tokens", "pad"),
+    [(_clip, CLIP_TOKENS, -1), (_second_clip, CLIP_TOKENS, 0), (_saved_clip, CLIP_TOKENS, 0), (_t5, T5_TOKENS, 0)],
+)
+def test_hard_prompts_get_the_ids_of_the_pipelines_tokenizer(make: Any, tokens: int, pad: int, tmp_path: Path) -> None:
+    own = make(tmp_path / "tokenizer")
+    found_pad = export_tokenizer(tmp_path / "tokenizer", tmp_path / "tokenizer.json")
+    assert found_pad == own.pad_token_id == (pad if pad >= 0 else len(own) - 1)
+    ids, mask = PromptTokenizer(tmp_path / "tokenizer.json", tokens, "none", found_pad)(HARD_PROMPTS)
+    expected = own(list(HARD_PROMPTS), padding="max_length", max_length=tokens, truncation=True, return_tensors="np")
+    assert len(HARD_PROMPTS) >= 40
+    for prompt, found, right in zip(HARD_PROMPTS, ids, expected.input_ids, strict=True):
+        assert found.tolist() == right.tolist(), prompt
+    np.testing.assert_array_equal(mask, expected.attention_mask)
+    assert len({row.tobytes() for row in ids}) > 30  # prompts are told apart
+
+
+def test_a_prompt_of_clip_keeps_begin_and_end_and_is_padded_with_its_own_token(tmp_path: Path) -> None:
+    for pad in (CLIP_PAD, SECOND_PAD):
+        folder = save_clip_tokenizer(tmp_path / f"tokenizer{len(pad)}", pad)
+        number = export_tokenizer(folder, tmp_path / "tokenizer.json")
+        tokenize = PromptTokenizer(tmp_path / "tokenizer.json", CLIP_TOKENS, "none", number)
+        ids, mask = tokenize(["a red circle", "x" * 99])
+        end = len(json.loads((folder / "vocab.json").read_text())) - 1
+        assert (ids[0, 0], ids[0, 4], ids[1, 0], ids[1, -1]) == (end - 1, end, end - 1, end)
+        assert (mask.sum(1) == [5, CLIP_TOKENS]).all()
+        assert (ids[0, 5:] == (end if pad == CLIP_PAD else 0)).all()
+
+
+def test_a_damaged_vocabulary_is_refused_by_name(tmp_path: Path) -> None:
+    folder = save_clip_tokenizer(tmp_path / "tokenizer")
+    (folder / "vocab.json").write_text("{")
+    with pytest.raises(ModelError, match=r"tokenizer/merges\.txt: transformers cannot load it") as refused:
+        export_tokenizer(folder, tmp_path / "tokenizer.json")
+    assert "\n" not in str(refused.value)
