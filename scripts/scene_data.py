@@ -1,4 +1,4 @@
-"""Scenes -> what the models of scenes learn from: pixels, latents, silhouettes, and what the captions say."""
+"""Scenes -> what the models of scenes learn from: pixels, latents, and what the captions say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from training import WORK_FOLDER
 
-from soda_export.eval.scenes import BACKGROUND, COLOURS, SHAPES, SIZES, Scene, draw_scenes, render
+from soda_export.eval.scenes import COLOURS, SHAPES, SIZES, Scene, draw_scenes, render
 
 PLACES = ("top", "bottom", "left", "right", "centre")
 _STANDS = {
@@ -63,12 +63,6 @@ def training_latents(vae_folder: Path) -> tuple[list[Scene], Tensor]:
     latents = torch.load(cache, weights_only=True)
     print(f"latents: {tuple(latents.shape)}, std {latents.std():.3f}, mean {latents.mean():.3f}", flush=True)
     return scenes, latents
-
-
-def find_silhouettes(pixels: Tensor) -> Tensor:
-    """Pixels in 0..1 [n, 3, 64, 64] -> whether they differ from the background, bool [n, 64, 64]."""
-    background = torch.tensor(BACKGROUND).reshape(3, 1, 1)
-    return (pixels - background).abs().amax(1) > 0.15
 
 
 def read_captions(scenes: list[Scene]) -> Tensor:

@@ -34,7 +34,7 @@ from soda_export.eval.scenes import Scene, draw_scenes
 
 OUT = WORK_FOLDER / "scenes"
 CAPTION_DROPOUT = 0.1
-GUIDANCE, STEPS = 5.0, 25
+GUIDANCE, STEPS = 3.0, 25
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIPELINE = {
     "_class_name": "StableDiffusionPipeline",

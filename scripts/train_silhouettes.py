@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
-from scene_data import find_silhouettes, number_captions, render_all, training_latents
+from scene_data import number_captions, training_latents
 from scene_score import draw_held_out, judge
 from torch import Tensor, nn
 from train_scenes import CAPTION_DROPOUT, GUIDANCE, OUT, STEPS, build_scheduler, compile_for_cpu, encode_captions
 from training import BUILTIN_FOLDER, optimise, run_stages, save_half
 
-from soda_export.eval.scenes import Scene
+from soda_export.eval.scenes import Scene, find_objects, silhouette
 
 USED_SCENES = 20_000  # the silhouettes of all 60,000 would only take time to render
 LEAST_OVERLAP = 0.8
@@ -51,8 +51,7 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
 
 def draw_hints(scenes: list[Scene]) -> Tensor:
     """Scenes -> silhouettes, 0 or 1, uint8 [n, 3, 64, 64]."""
-    masks = find_silhouettes(render_all(scenes).float() / 255)
-    return masks.to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    return torch.stack([torch.from_numpy(silhouette(scene).astype(np.uint8)) for scene in scenes])
 
 
 def train_controlnet(iterations: int, batch: int, rate: float) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
         ).images  # fmt: skip
 
     scenes, images = draw_held_out(draw, count)
-    drawn, given = find_silhouettes(torch.from_numpy(images)), draw_hints(scenes)[:, 0].bool()
+    drawn, given = torch.from_numpy(find_objects(images)), draw_hints(scenes)[:, 0].bool()
     overlap = (drawn & given).sum((1, 2)) / (drawn | given).sum((1, 2))
     return {
         "steps": steps, "guidance": guidance, "overlap": overlap.mean().item(),
