@@ -64,7 +64,7 @@ def measure_diffusers(
 
 def measure_reference(model: str, plan: Path, batch: int, device: str, rounds: int) -> dict[str, float]:
     """Seconds of a generation with the eager reference, by the plan and all-compute: not compiled, fp32."""
-    from soda_export.eager.conditions import own_conditions, random_texts
+    from soda_export.eager.hints import random_conditions
     from soda_export.eager.model import EagerModel
     from soda_export.eager.reference import run_reference
     from soda_export.lower.lower import lower_plan
@@ -83,7 +83,7 @@ def measure_reference(model: str, plan: Path, batch: int, device: str, rounds: i
     everything = Plan(given.model, given.sampler, given.guidance, Schedule.full(spec, steps))
     tables = [lower_plan(each, spec, "fp32") for each in (given, everything)]
     noise = torch.randn(batch, *spec.latent_shape).to(device)
-    conditions = own_conditions(spec) | random_texts(spec, batch, 0)
+    conditions = random_conditions(spec, batch, 0)
     inputs = eager.place(conditions.rows(range(batch), given.rows))
     with torch.device(device):  # of what the reference makes on the way
         fast, whole = (

@@ -50,7 +50,7 @@ def main() -> None:
             agreement = half_agreement(*errors)
             trials = Trials(
                 bench.eager, bench.sampler, bench.identity, bench.options.guidance,
-                bench.calibration(profile, bench.calibration_texts(profile)), range(args.samples),
+                bench.calibration(profile).conditions(), range(args.samples),
             )  # fmt: skip
             maps = {"native": native, "ported": ported}
             found = {name: rmse(bench, each, trials, args.flops_ratio) for name, each in maps.items()}

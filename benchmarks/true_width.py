@@ -26,7 +26,7 @@ from soda_runtime import Noise, Session
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
-from soda_export.eager.conditions import own_conditions, random_texts
+from soda_export.eager.hints import random_conditions
 from soda_export.eager.reference import run_reference
 from soda_export.lower.lower import lower_plan
 from soda_export.models.flops import full_step_flops
@@ -74,7 +74,7 @@ def measure(name: str, work: Path, steps: int, rounds: int) -> list[dict[str, An
     spec = bench.loaded.spec
     schedule = PLANNERS["uniform"](Problem(spec, sampler, steps, guidance), Target(steps // 2))
     plans = {True: bench.plan_of(schedule, "half"), False: bench.plan_of(Schedule.full(spec, steps), "everything")}
-    texts = own_conditions(spec) | random_texts(spec, 1, seed=1)
+    texts = random_conditions(spec, 1, 1)
     asked: dict[str, Any] = {"inputs": {port: t.numpy() for port, t in texts.rows(range(1), 1).items()}, "batch": 1}
     if bench.rows == 2:
         asked["negative_inputs"] = {port: tensor.numpy() for port, tensor in texts.negative.items()}

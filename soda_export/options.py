@@ -14,16 +14,17 @@ from .sampler import own_sampler
 if TYPE_CHECKING:
     from .models.load import LoadedModel
 
-_JUDGED_WITH = {"shapes": 7.0}
-"""Built-in model -> the guidance that it was judged with."""
+_JUDGED_WITH = {"scenes": (25, 3.0), "shapes": (20, 7.0), "shapes-flux": (25, 1.0)}
+"""Built-in model -> the steps and the guidance that it was judged with."""
 
 
 def defaults_for(loaded: LoadedModel) -> tuple[SamplerIdentity, float]:
     """Sampler and guidance of a model where neither the user nor a map or plan says: its own scheduler, the steps and
     guidance of its family's published results. Raises ModelError where its scheduler has no counterpart."""
     family = loaded.family
-    guidance = _JUDGED_WITH.get(loaded.spec.name, family.default_guidance) if family.guidance == "rows" else 1.0
-    return SamplerIdentity(own_sampler(loaded.scheduler_config), family.steps), guidance
+    usual = (family.steps, family.default_guidance if family.guidance == "rows" else 1.0)
+    steps, guidance = _JUDGED_WITH.get(loaded.spec.name, usual)
+    return SamplerIdentity(own_sampler(loaded.scheduler_config), steps), guidance
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ class ProfileOptions:
     """Text models: file with one prompt a line. [default: the model's own prompts.txt, else built-in ones]"""
     profile_embeds: Path | None = None
     """Text models: safetensors file of prompt embeddings, as diffusers' encode_prompt gives them."""
+    hints: Path | None = None
+    """ControlNets: folder of pictures, in the order of their names one a prompt; of several ControlNets, a folder for
+    each port in it. [default: hints/ in the ControlNet's folder, else noise]"""
 
 
 @dataclass(frozen=True)

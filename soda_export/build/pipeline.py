@@ -11,20 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from soda_runtime.checks import sha256_of
 from soda_runtime.engine_index import INDEX_NAME
 
 from ..compile import AHEAD_OF_TIME, check_precision
 from ..compile.options import EngineOptions
-from ..eager.conditions import (
-    DEFAULT_PROMPTS,
-    Conditions,
-    own_conditions,
-    random_texts,
-    read_prompts,
-    read_texts,
-    text_ports,
-)
 from ..eager.model import EagerModel
 from ..errors import PlanError, UsageError
 from ..export.export import export_programs
@@ -44,6 +34,7 @@ from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
 from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from ..profile.resample import resample_map
 from ..sampler import SamplerTable, freeze_sampler
+from .calibration import Calibration
 from .components import ComponentMaker
 from .engines import LAYERS_NAME, graph_path, make_engines, write_engine_index
 from .pack import pack_bundle
@@ -112,11 +103,11 @@ class Workbench:
             raise UsageError(f"--samples {options.samples}: at least 1 generation must be profiled")
         if not 0.0 < options.profile_memory < np.inf:
             raise UsageError(f"--profile-memory {options.profile_memory:g}: must be a number of GB above 0")
-        texts = self.calibration_texts(options)
+        calibration = self.calibration(options)
         inputs = {
             "model": self.loaded.spec, "scheduler": self.loaded.scheduler_config, "sampler": self.options,
-            "profile": replace(options, prompts=None, profile_embeds=None),  # what the files hold is in texts
-            "texts": texts, "text_encoder": self.components.text_hashes if texts else {},
+            "profile": replace(options, prompts=None, profile_embeds=None, hints=None),  # the key has what they hold
+            **calibration.key,
         }  # fmt: skip
         unfinished = self.store.resumable("profile", inputs)
 
@@ -126,7 +117,7 @@ class Workbench:
         )  # fmt: skip
 
         def make(folder: Path) -> None:
-            conditions = self.calibration(options, texts)
+            conditions = calibration.conditions()
             cost = estimate_profile(self.eager, self.sampler, conditions, settings)
             log.info("profile: about %s and %.1f GB", duration(cost.seconds), cost.bytes / 1e9)
             sensitivity = profile_denoiser(
@@ -139,37 +130,9 @@ class Workbench:
         self.store.discard(unfinished)
         return read_map(folder / "map.safetensors")
 
-    def calibration_texts(self, options: ProfileOptions) -> list[str]:
-        """The prompts to profile with; none for class labels, given embeddings, or without a text encoder."""
-        is_text = bool(text_ports(self.loaded.spec))
-        if not is_text and (options.prompts or options.profile_embeds):
-            raise UsageError("--prompts and --profile-embeds are for text models; this one takes class labels")
-        if options.prompts is not None and options.profile_embeds is not None:
-            raise UsageError("--prompts and --profile-embeds: give one of them")
-        if options.prompts is not None and not self.components.has_text_encoder:
-            raise UsageError(f"--prompts {options.prompts}: the model has no text encoder; give --profile-embeds")
-        if options.profile_embeds is not None:
-            if not options.profile_embeds.is_file():
-                raise UsageError(f"--profile-embeds {options.profile_embeds}: no such file")
-            return [f"sha256 {sha256_of(options.profile_embeds)}"]
-        if not is_text or not self.components.has_text_encoder:
-            return []
-        own = None if self.loaded.folder is None else self.loaded.folder / "prompts.txt"
-        path = options.prompts or (own if own is not None and own.is_file() else None)
-        return list(DEFAULT_PROMPTS) if path is None else read_prompts(path)
-
-    def calibration(self, options: ProfileOptions, texts: list[str]) -> Conditions:
-        """What samples are conditioned on; texts: those of calibration_texts."""
-        spec = self.loaded.spec
-        own = own_conditions(spec)
-        if not text_ports(spec):
-            return own
-        if options.profile_embeds is not None:
-            return own | read_texts(options.profile_embeds, spec, negative=self.rows == 2)
-        if texts:
-            return own | self.components.encode(texts[: options.samples])
-        log.warning("profile: no text encoder at hand, so random embeddings are used; --profile-embeds gives real ones")
-        return own | random_texts(spec, options.samples, options.seed)
+    def calibration(self, options: ProfileOptions) -> Calibration:
+        """What samples are conditioned on."""
+        return Calibration(self.loaded, self.components, self.rows, options)
 
     def fit_map(self, sensitivity: SensitivityMap) -> SensitivityMap:
         """The map as it is, or read at this number of steps; refuses one of another sampler or guidance (planning

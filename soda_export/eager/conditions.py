@@ -65,8 +65,7 @@ def own_conditions(spec: ModelSpec, scalars: Mapping[str, float] | None = None) 
 
 
 def random_texts(spec: ModelSpec, count: int, seed: int) -> Conditions:
-    """Normal embeddings, for models whose weights are random, too; every token is attended to. Hints are pictures of
-    noise."""
+    """Normal embeddings, for models whose weights are random, too; every token is attended to."""
     generator = torch.Generator().manual_seed(seed)
     positive, negative = {}, {}
     for port in text_ports(spec):
@@ -74,9 +73,6 @@ def random_texts(spec: ModelSpec, count: int, seed: int) -> Conditions:
         mask = torch.ones(shape, dtype=torch.int64)
         values = mask if port.kind == "mask" else torch.randn(shape, generator=generator)
         positive[port.name], negative[port.name] = values[:-1], values[-1:]
-    for port in spec.ports:
-        if port.kind == "hint":
-            positive[port.name] = torch.rand((count, *port.shape), generator=generator)
     return Conditions(positive, negative)
 
 

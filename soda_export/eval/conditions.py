@@ -1,43 +1,63 @@
-"""What the sample of a seed is conditioned on: class seed mod classes, or prompt seed mod prompts."""
+"""What the sample of a seed is conditioned on: class seed mod classes, or prompt and hint seed mod theirs."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from functools import cache, cached_property
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..build.pipeline import Workbench
-from ..eager.conditions import DEFAULT_PROMPTS, Conditions, own_conditions, random_texts, text_ports
+from ..eager.conditions import DEFAULT_PROMPTS, Conditions, Rows, own_conditions, random_texts, text_ports
+from ..eager.hints import HintPort, hint_ports, noise_hints, read_hints
 from ..options import ProfileOptions
-from .scenes import Scene, held_out_prompts
+from .scenes import IMAGE_SIZE, Scene, held_out_prompts, silhouette
 
 log = logging.getLogger(__name__)
-SHAPES = "shapes"
+DRAWS_SCENES = frozenset({"scenes", "shapes", "shapes-flux"})
+"""Built-in models that draw the scenes of scenes.py."""
 _NUM_SCENES = 512  # of about 970 captions that training never saw
 _RANDOM_TEXTS, _RANDOM_SEED = 32, 1  # a profile's have its seed, 0 unless told otherwise
 
 
 @cache
 def held_out_scenes() -> tuple[Scene, ...]:
-    """What the shapes model is asked to draw: captions that training never saw."""
+    """What the models of scenes are asked to draw: captions that training never saw."""
     return tuple(held_out_prompts(_NUM_SCENES))
 
 
 def model_prompts(name: str, usual: Sequence[str] = DEFAULT_PROMPTS) -> Sequence[str]:
-    """Prompts of a text model: held-out captions of the shapes model, else the usual ones, which may have been profiled
-    with other noise."""
-    return [scene.caption for scene in held_out_scenes()] if name == SHAPES else usual
+    """Prompts of a text model: held-out captions where it draws scenes, else the usual ones, which may have been
+    profiled with other noise."""
+    return [scene.caption for scene in held_out_scenes()] if name in DRAWS_SCENES else usual
+
+
+def held_out_hints(name: str, ports: Sequence[HintPort], folder: Path | None = None) -> Rows:
+    """What a model's ControlNets are given, [n, C, H, W] by port: the folder's pictures, else the silhouettes of what
+    its prompts say, else noise."""
+    if folder is not None:
+        return read_hints(folder, ports)
+    if name in DRAWS_SCENES and all(port.shape == (3, IMAGE_SIZE, IMAGE_SIZE) for port in ports):
+        return {p.name: torch.from_numpy(np.stack([silhouette(s) for s in held_out_scenes()])) for p in ports}
+    if ports:
+        log.warning("eval: hints are pictures of noise; --hints gives real ones")
+    return noise_hints(ports, _RANDOM_TEXTS, _RANDOM_SEED)
 
 
 class SeedConditions:
-    """Conditions of a model's samples. Texts are encoded once and kept in the stage store."""
+    """Conditions of a model's samples. Texts are encoded once and kept in the stage store.
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench, self._spec = bench, bench.loaded.spec
+    hints: folder of pictures for ControlNets, in place of the model's own.
+    """
+
+    def __init__(self, bench: Workbench, hints: Path | None = None) -> None:
+        self._bench, self._spec, self._hints = bench, bench.loaded.spec, hints
 
     def __call__(self, seeds: range) -> dict[str, Tensor]:
         """By port, the conditional rows first."""
@@ -48,7 +68,12 @@ class SeedConditions:
         """The prompts in turn; none for class labels or without a text encoder."""
         if not text_ports(self._spec) or not self._bench.components.has_text_encoder:
             return ()
-        return tuple(model_prompts(self._spec.name, self._bench.calibration_texts(ProfileOptions())))
+        return tuple(model_prompts(self._spec.name, self._bench.calibration(ProfileOptions()).prompts))
+
+    @property
+    def hints_key(self) -> dict[str, list[str]]:
+        """What results depend on of the hints; nothing for a model without ControlNets."""
+        return {port: [sha256(t.numpy().tobytes()).hexdigest()] for port, t in self._pictures.items()}
 
     def prompts_of(self, seeds: range) -> tuple[str, ...]:
         """The prompt of each seed, or none at all."""
@@ -56,8 +81,12 @@ class SeedConditions:
 
     @cached_property
     def _conditions(self) -> Conditions:
-        own = own_conditions(self._spec)
+        own = own_conditions(self._spec) | Conditions(self._pictures, {})
         return own | self._texts if text_ports(self._spec) else own
+
+    @cached_property
+    def _pictures(self) -> Rows:
+        return held_out_hints(self._spec.name, hint_ports(self._spec), self._hints)
 
     @property
     def _texts(self) -> Conditions:

@@ -41,6 +41,9 @@ class EvalOptions:
     against: Literal["itself", "model"] = "itself"
     """What bundles are held against: the bundle with everything computed, or the model in torch in fp32, which shows
     what the precision and the backend cost, too."""
+    hints: Path | None = None
+    """ControlNets: folder of pictures, in the order of their names one a prompt; of several ControlNets, a folder for
+    each port in it. [default: of built-in models what the prompts say, else noise]"""
 
 
 class EvalRow(msgspec.Struct, frozen=True):
@@ -71,7 +74,7 @@ class Evaluator:
         if any(seed in self._seeds for seed in (ProfileOptions.seed, PLAN_SEED)):
             log.warning("eval: --seeds %s has noise that profiling and planning use by default", options.seeds)
         self._store, self._progress, self._model = store, progress, model
-        self._against = options.against
+        self._against, self._hints = options.against, options.hints
         self._networks = load_networks(networks)
         self._loaded: dict[str, LoadedModel] = {}
         self._samples: dict[tuple[str, SamplerOptions], ModelSamples] = {}
@@ -95,12 +98,12 @@ class Evaluator:
     def _bundle(self, target: Path, bundle: Bundle) -> Comparison:
         spec, samples = bundle.manifest.model, self._samples_of_bundle(target, bundle)
         prompts = samples.prompts if samples else ()
-        reference: SampleSource = BundleSamples(bundle, accelerated=False, prompts=prompts)
+        reference: SampleSource = BundleSamples(bundle, accelerated=False, prompts=prompts, hints=self._hints)
         if samples and self._against == "model":
             reference = samples.of_reference(self._seeds, self._batch, self._counter("everything computed"))
         return compare_samples(
-            BundleSamples(bundle, accelerated=True, prompts=prompts), reference, self._seeds, self._batch,
-            judge=find_judge(spec.name, spec.latent_shape), networks=self._networks,
+            BundleSamples(bundle, accelerated=True, prompts=prompts, hints=self._hints), reference, self._seeds,
+            self._batch, judge=find_judge(spec.name, spec.latent_shape), networks=self._networks,
             progress=self._counter(target.name),
         )  # fmt: skip
 
@@ -134,7 +137,7 @@ class Evaluator:
             self._loaded[request.model] = load_model(request, PARTS)
         if (request.model, options) not in self._samples:
             bench = Workbench(self._loaded[request.model], options, self._store, self._progress)
-            self._samples[request.model, options] = ModelSamples(bench)
+            self._samples[request.model, options] = ModelSamples(bench, self._hints)
         samples = self._samples[request.model, options]
         with _naming(target):
             check_fits(plan, samples.bench.loaded.spec, samples.bench.identity, plan.guidance)

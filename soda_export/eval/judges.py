@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .conditions import SHAPES, held_out_scenes
+from .conditions import DRAWS_SCENES, held_out_scenes
 from .scenes import draw_scenes, render
 
 log = logging.getLogger(__name__)
 _DIGITS = "digits"
-_SHAPES_FEATURES = 16  # as for digits: the held-out scenes determine a 16 x 16 covariance well
+_SCENES_FEATURES = 16  # as for digits: the held-out scenes determine a 16 x 16 covariance well
 _TRAINING_SCENES, _TRAINING_SEED = 1000, 1
 
 
@@ -38,8 +38,8 @@ class Judge(Protocol):
 
 def find_judge(name: str, latent_shape: tuple[int, ...]) -> Judge | None:
     """The judge of a model by its name and size, if it has one."""
-    if name == SHAPES and latent_shape == (4, 16, 16):
-        return ShapesJudge()
+    if name in DRAWS_SCENES and latent_shape == (4, 16, 16):
+        return ScenesJudge()
     if name == _DIGITS and latent_shape == (1, 8, 8):
         try:
             return DigitsModelJudge()
@@ -70,7 +70,7 @@ class DigitsModelJudge:
         return self._judge.recognised(2 * images - 1, np.array(seeds) % 10)
 
 
-class ShapesJudge:
+class ScenesJudge:
     """The scene checker: whether a picture satisfies its caption, and its last features, reduced by a PCA fitted on
     rendered scenes with training captions."""
 
@@ -110,5 +110,5 @@ class ShapesJudge:
         scenes = draw_scenes(_TRAINING_SCENES, _TRAINING_SEED, held_out=False)
         seen = self._last_features(np.stack([render(scene) for scene in scenes]))
         centre = seen.mean(axis=0)
-        axes = np.linalg.svd(seen - centre, full_matrices=False)[2][:_SHAPES_FEATURES]
+        axes = np.linalg.svd(seen - centre, full_matrices=False)[2][:_SCENES_FEATURES]
         return centre, axes.T

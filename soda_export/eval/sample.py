@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from soda_runtime import Bundle
-from soda_runtime.manifest import EmbeddingPort, LabelPort, Manifest, MaskPort
+from soda_runtime.manifest import EmbeddingPort, HintPort, LabelPort, Manifest, MaskPort
 from soda_runtime.philox import INITIAL_STREAM, normal
 
 from ..build.pipeline import Workbench
@@ -24,7 +24,7 @@ from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
-from .conditions import SeedConditions, model_prompts
+from .conditions import SeedConditions, held_out_hints, model_prompts
 from .seeds import seed_noise
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ class SampleSource(Protocol):
 class ModelSamples:
     """Eager samples of one model with its frozen sampler (soda_export/eager/reference.py), for any plan."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Workbench, hints: Path | None = None) -> None:
         self.bench, self._spec = bench, bench.loaded.spec
-        self._conditions = SeedConditions(bench)
+        self._conditions = SeedConditions(bench, hints)
 
     def of_table(self, table: ProgramTable) -> SampleSource:
         """Samples of a lowered plan that fits the model."""
@@ -67,6 +67,7 @@ class ModelSamples:
             "model": self._spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options,
             "prompts": self._conditions.prompts, "seeds": [seeds.start, seeds.stop],
             "text_encoder": bench.components.text_hashes if self._conditions.prompts else {},
+            **self._conditions.hints_key,
         }  # fmt: skip
 
         def make(folder: Path) -> None:
@@ -126,13 +127,21 @@ class _Eager:
 class BundleSamples:
     """Samples of a bundle by the runtime; accelerated=False plays it with everything computed.
 
-    prompts: in turn, for a bundle with a text encoder; default those that its model's name is judged by.
+    prompts: in turn, for a bundle with a text encoder; default those that its model's name is judged by. hints: folder
+    of pictures for ControlNets, in place of the model's own.
     """
 
-    def __init__(self, bundle: Bundle, *, accelerated: bool, prompts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, bundle: Bundle, *, accelerated: bool, prompts: Sequence[str] = (), hints: Path | None = None
+    ) -> None:
         self._session, self._accelerated = bundle.session(), accelerated
         self._manifest = bundle.manifest
         self._prompts = prompts or model_prompts(self._manifest.model.name)
+        ports = [port for port in self._manifest.ports if isinstance(port, HintPort)]
+        self._hints = {
+            name: pictures.numpy()
+            for name, pictures in held_out_hints(self._manifest.model.name, ports, hints).items()
+        }
         if accelerated and takes_embeddings_alone(self._manifest):
             log.warning("eval: the bundle has no text encoder, so random embeddings are used")
 
@@ -151,8 +160,9 @@ class BundleSamples:
         for port in manifest.ports:
             if isinstance(port, LabelPort):
                 return {"labels": [seed % port.num_classes for seed in seeds]}
+        hints = {name: pictures[[seed % len(pictures) for seed in seeds]] for name, pictures in self._hints.items()}
         if manifest.tokenizers:
-            return {"prompt": [self._prompts[seed % len(self._prompts)] for seed in seeds]}
+            return {"prompt": [self._prompts[seed % len(self._prompts)] for seed in seeds], "inputs": hints}
         made: dict[str, NDArray[Any]] = {}
         for port in manifest.ports:
             size = math.prod(port.shape)
@@ -161,7 +171,7 @@ class BundleSamples:
                 made[port.name] = np.stack(rows)
             elif isinstance(port, MaskPort):
                 made[port.name] = np.ones((len(seeds) + 1, *port.shape), np.int64)
-        given = {"inputs": {name: array[:-1] for name, array in made.items()}}
+        given = {"inputs": {name: array[:-1] for name, array in made.items()} | hints}
         if manifest.rows_per_sample == 2:
             given["negative_inputs"] = {name: array[-1:] for name, array in made.items()}
         return given

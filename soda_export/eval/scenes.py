@@ -1,7 +1,8 @@
 """Scenes of one or two coloured shapes: their captions, and their pixels.
 
-The world of the built-in `shapes` model. Two objects of a scene have different colours, so "the red one" is clear.
-Renderer and grammar are all there is: any number of scenes can be made, and some captions are kept out of training.
+The world of the built-in models `shapes`, `scenes` and `shapes-flux`. Two objects of a scene have different colours, so
+"the red one" is clear. Renderer and grammar are all there is: any number of scenes can be made, and some captions are
+kept out of training.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ RELATIONS: dict[str, tuple[int, int]] = {
 }  # fmt: skip
 """Relation -> axis (0: x, 1: y) and the sign of the first object's place minus the second's."""
 _HELD_OUT_SHARE = 0.1
+_SEEN = 0.15  # difference of a channel from the background
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,18 @@ def render(scene: Scene) -> NDArray[np.float32]:
         coverage = np.clip(0.5 - distance, 0.0, 1.0)
         image += coverage * (np.array(COLOURS[thing.colour], np.float32)[:, None, None] - image)
     return image
+
+
+def silhouette(scene: Scene) -> NDArray[np.float32]:
+    """The objects white on black, [3, 64, 64] of 0 and 1: what a ControlNet is given."""
+    return np.broadcast_to(find_objects(render(scene)), (3, IMAGE_SIZE, IMAGE_SIZE)).astype(np.float32)
+
+
+def find_objects(images: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pictures in 0..1 [..., 3, H, W] -> where they differ from the background, [..., H, W]."""
+    background = np.array(BACKGROUND, np.float32)[:, None, None]
+    seen: NDArray[np.bool_] = np.abs(images - background).max(-3) > _SEEN
+    return seen
 
 
 def _signed_distance(

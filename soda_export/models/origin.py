@@ -25,6 +25,7 @@ from .published import (
 
 log = logging.getLogger(__name__)
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+BUILTIN_CONTROLNETS = BUILTIN_FOLDER / "controlnets"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Origin:
 def builtin_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(folder.name for folder in BUILTIN_FOLDER.iterdir() if (folder / "model_index.json").is_file())
+
+
+def builtin_controlnets() -> list[str]:
+    """Names of the ControlNets that come with the package, weights included."""
+    return sorted(folder.name for folder in BUILTIN_CONTROLNETS.glob("*/"))
 
 
 def resolve_folder(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PARTS) -> tuple[str, Path]:
@@ -141,12 +147,13 @@ def _control(name: str, random: bool) -> Control:
     known = published_path(f"{CONTROLNETS[0]}/{name}") if name in published_controlnets() else None
     if known is not None and random:
         return Control(read_json(known, "")[CONTROLNETS[0]], known, None)
-    folder = Path(name)
+    folder = BUILTIN_CONTROLNETS / name if name in builtin_controlnets() else Path(name)
     if known is not None or not folder.is_dir():
         repository = name if known is None else str(read_json(known, "")["repository"])
         if not is_repository(repository):
+            comes = ", ".join((*builtin_controlnets(), *published_controlnets()))
             raise ModelError(
-                f"--controlnet {name}: neither one that comes with the package ({', '.join(published_controlnets())}), "
+                f"--controlnet {name}: neither one that comes with the package ({comes}), "
                 "a folder, nor owner/name of a hub repository"
             )
         folder = fetch_controlnet(repository)

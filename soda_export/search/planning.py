@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..bench.latency import StepLatency, check_can_time, probe_schedule, time_kinds
+from ..build.calibration import Calibration
 from ..compile.options import EngineOptions
 from ..errors import PlanError, UsageError
 from ..models.identity import TokenScore
@@ -90,23 +91,22 @@ def _fit(
     bench: Workbench, solved: SolvedPlan, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
     """A planner's schedule with the sampler fitted to it."""
-    texts, samples = bench.calibration_texts(calibration), MORE_SAMPLES * options.plan_samples
-    trials = _trials(bench, solved.plan.token_score, options, calibration, texts, samples)
+    samples = MORE_SAMPLES * options.plan_samples
+    trials = _trials(bench, solved.plan.token_score, options, bench.calibration(calibration), samples)
     coefficients = trials.fit_sampler(solved.plan.schedule).coefficients
     plan = replace(solved.plan, coefficients=coefficients, made_by=f"{solved.plan.made_by} fitted")
     return replace(solved, plan=plan)
 
 
 def _trials(
-    bench: Workbench, token_score: TokenScore, options: PlanOptions, calibration: ProfileOptions,
-    texts: list[str], samples: int,
-) -> Trials:  # fmt: skip
-    """What schedules are measured, or fitted, on. texts: those of bench.calibration_texts."""
+    bench: Workbench, token_score: TokenScore, options: PlanOptions, calibration: Calibration, samples: int
+) -> Trials:
+    """What schedules are measured, or fitted, on."""
     if options.plan_samples < 1:
         raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
     return Trials(
         bench.eager, bench.sampler, bench.identity, bench.options.guidance,
-        bench.calibration(calibration, texts), range(samples), token_score, fit=options.fit_sampler != "never",
+        calibration.conditions(), range(samples), token_score, fit=options.fit_sampler != "never",
     )  # fmt: skip
 
 
@@ -116,9 +116,9 @@ def _search(
     """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
     if not 0.0 <= options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
-    spec, texts = bench.loaded.spec, bench.calibration_texts(calibration)
+    spec, used = bench.loaded.spec, bench.calibration(calibration)
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
-    trials = _trials(bench, sensitivity.info.token_score, options, calibration, texts, options.plan_samples)
+    trials = _trials(bench, sensitivity.info.token_score, options, used, options.plan_samples)
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
     if samples < options.plan_samples and options.plan_seconds:
         fit = f"only {samples} samples fit" if samples else "no measurements fit"
@@ -126,9 +126,8 @@ def _search(
     if not samples:
         return solve_plan(sensitivity, spec, replace(options, planner="soda"))
     inputs = {
-        "model": spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, "texts": texts,
-        "text_encoder": bench.components.text_hashes if texts else {}, "samples": samples,
-        "token_score": sensitivity.info.token_score,
+        "model": spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, **used.key,
+        "samples": samples, "token_score": sensitivity.info.token_score,
     }  # fmt: skip
     trials = trials.with_samples(range(samples))
     trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")

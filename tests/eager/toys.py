@@ -11,7 +11,8 @@ import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 from torch import Tensor, nn
 
-from soda_export.eager.conditions import Conditions, own_conditions, random_texts
+from soda_export.eager.conditions import Conditions
+from soda_export.eager.hints import random_conditions
 from soda_export.eager.model import EagerModel
 from soda_export.models.families.dit import DIT
 from soda_export.models.families.pixart import PIXART
@@ -94,7 +95,7 @@ def eager_model(module: nn.Module, family: Family, text_tokens: int = 0) -> Eage
 
 def toy_conditions(model: EagerModel, texts: int = 4, seed: int = 0) -> Conditions:
     """Every class in turn, or random texts."""
-    return own_conditions(model.spec) | random_texts(model.spec, texts, seed)
+    return random_conditions(model.spec, texts, seed)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ from soda_export.errors import PlanError, SodaError, UsageError
 from soda_export.eval.compare import compare_samples
 from soda_export.eval.conditions import SeedConditions, held_out_scenes
 from soda_export.eval.evaluate import EvalOptions, Evaluator
-from soda_export.eval.judges import DigitsModelJudge, ShapesJudge, find_judge
+from soda_export.eval.judges import DigitsModelJudge, ScenesJudge, find_judge
 from soda_export.eval.metrics import MAX_PSNR
 from soda_export.eval.networks import NetworkOptions, load_networks
 from soda_export.eval.sample import BundleSamples, ModelSamples, compute_everything
@@ -206,7 +206,7 @@ def test_the_digits_judge_knows_real_digits() -> None:
 
 def test_the_shapes_judge_reads_rendered_scenes() -> None:
     judge = find_judge("shapes", (4, 16, 16))
-    assert isinstance(judge, ShapesJudge)
+    assert isinstance(judge, ScenesJudge)
     scenes = held_out_scenes()
     images = np.stack([render(scene) for scene in scenes[10:42]])
     assert judge.verdicts(images, range(10, 42)).mean() >= 0.9

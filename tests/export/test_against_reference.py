@@ -15,7 +15,7 @@ from torch import Tensor
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
-from soda_export.eager.conditions import own_conditions, random_texts
+from soda_export.eager.hints import random_conditions
 from soda_export.models.decisions import COMPUTE, IDLE, MAX_ORDER
 from soda_export.models.load import ModelRequest
 from soda_export.models.spec import ModelSpec
@@ -169,7 +169,7 @@ def traced_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 def texts_for(bench: Workbench, batch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Random texts, and each number's default: for the reference and for a session."""
     spec = bench.loaded.spec
-    conditions = own_conditions(spec) | random_texts(spec, batch, seed=batch)
+    conditions = random_conditions(spec, batch, batch)
     samples = conditions.rows(range(batch), 1)
     asked = {"inputs": _arrays(samples), "batch": batch}
     if bench.rows == 2:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
-from soda_export.eager.conditions import own_conditions, random_texts
+from soda_export.eager.hints import random_conditions
 from soda_export.models.load import ModelRequest
 from soda_export.models.published import denoiser_folder
 from soda_export.options import BundleOptions, SamplerOptions
@@ -78,7 +78,7 @@ def test_a_bundle_equals_the_pipeline(
     plan = bench.plan_of(Schedule.full(spec, STEPS), "everything")
     session = Session.open(bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS).out)
     scales = zip(("control_scale", "control_scale_2"), CONTROLS.get(name, {}).values(), strict=False)
-    texts = own_conditions(spec, dict(scales)) | random_texts(spec, BATCH, seed=1)
+    texts = random_conditions(spec, BATCH, 1, dict(scales))
     given = {port: tensor.numpy() for port, tensor in texts.rows(range(BATCH), 1).items()}
     asked: dict[str, Any] = {"inputs": given, "batch": BATCH}
     if bench.rows == 2:

@@ -87,13 +87,13 @@ def test_the_model_own_prompts_come_before_the_built_in_ones(
     open_text_bench: OpenBench, tiny_pixart: Path, tmp_path: Path
 ) -> None:
     bench = open_text_bench(steps=2)
-    assert bench.calibration_texts(ProfileOptions()) == list(DEFAULT_PROMPTS)
+    assert bench.calibration(ProfileOptions()).prompts == tuple(DEFAULT_PROMPTS)
     own = tiny_pixart / "prompts.txt"
     own.write_text("a red circle\n")
     try:
-        assert bench.calibration_texts(ProfileOptions()) == ["a red circle"]
+        assert bench.calibration(ProfileOptions()).prompts == ("a red circle",)
         (tmp_path / "mine.txt").write_text("blue\n")
-        assert bench.calibration_texts(ProfileOptions(prompts=tmp_path / "mine.txt")) == ["blue"]
+        assert bench.calibration(ProfileOptions(prompts=tmp_path / "mine.txt")).prompts == ("blue",)
     finally:
         own.unlink()
 

@@ -1,0 +1,65 @@
+"""Train the judge of pictures; and a pipeline's pictures of held-out prompts -> the share that it finds right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from scene_data import render_all
+from torch import Tensor
+from torch.nn import functional
+from training import optimise
+
+from soda_export.eval.scene_checker import CHECKER_FILE, CheckerNetwork, SceneChecker
+from soda_export.eval.scenes import Scene, draw_scenes, held_out_prompts
+
+LEAST_SATISFIED = 0.85
+_BATCH = 25
+
+
+def draw_held_out(
+    draw: Callable[[list[Scene], int], NDArray[np.float32]], count: int
+) -> tuple[list[Scene], NDArray[np.float32]]:
+    """draw: scenes and a seed -> images [n, 64, 64, 3] in 0..1. Returns scenes and images [n, 3, 64, 64]."""
+    scenes = held_out_prompts(count)
+    drawn = [draw(scenes[i : i + _BATCH], 1000 + i) for i in range(0, count, _BATCH)]
+    return scenes, np.concatenate(drawn).transpose(0, 3, 1, 2)
+
+
+def judge(scenes: list[Scene], images: NDArray[np.float32]) -> dict[str, Any]:
+    kept = SceneChecker().satisfied(images, scenes)
+    two_objects = [k for k, scene in zip(kept, scenes, strict=True) if scene.relation]
+    return {
+        "prompts": len(scenes), "satisfied": float(np.mean(kept)),
+        "satisfied_with_two_objects": float(np.mean(two_objects)),
+    }  # fmt: skip
+
+
+def train_checker(iterations: int) -> dict[str, Any]:
+    """The judge: sees rendered scenes, blurred and with noise."""
+    torch.manual_seed(1)
+    scenes = draw_scenes(20_000, 1, held_out=False)
+    pixels, network = render_all(scenes), CheckerNetwork()
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            chosen = torch.randint(len(scenes), (128,))
+            images = pixels[chosen].float() / 255
+            if torch.rand(()) < 0.5:
+                images = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+            images = images + torch.rand(128, 1, 1, 1) * 0.06 * torch.randn_like(images)
+            yield network.loss(images, [scenes[i] for i in chosen])
+
+    learned = optimise("checker", network, losses(), iterations=iterations, rate=2e-3)
+    save_file(network.state_dict(), CHECKER_FILE)
+    return {"accuracy_on_held_out_scenes": checker_accuracy()} | learned
+
+
+def checker_accuracy(count: int = 2000) -> float:
+    """Share of rendered scenes with unseen captions that the judge finds to show their caption."""
+    scenes = draw_scenes(count, 2, held_out=True)
+    return float(np.mean(SceneChecker().satisfied(render_all(scenes).numpy() / np.float32(255), scenes)))

@@ -1,0 +1,196 @@
+"""Train the built-in `shapes-flux` model: a small FLUX that draws coloured shapes from a caption.
+
+    python scripts/train_flux.py                  # every stage that has not been done yet, then the score
+    python scripts/train_flux.py --stage score    # score what is there
+
+Stages: flow, guidance, score, in build/train/shapes-flux. Autoencoder and T5 are those of `shapes`, CLIP that of
+`scenes`.
+A FLUX takes its guidance as a number: `flow` trains a conditional model, and `guidance` a student of it whose one
+prediction is what two of the teacher's give with classifier-free guidance (Meng et al. 2023).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from numpy.typing import NDArray
+from scene_data import number_captions, training_latents
+from scene_score import LEAST_SATISFIED, draw_held_out, judge
+from torch import Tensor
+from train_scenes import CAPTION_DROPOUT, MAX_TOKENS, encode_captions
+from train_scenes import OUT as SCENES
+from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, run_stages, save_half
+from transformers import T5EncoderModel, T5Tokenizer
+
+from soda_export.eval.scenes import Scene, draw_scenes
+
+OUT, SHAPES = WORK_FOLDER / "shapes-flux", BUILTIN_FOLDER / "shapes"
+SHIFT = 2.0  # of the noise levels, in training and in drawing: more of the noisy ones, where colours are decided
+MOST_GUIDANCE = 8.0
+GUIDANCE, STEPS = 3.5, 25
+PIPELINE = {
+    "_class_name": "FluxPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "T5Tokenizer"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def build_transformer() -> FluxTransformer2DModel:
+    return FluxTransformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=4, attention_head_dim=32, num_attention_heads=6,
+        joint_attention_dim=128, pooled_projection_dim=128, guidance_embeds=True, axes_dims_rope=(4, 14, 14),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def encode_words(captions: list[str]) -> Tensor:
+    """T5's embeddings [n, 24, 128]; as in FLUX, without a mask."""
+    encoder = T5EncoderModel.from_pretrained(SHAPES / "text_encoder").eval()
+    tokenizer = T5Tokenizer.from_pretrained(SHAPES / "tokenizer")
+    ids = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+    return torch.cat([encoder(part).last_hidden_state for part in ids.split(500)])
+
+
+class Batches:
+    """Noisy packed latents [n, 64, 16] and all else that a step of training needs."""
+
+    def __init__(self, batch: int) -> None:
+        # the fused attention's backward pass is slow on a CPU
+        torch.backends.cuda.enable_flash_sdp(False)
+        scenes, latents = training_latents(SHAPES / "vae")
+        captions, self._told = number_captions(scenes)
+        self._words, self._pooled = encode_words(captions), encode_captions(SCENES, captions)[1]
+        self._latents = FluxPipeline._pack_latents(latents, len(latents), 4, 16, 16)
+        places = FluxPipeline._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32)
+        self._ids = {"img_ids": places, "txt_ids": torch.zeros(MAX_TOKENS, 3)}
+        self.batch = batch
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Noisy latents, noise level [n], numbers of the captions, and the velocity from picture to noise."""
+        chosen, level = torch.randint(len(self._latents), (self.batch,)), torch.rand(self.batch)
+        level = SHIFT * level / (1 + (SHIFT - 1) * level)
+        clean, share = self._latents[chosen], level[:, None, None]
+        noise = torch.randn_like(clean)
+        return (1 - share) * clean + share * noise, level, self._told[chosen], noise - clean
+
+    def predict(
+        self, model: Callable[..., Any], noisy: Tensor, level: Tensor, caption: Tensor, guidance: Tensor
+    ) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            velocity: Tensor = model(
+                noisy, self._words[caption], self._pooled[caption], level, guidance=guidance, return_dict=False,
+                **self._ids,
+            )[0]  # fmt: skip
+        return velocity.float()
+
+
+def train_flow(iterations: int, batch: int, rate: float) -> dict[str, Any]:
+    """Rectified flow (Liu et al. 2022); the guidance that the model is told of is 1."""
+    torch.manual_seed(10)
+    batches, transformer = Batches(batch), build_transformer()
+    average, compiled = copy.deepcopy(transformer), torch.compile(transformer)
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            noisy, level, caption, velocity = batches.draw()
+            caption = torch.where(torch.rand(batch) < CAPTION_DROPOUT, 0, caption)
+            predicted = batches.predict(compiled, noisy, level, caption, torch.ones(batch))
+            yield (predicted - velocity).pow(2).mean()
+
+    learned = optimise("flux-flow", transformer, losses(), iterations=iterations, rate=rate, average=average)
+    save_half(average, OUT / "teacher")
+    return {"parameters": transformer.num_parameters(), "batch": batch, "learning_rate": rate} | learned
+
+
+def train_guidance(iterations: int, batch: int, rate: float) -> dict[str, Any]:
+    """The student sees the guidance as a number, and learns what the guided teacher says."""
+    torch.manual_seed(11)
+    batches = Batches(batch)
+    teacher = FluxTransformer2DModel.from_pretrained(OUT / "teacher").float().eval().requires_grad_(False)
+    student = FluxTransformer2DModel.from_pretrained(OUT / "teacher").float().train()
+    average, learner, guide = copy.deepcopy(student), torch.compile(student), torch.compile(teacher)
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            noisy, level, caption, _ = batches.draw()
+            guidance = 1 + (MOST_GUIDANCE - 1) * torch.rand(batch)
+            with torch.no_grad():
+                told, untold = batches.predict(
+                    guide, torch.cat([noisy] * 2), torch.cat([level] * 2),
+                    torch.cat([caption, torch.zeros_like(caption)]), torch.ones(2 * batch),
+                ).chunk(2)  # fmt: skip
+            target = untold + guidance[:, None, None] * (told - untold)
+            yield (batches.predict(learner, noisy, level, caption, guidance) - target).pow(2).mean()
+
+    learned = optimise("flux-guidance", student, losses(), iterations=iterations, rate=rate, average=average)
+    save_half(average, OUT / "transformer")
+    return {"batch": batch, "learning_rate": rate} | learned
+
+
+def complete_folder() -> None:
+    """What is not trained here: text encoders, autoencoder, scheduler, prompts to draw, the pipeline's index."""
+    FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(OUT / "scheduler")
+    vae = AutoencoderKL.from_pretrained(SHAPES / "vae").half()
+    vae.register_to_config(shift_factor=0.0)
+    vae.save_pretrained(OUT / "vae")
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(SCENES / part, OUT / part, dirs_exist_ok=True)
+        shutil.copytree(SHAPES / part, OUT / f"{part}_2", dirs_exist_ok=True)
+    (OUT / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in draw_scenes(32, 9, held_out=False)))
+    (OUT / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
+
+
+def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
+    """Draw held-out prompts with diffusers' own pipeline and have the checker look at them."""
+    complete_folder()
+    pipeline = FluxPipeline.from_pretrained(OUT)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(scenes: list[Scene], seed: int) -> NDArray[np.float32]:
+        return pipeline(
+            [scene.caption for scene in scenes], num_inference_steps=steps, guidance_scale=guidance, output_type="np",
+            generator=torch.Generator().manual_seed(seed), height=64, width=64, max_sequence_length=MAX_TOKENS,
+        ).images  # fmt: skip
+
+    scores = judge(*draw_held_out(draw, count))
+    if scores["satisfied"] < LEAST_SATISFIED:
+        (OUT / "model_index.json").unlink()
+    return {"steps": steps, "guidance": guidance} | scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=("flow", "guidance", "score"), action="append", help="this stage alone")
+    parser.add_argument("--iterations", type=int, default=3500, help="of the flow")
+    parser.add_argument("--guidance-iterations", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    args = parser.parse_args()
+    stages = {
+        "flow": lambda: train_flow(args.iterations, args.batch, args.learning_rate),
+        "guidance": lambda: train_guidance(args.guidance_iterations, args.batch, args.learning_rate / 2),
+        "score": lambda: score(args.prompts, args.steps, args.guidance),
+    }
+    run_stages(OUT, stages, args.stage)
+
+
+if __name__ == "__main__":
+    main()
