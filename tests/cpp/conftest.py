@@ -32,10 +32,7 @@ def refuses(library: Library) -> Callable[[Path, str], None]:
             library.open(bundle, backend="null")
         message = str(caught.value)
         assert message.isprintable()
-        manifest = bundle / "manifest.json"  # is to blame for an int beyond 64 bits, which a reader may refuse there
-        assert message.startswith(
-            (f"{bundle / culprit}: ", f"{manifest}: $") if "64 bits" in message else f"{bundle / culprit}: "
-        )
+        assert message.startswith(f"{bundle / culprit}: ")
         assert _REMEDY.search(message), message
         assert len(message) < 1000 + len(str(bundle))
         with pytest.raises(BundleError):

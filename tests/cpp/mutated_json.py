@@ -33,18 +33,16 @@ Place = tuple[Any, Any]  # a container, and a key or an index of it
 
 def mutate_json(value: Any, choose: random.Random) -> str:
     """Change one value in place: replaced, nudged, copied from elsewhere, repeated, dropped, renamed. Says which."""
-    places = list(_places(value))
-    if not places:
+    if not (isinstance(value, (dict, list)) and value):
         return "nothing"
-    container, key = choose.choice(places)
+    container, key = _random_place(value, choose)
     old = container[key]
     how = choose.choice(["replace", "replace", "nudge", "copy", "copy", "repeat", "drop", "rename", "swap"])
     if how == "nudge" and type(old) is int:
         container[key] = old + choose.choice([-2048, -1024, -256, -1, 1, 256, 1024, 2048])
     elif how == "copy":
-        other, place = choose.choice(places)
-        alike = [(c, k) for c, k in choose.choices(places, k=8) if type(c[k]) is type(old)]
-        other, place = alike[0] if alike else (other, place)
+        found = [_random_place(value, choose) for _ in range(8)]
+        other, place = next(((c, k) for c, k in found if type(c[k]) is type(old)), found[0])
         container[key] = copy.deepcopy(other[place])
     elif how == "repeat" and isinstance(container, list):
         container.insert(choose.randint(0, len(container)), copy.deepcopy(old))
@@ -74,16 +72,15 @@ def _random_value(choose: random.Random) -> Any:
     return choose.choice([[], {}, [choose.choice(NUMBERS)], [choose.choice(TEXTS)], [1] * 9, {"kind": "image"}, [[]]])
 
 
-def _places(value: Any) -> Any:
-    """Every place inside `value`; of long lists of numbers, and of hashes of files, which mean little, a few."""
-    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    for at, (key, item) in enumerate(items):
-        dull = type(item) in (int, float) or (isinstance(item, dict) and "sha256" in item)
-        if len(items) > 12 and at >= 3 and dull:
-            continue
-        yield value, key
-        if isinstance(item, (dict, list)):
-            yield from _places(item)
+def _random_place(value: Any, choose: random.Random) -> Place:
+    """A place inside `value`, which is a container with something in it."""
+    container = value
+    while True:
+        key = choose.randrange(len(container)) if isinstance(container, list) else choose.choice(list(container))
+        inner = container[key]
+        if not (isinstance(inner, (dict, list)) and inner and choose.random() < 0.75):
+            return container, key
+        container = inner
 
 
 def mutate_text(text: bytes, choose: random.Random, at: int | None = None) -> tuple[bytes, str]:

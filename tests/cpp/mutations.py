@@ -27,6 +27,7 @@ class Mutator:
 
     def __init__(self, version: int, folder: Path) -> None:
         self._contents: dict[Path, dict[str, bytes]] = {}
+        self._files: dict[Path, dict[str, list[str]]] = {}
         goldens = sorted(path for path in GOLDEN.parent.glob(f"v{version}*") if path.is_dir())
         for golden in goldens:
             for indexed in (False, True):
@@ -35,16 +36,18 @@ class Mutator:
                 if indexed:
                     _add_index(copied)
                 self._contents[copied] = {path.name: path.read_bytes() for path in copied.iterdir()}
+                self._files[copied] = _files_of(self._contents[copied])
                 for name, content in self._contents[copied].items():  # whatever a killed process left there
                     _put(copied / name, content)
 
     @contextmanager
-    def mutated(self, choose: random.Random) -> Iterator[tuple[Path, list[str]]]:
-        """A bundle's folder with one to three mutations of one kind in it, and what they are."""
+    def mutated(self, choose: random.Random) -> Iterator[tuple[Path, str, bool]]:
+        """A bundle's folder with one to three mutations of one kind in it, what they are, and whether its programs are
+        whole: what an engine library says of others is its own affair."""
         folder = choose.choice(list(self._contents))
         contents, changed = self._contents[folder], dict[str, bytes]()
         wanted = choose.choices(list(KINDS), list(KINDS.values()))[0]
-        named = {kind: files for kind, files in _files_of(contents).items() if files}
+        named = self._files[folder]
         kind = wanted if wanted in named or wanted == "folder" else "manifest"
         if kind == "folder":
             said = _spoil_folder(folder, choose.choice(sorted(contents)), choose)
@@ -60,7 +63,7 @@ class Mutator:
         for name, content in changed.items():
             _put(folder / name, content)
         try:
-            yield folder, [said]
+            yield folder, said, kind != "program"
         finally:
             for name in contents if kind == "folder" else changed:
                 _put(folder / name, contents[name])
@@ -71,11 +74,12 @@ def _files_of(contents: dict[str, bytes]) -> dict[str, list[str]]:
     tokenizers = [each["file"] for each in manifest.get("tokenizers", [])]
     tokenizers.append(manifest["model"].get("condition", {}).get("tokenizer", ""))  # before version 5
     programs = [each["file"] for each in (*manifest["prepare"], *manifest["programs"], *manifest["finish"])]
-    return {
+    files = {
         "manifest": [MANIFEST], "tables": [manifest["tables"]], "weights": manifest["weights"],
         "tokenizer": [name for name in tokenizers if name], "program": programs,
         "index": [INDEX_NAME] if INDEX_NAME in contents else [],
     }  # fmt: skip
+    return {kind: names for kind, names in files.items() if names}
 
 
 def _add_index(folder: Path) -> None:

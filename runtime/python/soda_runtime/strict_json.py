@@ -103,8 +103,8 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
     if origin is types.UnionType:
         return _decode_union(arguments, value, where)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
-        if not abs(number) <= _MAX_FLOAT:  # NaN compares false
+        number = float(value) if abs(value) < 2 * _MAX_FLOAT else math.inf  # NaN, and ints that are no float
+        if abs(number) > _MAX_FLOAT:
             raise StrictJsonError(f"{where}: expected a number within float32")
         return number
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

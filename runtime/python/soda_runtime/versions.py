@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from .errors import BundleError
 from .manifest import FORMAT, VERSION, Manifest
 from .manifest_v1 import upgrade_v1
 from .manifest_v4 import upgrade_v4
+from .printable import is_printable
 from .strict_json import StrictJsonError, brief, decode, parse_json
-
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, breaks of lines and changes of direction: what is printed must not steer a terminal."""
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -40,7 +37,7 @@ def _require_printable(value: Any) -> None:
     values = [value]
     while values:
         each = values.pop()
-        if isinstance(each, str) and _UNPRINTABLE.search(each):
+        if isinstance(each, str) and not is_printable(each):
             raise StrictJsonError(f"{each!r:.60} has control characters")
         if isinstance(each, dict):
             values += [*each.keys(), *each.values()]
