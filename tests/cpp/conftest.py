@@ -11,7 +11,7 @@ from soda_runtime import Bundle, BundleError
 
 from tests.runtime.conftest import folder, text_folder, v1_folder, v3_folder  # noqa: F401  (fixtures)
 
-from .library import ROOT, Library, load
+from .library import ROOT, Library, has_backend, load
 
 _REMEDY = re.compile(r"copy the bundle again|copy or build|rebuild|update soda-runtime|`soda-export build`")
 _FRESH = {"digits": "digits-b17-ort", "shapes": "shapes-b8-ort"}
@@ -21,6 +21,15 @@ _FRESH = {"digits": "digits-b17-ort", "shapes": "shapes-b8-ort"}
 def library() -> Library:
     """libsoda_runtime; skips where it has not been built."""
     return load()
+
+
+@pytest.fixture(params=["ort", "openvino"])
+def backend(request: pytest.FixtureRequest, library: Library) -> str:
+    """A backend that was built."""
+    name = str(request.param)
+    if not has_backend(name):
+        pytest.skip(f"the backend {name} has not been built; `make cpp` says why")
+    return name
 
 
 @pytest.fixture

@@ -137,7 +137,9 @@ def _all_fields(message: memoryview) -> list[tuple[int, Any]]:
     values: list[tuple[int, Any]] = []
     value: Any
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = message[at], at + 1
+        if tag >= 0x80:  # of more than a byte, which is rare
+            tag, at = _varint(message, at - 1)
         kind = tag & 7
         if kind == _VARINT:
             value, at = _varint(message, at)
