@@ -55,6 +55,7 @@ def _replace(path: Path, old: bytes, new: bytes) -> None:
         put("library", value="-x"), put("library_version", value="10 9"), put("targets", value=["sm89", "../x"]),
         put("engines", "step-00.onnx", "weights_file", value="a..b"), put("max_batch", value=1 << 63),
         put("engines", "step-00.onnx", "activation_bytes", value=-(1 << 63) - 1), put("max_batch", value=10**400),
+        put("model", value="\x1b]0;title\x07"),
     ],
 )  # fmt: skip
 def test_an_engine_index_of_odd_names_or_numbers_is_an_engine_error(

@@ -5,7 +5,6 @@
 
 #include "errors.hpp"
 #include "manifest_parts.hpp"
-#include "printable.hpp"
 
 namespace soda {
 namespace {
@@ -104,19 +103,6 @@ void add_keys(Json& value) {
     if (value["version"] == 2) add_key(value, "$", "forecasts", 0);
     const auto sampler = value.find("sampler");  // what else it is, decoding says
     if (sampler != value.end() && sampler->is_object()) add_key(*sampler, "$.sampler", "fitted", false);
-}
-
-// All strings and keys, at any depth.
-void require_printable(const Json& value) {
-    const auto demand = [](const std::string& text) {
-        if (!is_printable(text)) throw StrictJsonError(say(shown(text, 60), " has control characters"));
-    };
-    if (value.is_string()) demand(value.get_ref<const std::string&>());
-    if (!value.is_structured()) return;
-    for (const auto& item : value.items()) {
-        if (value.is_object()) demand(item.key());
-        require_printable(item.value());
-    }
 }
 
 Manifest decode_any_version(Json& value, const std::string& where) {

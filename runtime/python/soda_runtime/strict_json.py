@@ -16,6 +16,8 @@ import types
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from .printable import is_printable
+
 T = TypeVar("T")
 _MAX_FLOAT = 3.0e38
 _MAX_LEVELS = 512
@@ -164,6 +166,19 @@ def _finite_int(text: str) -> int:
 
 def _no_constant(name: str) -> Any:
     raise StrictJsonError(f"{name} is not standard JSON")
+
+
+def require_printable(value: Any) -> None:
+    """Of all strings and keys, at any depth. Raises StrictJsonError."""
+    values = [value]
+    while values:
+        each = values.pop()
+        if isinstance(each, str) and not is_printable(each):
+            raise StrictJsonError(f"{each!r:.60} has control characters")
+        if isinstance(each, dict):
+            values += [*each.keys(), *each.values()]
+        elif isinstance(each, list):
+            values += each
 
 
 def brief(value: Any) -> str:

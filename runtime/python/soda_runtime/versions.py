@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .errors import BundleError
 from .manifest import FORMAT, VERSION, Manifest
 from .manifest_v1 import upgrade_v1
 from .manifest_v4 import upgrade_v4
-from .printable import is_printable
-from .strict_json import StrictJsonError, brief, decode, parse_json
+from .strict_json import StrictJsonError, brief, decode, parse_json, require_printable
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -24,22 +21,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
                 f"{where}: format version {brief(version):.20}, this runtime reads 1 to {VERSION}; "
                 "update soda-runtime or rebuild the bundle"
             )
-        _require_printable(value)
+        require_printable(value)
         if version == VERSION:
             return decode(Manifest, value)
         return upgrade_v1(value) if version == 1 else upgrade_v4(value)
     except StrictJsonError as error:
         raise BundleError(f"{where}: {error}; rebuild the bundle with this version of soda-export") from None
-
-
-def _require_printable(value: Any) -> None:
-    """Of all strings and keys, at any depth."""
-    values = [value]
-    while values:
-        each = values.pop()
-        if isinstance(each, str) and not is_printable(each):
-            raise StrictJsonError(f"{each!r:.60} has control characters")
-        if isinstance(each, dict):
-            values += [*each.keys(), *each.values()]
-        elif isinstance(each, list):
-            values += each

@@ -44,6 +44,7 @@ EngineIndex read_engine_index(const std::string& folder) {
     try {
         const std::string text = read_bytes(path, 0, require_regular_file(path, max_bytes).bytes);
         const Json value = parse_json(text);
+        require_printable(value);
         return decode(Field(value));
     } catch (const StrictJsonError& error) {
         throw EngineError(say(path, ": ", error.what(), "; rebuild the bundle"));
