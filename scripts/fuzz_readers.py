@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FORMATS = (3, 4, 5)
-SECONDS_FOR_ONE = 30  # a mutation that takes longer hangs
+SECONDS_FOR_ONE = 120  # a mutation that takes longer hangs, on however busy a machine
 
 
 def main() -> int:
@@ -116,7 +116,8 @@ def _work(options: argparse.Namespace) -> int:
             choose = random.Random(f"{options.format}/{options.seed}/{number}")
             with mutator.mutated(choose) as (folder, changes, sound_programs):
                 if options.only is not None:
-                    shutil.copytree(folder, kept := tempfile.mkdtemp(prefix="soda-fuzz-"), dirs_exist_ok=True)
+                    kept = Path(tempfile.mkdtemp(prefix="soda-fuzz-")) / folder.name
+                    shutil.copytree(folder, kept, symlinks=True)
                     print(f"changed: {changes}; a copy is in {kept}", flush=True)
                 answer = readers.compare(folder, choose, engines=None if sound_programs else False)
             counts[1] += answer.opened

@@ -32,13 +32,12 @@ class Mutator:
         for golden in goldens:
             for indexed in (False, True):
                 copied = folder / (golden.name + "-indexed" * indexed)
-                shutil.copytree(golden, copied, dirs_exist_ok=True)
+                shutil.rmtree(copied, ignore_errors=True)  # whatever a killed process left there
+                shutil.copytree(golden, copied)
                 if indexed:
                     _add_index(copied)
                 self._contents[copied] = {path.name: path.read_bytes() for path in copied.iterdir()}
                 self._files[copied] = _files_of(self._contents[copied])
-                for name, content in self._contents[copied].items():  # whatever a killed process left there
-                    _put(copied / name, content)
 
     @contextmanager
     def mutated(self, choose: random.Random) -> Iterator[tuple[Path, str, bool]]:
