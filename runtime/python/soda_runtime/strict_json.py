@@ -170,15 +170,15 @@ def _no_constant(name: str) -> Any:
 
 def require_printable(value: Any) -> None:
     """Of all strings and keys, at any depth. Raises StrictJsonError."""
-    values = [value]
-    while values:
-        each = values.pop()
-        if isinstance(each, str) and not is_printable(each):
-            raise StrictJsonError(f"{each!r:.60} has control characters")
-        if isinstance(each, dict):
-            values += [*each.keys(), *each.values()]
-        elif isinstance(each, list):
-            values += each
+    containers: list[Any] = [[value]]
+    while containers:
+        each = containers.pop()
+        inner = [*each.keys(), *each.values()] if isinstance(each, dict) else each
+        texts = [item for item in inner if isinstance(item, str)]
+        if not is_printable("".join(texts)):
+            odd = next(text for text in texts if not is_printable(text))
+            raise StrictJsonError(f"{odd!r:.60} has control characters")
+        containers += [item for item in inner if isinstance(item, (dict, list))]
 
 
 def brief(value: Any) -> str:
