@@ -10,7 +10,8 @@ namespace {
 size_t decode(std::string_view text, size_t at, uint32_t& code) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};  // that needs so many bytes
     const auto first = static_cast<unsigned char>(text[at]);
-    const size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    const size_t length =
+        first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
     if (length == 0 || at + length > text.size()) return 0;
     code = length == 1 ? first : first & (0xffu >> (length + 1));
     for (size_t k = 1; k < length; ++k) {

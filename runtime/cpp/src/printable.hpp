@@ -9,7 +9,7 @@ namespace soda {
 // Whether UTF-8 text has no control characters, breaks of lines or changes of direction.
 bool is_printable(std::string_view text);
 
-// Text with '?' in the place of such characters and of bytes that are no UTF-8, and a space in that of those below U+0020.
+// Text with '?' in the place of such characters and of bytes that are no UTF-8; a space in that of those below U+0020.
 std::string printable(std::string_view text);
 
 }  // namespace soda
