@@ -1,6 +1,6 @@
 # make demo: build the built-in model's bundle and play it.   make test: everything CI checks.
 # make test-gpu: what only a GPU can show, with the reason where something is skipped.
-# make cpp: build the C++ runtime and test it.   make cpp-check: the same with sanitizers, fuzzing and 1,000 openings.
+# make cpp: build the C++ runtime and test it.   make cpp-check: the same with sanitizers, fuzzing (of both readers, too) and 1,000 openings.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -47,6 +47,7 @@ cpp-check: cpp
 	    $(CPP_TOOLS) cmake --preset $$preset && $(CPP_TOOLS) cmake --build --preset $$preset && \
 	    $(CPP_TOOLS) ctest --preset $$preset --label-exclude long || exit 1; done
 	$(CPP_TOOLS) scripts/fuzz_cpp.sh $(FUZZ_SECONDS)
+	$(BIN)/python scripts/fuzz_readers.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf $(VENV) out engines/.work build

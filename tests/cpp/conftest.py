@@ -11,7 +11,7 @@ from soda_runtime import Bundle, BundleError
 
 from tests.runtime.conftest import folder, text_folder, v1_folder, v3_folder  # noqa: F401  (fixtures)
 
-from .library import ROOT, Library, load
+from .library import ROOT, Library, has_backend, load
 
 _REMEDY = re.compile(r"copy the bundle again|copy or build|rebuild|update soda-runtime|`soda-export build`")
 _FRESH = {"digits": "digits-b17-ort", "shapes": "shapes-b8-ort"}
@@ -23,6 +23,15 @@ def library() -> Library:
     return load()
 
 
+@pytest.fixture(params=["ort", "openvino"])
+def backend(request: pytest.FixtureRequest, library: Library) -> str:
+    """A backend that was built."""
+    name = str(request.param)
+    if not has_backend(name):
+        pytest.skip(f"the backend {name} has not been built; `make cpp` says why")
+    return name
+
+
 @pytest.fixture
 def refuses(library: Library) -> Callable[[Path, str], None]:
     """Open a bundle in both runtimes: a one-line BundleError from each, C++'s with the culprit's path and a remedy."""
@@ -32,10 +41,7 @@ def refuses(library: Library) -> Callable[[Path, str], None]:
             library.open(bundle, backend="null")
         message = str(caught.value)
         assert message.isprintable()
-        manifest = bundle / "manifest.json"  # is to blame for an int beyond 64 bits, which a reader may refuse there
-        assert message.startswith(
-            (f"{bundle / culprit}: ", f"{manifest}: $") if "64 bits" in message else f"{bundle / culprit}: "
-        )
+        assert message.startswith(f"{bundle / culprit}: ")
         assert _REMEDY.search(message), message
         assert len(message) < 1000 + len(str(bundle))
         with pytest.raises(BundleError):

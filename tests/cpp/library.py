@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from soda_runtime import BundleError, Embeds, EngineError, RequestError
+from soda_runtime import Bundle, BundleError, Embeds, EngineError, RequestError
 from soda_runtime.request import example_request
+
+from tests.runtime.bundles import GOLDEN_V5, golden_request
 
 ROOT = Path(__file__).parents[2]
 BUILD = Path(os.environ.get("SODA_CPP_BUILD", ROOT / "build" / "cpp"))
@@ -349,6 +351,11 @@ def fields_of(request: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
     values = {**request.get("inputs", {}), **{"-" + n: v for n, v in request.get("negative_inputs", {}).items()}}
     fields["ports"] = {name: np.atleast_1d(np.asarray(v, dtypes[name.removeprefix("-")])) for name, v in values.items()}
     return fields
+
+
+def golden_fields() -> dict[str, Any]:
+    """The stored request to the golden bundle of version 5."""
+    return fields_of(golden_request(GOLDEN_V5), Bundle.open(GOLDEN_V5, backend="null"))
 
 
 def example_embeds(bundle: Any, samples: int) -> Embeds:

@@ -8,30 +8,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from soda_runtime import Bundle, BundleError, EngineError, RequestError
+from soda_runtime import RequestError
 
-from tests.runtime.bundles import GOLDEN_V5, GOLDEN_V5_TEXT, copy_golden, golden_request
-from tests.runtime.test_non_finite import VALUES, spoil
-from tests.runtime.test_replaced import other_bundle
+from tests.runtime.bundles import GOLDEN_V5, GOLDEN_V5_TEXT
 
-from .library import ROOT, CppSession, Library, fields_of, has_backend
-
-
-@pytest.fixture(params=["ort", "openvino"])
-def backend(request: pytest.FixtureRequest, library: Library) -> str:
-    """A backend that was built."""
-    name = str(request.param)
-    if not has_backend(name):
-        pytest.skip(f"the backend {name} has not been built; `make cpp` says why")
-    return name
-
-
-def _fields() -> dict[str, Any]:
-    return fields_of(golden_request(GOLDEN_V5), Bundle.open(GOLDEN_V5, backend="null"))
+from .library import ROOT, CppSession, Library, has_backend
 
 
 class Gate:
@@ -151,109 +135,6 @@ def test_an_engine_library_starts_no_telemetry(library: Library, tmp_path: Path)
     )  # fmt: skip
     assert "elemetry" not in done.stderr
     assert [path.name for path in (tmp_path / ".cache").iterdir()] == ["soda_runtime"]
-
-
-def test_a_bundle_replaced_or_removed_while_it_is_open_says_so(
-    library: Library, backend: str, tmp_path: Path
-) -> None:
-    folder = copy_golden(tmp_path / "bundle", GOLDEN_V5)
-    bundle = library.open(folder, backend=backend, threads=1)
-    folder.rename(tmp_path / "old")
-    with pytest.raises(BundleError, match="the bundle was replaced; open it again"):
-        bundle.session().start(**_fields())
-    other_bundle(tmp_path / "new").rename(folder)
-    with pytest.raises(BundleError, match="the bundle was replaced; open it again"):
-        bundle.session().start(**_fields())
-    library.open(folder, backend=backend, threads=1).session().generate(**_fields())
-
-
-@pytest.mark.parametrize("change", ["truncate", "write"])
-def test_weights_written_to_in_place_are_noticed_before_the_next_request(
-    library: Library, backend: str, tmp_path: Path, change: str
-) -> None:
-    folder = copy_golden(tmp_path / "bundle", GOLDEN_V5)
-    session = library.open(folder, backend=backend, threads=1).session()
-    session.generate(**_fields())
-    weights = folder / "weights.safetensors"
-    if change == "truncate":
-        os.truncate(weights, 100)
-    else:
-        with weights.open("r+b") as file:
-            file.write(b"x")
-    with pytest.raises(BundleError, match="written to while the bundle is open"):
-        session.start(**_fields())
-
-
-def test_a_relative_path_outlives_the_working_directory(
-    library: Library, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_golden(tmp_path / "bundle", GOLDEN_V5)
-    monkeypatch.chdir(tmp_path)
-    bundle = library.open("bundle", backend=backend, threads=1)
-    monkeypatch.chdir("/")
-    bundle.session().generate(**_fields())
-
-
-def test_opening_a_bundle_that_is_being_replaced_gives_one_of_the_two(library: Library, tmp_path: Path) -> None:
-    copy_golden(tmp_path / "a", GOLDEN_V5)
-    other_bundle(tmp_path / "b")
-    link, stop = tmp_path / "bundle", threading.Event()
-    link.symlink_to("a")
-
-    def replace() -> None:
-        i = 0
-        while not stop.is_set():
-            i += 1
-            (tmp_path / "next").symlink_to("ab"[i % 2])
-            (tmp_path / "next").replace(link)
-
-    thread = threading.Thread(target=replace)
-    thread.start()
-    try:
-        for _ in range(100):
-            library.open(link, backend="null")
-    finally:
-        stop.set()
-        thread.join()
-
-
-def test_weights_behind_links_play_or_name_the_link(library: Library, backend: str, tmp_path: Path) -> None:
-    folder, blobs = copy_golden(tmp_path / "snapshot", GOLDEN_V5), tmp_path / "blobs"
-    blobs.mkdir()
-    for i, path in enumerate(sorted(folder.iterdir())):
-        path.rename(blobs / str(i))
-        path.symlink_to(Path("..") / "blobs" / str(i))
-    session = library.open(folder, backend=backend, threads=1).session()
-    if backend == "openvino":
-        with pytest.raises(EngineError, match=r"is a symbolic link.*cp -rL"):
-            session.start(**_fields())
-        return
-    expected = library.open(GOLDEN_V5, backend=backend, threads=1).session().generate(**_fields())
-    assert np.array_equal(session.generate(**_fields()), expected)
-
-
-@pytest.mark.parametrize("value", VALUES)
-def test_latents_that_are_not_finite_are_an_engine_error(
-    library: Library, backend: str, tmp_path: Path, value: float
-) -> None:
-    folder = spoil(copy_golden(tmp_path / "bundle", GOLDEN_V5), "weights.safetensors", value)
-    session = library.open(folder, backend=backend, threads=1).session()
-    with pytest.raises(EngineError, match=r"latents of sample 0 after 10 of 10 steps: .*NaN or infinite.*--precision"):
-        session.generate(**_fields())
-    for use in (session.result, session.result_rgb, session.images, session.rgb):
-        with pytest.raises(EngineError, match="NaN or infinite"):
-            use()
-
-
-def test_images_that_are_not_finite_are_an_engine_error(library: Library, tmp_path: Path) -> None:
-    if not has_backend("ort"):
-        pytest.skip("the backend ort has not been built; `make cpp` says why")
-    folder = spoil(copy_golden(tmp_path / "bundle", GOLDEN_V5_TEXT), "decoder.safetensors", float("nan"))
-    session = library.open(folder, threads=1).session()
-    ports = {"embeds": np.zeros((1, 8, 16), np.float32), "attention_mask": np.ones((1, 8), np.int64)}
-    session.generate(ports=ports | {"-" + name: values for name, values in ports.items()})
-    with pytest.raises(EngineError, match=r"image of sample 0 .*NaN or infinite"):
-        session.result()
 
 
 @pytest.mark.parametrize("wrong", [-1, 10, 2**40])

@@ -182,7 +182,7 @@ def test_another_hash_in_the_manifest_is_refused(folder: Path, refuses: Refuses,
 @pytest.mark.parametrize("name", ["weights.safetensors", "tables.safetensors", "step-05.onnx"])
 def test_another_size_in_the_manifest_is_refused(folder: Path, refuses: Refuses, name: str, size: int) -> None:
     edit_manifest(folder, lambda manifest: manifest["files"][name].update(bytes=size))
-    refuses(folder, name)
+    refuses(folder, name if size < 1 << 63 else "manifest.json")
 
 
 def test_two_files_swapped_are_refused(folder: Path, refuses: Refuses) -> None:

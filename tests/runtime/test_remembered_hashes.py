@@ -151,6 +151,17 @@ def test_weights_written_again_are_hashed_again(folder: Path) -> None:
         _open(folder)
 
 
+def test_weights_written_in_place_with_their_old_time_are_hashed_again(folder: Path) -> None:
+    """As `rsync --inplace --times` does: size, time and inode stay, the time of change does not."""
+    weights = folder / "weights.safetensors"
+    _open(folder)
+    info = weights.stat()
+    flip_bit(weights, -1)
+    os.utime(weights, ns=(info.st_atime_ns, info.st_mtime_ns))
+    with pytest.raises(BundleError, match="SHA-256"):
+        _open(folder)
+
+
 def test_another_hash_in_the_manifest_is_not_taken_for_the_remembered_one(folder: Path) -> None:
     _open(folder)
     edit_manifest(folder, lambda manifest: manifest["files"]["weights.safetensors"].update(sha256="0" * 64))

@@ -40,7 +40,7 @@ if(wanted)
   if(ONNXRUNTIME_INCLUDE_DIR)
     soda_add_backend(ort src/backends/ort.cpp src/backends/ort_device.cpp src/backends/ort_library.cpp
                      src/backends/ort_weights.cpp src/backends/onnx_initializers.cpp src/files.cpp src/sha256.cpp
-                     src/strict_json.cpp src/tensors.cpp ${SODA_CUDA_SOURCES})
+                     src/printable.cpp src/strict_json.cpp src/tensors.cpp ${SODA_CUDA_SOURCES})
     target_include_directories(soda_runtime_ort SYSTEM PRIVATE ${ONNXRUNTIME_INCLUDE_DIR} ${NLOHMANN_JSON_INCLUDE_DIR})
     target_compile_definitions(soda_runtime_ort PRIVATE SODA_ONNXRUNTIME_LIBRARY="${ONNXRUNTIME_LIBRARY}")
     message(STATUS "backend ort: headers in ${ONNXRUNTIME_INCLUDE_DIR}, library ${ONNXRUNTIME_LIBRARY}")
@@ -72,7 +72,7 @@ if(wanted)
   find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h HINTS ${CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES include)
   if(TENSORRT_INCLUDE_DIR AND CUDA_INCLUDE_DIR)
     soda_add_backend(trt src/backends/trt.cpp src/backends/trt_library.cpp src/backends/trt_index.cpp
-                     src/names.cpp src/files.cpp src/sha256.cpp src/strict_json.cpp src/tensors.cpp
+                     src/names.cpp src/files.cpp src/printable.cpp src/sha256.cpp src/strict_json.cpp src/tensors.cpp
                      ${SODA_CUDA_SOURCES})
     target_include_directories(soda_runtime_trt SYSTEM PRIVATE ${TENSORRT_INCLUDE_DIR} ${CUDA_INCLUDE_DIR}
                                ${NLOHMANN_JSON_INCLUDE_DIR})

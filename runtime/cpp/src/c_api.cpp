@@ -9,6 +9,7 @@
 #include "errors.hpp"
 #include "guard.hpp"
 #include "philox.hpp"
+#include "printable.hpp"
 #include "session.hpp"
 #include "soda_runtime.h"
 
@@ -37,12 +38,10 @@ std::string& last_error() {
 
 constexpr int32_t max_threads = 1024;  // an engine library starts all of them: thousands take it minutes
 
-// A path in a message may have any characters; the message has one line.
+// A path, or what an engine library says of a graph, may have any bytes; the message is one line of UTF-8.
 soda_status fail(soda_status status, const char* message) noexcept {
     try {
-        last_error() = message;
-        for (char& c : last_error())
-            if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+        last_error() = printable(message);
     } catch (...) {
         return SODA_ENGINE_MEMORY;
     }

@@ -105,35 +105,6 @@ void add_keys(Json& value) {
     if (sampler != value.end() && sampler->is_object()) add_key(*sampler, "$.sampler", "fitted", false);
 }
 
-// Control characters, breaks of lines and changes of direction: what is printed must not steer a terminal.
-bool is_printable(std::string_view text) {
-    static const std::pair<uint32_t, uint32_t> refused[] = {{0x00, 0x1f},     {0x7f, 0x9f},     {0x200e, 0x200f},
-                                                            {0x2028, 0x202e}, {0x2066, 0x2069}};
-    for (size_t i = 0; i < text.size();) {  // UTF-8, which the parser has seen to
-        const auto byte = static_cast<unsigned char>(text[i]);
-        const size_t length = byte < 0x80 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-        uint32_t code = length == 1 ? byte : byte & (0xffu >> (length + 1));
-        for (size_t k = 1; k < length && i + k < text.size(); ++k) code = code << 6 | (text[i + k] & 0x3f);
-        for (const auto& [first, last] : refused)
-            if (code >= first && code <= last) return false;
-        i += length;
-    }
-    return true;
-}
-
-// All strings and keys, at any depth.
-void require_printable(const Json& value) {
-    const auto demand = [](const std::string& text) {
-        if (!is_printable(text)) throw StrictJsonError(say(shown(text, 60), " has control characters"));
-    };
-    if (value.is_string()) demand(value.get_ref<const std::string&>());
-    if (!value.is_structured()) return;
-    for (const auto& item : value.items()) {
-        if (value.is_object()) demand(item.key());
-        require_printable(item.value());
-    }
-}
-
 Manifest decode_any_version(Json& value, const std::string& where) {
     if (!value.is_object() || !value.contains("format") || value["format"] != "soda-bundle")
         throw BundleError(where + ": not a soda bundle manifest; give the folder that `soda-export build` made");

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "errors.hpp"
+#include "printable.hpp"
 
 namespace soda {
 namespace {
@@ -185,6 +186,18 @@ std::vector<int64_t> Field::integers(size_t length) const {
 
 void Field::expected(const char* what) const {
     throw StrictJsonError(say(where_, ": expected ", what, ", found ", type_of(value_)));
+}
+
+void require_printable(const Json& value) {
+    const auto demand = [](const std::string& text) {
+        if (!is_printable(text)) throw StrictJsonError(say(shown(text, 60), " has control characters"));
+    };
+    if (value.is_string()) demand(value.get_ref<const std::string&>());
+    if (!value.is_structured()) return;
+    for (const auto& item : value.items()) {
+        if (value.is_object()) demand(item.key());
+        require_printable(item.value());
+    }
 }
 
 std::string brief(const Json& value) {

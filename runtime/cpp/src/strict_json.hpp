@@ -52,6 +52,9 @@ private:
     std::string where_;
 };
 
+// Refuse control characters in all strings and keys, at any depth.
+void require_printable(const Json& value);
+
 // A value for a message: arrays and objects by type alone.
 std::string brief(const Json& value);
 

@@ -13,8 +13,10 @@ Json get(const Json& value, const char* key) {
     return value.is_object() && value.contains(key) ? value[key] : Json();
 }
 
+constexpr int64_t end_of_ids = int64_t(1) << 32;  // ids are 32 bits wide in every tokenizer; a number beyond is none
+
 int64_t id_of(const Json& value) {
-    return value.is_number_integer() ? value.get<int64_t>() : -1;
+    return value.is_number_unsigned() && value.get<uint64_t>() < uint64_t(end_of_ids) ? value.get<int64_t>() : -1;
 }
 
 }  // namespace

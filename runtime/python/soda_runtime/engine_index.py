@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import EngineError
-from .strict_json import StrictJsonError, decode, encode, parse_json
+from .strict_json import StrictJsonError, decode, encode, parse_json, require_printable
 
 INDEX_NAME, FORMAT, VERSION = "engines.json", "soda-engines", 1
 INDEXED_BACKENDS = frozenset({"trt", "trt_rtx"})
@@ -62,6 +62,7 @@ def read_index(folder: Path) -> EngineIndex:
         value = parse_json(path.read_bytes())
         if not isinstance(value, dict) or (value.get("format"), value.get("version")) != (FORMAT, VERSION):
             raise EngineError(f"{path}: not a {FORMAT} file of version {VERSION}; update soda-runtime or rebuild")
+        require_printable(value)
         index = decode(EngineIndex, value)
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error.strerror}); rebuild the bundle") from None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from .printable import printable
+
 
 class SodaError(Exception):
-    """Base of every error that the user can mend."""
+    """Base of every error that the user can mend. Its text is one line, whatever a path or a library says."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class BundleError(SodaError):

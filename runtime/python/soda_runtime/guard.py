@@ -13,11 +13,12 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from .errors import EngineError, RequestError
 
-_MOST_REST_SECONDS = 0.5  # before a fork
+_MOST_REST_SECONDS = 0.5
 _opened: weakref.WeakSet[object] = weakref.WeakSet()
 
 
@@ -61,9 +62,18 @@ class Turn:
             self._lock.release()
 
 
+@cache
+def rest_before_forks() -> None:
+    """From now on a fork first waits, 0.5 s at most, until no other thread of the process runs.
+
+    For a library whose threads leave their pool a moment after the last request: a fork in that moment would wait for
+    them for ever when it ends. Where another thread plays on, that moment never comes, and the wait is in vain.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_let_threads_rest)
+
+
 def _let_threads_rest() -> None:
-    """Before a fork: OpenVINO's threads leave their pool a moment after the last request, and a fork in that moment
-    waits for them for ever at its end. Not where another thread plays on: that moment never comes, and passes."""
     end = time.monotonic() + _MOST_REST_SECONDS
     while _opened and _others_run() and time.monotonic() < end:
         time.sleep(0.002)
@@ -84,4 +94,4 @@ def _keep_for_ever() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_let_threads_rest, after_in_child=_keep_for_ever)
+    os.register_at_fork(after_in_child=_keep_for_ever)

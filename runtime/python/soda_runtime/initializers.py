@@ -84,12 +84,13 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
         return
     if kind == "tensor":
         for entry in _messages(message, _EXTERNAL_DATA):
-            if _text(entry, _KEY) == "location":
-                yield _text(entry, _VALUE)
+            if _bytes(entry, _KEY) == b"location":
+                yield _bytes(entry, _VALUE).decode(errors="replace")  # no file of a bundle has such a name
         return
-    for number, part in _PARTS[kind].items():
-        for inner in _messages(message, number):
-            yield from _locations(inner, part, depth + 1)
+    parts = _PARTS[kind]
+    for number, value in _all_fields(message):
+        if number in parts and isinstance(value, memoryview):
+            yield from _locations(value, parts[number], depth + 1)
 
 
 def _external(tensor: memoryview) -> External:
@@ -104,8 +105,12 @@ def _external(tensor: memoryview) -> External:
 
 
 def _text(message: memoryview, field: int) -> str:
+    return _bytes(message, field).decode()
+
+
+def _bytes(message: memoryview, field: int) -> bytes:
     (value,) = _messages(message, field)
-    return bytes(value).decode()
+    return bytes(value)
 
 
 def _messages(message: memoryview, wanted: int) -> list[memoryview]:
@@ -123,11 +128,18 @@ def _packed(values: memoryview) -> list[int]:
 
 def _fields(message: memoryview, wanted: int) -> list[Any]:
     """Values of one field of a message, in order: numbers, or bytes."""
+    return [value for number, value in _all_fields(message) if number == wanted]
+
+
+def _all_fields(message: memoryview) -> list[tuple[int, Any]]:
+    """Numbers and values of all fields of a message, in order."""
     at = 0
-    values: list[Any] = []
+    values: list[tuple[int, Any]] = []
     value: Any
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = message[at], at + 1
+        if tag >= 0x80:  # of more than a byte, which is rare
+            tag, at = _varint(message, at - 1)
         kind = tag & 7
         if kind == _VARINT:
             value, at = _varint(message, at)
@@ -141,8 +153,7 @@ def _fields(message: memoryview, wanted: int) -> list[Any]:
             raise ValueError("a group, or no field at all")
         if at > len(message):
             raise ValueError("a field is longer than its message")
-        if tag >> 3 == wanted:
-            values.append(value)
+        values.append((tag >> 3, value))
     return values
 
 

@@ -13,11 +13,15 @@ import json
 import math
 import re
 import types
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from .printable import is_printable
 
 T = TypeVar("T")
 _MAX_FLOAT = 3.0e38
 _MAX_LEVELS = 512
+_MAX_SHORT_DIGITS = 308  # ints of no more digits are within float64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, or an escaped backslash before a u
 
 
@@ -26,12 +30,13 @@ class StrictJsonError(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse standard JSON in UTF-8: no numbers beyond float64, duplicate keys, lone surrogates or 513 levels."""
+    """Parse standard JSON in UTF-8: no number beyond float64, duplicate keys, lone surrogates or 513 levels."""
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         value = json.loads(
-            decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite_float
-        )
+            decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite_float,
+            parse_int=_finite_int,
+        )  # fmt: skip
         if _levels(value) > _MAX_LEVELS:
             raise StrictJsonError("nested too deeply")
         if _SURROGATE.search(decoded):
@@ -66,15 +71,14 @@ def encode(value: Any) -> Any:
 def _decode_dataclass(cls: type[T], value: Any, where: str) -> T:
     if not isinstance(value, dict):
         raise StrictJsonError(f"{where}: expected an object, found {_name(value)}")
-    hints = get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(value.keys() - fields.keys())
+    hints = _hints(cls)  # type: ignore[arg-type]
+    unknown = sorted(value.keys() - hints.keys())
     if unknown:
         raise StrictJsonError(f"{where}: unknown key {unknown[0]!r:.80}")
-    missing = sorted(name for name in fields if name not in value)
+    missing = sorted(name for name in hints if name not in value)
     if missing:
         raise StrictJsonError(f"{where}: missing key {missing[0]!r}")
-    return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in fields})
+    return cls(**{name: decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
 
 
 def _decode_plain(kind: Any, value: Any, where: str) -> Any:
@@ -101,18 +105,28 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
     if origin is types.UnionType:
         return _decode_union(arguments, value, where)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not abs(value) <= _MAX_FLOAT:  # NaN compares false; integers of any length compare exactly
+        number = float(value) if abs(value) < 2 * _MAX_FLOAT else math.inf  # NaN, and ints that are no float
+        if abs(number) > _MAX_FLOAT:
             raise StrictJsonError(f"{where}: expected a number within float32")
-        return float(value)
+        return number
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise StrictJsonError(f"{where}: expected {kind.__name__}, found {_name(value)}")
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise StrictJsonError(f"{where}: expected an int of 64 bits")
     return value
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Fields of a dataclass and their types, which are slow to look up."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _decode_union(classes: tuple[Any, ...], value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise StrictJsonError(f"{where}: expected an object, found {_name(value)}")
-    kinds = {get_args(get_type_hints(cls)["kind"])[0]: cls for cls in classes}
+    kinds = {get_args(_hints(cls)["kind"])[0]: cls for cls in classes}
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise StrictJsonError(f"{where}.kind: expected one of {', '.join(map(repr, kinds))}, found {brief(kind)}")
@@ -144,8 +158,27 @@ def _finite_float(text: str) -> float:
     return value
 
 
+def _finite_int(text: str) -> int:
+    if len(text) > _MAX_SHORT_DIGITS:
+        _finite_float(text)
+    return int(text)
+
+
 def _no_constant(name: str) -> Any:
     raise StrictJsonError(f"{name} is not standard JSON")
+
+
+def require_printable(value: Any) -> None:
+    """Of all strings and keys, at any depth. Raises StrictJsonError."""
+    containers: list[Any] = [[value]]
+    while containers:
+        each = containers.pop()
+        inner = [*each.keys(), *each.values()] if isinstance(each, dict) else each
+        texts = [item for item in inner if isinstance(item, str)]
+        if not is_printable("".join(texts)):
+            odd = next(text for text in texts if not is_printable(text))
+            raise StrictJsonError(f"{odd!r:.60} has control characters")
+        containers += [item for item in inner if isinstance(item, (dict, list))]
 
 
 def brief(value: Any) -> str:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 from .errors import BundleError
 from .manifest import FORMAT, VERSION, Manifest
 from .manifest_v1 import upgrade_v1
 from .manifest_v4 import upgrade_v4
-from .strict_json import StrictJsonError, brief, decode, parse_json
-
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, breaks of lines and changes of direction: what is printed must not steer a terminal."""
+from .strict_json import StrictJsonError, brief, decode, parse_json, require_printable
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -27,22 +21,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
                 f"{where}: format version {brief(version):.20}, this runtime reads 1 to {VERSION}; "
                 "update soda-runtime or rebuild the bundle"
             )
-        _require_printable(value)
+        require_printable(value)
         if version == VERSION:
             return decode(Manifest, value)
         return upgrade_v1(value) if version == 1 else upgrade_v4(value)
     except StrictJsonError as error:
         raise BundleError(f"{where}: {error}; rebuild the bundle with this version of soda-export") from None
-
-
-def _require_printable(value: Any) -> None:
-    """Of all strings and keys, at any depth."""
-    values = [value]
-    while values:
-        each = values.pop()
-        if isinstance(each, str) and _UNPRINTABLE.search(each):
-            raise StrictJsonError(f"{each!r:.60} has control characters")
-        if isinstance(each, dict):
-            values += [*each.keys(), *each.values()]
-        elif isinstance(each, list):
-            values += each

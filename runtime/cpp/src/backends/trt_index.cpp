@@ -20,7 +20,8 @@ EngineIndex decode(const Field& root) {
     index.library_version = root["library_version"].string();
     index.weights = root["weights"].one_of({"baked", "stripped", "inputs"});
     index.max_batch = root["max_batch"].integer();
-    root["targets"].strings();
+    auto words = root["targets"].strings();
+    words.insert(words.end(), {index.library, index.library_version});
     root["model"].string();
     root["precision"].one_of({"fp32", "fp16", "bf16"});
     for (const auto& [name, entry] : root["engines"].entries()) {
@@ -28,9 +29,11 @@ EngineIndex decode(const Field& root) {
         entry["content"].string();
         entry["activation_bytes"].integer();
         const std::string file = index.weights_file[name] = entry["weights_file"].string();
-        if (!file.empty() && !is_plain_file(file))
-            throw StrictJsonError(say("weights file ", shown(file), " is no plain name"));
+        if (!file.empty()) words.push_back(file);
     }
+    for (const auto& word : words)
+        if (!is_plain_file(word))
+            throw StrictJsonError(say(shown(word), " is no name of a library, a target or a weights file"));
     return index;
 }
 
@@ -41,6 +44,7 @@ EngineIndex read_engine_index(const std::string& folder) {
     try {
         const std::string text = read_bytes(path, 0, require_regular_file(path, max_bytes).bytes);
         const Json value = parse_json(text);
+        require_printable(value);
         return decode(Field(value));
     } catch (const StrictJsonError& error) {
         throw EngineError(say(path, ": ", error.what(), "; rebuild the bundle"));

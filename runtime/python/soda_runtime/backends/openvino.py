@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..errors import EngineError
+from ..guard import rest_before_forks
 from ..signature import Signature
 from . import DeviceOptions, Memory, View
 from .host import HostMemory
@@ -115,6 +116,7 @@ def open_backend(device: str, threads: int, weights: str, options: DeviceOptions
         import openvino
     except ImportError:
         raise EngineError("openvino is not installed; run `pip install soda-runtime[openvino]`") from None
+    rest_before_forks()
     return OpenVinoBackend(openvino, threads)
 
 
