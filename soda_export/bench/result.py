@@ -26,7 +26,7 @@ class BenchOptions:
     """On CUDA: whether the loop is recorded and launched as one. ONNX Runtime: on records each step, auto nothing."""
     threads: int = 0
     """Threads of the engine library; 0 lets it choose."""
-    weights: Literal["", "prepacked", "shared"] = ""
+    weights: Literal["prepacked", "shared"] | None = None
     """A copy an engine in its kernels' order, or one for all engines. [default: what is faster]"""
 
 

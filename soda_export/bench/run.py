@@ -23,7 +23,7 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     if options.batch < 1 or options.rounds < 1:
         raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
     bundle = Bundle.open(
-        path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights,
+        path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or "",
         options=DeviceOptions(cuda_graph=options.cuda_graph),
     )  # fmt: skip
     manifest = bundle.manifest
@@ -44,7 +44,7 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     base_step = timing([seconds for run in whole.steps for seconds in run])
     return BenchResult(
         bundle=str(path), backend=options.backend or manifest.backend, precision=manifest.precision,
-        weights=options.weights, batch=options.batch, rounds=options.rounds, latency_s=latency.median,
+        weights=options.weights or "", batch=options.batch, rounds=options.rounds, latency_s=latency.median,
         baseline_latency_s=base.median, speedup=speedup, flops_ratio=manifest.flops_ratio,
         realization=speedup / manifest.flops_ratio,
         latency=latency, baseline_latency=base, speedup_interval=speedup_interval(whole.whole, fast.whole),

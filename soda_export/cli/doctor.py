@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..bench.doctor import examine
 from ..compile import REGISTRY, library_version
 from ..errors import UsageError
-from .terminal import print_columns, print_json, print_table
+from .terminal import print_columns, print_json, print_table, say
 
 
 def doctor(*, require: str = "", json: bool = False) -> None:
@@ -50,7 +50,7 @@ def doctor(*, require: str = "", json: bool = False) -> None:
     )
     for reason in dict.fromkeys(b.no_gpu for b in found.backends if b.no_gpu):
         names = ", ".join(b.name for b in found.backends if b.no_gpu == reason)
-        print(f"not on a GPU: {names} ({reason})")
+        say(f"not on a GPU: {names} ({reason})")
     print_columns(
         "optional packages", ("package", "version", "for", "to install"),
         [(p.name, p.version or "missing", p.purpose, "" if p.version else p.install) for p in found.packages],

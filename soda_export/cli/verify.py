@@ -8,7 +8,7 @@ from pathlib import Path
 from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
 from ..build.prove import play_bundle, prove_bundle
 from ..errors import BundleError
-from .terminal import print_json, print_table, progress_bar
+from .terminal import print_json, print_table, progress_bar, say
 
 
 def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json: bool = False) -> None:
@@ -45,7 +45,7 @@ def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json
         more = {"programs": rows, "tolerance": TOLERANCES[manifest.precision]} if programs else {}
         print_json({"bundle": bundle, "files": len(manifest.files), "ok": True, **more})
         return
-    print(f"{bundle}: {len(manifest.files)} files and {len(manifest.steps)} steps are sound")
+    say(f"{bundle}: {len(manifest.files)} files and {len(manifest.steps)} steps are sound")
     if programs:
         print_table("programs against ONNX's reference", [(each.file, _describe(each)) for each in compared])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ModelError
 
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """Part -> name of its configuration; config.json where not listed."""
@@ -17,6 +18,11 @@ DENOISERS = ("transformer", "unet")
 CONTROLNETS = ("controlnet", "controlnet_1", "controlnet_2", "controlnet_3")
 """Folders of the ControlNets that a pipeline comes with."""
 PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def builtin_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.name for folder in BUILTIN_FOLDER.iterdir() if (folder / "model_index.json").is_file())
 
 
 def published_models() -> list[str]:

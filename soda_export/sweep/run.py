@@ -9,26 +9,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from ..errors import UsageError, first_line
+from .options import WorkerOptions
 from .rows import RowFile
 from .unit import Finished, Setting, Unit, UnitRunner
 
 log = logging.getLogger(__name__)
 _LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class WorkerOptions:
-    """Where units run."""
-
-    workers: int = 1
-    """Units that run at a time; torch's threads are shared out between them."""
-    ray: str | None = None
-    """Run on Ray: address of a cluster whose machines have soda-export and the model, or `local`. [package: ray]"""
 
 
 def run_units(
