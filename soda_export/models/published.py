@@ -85,9 +85,10 @@ def read_json(path: Path, expectation: str) -> dict[str, Any]:
     """A JSON object. expectation: what the user should know where the file cannot be read."""
     try:
         value = json.loads(path.read_text())
-    except OSError:
-        raise ModelError(f"{path}: cannot be read; {expectation}") from None
-    except ValueError as error:
+    except OSError as error:
+        advice = f"; {expectation}" if expectation else f" ({error.strerror})"
+        raise ModelError(f"{path}: cannot be read{advice}") from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object")
