@@ -17,11 +17,14 @@ from .probe import measure_opening
 from .result import BenchOptions, BenchResult, Error, ProgramTiming, Timing
 from .timing import Generations, measure_dispatch, speedup_interval, timing
 
+_MOST_SAMPLES, _MOST_ROUNDS = 1 << 20, 1_000_000
+
 
 def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int], None]) -> BenchResult:
     """Measure the bundle at `path`. Raises BundleError or EngineError."""
-    if options.batch < 1 or options.rounds < 1:
-        raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
+    for name, value, most in (("batch", options.batch, _MOST_SAMPLES), ("rounds", options.rounds, _MOST_ROUNDS)):
+        if not 1 <= value <= most:
+            raise UsageError(f"--{name} {value}: must be within 1 .. {most}")
     bundle = Bundle.open(
         path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or "",
         options=DeviceOptions(cuda_graph=options.cuda_graph),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -66,4 +67,32 @@ def main() -> None:
         from .terminal import adapt_output
 
         adapt_output()
-        make_app(verb)(words, exit_on_error=False, print_error=False)
+        app = make_app(verb)
+        _check_whole(app, words)
+        app(words, exit_on_error=False, print_error=False)
+
+
+def _check_whole(app: App, words: Sequence[str]) -> None:
+    """Refuse 2.5 where a whole number goes; cyclopts would round it. Raises UsageError."""
+    if not words or words[0] not in _VERBS:
+        return
+    options = {
+        name
+        for argument in app[words[0]].assemble_argument_collection()
+        for name in argument.names
+        if argument.hint in (int, int | None)
+    }
+    for word, after in zip(words, (*words[1:], ""), strict=True):
+        name, equals, value = word.partition("=")
+        given = value if equals else after
+        if name in options and "." in given and not _is_whole(given):
+            from ..errors import UsageError
+
+            raise UsageError(f"{name} {given}: must be a whole number")
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return float(text).is_integer()
+    except ValueError:
+        return False

@@ -164,12 +164,6 @@ def _shapes(info: MapInfo) -> dict[str, tuple[int, ...]]:
 
 def _wrong_with(info: MapInfo, arrays: dict[str, NDArray[np.float32]]) -> str:
     """What keeps the file from being a map, in words; nothing where it is one."""
-    if info.samples < 1:
-        return f"samples is {info.samples}, but a map needs at least 1"
-    if {kind: len(names) for kind, names in info.model.sites.items()} != {
-        kind: len(numbers) for kind, numbers in info.model.kinds.items()
-    }:
-        return "its model has kinds without sites"
     shapes = _shapes(info)
     if arrays.keys() != shapes.keys():
         return f"it holds {', '.join(sorted(arrays))}, not {', '.join(sorted(shapes))}"

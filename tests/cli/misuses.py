@@ -1,201 +1,234 @@
-"""Ways to misuse the command line, several hundred: a folder of wrong files, and calls that name them.
+"""Ways to misuse the command line, several hundred: calls in a folder that broken_files.make_place filled.
 
 A call is refused in one line, or it is one of ACCEPTED, each with the reason why it does no harm.
 """
 
 from __future__ import annotations
 
-import copy
-import json
-import os
-import shutil
+import shlex
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from .broken_files import JUNK
 
-from soda_export.build.pipeline import Built
-from soda_export.models.identity import SamplerIdentity
-from soda_export.models.load import load_model
-from soda_export.plan.plan import plan_text
-from soda_export.plan.prior import uniform_map
-from soda_export.plan.sensitivity import map_bytes
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 Words = tuple[str, ...]
 
-JUNK: dict[str, bytes] = {
-    "empty": b"", "text": b"years of work\n", "binary": bytes(range(256)) * 9, "nul": b"\0" * 64, "list": b"[]",
-    "null": b"null", "number": b"7", "string": b'"x"', "deep": b"[" * 100_000, "deeper": b'{"a":' * 100_000,
-    "nan": b'{"a": NaN}', "huge": b'{"format": 1e999}', "twice": b'{"format": "x", "format": "y"}',
-    "utf16": '{"format": "soda-plan"}'.encode("utf-16"), "latin1": b'{"format": "\xe9"}', "object": b"{}",
-    "long": b'{"format": "' + b"x" * 100_000 + b'"}', "digits": b"9" * 5000,
-    "header": (8).to_bytes(8, "little") + b'{"a": 1}', "longheader": (2**63).to_bytes(8, "little") + b"{}",
+
+@dataclass(frozen=True)
+class Broken:
+    """Files of one kind, KIND-*: at least how many there are, what is called with each ({} is its name), and the share
+    of the calls that may work, since what was changed plays no part in them."""
+
+    files: int
+    calls: tuple[Words, ...]
+    harmless: float
+
+
+BROKEN = {
+    "plan": Broken(60, (("inspect", "{}"), ("export", "{}", "--to", "cache-dit", "--out", "out")), 0.3),
+    "map": Broken(30, (("inspect", "{}"),), 0.1),
+    "bundle": Broken(100, (("inspect", "{}"), ("run", "{}", "--out", "/dev/full")), 0.1),
+    "as-bundle": Broken(len(JUNK), (("inspect", "{}"), ("verify", "{}"), ("run", "{}"), ("bench", "{}")), 0.0),
+    "model": Broken(60, (("inspect", "{}", "--sites"),), 0.4),
+}
+
+SETS = {
+    "WHOLE": ["x", "nan", "-1", "", "²", "2.5", str(2**70)], "REAL": ["x", "nan", "inf", "-1", "1e999", ""],
+    "WORD": ["x", "", "-", "ort,openvino"],
+    "FILE": ["missing.json", "folder", "binary.json", "empty.json", "dangling.json", "text.json/x"],
+    "PLACE": ["nowhere/out", "folder", "bundle/manifest.json", "bundle/new", "text.json", "text.json/out", "/proc/x"],
 }  # fmt: skip
-"""Name -> content of files that are nothing that any verb reads."""
+BASE = {
+    "build": "--model model --steps 8 --map map.safetensors --planner uniform --budget 4 --out out",
+    "plan": "--model model --steps 8 --map map.safetensors --planner uniform --budget 4 --out out",
+    "profile": "--model model --steps 8 --samples 1 --out out", "run": "bundle --out out.npy",
+    "bench": "bundle --rounds 1 --batch 1", "verify": "bundle", "inspect": "model", "doctor": "",
+    "sweep": "--model model --steps 8 --map map.safetensors --planners uniform --flops-ratios 1.5 --seeds 50:52 --out out",
+    "eval": "plan.json --model model --seeds 50:52", "export": "plan.json --to smoothcache --out out",
+    "import": "short.schedule --from cache-dit --model model --steps 8 --out out",
+}
+"""Verb -> words that work, but for what is added."""
 
-WRONG: tuple[Any, ...] = (None, True, -1, 2**70, 1e300, "", "\x1b[2J", [], {}, [None], {"a": []})
-"""Values for a place in a JSON document where they make no sense."""
+OPTIONS = """
+build --budget WHOLE 1 9
+build --steps WHOLE 0 1001
+build --guidance REAL
+build --eta REAL 1.5
+build --sampler WORD
+build --planner WORD
+build --backend WORD
+build --precision WORD int8-weights
+build --without WORD
+build --target WORD
+build --optimization-level WHOLE
+build --workspace REAL
+build --max-engines x nan -1 '' 2.5 0 1
+build --fit-sampler WORD
+build --image-size WHOLE
+build --random-weights x 2.5
+build --guidance-channels 2 x
+build --map FILE
+build --plan FILE
+build --model FILE a/b/c ../.. .
+build --weights missing folder empty.json
+build --revision main
+build --controlnet missing folder
+build --out text.json text.json/x model
+plan --flops-ratio REAL 0.5
+plan --speedup REAL
+plan --latency-ms REAL
+plan --prior FILE
+plan --cost WORD
+plan --strategy WORD
+plan --map FILE
+plan --out PLACE
+profile --samples WHOLE 0
+profile --profile-memory REAL 0
+profile --metric WORD
+profile --token-score WORD
+profile --prompts missing.txt
+profile --profile-embeds missing.safetensors
+profile --out PLACE
+run --labels x -1 99 1,,2 2.5
+run --prompt red
+run --negative-prompt red
+run --embeds FILE
+run --input hint=x x = control_scale=1
+run --batch WHOLE
+run --seed WHOLE
+run --guidance x nan inf 1e999 ''
+run --device '' tpu cuda:x cuda:-1
+run --backend x trt null,ort
+run --weights WORD
+run --cuda-graph WORD
+run --out '' out out.gif nowhere/out.npy folder bundle/out.npy bundle/weights.safetensors
+bench --batch WHOLE 0
+bench --rounds WHOLE 0
+bench --seed WHOLE
+bench --threads x -1 2.5
+bench --device tpu
+bench --backend x
+bench --plot out.gif nowhere/out.png bundle/out.png
+bench --md PLACE
+verify --device tpu cuda:x
+inspect --image-size WHOLE 64
+inspect --random-weights x 2.5
+sweep --planners '' magic , soda,,uniform
+sweep --flops-ratios REAL 1,,2 0.5
+sweep --seeds '' 5 9:3 a:b 50:52,51:53 -5:9
+sweep --batch WHOLE 0
+sweep --against magic soda
+sweep --workers x -1 2.5 0 ''
+sweep --fit-sampler WORD
+sweep --out text.json text.json/x model /proc/x
+eval --seeds '' 5 9:3 a:b -5:9 0:99999999999
+eval --batch WHOLE 0
+eval --against WORD
+eval --inception missing.pth
+eval --clip missing
+eval --lpips missing.pth
+eval --model missing digits
+import --from WORD
+import --out PLACE
+import --model missing folder
+import --steps 9 x 0
+export --to WORD
+export --out PLACE
+doctor --require x trt,ort
+"""
+"""Values that an option cannot have, the rest being as in BASE."""
 
+FILES = """
+run {} --out out.npy
+bench {}
+verify {}
+inspect {}
+eval {}
+export {} --to smoothcache --out out
+import {} --from smoothcache --model model --steps 8 --out out
+import {} --from cache-dit --model model --steps 8 --out out
+convert {}
+plan --prior {} --budget 4
+build --model model --plan {} --out out
+build --model {} --budget 4
+"""
+"""Calls with a file, or none, where another kind is needed."""
 
-def make_place(folder: Path, model: Path, built: Built) -> None:
-    """Everything that CALLS names, sound and broken."""
-    for name, content in JUNK.items():
-        (folder / f"{name}.json").write_bytes(content)
-        (folder / f"{name}.safetensors").write_bytes(content)
-        (folder / f"as-bundle-{name}").mkdir()
-        (folder / f"as-bundle-{name}/manifest.json").write_bytes(content)
-    (folder / "folder").mkdir()
-    (folder / "folder.safetensors").mkdir()
-    (folder / "dangling.json").symlink_to("nowhere")
-    (folder / "loop.json").symlink_to("loop.json")
-    shutil.copytree(model, folder / "model")
-    shutil.copytree(GOLDEN / "v5", folder / "bundle")
-    shutil.copytree(GOLDEN / "v5-text", folder / "text-bundle")
-    (folder / "plan.json").write_bytes(plan_text(built.plan))
-    spec = load_model(str(model)).spec
-    sensitivity = uniform_map(spec, SamplerIdentity("ddim", 8), 8, 1.5)
-    (folder / "map.safetensors").write_bytes(map_bytes(sensitivity))
-    _break_plans(folder)
-    _break_maps(folder)
-    _break_bundles(folder)
-    _break_models(folder)
-    for name, text in SCHEDULES.items():
-        (folder / f"{name}.schedule").write_text(text)
+CONTRADICTIONS = """
+build
+build --bugdet 4
+build --model model --plan plan.json --map map.safetensors
+build --model model --plan plan.json --budget 4
+build --model model --plan plan.json --fit-sampler best
+build --model model --plan plan.json --steps 9
+build --model model --plan plan.json --guidance 3
+build --model model --plan plan.json --sampler euler
+build --model digits --plan plan.json
+build --model model --steps 8 --budget 4 --backend auto --workspace 1
+build --model model --steps 8 --budget 4 --engine-weights inputs
+build --model model --steps 8 --budget 4 --weights model --random-weights 0
+plan
+plan --model model
+plan --model model --prior text.json
+plan --model model --speedup 2 --latency-ms 3
+plan --model model --speedup 2 --budget 4
+plan --model model --latency-ms 2 --flops-ratio 2
+profile
+run
+run bundle text-bundle
+run bundle --labels 1 --prompt x
+run bundle --batch 2 --labels 1,2,3
+run bundle --seed
+run bundle --lables 1
+run --bundle bundle
+run text-bundle --out out.npy
+run text-bundle --labels 1
+bench
+verify
+verify bundle --json=x
+inspect
+inspect bundle plan.json
+inspect plan.json --engines
+inspect bundle --sites
+sweep
+sweep --model model --planners soda --flops-ratios 2 --out out --workers 2 --bench
+eval
+eval missing
+eval plan.json bundle missing
+import
+import two.schedule --model model
+export
+export plan.json
+convert
+convert model model
+doctor bundle
+"""
+"""Words that do not go together, or too few."""
 
-
-SCHEDULES = {
-    "short": "101", "zero": "0" * 8, "two": "[2, 1, 1, 1, 1, 1, 1, 1]", "bool": "[true, 1, 1, 1, 1, 1, 1, 1]",
-    "policy": '{"cache_config": {"steps_computation_mask": "slow"}}', "nomask": '{"cache_config": {}}',
-    "component": '{"tower": [1, 1]}', "block": '{"attn-99": [1, 1]}', "float": '{"attn": [1.0, 0.5]}',
-    "mixed": '{"attn": 1}', "both": '{"attn": [1, 1, 1, 1, 1, 1, 1, 1], "attn1": [1, 1, 1, 1, 1, 1, 1, 1]}',
+VERBS = {
+    "build": 100, "plan": 50, "profile": 25, "run": 80, "bench": 50, "verify": 20, "inspect": 30, "sweep": 40,
+    "eval": 40, "import": 60, "export": 30, "convert": 20, "doctor": 3,
 }  # fmt: skip
+"""Verb -> misuses of it, at least."""
+
+ACCEPTED: dict[Words, str] = {}
+"""Calls that look like misuses and work -> why that does no harm."""
 
 
-def places_in(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Paths of all places in a JSON document; of equal siblings in a list, the first."""
-    if path:
-        yield path
-    if isinstance(document, dict):
-        for key in document:
-            yield from places_in(document[key], (*path, key))
-    elif isinstance(document, list) and document:
-        yield from places_in(document[0], (*path, 0))
-
-
-def changed(document: Any, path: tuple[str | int, ...], value: Any) -> Any:
-    """A copy with another value there, or without the place where the value is KeyError."""
-    result = copy.deepcopy(document)
-    parent = result
-    for key in path[:-1]:
-        parent = parent[key]
-    if value is KeyError:
-        del parent[path[-1]]
-    else:
-        parent[path[-1]] = value
-    return result
-
-
-def broken(document: Any, seed: int, each: int) -> Iterator[tuple[str, Any]]:
-    """`each` changes of every place: it is left out, or one of WRONG."""
-    rng = np.random.default_rng(seed)
-    for number, path in enumerate(places_in(document)):
-        for choice in rng.choice(len(WRONG) + 1, each, replace=False):
-            value = KeyError if choice == len(WRONG) else WRONG[choice]
-            yield f"{number}-{choice}", changed(document, path, value)
-
-
-def _break_plans(folder: Path) -> None:
-    plan = json.loads((folder / "plan.json").read_bytes())
-    changes = {
-        "newer": {"version": 5, "novelty": 1}, "older": {"version": 0}, "negative": {"version": -1},
-        "half": {"version": 4.5}, "guidance": {"guidance": -1.0}, "nosteps": {"steps": []},
-        "word": {"steps": ["x"] * 8},
-        "infinite": {"guidance": 1e300}, "coefficients": {"coefficients": [[1.0]]},
-        "empty-row": {"coefficients": [[]] * 8},
-        "sampler": {"sampler": plan["sampler"] | {"name": "magic"}}, "reuse": {"steps": ["reuse"] * 8},
-        "other": {"model": plan["model"] | {"hash": "0" * 64}}, "forecast": {"steps": ["compute"] + ["reuse2"] * 7},
-    }  # fmt: skip
-    for name, change in changes.items():
-        (folder / f"plan-{name}.json").write_text(json.dumps(plan | change))
-    for name, document in broken(plan, 1, 2):
-        (folder / f"plan-x{name}.json").write_text(json.dumps(document))
-
-
-def _break_maps(folder: Path) -> None:
-    path = folder / "map.safetensors"
-    arrays = load_file(path)
-    size = int.from_bytes(path.read_bytes()[:8], "little")
-    info = json.loads(json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]["info"])
-
-    def save(name: str, info: Any, **other: np.ndarray) -> None:
-        save_file(arrays | other, folder / f"map-{name}.safetensors", {"info": json.dumps(info)})
-
-    for samples in (0, -1, 2**60):
-        save(f"samples{samples}", info | {"samples": samples})
-    for name, array in (
-        ("int", np.nan_to_num(arrays["reuse_error"]).astype(np.int32)), ("bool", arrays["reuse_error"] > 0),
-        ("half", arrays["reuse_error"].astype(np.float16)), ("negative", -arrays["reuse_error"]),
-        ("infinite", arrays["reuse_error"] * np.float32(np.inf)), ("flat", arrays["reuse_error"].ravel()),
-        ("none", arrays["reuse_error"][:0]),
-    ):  # fmt: skip
-        save(name, info, reuse_error=np.ascontiguousarray(array))
-    save("more", info, more=np.zeros(1, np.float32))
-    for name, document in broken(info, 2, 1):
-        save(f"x{name}", document)
-
-
-def _break_bundles(folder: Path) -> None:
-    """Manifests that are no manifest, on files that are there."""
-    manifest = json.loads((folder / "bundle/manifest.json").read_bytes())
-    for name, document in broken(manifest, 3, 1):
-        out = folder / f"bundle-x{name}"
-        out.mkdir()
-        for path in (folder / "bundle").iterdir():
-            if path.name != "manifest.json":
-                os.link(path, out / path.name)
-        (out / "manifest.json").write_text(json.dumps(document))
-    for name, (file, content) in {
-        "nograph": ("step-00.onnx", None), "weights": ("weights.safetensors", b""),
-        "tables": ("tables.safetensors", b"x"),
-        "short": ("weights.safetensors", (folder / "bundle/weights.safetensors").read_bytes()[:-1]),
-    }.items():  # fmt: skip
-        shutil.copytree(folder / "bundle", folder / f"bundle-{name}")
-        (folder / f"bundle-{name}" / file).unlink()
-        if content is not None:
-            (folder / f"bundle-{name}" / file).write_bytes(content)
-
-
-def _break_models(folder: Path) -> None:
-    """Configurations and weights of a diffusers folder."""
-    files = ("transformer/config.json", "scheduler/scheduler_config.json")
-    for number, file in enumerate(files):
-        document = json.loads((folder / "model" / file).read_bytes())
-        for name, changed_document in broken(document, 4 + number, 1):
-            _model(folder, f"model-{number}x{name}", file, json.dumps(changed_document).encode())
-        for junk in ("empty", "binary", "list", "deep", "utf16", "nan", "digits"):
-            _model(folder, f"model-{number}{junk}", file, JUNK[junk])
-        _model(folder, f"model-{number}none", file, None)
-    weights = "transformer/diffusion_pytorch_model.safetensors"
-    for junk in ("empty", "text", "header", "longheader", "nul"):
-        _model(folder, f"model-w{junk}", weights, JUNK[junk])
-    _model(folder, "model-wnone", weights, None)
-    whole = (folder / "model" / weights).read_bytes()
-    _model(folder, "model-wshort", weights, whole[: len(whole) // 2])
-    for junk in ("empty", "list", "deep", "object"):
-        out = _model(folder, f"model-i{junk}", weights, None)
-        (out / f"{weights}.index.json").write_bytes(JUNK[junk])
-    for name, place in (("up", "../x.safetensors"), ("gone", "gone.safetensors"), ("number", 7)):
-        out = _model(folder, f"model-i{name}", weights, None)
-        (out / f"{weights}.index.json").write_text(json.dumps({"weight_map": {"a": place}}))
-
-
-def _model(folder: Path, name: str, file: str, content: bytes | None) -> Path:
-    out = folder / name
-    shutil.copytree(folder / "model", out, copy_function=os.link)
-    (out / file).unlink()
-    if content is not None:
-        (out / file).write_bytes(content)
-    return out
+def misuses() -> Iterator[Words]:
+    """All calls, each once."""
+    for line in OPTIONS.strip().splitlines():
+        verb, option, *values = shlex.split(line)
+        words = BASE[verb].split()
+        if option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+        for value in values:
+            for each in SETS.get(value, [value]):
+                yield verb, *words, option, each
+    names = [*(f"{name}.json" for name in JUNK), "missing", "folder", "dangling.json", "loop.json", "", ".", "text.json/x"]
+    for line in FILES.strip().splitlines():
+        for name in names:
+            yield tuple(word.format(name) for word in line.split())
+    for line in CONTRADICTIONS.strip().splitlines():
+        yield tuple(line.split())
