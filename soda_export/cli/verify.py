@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
 from ..build.prove import play_bundle, prove_bundle
-from ..errors import BundleError
+from ..errors import BundleError, UsageError
 from .terminal import print_json, print_table, progress_bar, say
 
 
@@ -33,6 +33,8 @@ def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json
     json
         Print the result as JSON.
     """
+    if device != "auto" and not programs:
+        raise UsageError(f"--device {device}: goes with --programs, which runs them there")
     folder = Path(bundle)
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such bundle folder; `soda-export build` makes one")

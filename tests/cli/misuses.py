@@ -43,10 +43,11 @@ BASE = {
     "plan": "--model model --steps 8 --map map.safetensors --planner uniform --budget 4 --out out",
     "profile": "--model model --steps 8 --samples 1 --out out", "run": "bundle --out out.npy",
     "bench": "bundle --rounds 1 --batch 1", "verify": "bundle", "inspect": "model", "doctor": "",
-    "sweep": "--model model --steps 8 --map map.safetensors --planners uniform --flops-ratios 1.5 --seeds 50:52 --out out",
+    "sweep": "--model model --steps 8 --map map.safetensors --planners uniform --flops-ratios 1.5 --seeds 50:52 "
+             "--out out",
     "eval": "plan.json --model model --seeds 50:52", "export": "plan.json --to smoothcache --out out",
     "import": "short.schedule --from cache-dit --model model --steps 8 --out out",
-}
+}  # fmt: skip
 """Verb -> words that work, but for what is added."""
 
 OPTIONS = """
@@ -211,7 +212,12 @@ VERBS = {
 }  # fmt: skip
 """Verb -> misuses of it, at least."""
 
-ACCEPTED: dict[Words, str] = {}
+_HUGE = str(2**70)
+ACCEPTED: dict[Words, str] = {
+    ("eval", *BASE["eval"].split(), "--batch", _HUGE): "no more are drawn than there are seeds",
+    ("convert", "."): "files that end in .safetensors lie there, so there is nothing to do",
+    ("convert", ""): "the same folder",
+}
 """Calls that look like misuses and work -> why that does no harm."""
 
 
@@ -226,7 +232,8 @@ def misuses() -> Iterator[Words]:
         for value in values:
             for each in SETS.get(value, [value]):
                 yield verb, *words, option, each
-    names = [*(f"{name}.json" for name in JUNK), "missing", "folder", "dangling.json", "loop.json", "", ".", "text.json/x"]
+    names = [f"{name}.json" for name in JUNK]
+    names += ["missing", "folder", "dangling.json", "loop.json", "", ".", "text.json/x"]
     for line in FILES.strip().splitlines():
         for name in names:
             yield tuple(word.format(name) for word in line.split())
