@@ -1,7 +1,9 @@
 # make demo: build the built-in model's bundle and play it.   make test: everything CI checks.
 # make test-gpu: what only a GPU can show, with the reason where something is skipped.
 # make cpp: build the C++ runtime and test it.   make cpp-check: the same with sanitizers, fuzzing and 1,000 openings.
-PYTHON ?= python3.11
+# make setup INDEX=https://download.pytorch.org/whl/cpu: torch for the CPU, without 5 GB of CUDA libraries.
+PYTHON ?= $(or $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v)))),python3)
+INDEX  ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -12,7 +14,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml runtime/python/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e runtime/python[ort,text] -e .[dev]
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(INDEX),--extra-index-url $(INDEX)) -e runtime/python[ort,text] -e .[dev]
 	touch $@
 
 demo: $(STAMP)
