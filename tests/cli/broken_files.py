@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from soda_export.build.pipeline import Built
 from soda_export.models.identity import SamplerIdentity
 from soda_export.models.load import load_model
 from soda_export.plan.plan import plan_text
 from soda_export.plan.prior import uniform_map
 from soda_export.plan.sensitivity import map_bytes
+from tests.tiny import make_plan, mixed_kept
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -36,7 +36,7 @@ WRONG: tuple[Any, ...] = (None, True, -1, 2**70, 1e300, "", "\x1b[2J", [], {}, [
 """Values for a place in a JSON document where they make no sense."""
 
 
-def make_place(folder: Path, model: Path, built: Built) -> None:
+def make_place(folder: Path, model: Path) -> None:
     """Everything that the calls of misuses.py name."""
     for name, content in JUNK.items():
         (folder / f"{name}.json").write_bytes(content)
@@ -50,8 +50,8 @@ def make_place(folder: Path, model: Path, built: Built) -> None:
     shutil.copytree(model, folder / "model")
     shutil.copytree(GOLDEN / "v5", folder / "bundle")
     shutil.copytree(GOLDEN / "v5-text", folder / "text-bundle")
-    (folder / "plan.json").write_bytes(plan_text(built.plan))
     spec = load_model(str(model)).spec
+    (folder / "plan.json").write_bytes(plan_text(make_plan(spec, mixed_kept())))
     sensitivity = uniform_map(spec, SamplerIdentity("ddim", 8), 8, 1.5)
     (folder / "map.safetensors").write_bytes(map_bytes(sensitivity))
     _break_plans(folder)
