@@ -96,13 +96,13 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     if json:
         print_json(result)
         return
+    full = manifest.programs[manifest.baseline_program].flops
+    kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
+    quantized = ", matrices in int8" if "I8" in kinds else ""
     plan_file = folder / "plan.json"
     if plan_file.is_file():
         plan = read_plan(plan_file)
         say(*draw_schedule(plan.schedule, plan.model))
-    full = manifest.programs[manifest.baseline_program].flops
-    kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
-    quantized = ", matrices in int8" if "I8" in kinds else ""
     engines = [
         (
             f"engine {manifest.programs[i].file}",

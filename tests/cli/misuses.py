@@ -27,11 +27,12 @@ class Broken:
 BROKEN = {
     "plan": Broken(60, (("inspect", "{}"), ("export", "{}", "--to", "cache-dit", "--out", "out")), 0.3),
     "map": Broken(30, (("inspect", "{}"),), 0.1),
-    "bundle": Broken(100, (("inspect", "{}"), ("run", "{}", "--out", "/dev/full")), 0.1),
+    "bundle": Broken(60, (("inspect", "{}"), ("run", "{}", "--out", "out.npy")), 0.2),
     "as-bundle": Broken(len(JUNK), (("inspect", "{}"), ("verify", "{}"), ("run", "{}"), ("bench", "{}")), 0.0),
-    "model": Broken(60, (("inspect", "{}", "--sites"),), 0.4),
+    "model": Broken(
+        60, (("plan", "--model", "{}", "--steps", "8", "--planner", "uniform", "--budget", "4", "--out", "out"),), 0.4
+    ),
 }
-
 SETS = {
     "WHOLE": ["x", "nan", "-1", "", "²", "2.5", str(2**70)], "REAL": ["x", "nan", "inf", "-1", "1e999", ""],
     "WORD": ["x", "", "-", "ort,openvino"],
