@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not a regular file; name another")
     target = path.resolve()
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    scratch = _scratch(target)
     try:
         yield scratch
         scratch.replace(target)
@@ -47,6 +47,10 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+
+def _scratch(target: Path) -> Path:
+    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
 
 
 def check_out(path: Path, kind: str) -> None:
@@ -62,8 +66,20 @@ def check_out(path: Path, kind: str) -> None:
         raise UsageError(f"--out {path}: is neither a regular file nor a stream; name another")
     if is_bundle(path.resolve().parent):
         raise UsageError(f"--out {path}: lies inside a bundle, whose files are hashed; name a place outside")
+    if not _is_stream(path):
+        _check_writable(path)
     if path.is_file() and path.stat().st_size and not _is_kind(path, kind):
         raise UsageError(f"--out {path}: exists and is not {kind}; name another file")
+
+
+def _check_writable(path: Path) -> None:
+    """Make a file beside it and take it away: permissions and read-only mounts have no other sure test."""
+    scratch = _scratch(path.resolve())
+    try:
+        scratch.touch()
+        scratch.unlink()
+    except OSError as error:
+        raise UsageError(f"--out {path}: cannot be written ({error.strerror}); name another place") from None
 
 
 def is_bundle(folder: Path) -> bool:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from .models.identity import SamplerIdentity, TokenScore
 from .models.precision import Precision
 from .plan.sensitivity import Metric
-from .sampler import own_sampler
 
 if TYPE_CHECKING:
     from .models.load import LoadedModel
 
+PLAN_SEED = 1
+"""Of the noise that planning measures with. Profiling uses 0 by default, evaluation its own range."""
 _JUDGED_WITH = {"scenes": (25, 3.0), "shapes": (20, 7.0), "shapes-flux": (25, 1.0)}
 """Built-in model -> the steps and the guidance that it was judged with."""
 
@@ -21,6 +22,8 @@ _JUDGED_WITH = {"scenes": (25, 3.0), "shapes": (20, 7.0), "shapes-flux": (25, 1.
 def defaults_for(loaded: LoadedModel) -> tuple[SamplerIdentity, float]:
     """Sampler and guidance of a model where neither the user nor a map or plan says: its own scheduler, the steps and
     guidance of its family's published results. Raises ModelError where its scheduler has no counterpart."""
+    from .sampler import own_sampler  # it imports torch, and help pages read this file
+
     family = loaded.family
     usual = (family.steps, family.default_guidance if family.guidance == "rows" else 1.0)
     steps, guidance = _JUDGED_WITH.get(loaded.spec.name, usual)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from soda_export.bench.report import markdown, plot_steps
 from soda_export.bench.timing import Generations, speedup_interval, timing
 from soda_export.build.pipeline import Built
 from soda_export.errors import UsageError
+from tests.runtime.bundles import GOLDEN_V5_TEXT
 
 OPTIONS = BenchOptions(batch=2, rounds=3)
 
@@ -43,6 +45,25 @@ def test_latencies_add_up(result: BenchResult, manifest: Manifest) -> None:
         flops = next(p.flops for p in manifest.programs if p.file == program.file)
         assert program.flops_share == pytest.approx(flops / full)
         assert program.time_share == pytest.approx(program.latency.median / result.baseline_step.median)
+
+
+def test_the_conditions_of_a_measurement_are_part_of_it(result: BenchResult) -> None:
+    given = result.conditions
+    assert given.processor
+    assert given.usable_cores > 0
+    assert datetime.fromisoformat(given.date).utcoffset() == timedelta(0)
+    assert {"soda-export", "python", "ort"} <= given.versions.keys()
+    page = markdown(result, {})
+    assert given.processor in page
+    assert given.date in page
+    assert result.decoder_s is None
+
+
+def test_the_decoder_is_timed_apart() -> None:
+    found = bench_bundle(GOLDEN_V5_TEXT, BenchOptions(batch=1, rounds=1), lambda *_: None)
+    assert found.decoder_s is not None
+    assert found.decoder_s > 0
+    assert "not in the latency" in markdown(found, {})
 
 
 def test_a_generation_is_its_steps_and_what_is_before_them(tiny_bundle: Built) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from .. import __version__
 from ..compile import REGISTRY, BackendStatus, backend_status
+from .process import Process, describe_process
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16")
 _EXTRAS = {
@@ -47,6 +48,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     soda_export: str
     python: str
     machine: Machine
+    process: Process
     backends: tuple[BackendStatus, ...]
     packages: tuple[Package, ...]
 
@@ -55,7 +57,8 @@ def examine() -> Diagnosis:
     """Look at this machine; nothing is run."""
     packages = (Package(name, _version(name), *about) for name, about in _EXTRAS.items())
     backends = tuple(backend_status(name) for name in REGISTRY)
-    return Diagnosis(__version__, platform.python_version(), describe_machine(), backends, tuple(packages))
+    machine, process = describe_machine(), describe_process()
+    return Diagnosis(__version__, platform.python_version(), machine, process, backends, tuple(packages))
 
 
 def describe_machine() -> Machine:

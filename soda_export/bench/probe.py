@@ -42,11 +42,11 @@ def _spawn(path: Path, options: BenchOptions, accelerated: bool) -> dict[str, An
 def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]:
     """Seconds to the first step and to the first latents; see Memory for the rest."""
     first = Bundle.open(path, backend="null").manifest  # imports and hashes are not what is measured
-    open_backend(options.backend or first.backend, options.device, options.threads, options.weights)
+    open_backend(options.backend or first.backend, options.device, options.threads, options.weights or "")
     before = _status("VmRSS"), _status("RssAnon")
     started = time.perf_counter()
     bundle = Bundle.open(
-        path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights
+        path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or ""
     )
     session, request = bundle.session(), example_request(bundle, options.batch)
     backend = bundle.backend

@@ -32,8 +32,15 @@ def rows_of(result: BenchResult) -> list[tuple[str, str]]:
                     f"{_mb(memory.weights_private)} private, {_mb(memory.weights_mapped)} mapped"),
         ("arena / activations", f"{_mb(memory.arena)} / {_mb(memory.activations)}; peak {_mb(memory.peak)}"),
     ]  # fmt: skip
+    if result.decoder_s is not None:
+        rows.append(("decoder", f"{1e3 * result.decoder_s:.2f} ms a request, not in the latency"))
     if result.energy_j:
         rows.append(("energy", f"{result.energy_j[0]:.1f} J a generation, all-compute {result.energy_j[1]:.1f} J"))
+    given = result.conditions
+    threads = f"{given.threads} threads" if given.threads else "threads as the library chooses"
+    versions = ", ".join(f"{name} {version}" for name, version in given.versions.items())
+    rows.append(("measured on", f"{given.processor}, {given.usable_cores:g} cores, {threads}, load {given.load:g}, "
+                                f"{given.date}; {versions}"))  # fmt: skip
     return rows
 
 

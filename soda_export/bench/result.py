@@ -26,7 +26,7 @@ class BenchOptions:
     """On CUDA: whether the loop is recorded and launched as one. ONNX Runtime: on records each step, auto nothing."""
     threads: int = 0
     """Threads of the engine library; 0 lets it choose."""
-    weights: Literal["", "prepacked", "shared"] = ""
+    weights: Literal["prepacked", "shared"] | None = None
     """A copy an engine in its kernels' order, or one for all engines. [default: what is faster]"""
 
 
@@ -82,11 +82,25 @@ class Error(msgspec.Struct, frozen=True):
     max_abs: float
 
 
+class Conditions(msgspec.Struct, frozen=True):
+    """What a measurement is worth nothing without. load: the system's over the last minute, when it began; threads: of
+    the engine library, 0 where it chose. date: UTC."""
+
+    date: str
+    processor: str
+    usable_cores: float
+    threads: int
+    load: float
+    versions: dict[str, str]
+
+
 class BenchResult(msgspec.Struct, frozen=True):
     """What `soda-export bench --json` prints. Latencies are from request to latents, in seconds.
 
-    outside_steps_s: of a request, before its first step. steps_s: median of each step. energy_j: of one generation by
-    the processor's counter, accelerated and all-compute, where it can be read.
+    outside_steps_s: of a request, before its first step: text encoders and what does not depend on the step. steps_s:
+    median of each step. decoder_s: median of what makes images of the latents, None without a decoder; latency_s is
+    without it. energy_j: of one generation by the processor's counter, accelerated and all-compute, where it can be
+    read.
     """
 
     bundle: str
@@ -112,3 +126,5 @@ class BenchResult(msgspec.Struct, frozen=True):
     error: Error
     memory_bytes: Memory
     energy_j: tuple[float, float] | None
+    decoder_s: float | None
+    conditions: Conditions

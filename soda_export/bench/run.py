@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from soda_runtime import Bundle, DeviceOptions
+from soda_runtime import Bundle, DeviceOptions, Session
 from soda_runtime.manifest import Manifest
 from soda_runtime.request import example_request
 
+from .. import __version__
+from ..compile import library_version
 from ..errors import UsageError
+from .doctor import describe_machine
 from .probe import measure_opening
-from .result import BenchOptions, BenchResult, Error, ProgramTiming, Timing
+from .process import describe_process
+from .result import BenchOptions, BenchResult, Conditions, Error, ProgramTiming, Timing
 from .timing import Generations, measure_dispatch, speedup_interval, timing
+
+_MOST_SAMPLES, _MOST_ROUNDS, _DECODED = 1 << 20, 1_000_000, 5
 
 
 def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int], None]) -> BenchResult:
     """Measure the bundle at `path`. Raises BundleError or EngineError."""
-    if options.batch < 1 or options.rounds < 1:
-        raise UsageError(f"--batch {options.batch} --rounds {options.rounds}: both must be at least 1")
+    for name, value, most in (("batch", options.batch, _MOST_SAMPLES), ("rounds", options.rounds, _MOST_ROUNDS)):
+        if not 1 <= value <= most:
+            raise UsageError(f"--{name} {value}: must be within 1 .. {most}")
     bundle = Bundle.open(
-        path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights,
+        path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or "",
         options=DeviceOptions(cuda_graph=options.cuda_graph),
     )  # fmt: skip
     manifest = bundle.manifest
+    conditions = describe_conditions(options.backend or manifest.backend, options.threads)
     request = example_request(bundle, options.batch)
     accelerated = bundle.session()
     accelerated.start(**request, seed=options.seed)  # what cannot be run is refused here, in its own words
@@ -37,6 +49,7 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
             each.run(options.seed + i)
             progress(2 * i + kind + 1, 2 * (options.rounds + 1))
     dispatch = measure_dispatch(accelerated, request, options.seed)
+    decoder = _decoder_seconds(accelerated, min(options.rounds, _DECODED)) if manifest.finish else None
     for each in (fast, whole):  # the first round warmed up
         each.forget_first()
     latency, base = timing(fast.whole), timing(whole.whole)
@@ -44,15 +57,34 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     base_step = timing([seconds for run in whole.steps for seconds in run])
     return BenchResult(
         bundle=str(path), backend=options.backend or manifest.backend, precision=manifest.precision,
-        weights=options.weights, batch=options.batch, rounds=options.rounds, latency_s=latency.median,
+        weights=options.weights or "", batch=options.batch, rounds=options.rounds, latency_s=latency.median,
         baseline_latency_s=base.median, speedup=speedup, flops_ratio=manifest.flops_ratio,
         realization=speedup / manifest.flops_ratio,
         latency=latency, baseline_latency=base, speedup_interval=speedup_interval(whole.whole, fast.whole),
         outside_steps_s=statistics.median(fast.before), dispatch_us_per_step=dispatch,
         steps_s=tuple(np.median(fast.steps, axis=0).tolist()), baseline_step=base_step,
         programs=_programs(manifest, fast, base_step), opening=opening, error=_error(fast, whole),
-        memory_bytes=memory, energy_j=_energy(fast, whole),
+        memory_bytes=memory, energy_j=_energy(fast, whole), decoder_s=decoder, conditions=conditions,
     )  # fmt: skip
+
+
+def describe_conditions(backend: str, threads: int) -> Conditions:
+    """Of a measurement that begins now."""
+    machine, process = describe_machine(), describe_process()
+    versions = {"soda-export": __version__, "python": platform.python_version(), backend: library_version(backend)}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return Conditions(date, machine.processor, process.usable_cores, threads, round(load, 2), versions)
+
+
+def _decoder_seconds(session: Session, rounds: int) -> float:
+    """Median, of a request that has been played; after one that warms up."""
+    times = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        session.result()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
 
 
 def _programs(manifest: Manifest, fast: Generations, base: Timing) -> tuple[ProgramTiming, ...]:

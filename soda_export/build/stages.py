@@ -25,6 +25,8 @@ import msgspec
 
 from .. import __version__
 
+SHELF = Path("engines")
+"""Where bundles and their stages go unless told otherwise."""
 _LIBRARIES = ("diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
 _FILES_NAME = ".files.json"
 _HASHED_BYTES = 16 << 20  # of larger files the size alone is checked: hashing a model at every build takes minutes

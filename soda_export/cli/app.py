@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-
-from cyclopts import App, CycloptsError, Parameter
-from soda_runtime.errors import SodaError
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import __version__
-from .terminal import adapt_output
+from .ending import orderly_end
 
-_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from cyclopts import App
+
 _VERBS = {
     "build": "Build a bundle: profile, plan, lower, export, compile, pack.",
     "inspect": "Show what a bundle, a stage's file or a model is.",
@@ -33,12 +34,18 @@ _MODULES = {"import": "import_", "eval": "evaluate"}
 
 def make_app(called: str) -> App:
     """The command line. Only the verb that is called is imported, and so tells its own help in full."""
+    from cyclopts import App, Parameter  # once signals are listened to: it takes a while
+
+    from .terminal import Screen
+
     app = App(
         name="soda-export",
         help="Turn a diffusion transformer and a compute budget into a bundle of compiled step engines.",
         version=__version__,
         result_action="return_value",
-        default_parameter=Parameter(negative=()),
+        console=Screen(),
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative=(), show_default=_shown_default),
     )
     for verb, summary in _VERBS.items():
         module = _MODULES.get(verb, verb)
@@ -46,24 +53,46 @@ def make_app(called: str) -> App:
     return app
 
 
+def _shown_default(value: object) -> str | None:
+    """How help shows a default, where it says anything."""
+    return None if value is None or value is False or value in ("", ()) else str(value)
+
+
 def main() -> None:
-    """Run the command line. What the user can mend is one line and exit code 2."""
+    """Run the command line; how it ends, ending.py says."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: waiting threads sleep (0012)
-    adapt_output()
     words = sys.argv[1:]
+    verb = words[0] if words else ""
+    with orderly_end(verb):
+        from .terminal import adapt_output
+
+        adapt_output()
+        app = make_app(verb)
+        _check_whole(app, words)
+        app(words, exit_on_error=False, print_error=False)
+
+
+def _check_whole(app: App, words: Sequence[str]) -> None:
+    """Refuse 2.5 where a whole number goes; cyclopts would round it. Raises UsageError."""
+    if not words or words[0] not in _VERBS:
+        return
+    options = {
+        name
+        for argument in app[words[0]].assemble_argument_collection()
+        for name in argument.names
+        if argument.hint in (int, int | None)
+    }
+    for word, after in zip(words, (*words[1:], ""), strict=True):
+        name, equals, value = word.partition("=")
+        given = value if equals else after
+        if name in options and "." in given and not _is_whole(given):
+            from ..errors import UsageError
+
+            raise UsageError(f"{name} {given}: must be a whole number")
+
+
+def _is_whole(text: str) -> bool:
     try:
-        make_app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
-    except (CycloptsError, SodaError) as error:
-        message = " ".join(str(error).split())
-        print(f"soda-export: {message}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("soda-export: interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(_INTERRUPTED)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"soda-export: {place}{error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        return float(text).is_integer()
+    except ValueError:
+        return False

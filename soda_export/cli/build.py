@@ -12,16 +12,16 @@ from cyclopts import Parameter
 from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import EmbeddingPort, HintPort, LabelPort, Manifest
 
-from ..bench.fastest import choose_backend
 from ..build.place import check_place
+from ..build.stages import SHELF
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
-from ..models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest
+from ..models.hub import DEFAULT_PARTS, TEXT_PARTS
+from ..models.request import ModelRequest
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
-from .planning import SHELF, budget_name, given_map, given_plan, open_workbench, solve
-from .terminal import megabytes, print_json, print_table, progress_bar, start_logging
+from .terminal import megabytes, print_json, print_table, progress_bar, say, start_logging
 
 log = logging.getLogger("soda_export.build")
 
@@ -61,12 +61,20 @@ def build(
         planner reads a map.
     plan
         Plan to build, made by `soda-export plan`, by hand or by another planner (docs/PLAN.md); needs no --budget.
+        With --fit-sampler always the sampler is fitted to it.
     json
         Print the result as JSON.
     """
+    from ..bench.fastest import choose_backend  # with torch, which help pages do without
+    from ..search.planning import fit_plan
+    from .planning import budget_name, given_map, given_plan, open_workbench, solve
+
     start_logging()
-    if plan is not None and (map is not None or planning is not None):
-        raise UsageError("--plan is a finished plan: leave out --map, --budget and the other planning options")
+    if plan is not None and (map is not None or not _fits_alone(planning)):
+        raise UsageError(
+            "--plan is a finished plan: leave out --map, --budget and the other planning options but --fit-sampler "
+            "always and --plan-samples"
+        )
     check_backend(bundle.backend, engines, bundle.precision)
     if bundle.out is not None:
         check_place(bundle.out)
@@ -81,6 +89,8 @@ def build(
             bundle = replace(bundle, backend=choice.backend)
         if plan is not None:
             chosen = bench.load_plan(plan)
+            if planning is not None and planning.fit_sampler == "always":
+                chosen = fit_plan(bench, chosen, planning, profiling)
         else:
             chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
         kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
@@ -104,7 +114,15 @@ def build(
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
         ],
     )
-    print(f"try it: soda-export run {shlex.quote(str(built.out))} {_example(open_manifest(built.out))}")
+    say(f"try it: soda-export run {shlex.quote(str(built.out))} {_example(open_manifest(built.out))}")
+
+
+def _fits_alone(planning: PlanOptions | None) -> bool:
+    """Whether no more is asked of planning than to fit the sampler to a plan that is there."""
+    if planning is None:
+        return True
+    fitting = PlanOptions(fit_sampler=planning.fit_sampler, plan_samples=planning.plan_samples)
+    return planning == fitting and planning.fit_sampler != "best"
 
 
 def _example(manifest: Manifest) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..models.convert import convert_folder
-from .terminal import megabytes, print_json
+from .terminal import megabytes, print_json, say
 
 
 def convert(folder: Path, /, *, json: bool = False) -> None:
@@ -30,6 +30,6 @@ def convert(folder: Path, /, *, json: bool = False) -> None:
         print_json([{"file": str(c.path), "tensors": c.tensors, "bytes": c.bytes} for c in written])
         return
     for converted in written:
-        print(f"{converted.path}: {converted.tensors} tensors, {megabytes(converted.bytes)}")
+        say(f"{converted.path}: {converted.tensors} tensors, {megabytes(converted.bytes)}")
     if not written:
-        print(f"{folder}: nothing to convert: every component has .safetensors already")
+        say(f"{folder}: nothing to convert: every component has .safetensors already")

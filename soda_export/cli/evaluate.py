@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..build.stages import StageStore
-from ..eval.evaluate import EvalOptions, EvalRow, Evaluator
+from ..build.stages import SHELF, StageStore
 from ..eval.metrics import Interval
-from ..eval.networks import NetworkOptions
-from ..models.load import ModelRequest
-from .planning import SHELF
-from .terminal import print_json, progress_bar, start_logging
+from ..eval.options import EvalOptions, NetworkOptions
+from ..models.request import ModelRequest
+from .terminal import Screen, print_json, printable, progress_bar, start_logging
+
+if TYPE_CHECKING:
+    from ..eval.evaluate import EvalRow
 
 _FIGURES = {
     "rmse": ("RMSE of latents", "{:.4f}"), "psnr": ("PSNR, dB", "{:.2f}"),
@@ -59,6 +59,8 @@ def evaluate(
     json
         Print a list of rows as JSON.
     """
+    from ..eval.evaluate import Evaluator  # with torch, which help pages do without
+
     start_logging()
     with progress_bar() as progress:
         store = StageStore(SHELF / ".work")
@@ -74,13 +76,13 @@ def _print_rows(rows: list[EvalRow]) -> None:
     table = Table(title=f"{rows[0].samples} samples, 95 % intervals", title_justify="left")
     table.add_column(style="bold")
     for row in rows:
-        table.add_column(Text(row.target), overflow="fold")
+        table.add_column(Text(printable(row.target)), overflow="fold")
     table.add_row("FLOPs ratio", *(f"{row.flops_ratio:.3f}" for row in rows))
     for name, (title, form) in _FIGURES.items():
         cells = [_cell(getattr(row.scores, name), form) for row in rows]
         if any(cells):
             table.add_row(title, *cells)
-    Console().print(table)
+    Screen().print(table)
 
 
 def _cell(figure: Interval | None, form: str) -> Text:

@@ -12,7 +12,7 @@ from ..errors import PlanError
 from ..files import check_out, write_whole
 from ..plan.interchange import TOOLS, Tool
 from ..plan.plan import read_plan
-from .terminal import print_json, start_logging
+from .terminal import print_json, say, start_logging
 
 log = logging.getLogger(__name__)
 
@@ -53,4 +53,4 @@ def export(
     if json:
         print_json({"schedule": str(path), "steps": given.schedule.steps})
         return
-    print(f"{path}: {given.schedule.steps} steps for {to}")
+    say(f"{path}: {given.schedule.steps} steps for {to}")

@@ -10,12 +10,11 @@ from cyclopts import Parameter
 from ..errors import PlanError, UsageError
 from ..files import check_out, write_whole
 from ..models.identity import identify
-from ..models.load import ModelRequest
 from ..models.published import DENOISERS
+from ..models.request import ModelRequest
 from ..options import SamplerRequest
 from ..plan.interchange import TOOLS, Tool
 from ..plan.plan import Plan, plan_text
-from .planning import open_workbench
 from .terminal import print_json, print_table, progress_bar, start_logging
 
 
@@ -48,6 +47,8 @@ def import_(
     json
         Print the result as JSON.
     """
+    from .planning import open_workbench  # with torch, which help pages do without
+
     start_logging()
     path = out or file.with_suffix(".plan.json")
     check_out(path, "a plan")

@@ -11,14 +11,14 @@ from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
 from ..lower.program import ProgramTable, read_table
-from ..models.origin import ModelRequest, builtin_models
-from ..models.published import published_models
+from ..models.published import builtin_models, published_models
+from ..models.request import ModelRequest
 from ..plan.plan import Plan, read_plan
 from ..plan.sensitivity import SensitivityMap, read_map
 from ..report.schedule import draw_schedule
 from .engines import inspect_engines
 from .model import inspect_model, inspect_published, inspect_sites
-from .terminal import megabytes, print_json, print_table
+from .terminal import megabytes, print_json, print_table, say
 
 
 def inspect(
@@ -96,13 +96,13 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     if json:
         print_json(result)
         return
-    plan_file = folder / "plan.json"
-    if plan_file.is_file():
-        plan = read_plan(plan_file)
-        print("\n".join(draw_schedule(plan.schedule, plan.model)))
     full = manifest.programs[manifest.baseline_program].flops
     kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
     quantized = ", matrices in int8" if "I8" in kinds else ""
+    plan_file = folder / "plan.json"
+    if plan_file.is_file():
+        plan = read_plan(plan_file)
+        say(*draw_schedule(plan.schedule, plan.model))
     engines = [
         (
             f"engine {manifest.programs[i].file}",
@@ -162,7 +162,7 @@ def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(plan.schedule, plan.model)))
+    say(*draw_schedule(plan.schedule, plan.model))
     print_table(str(path), [(key, str(value)) for key, value in result.items()])
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from ..models.flops import full_step_flops
-from ..models.origin import ModelRequest
 from ..models.published import PARTS, read_published
+from ..models.request import ModelRequest
 from ..models.spec import ModelSpec, Site
 from .terminal import print_columns, print_json, print_table
 

@@ -10,15 +10,14 @@ from cyclopts import Parameter
 from ..errors import UsageError
 from ..files import check_out, write_whole
 from ..lower.lower import lower_plan
-from ..models.load import ModelRequest
+from ..models.request import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
 from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.plan import plan_text
 from ..plan.prior import read_prior
 from ..plan.solve import PlanOptions, pruned_share
 from ..report.schedule import draw_schedule
-from .planning import budget_name, given_map, open_workbench, solve
-from .terminal import print_json, print_table, progress_bar, start_logging
+from .terminal import print_json, print_table, progress_bar, say, start_logging
 
 
 def plan(
@@ -65,6 +64,8 @@ def plan(
     if out is not None:
         check_out(out, "a plan")
     assert model is not None
+    from .planning import budget_name, given_map, open_workbench, solve  # with torch, which help pages do without
+
     with progress_bar() as progress:
         sensitivity = given_map(map)
         bench = open_workbench(model, sampler, progress, sensitivity)
@@ -81,7 +82,7 @@ def plan(
     if json:
         print_json(result)
         return
-    print("\n".join(draw_schedule(solved.plan.schedule, solved.plan.model)))
+    say(*draw_schedule(solved.plan.schedule, solved.plan.model))
     print_table(
         str(path),
         [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..bench.latency import check_can_time
 from ..build.pipeline import Progress, Workbench
-from ..build.stages import StageStore
+from ..build.stages import SHELF, StageStore
 from ..compile.options import EngineOptions
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest, load_model
 from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
@@ -17,7 +17,6 @@ from ..plan.sensitivity import SensitivityMap, read_map
 from ..plan.solve import PlanOptions, SolvedPlan
 from ..search.planning import check_budget, make_plan_for
 
-SHELF = Path("engines")
 log = logging.getLogger("soda_export.cli")
 
 

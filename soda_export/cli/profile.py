@@ -8,10 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..files import check_out, write_whole
-from ..models.load import ModelRequest
+from ..models.request import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
 from ..plan.sensitivity import map_bytes
-from .planning import open_workbench
 from .terminal import print_json, print_table, progress_bar, start_logging
 
 
@@ -38,6 +37,8 @@ def profile(
     json
         Print the result as JSON.
     """
+    from .planning import open_workbench  # with torch, which help pages do without
+
     start_logging()
     if out is not None:
         check_out(out, "a sensitivity map")

@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..files import check_out, write_whole
 from ..report.images import save_images
 from .inputs import parse_inputs
-from .terminal import print_json, progress_bar
+from .terminal import print_json, progress_bar, say
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
     baseline: bool = False,
     out: str = "out.png",
     backend: str = "",
-    weights: Literal["", "prepacked", "shared"] = "",
+    weights: Literal["prepacked", "shared"] | None = None,
     device: str = "auto",
     cuda_graph: Literal["auto", "on", "off"] = "auto",
     json: bool = False,
@@ -99,7 +99,7 @@ def run(
         raise UsageError(f"--out {out}: name a .png or a .npy file")
     check_out(path, "a .png picture" if path.suffix == ".png" else "a .npy array")
     session = Session.open(
-        bundle, backend=backend, device=device, weights=weights, options=DeviceOptions(cuda_graph=cuda_graph)
+        bundle, backend=backend, device=device, weights=weights or "", options=DeviceOptions(cuda_graph=cuda_graph)
     )
     manifest = session.bundle.manifest
     if path.suffix == ".png" and manifest.model.output != "pixels" and not manifest.finish:
@@ -128,7 +128,7 @@ def run(
     if json:
         print_json({"out": out, "samples": len(latents), "seed": seed, "seconds": seconds})
     else:
-        print(f"{out}: {len(latents)} samples in {seconds:.2f} s (engines opened on the way)")
+        say(f"{out}: {len(latents)} samples in {seconds:.2f} s (engines opened on the way)")
 
 
 def _condition(

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..models.load import ModelRequest
+from ..models.request import ModelRequest
 from ..options import ProfileOptions, SamplerRequest
-from ..sweep.rows import RowFile, check_folder
-from ..sweep.run import WorkerOptions
-from ..sweep.summary import Summary, pool_points
-from ..sweep.sweep import SweepOptions, make_setting, make_units, run_sweep
-from ..sweep.table import show
-from .planning import given_map, open_workbench
-from .terminal import print_json, progress_bar, start_logging
+from ..sweep.options import SweepOptions, WorkerOptions
+from .terminal import Screen, print_json, printable, progress_bar, say, start_logging
+
+if TYPE_CHECKING:
+    from ..sweep.rows import RowFile
+    from ..sweep.summary import Summary
 
 
 def sweep(
@@ -53,6 +51,10 @@ def sweep(
     json
         Print rows and comparisons as JSON.
     """
+    from ..sweep.rows import check_folder  # with torch, which help pages do without
+    from ..sweep.sweep import make_setting, make_units, run_sweep
+    from .planning import given_map, open_workbench
+
     start_logging()
     check_folder(options.out)
     sensitivity = given_map(map)
@@ -70,11 +72,14 @@ def sweep(
         print_json(msgspec.to_builtins({"rows": scored, "refused": refused, "compared": summary}, str_keys=True))
     else:
         _print_points(rows, summary)
-        print(f"{options.out}: table.csv, sweep.json, sweep.md, pareto.png")
+        say(f"{options.out}: table.csv, sweep.json, sweep.md, pareto.png")
 
 
 def _print_points(rows: RowFile, summary: Summary) -> None:
     """One line a planner and target, over all seeds; the files have the other figures."""
+    from ..sweep.summary import pool_points
+    from ..sweep.table import show
+
     table = Table(title="RMSE against unaccelerated samples, 95 % intervals", title_justify="left")
     for head in ("target", "planner", "FLOPs ratio", "RMSE", "latency"):
         table.add_column(head)
@@ -82,12 +87,12 @@ def _print_points(rows: RowFile, summary: Summary) -> None:
         latency = "" if point.latency_s is None else f"{1e3 * point.latency_s:.1f} ms"
         error = Text(show(point.rmse, "{:.4f}"))
         table.add_row(f"{point.target_flops_ratio:g}", point.planner, f"{point.flops_ratio:.3f}", error, latency)
-    console = Console()
+    console = Screen()
     console.print(table)
     for pair in summary.pairs:
         if pair.geometric_mean is not None:
             words = f"RMSE of {summary.planner} / {pair.other}: {show(pair.geometric_mean)} in the geometric mean"
-            console.print(Text(words))
+            console.print(Text(printable(words)))
     for target, planner, reason in dict.fromkeys((r.target_flops_ratio, r.planner, r.error) for r in rows.rows):
         if reason:
-            console.print(Text(f"refused: {planner} at {target:g}: {reason}"))
+            console.print(Text(printable(f"refused: {planner} at {target:g}: {reason}")))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
 from ..build.prove import play_bundle, prove_bundle
-from ..errors import BundleError
-from .terminal import print_json, print_table, progress_bar
+from ..errors import BundleError, UsageError
+from .terminal import print_json, print_table, progress_bar, say
 
 
 def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json: bool = False) -> None:
@@ -33,6 +33,8 @@ def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json
     json
         Print the result as JSON.
     """
+    if device != "auto" and not programs:
+        raise UsageError(f"--device {device}: goes with --programs, which runs them there")
     folder = Path(bundle)
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such bundle folder; `soda-export build` makes one")
@@ -45,7 +47,7 @@ def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json
         more = {"programs": rows, "tolerance": TOLERANCES[manifest.precision]} if programs else {}
         print_json({"bundle": bundle, "files": len(manifest.files), "ok": True, **more})
         return
-    print(f"{bundle}: {len(manifest.files)} files and {len(manifest.steps)} steps are sound")
+    say(f"{bundle}: {len(manifest.files)} files and {len(manifest.steps)} steps are sound")
     if programs:
         print_table("programs against ONNX's reference", [(each.file, _describe(each)) for each in compared])
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from soda_runtime import Bundle
@@ -17,33 +16,17 @@ from ..build.stages import StageStore
 from ..errors import PlanError, UsageError
 from ..lower.lower import lower_plan
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
-from ..options import ProfileOptions, SamplerOptions, SamplerRequest
+from ..options import PLAN_SEED, ProfileOptions, SamplerOptions, SamplerRequest
 from ..plan.plan import Plan, check_fits, read_plan
-from ..search.trial import SEED as PLAN_SEED
 from .compare import Comparison, Scores, compare_samples
 from .judges import find_judge
-from .networks import NetworkOptions, load_networks
+from .networks import load_networks
+from .options import EvalOptions, NetworkOptions
 from .sample import BundleSamples, ModelSamples, SampleSource, takes_embeddings_alone
-from .seeds import HELD_OUT_SEEDS, parse_seeds
+from .seeds import parse_seeds
 
 log = logging.getLogger(__name__)
 PARTS = (*DEFAULT_PARTS, *TEXT_PARTS)
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What to draw."""
-
-    seeds: str = HELD_OUT_SEEDS
-    """Seeds A:B, B exclusive, one sample each; not 0 and 1, which profiling and planning use."""
-    batch: int = 32
-    """Samples drawn together; the scores do not depend on it."""
-    against: Literal["itself", "model"] = "itself"
-    """What bundles are held against: the bundle with everything computed, or the model in torch in fp32, which shows
-    what the precision and the backend cost, too."""
-    hints: Path | None = None
-    """ControlNets: folder of pictures, in the order of their names one a prompt; of several ControlNets, a folder for
-    each port in it. [default: of built-in models what the prompts say, else noise]"""
 
 
 class EvalRow(msgspec.Struct, frozen=True):

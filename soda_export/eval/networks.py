@@ -16,24 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import UsageError, first_line
+from .options import NetworkOptions
 
 Images = NDArray[np.float32]
 """[n, 1 or 3, H, W] in 0..1"""
 Scores = NDArray[np.float64]
 # of CLIP's training images (Radford et al. 2021)
 _CLIP_MEAN, _CLIP_SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """Networks that judge pictures."""
-
-    inception: Path | None = None
-    """FID: file of torch-fidelity's Inception weights. [package: torch-fidelity]"""
-    clip: Path | None = None
-    """CLIP score: folder of a CLIP model in transformers' format."""
-    lpips: Path | None = None
-    """LPIPS: file of torchvision's AlexNet weights. [package: lpips]"""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from soda_runtime import Noise
 from soda_runtime.philox import INITIAL_STREAM, normal
 
 from ..errors import UsageError
-from ..search.trial import SEED as PLAN_SEED
+from ..options import PLAN_SEED
 
 HELD_OUT_SEEDS = "1000000:1000256"
 _MAX_SAMPLES = 1_000_000

@@ -6,7 +6,6 @@ Always fp32: Stable Diffusion's autoencoder overflows fp16, and it runs once an 
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 import time
@@ -22,6 +21,7 @@ from ..errors import ModelError, UsageError, first_line
 from ..models.checkpoint import chosen_variant
 from ..models.fake import make_fake, with_buffers
 from ..models.family import pixels_per_latent
+from ..models.published import read_json
 from ..trace.fuse import fuse
 from ..trace.onnx import TracedGraph, trace_to_onnx
 from ..trace.tidy import tidy
@@ -167,13 +167,7 @@ def _stored(kind: str, folder: Path, variant: str) -> Any:
 def _read_config(source: Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(source, Path):
         return source
-    try:
-        config = json.loads((source / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{_where(source)}: cannot be read ({error}); a diffusers folder has a config.json") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{_where(source)}: expected a JSON object")
-    return config
+    return read_json(source / "config.json", "a diffusers folder has a config.json")
 
 
 def _where(source: Path | Mapping[str, Any]) -> str:

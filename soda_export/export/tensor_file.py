@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import ExportError, InternalError, ModelError
 from ..files import replacing
 from ..models.checkpoint import OneFile, check_finite, is_finite, weights_entry
+from ..models.published import read_json
 
 _ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -150,7 +151,7 @@ def refuse_pickled(folder: Path) -> None:
 def _read_index(path: Path) -> dict[str, Path]:
     """Tensor name -> file, of an index."""
     try:
-        files = json.loads(path.read_text())["weight_map"]
+        files = read_json(path, "")["weight_map"]
         return {str(key): path.parent / Path(name).name for key, name in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         raise ModelError(f"{path}: not an index of weights; download it again") from None

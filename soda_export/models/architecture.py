@@ -60,6 +60,7 @@ def build_empty(
     if ema:
         _warn_of_ema(path)
         settings = {key: value for key, value in settings.items() if key not in ema}
+    check_kinds(path, settings, maker)
     known, legacy = _defaults(maker), _defaults(diffusers.Transformer2DModel)
     for key, value in list(settings.items()):
         if key not in known:
@@ -82,6 +83,16 @@ def _check_counts(path: Path, settings: Mapping[str, Any]) -> None:
         count = settings.get(key)
         if isinstance(count, int | float) and (count < 1 or count != int(count)):
             raise ModelError(f"{path}: {key}={settings[key]!r} must be a whole number of at least 1")
+
+
+def check_kinds(path: Path | str, settings: Mapping[str, Any], maker: Any) -> None:
+    """Refuse words and objects where a class of diffusers has a switch or a number by default: it would take a word as
+    "on". Raises ModelError."""
+    for key, default in _defaults(maker).items():
+        value = settings.get(key)
+        if isinstance(default, int | float) and isinstance(value, str | dict):
+            wanted = "true or false" if isinstance(default, bool) else "a number"
+            raise ModelError(f"{path}: {key}={value!r:.40} must be {wanted}")
 
 
 def empty_module(make: Callable[[], nn.Module], parameter: Callable[[Tensor], Tensor] | None = None) -> nn.Module:

@@ -35,6 +35,7 @@ def fetch_parts(
     """The local folder of a repository with at least these parts, weights included; weights in half precision only if
     they are asked for, or there are no others."""
     patterns = ["model_index.json", *(f"{part}/{content}" for part in parts for content in _CONTENT)]
+
     def is_whole(folder: Path) -> bool:
         return (folder / "model_index.json").is_file() and _lacking(folder, parts) is None
 

@@ -24,8 +24,9 @@ from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
 from .family import Family, Sizes
 from .hub import DEFAULT_PARTS, TEXT_PARTS
-from .origin import BUILTIN_FOLDER, ModelRequest, Origin, builtin_models, find_origin, resolve_folder
-from .published import CONFIG_FILES, read_json
+from .origin import Origin, find_origin, resolve_folder
+from .published import BUILTIN_FOLDER, CONFIG_FILES, builtin_models, read_json
+from .request import ModelRequest
 from .schedule import pipeline_schedule
 from .spec import ModelSpec
 from .weights import CheckpointWeights, JoinedWeights, RandomWeights, Weights, num_parameters

@@ -11,7 +11,11 @@ from ..errors import ModelError
 from .controlled import KIND, Control
 from .hub import DEFAULT_PARTS, fetch_configs, fetch_controlnet, fetch_parts, is_repository
 from .published import (
+    BUILTIN_CONTROLNETS,
+    BUILTIN_FOLDER,
     CONTROLNETS,
+    builtin_controlnets,
+    builtin_models,
     denoiser_config,
     denoiser_folder,
     folder_configs,
@@ -22,33 +26,9 @@ from .published import (
     read_json,
     read_published,
 )
+from .request import ModelRequest
 
 log = logging.getLogger(__name__)
-BUILTIN_FOLDER = Path(__file__).parent / "builtin"
-BUILTIN_CONTROLNETS = BUILTIN_FOLDER / "controlnets"
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """Which model, and where its weights come from."""
-
-    model: str
-    """Built-in model, hub alias, owner/name of a hub repository, or path of a diffusers pipeline folder."""
-    weights: Path | None = None
-    """Local diffusers folder to take the weights from."""
-    revision: str | None = None
-    """Hub revision: branch, tag or commit. [default: main]"""
-    variant: str = ""
-    """Which weights, where a folder has several: fp16, non_ema. [default: those without a word in their name]"""
-    random_weights: int | None = None
-    """Seed: the true architecture with random weights, for latency work."""
-    controlnet: tuple[str, ...] = ()
-    """ControlNet that goes into the UNet's programs, several if repeated: a name that comes with the package, a local
-    folder, or owner/name of a hub repository. [default: those of the pipeline folder]"""
-    image_size: int | None = None
-    """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
-    clip_skip: int | None = None
-    """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""
 
 
 @dataclass(frozen=True)
@@ -65,16 +45,6 @@ class Origin:
     expected: dict[str, Any] | None
     """Configuration that --weights must agree with."""
     controls: tuple[Control, ...] = ()
-
-
-def builtin_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(folder.name for folder in BUILTIN_FOLDER.iterdir() if (folder / "model_index.json").is_file())
-
-
-def builtin_controlnets() -> list[str]:
-    """Names of the ControlNets that come with the package, weights included."""
-    return sorted(folder.name for folder in BUILTIN_CONTROLNETS.glob("*/"))
 
 
 def resolve_folder(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PARTS) -> tuple[str, Path]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import ModelError
 
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+BUILTIN_CONTROLNETS = BUILTIN_FOLDER / "controlnets"
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """Part -> name of its configuration; config.json where not listed."""
@@ -17,6 +19,16 @@ DENOISERS = ("transformer", "unet")
 CONTROLNETS = ("controlnet", "controlnet_1", "controlnet_2", "controlnet_3")
 """Folders of the ControlNets that a pipeline comes with."""
 PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def builtin_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.name for folder in BUILTIN_FOLDER.iterdir() if (folder / "model_index.json").is_file())
+
+
+def builtin_controlnets() -> list[str]:
+    """Names of the ControlNets that come with the package, weights included."""
+    return sorted(folder.name for folder in BUILTIN_CONTROLNETS.glob("*/"))
 
 
 def published_models() -> list[str]:
@@ -79,9 +91,10 @@ def read_json(path: Path, expectation: str) -> dict[str, Any]:
     """A JSON object. expectation: what the user should know where the file cannot be read."""
     try:
         value = json.loads(path.read_text())
-    except OSError:
-        raise ModelError(f"{path}: cannot be read; {expectation}") from None
-    except ValueError as error:
+    except OSError as error:
+        advice = f"; {expectation}" if expectation else f" ({error.strerror})"
+        raise ModelError(f"{path}: cannot be read{advice}") from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
 from .architecture import empty_module
+from .published import read_json
 from .recipe import Output
 
 
@@ -133,12 +133,7 @@ def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
     where = str(source / "config.json") if isinstance(source, Path) else "text encoder config"
     fields: Any = source
     if isinstance(source, Path):
-        try:
-            fields = json.loads((source / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{where}: cannot be read ({error}); a transformers folder has a config.json") from None
-    if not isinstance(fields, Mapping):
-        raise ModelError(f"{where}: expected a JSON object")
+        fields = read_json(source / "config.json", "a transformers folder has a config.json")
     kind = _kind(fields)
     if kind not in ENCODERS or fields.get("model_type") not in _BY_TYPE:
         raise ModelError(f"{where}: text encoder {kind!r} is not supported; supported: {', '.join(ENCODERS)}")

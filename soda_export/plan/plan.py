@@ -135,7 +135,7 @@ def _plan_of(document: Any) -> Plan:
     else:
         file = msgspec.convert(document, PlanFile)
         model = file.model
-        _check_model(model)
+        check_model(model)
     steps = len(file.steps)
     if file.format != FORMAT:
         raise PlanError(f"format {file.format!r:.40} version {version}, expected {FORMAT!r} version {VERSION}")
@@ -155,8 +155,8 @@ def _plan_of(document: Any) -> Plan:
     )  # fmt: skip
 
 
-def _check_model(model: ModelIdentity) -> None:
-    """Refuse sites that do not make up a model."""
+def check_model(model: ModelIdentity) -> None:
+    """Refuse sites that do not make up a model. Raises PlanError."""
     numbers = [k for kind in model.kinds.values() for k in kind]
     counts = {kind: len(names) for kind, names in model.sites.items()}
     if not numbers or not all(counts.values()) or counts != {kind: len(ks) for kind, ks in model.kinds.items()}:
@@ -179,7 +179,7 @@ def _expand_coefficients(rows: list[list[float]], steps: int) -> NDArray[np.floa
     """The rows, or None. Whether they are this sampler's is seen where it is known (SamplerTable.with_coefficients)."""
     if not rows:
         return None
-    if len(rows) != steps or len({len(row) for row in rows}) > 1:
+    if len(rows) != steps or len({len(row) for row in rows}) > 1 or not rows[0]:
         raise PlanError(f"coefficients: {len(rows)} rows for {steps} steps, or rows of several lengths")
     with np.errstate(over="ignore"):
         table = np.array(rows, np.float32)

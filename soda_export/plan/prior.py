@@ -30,7 +30,7 @@ def read_prior(path: Path, steps: int) -> NDArray[np.float64]:
         file = msgspec.json.decode(path.read_bytes(), type=PriorFile)
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror})") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise PlanError(f"{path}: not a prior file ({error})") from None
     distances = range(1, len(file.reuse_error) + 1)
     if not distances or file.reuse_error.keys() != {str(d) for d in distances}:
@@ -38,7 +38,10 @@ def read_prior(path: Path, steps: int) -> NDArray[np.float64]:
     columns = [file.reuse_error[str(d)] for d in distances]
     if any(len(column) != steps for column in columns):
         raise PlanError(f"{path}: has {len(columns[0])} steps, --steps is {steps}; pass --steps {len(columns[0])}")
-    return np.array(columns, np.float64).T[::-1].copy()
+    errors = np.array(columns, np.float64).T[::-1].copy()
+    if not (errors >= 0).all():  # JSON has no infinity, and a number beyond float64 is refused
+        raise PlanError(f"{path}: reuse_error must be 0 or more everywhere")
+    return errors
 
 
 def uniform_map(spec: ModelSpec, sampler: SamplerIdentity | str, steps: int, guidance: float) -> SensitivityMap:

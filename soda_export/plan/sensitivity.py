@@ -16,9 +16,11 @@ from safetensors.numpy import save
 from ..errors import PlanError
 from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore
 from ..models.spec import STACK
+from .plan import MAX_GUIDANCE, check_model
 
 FORMAT, VERSION = "soda-map", 3
 MAX_INTERVAL = 9
+_MOST_SAMPLES, _MOST_STEPS = 1 << 31, 1000
 _ROUNDING = 1e-3  # errors of nothing, computed in float32
 RATES = tuple(i / 8 for i in range(1, 8))  # share of tokens pruned, at which the prune error is measured
 Metric = Literal["cosine", "l1", "l2"]
@@ -114,10 +116,11 @@ def read_map(path: Path) -> SensitivityMap:
             text = (file.metadata() or {}).get("info", "")
             _check_version(msgspec.json.decode(text, type=_Head))
             info = msgspec.json.decode(text, type=MapInfo)
+            _check_info(info)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise PlanError(f"{path}: no such file; `soda-export profile` makes a map") from None
-    except (OSError, SafetensorError, msgspec.DecodeError) as error:
+    except (OSError, SafetensorError, msgspec.DecodeError, RecursionError) as error:
         raise PlanError(f"{path}: not a sensitivity map ({error}); make one with `soda-export profile`") from None
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from None
@@ -139,6 +142,16 @@ def _check_version(head: _Head) -> None:
         raise PlanError(f"format {head.format!r:.40} version {head.version}, expected {FORMAT!r} version {VERSION}")
 
 
+def _check_info(info: MapInfo) -> None:
+    check_model(info.model)
+    for name, value, least, most in (
+        ("samples", info.samples, 1, _MOST_SAMPLES), ("seed", info.seed, 0, 2**64 - 1),
+        ("sampler.steps", info.sampler.steps, 1, _MOST_STEPS), ("guidance", info.guidance, 0, MAX_GUIDANCE),
+    ):  # fmt: skip
+        if not least <= value <= most:
+            raise PlanError(f"{name} {value:g} is outside {least} .. {most:g}")
+
+
 def _shapes(info: MapInfo) -> dict[str, tuple[int, ...]]:
     """Shape of each array of the file."""
     reuse = (info.sampler.steps, len(info.model.names), MAX_INTERVAL)
@@ -151,12 +164,6 @@ def _shapes(info: MapInfo) -> dict[str, tuple[int, ...]]:
 
 def _wrong_with(info: MapInfo, arrays: dict[str, NDArray[np.float32]]) -> str:
     """What keeps the file from being a map, in words; nothing where it is one."""
-    if info.samples < 1:
-        return f"samples is {info.samples}, but a map needs at least 1"
-    if {kind: len(names) for kind, names in info.model.sites.items()} != {
-        kind: len(numbers) for kind, numbers in info.model.kinds.items()
-    }:
-        return "its model has kinds without sites"
     shapes = _shapes(info)
     if arrays.keys() != shapes.keys():
         return f"it holds {', '.join(sorted(arrays))}, not {', '.join(sorted(shapes))}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
+from ..models.architecture import check_kinds
 
 CONFIG = "scheduler/scheduler_config.json"
 _DPM, _EULER, _UNIPC = "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"
@@ -68,8 +69,10 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
     if sampler.endswith("-karras"):  # the spacings exclude each other
         others = {"use_exponential_sigmas": False, "use_beta_sigmas": False, "use_lu_lambdas": False}
         config = {**config, **{key: off for key, off in others.items() if key in config}, "use_karras_sigmas": True}
+    maker = getattr(diffusers, _CLASSES[sampler])
+    check_kinds(CONFIG, config, maker)
     try:
-        scheduler = getattr(diffusers, _CLASSES[sampler]).from_config(config)
+        scheduler = maker.from_config(config)
     except (ImportError, NotImplementedError, TypeError, ValueError) as error:
         raise ModelError(f"{CONFIG}: diffusers refuses it: {' '.join(str(error).split())}") from None
     for switch, reason in _SWITCHES.items():

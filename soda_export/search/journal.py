@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 class Journal:
-    """Without a path it remembers in memory only. A last line that was cut off by a kill is dropped."""
+    """Without a path it remembers in memory only. A line that was cut off by a kill is dropped."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._known: dict[str, list[float]] = {}
         if path is not None and path.is_file():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                    self._known[str(entry["key"])] = [float(value) for value in entry["value"]]
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
-                self._known[entry["key"]] = entry["value"]
 
     def get(self, key: str) -> list[float] | None:
         """The value, or None."""

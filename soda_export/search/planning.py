@@ -15,6 +15,7 @@ from ..errors import PlanError, UsageError
 from ..models.identity import TokenScore
 from ..options import BundleOptions, ProfileOptions
 from ..plan.anchors import anchor_cost, solve_anchors
+from ..plan.plan import Plan
 from ..plan.problem import Target
 from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 from ..plan.solve import (
@@ -84,18 +85,18 @@ def _plan(
         solved = solve_without_map(setting, bench.loaded.spec, options)
     else:
         solved = solve_plan(sensitivity, bench.loaded.spec, options)
-    return _fit(bench, solved, options, calibration) if options.fit_sampler == "always" else solved
+    if options.fit_sampler != "always":
+        return solved
+    return replace(solved, plan=fit_plan(bench, solved.plan, options, calibration))
 
 
-def _fit(
-    bench: Workbench, solved: SolvedPlan, options: PlanOptions, calibration: ProfileOptions
-) -> SolvedPlan:
-    """A planner's schedule with the sampler fitted to it."""
+def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: ProfileOptions) -> Plan:
+    """A plan, whoever made it, with the sampler fitted to its schedule, in the place of what it had fitted."""
     samples = MORE_SAMPLES * options.plan_samples
-    trials = _trials(bench, solved.plan.token_score, options, bench.calibration(calibration), samples)
-    coefficients = trials.fit_sampler(solved.plan.schedule).coefficients
-    plan = replace(solved.plan, coefficients=coefficients, made_by=f"{solved.plan.made_by} fitted")
-    return replace(solved, plan=plan)
+    trials = _trials(bench, plan.token_score, options, bench.calibration(calibration), samples)
+    coefficients = trials.fit_sampler(plan.schedule).coefficients
+    made_by = f"{plan.made_by.removesuffix(' fitted')} fitted".strip()
+    return replace(plan, coefficients=coefficients, made_by=made_by)
 
 
 def _trials(

@@ -18,12 +18,11 @@ from ..eager.reference import run_reference
 from ..eager.sampling import Sampling, run_noise
 from ..lower.lower import lower_plan, round_keeps
 from ..models.identity import SamplerIdentity, TokenScore, identify
+from ..options import PLAN_SEED
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
 from ..sampler import FittingSampler, SamplerTable, Stepper
 from .journal import Journal
-
-SEED = 1  # profiling uses 0 by default, evaluation its own range: planning sees neither
 
 
 class Trials:
@@ -49,7 +48,7 @@ class Trials:
 
     def _take(self, samples: Sequence[int], weights: NDArray[np.float64] | None) -> None:
         self.samples, self._weights = tuple(samples), weights
-        noise, step_noise = run_noise(SEED, self.samples, self.spec.latent_shape, self.sampler)
+        noise, step_noise = run_noise(PLAN_SEED, self.samples, self.spec.latent_shape, self.sampler)
         inputs = self.model.place(self._conditions.rows(self.samples, self.rows))
         self.sampling = Sampling(
             self.model, inputs, noise, self.guidance, self.rows, self._identity.guided_channels, step_noise

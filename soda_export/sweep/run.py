@@ -6,29 +6,20 @@ import importlib
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from ..errors import UsageError, first_line
+from .options import WorkerOptions
 from .rows import RowFile
 from .unit import Finished, Setting, Unit, UnitRunner
 
 log = logging.getLogger(__name__)
 _LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class WorkerOptions:
-    """Where units run."""
-
-    workers: int = 1
-    """Units that run at a time; torch's threads are shared out between them."""
-    ray: str | None = None
-    """Run on Ray: address of a cluster whose machines have soda-export and the model, or `local`. [package: ray]"""
 
 
 def run_units(
@@ -84,6 +75,11 @@ def _in_processes(setting: Setting, supply: Iterator[Unit], workers: int) -> Ite
             raise UsageError(
                 f"--workers {workers}: a worker died, perhaps for lack of memory; try fewer. What is finished is kept"
             ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():  # what they are at may take minutes, and is done again
+                process.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -93,6 +89,7 @@ _runner: UnitRunner | None = None  # of a worker process
 
 def _start(setting: Setting, threads: int) -> None:
     global _runner
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process ends the others
     _runner = UnitRunner(setting, threads)
 
 

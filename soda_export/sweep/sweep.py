@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
 from ..bench import BenchOptions
 from ..build.pipeline import Progress, Workbench
 from ..errors import UsageError
-from ..eval.seeds import HELD_OUT_SEEDS, check_held_out, parse_seeds
+from ..eval.seeds import check_held_out, parse_seeds
 from ..models.load import ModelRequest, builtin_models
 from ..models.published import published_models
 from ..options import ProfileOptions
 from ..plan.plan import describe_sampler, hash_of
 from ..plan.planners import PLANNERS
 from ..plan.sensitivity import SensitivityMap, map_bytes
-from ..plan.solve import FitSampler, PlanOptions
+from ..plan.solve import PlanOptions
+from .options import SweepOptions, WorkerOptions
 from .plot import plot_sweep
 from .rows import RowFile
-from .run import WorkerOptions, run_units
+from .run import run_units
 from .summary import Summary, summarise_pairs
 from .table import write_tables
 from .unit import Setting, Unit
 
 _BEST = "best"
 _MAX_RATIO = 1000.0
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What to compare."""
-
-    planners: str
-    """Planners, separated by commas."""
-    flops_ratios: str
-    """Targets: FLOPs of computing everything / FLOPs of the plan, separated by commas."""
-    out: Path
-    """Folder for rows, tables and plot; a sweep that was stopped goes on where it was."""
-    seeds: str = HELD_OUT_SEEDS
-    """Seeds A:B, B exclusive, one sample each; several ranges, separated by commas, are a row each."""
-    batch: int = 32
-    """Samples drawn together; the scores do not depend on it."""
-    against: str | None = None
-    """Planner to compare with each other one, on the same samples. [default: best where it is swept, else the first]"""
-    bench: bool = False
-    """Build every plan's bundle and measure its latency, too."""
-    max_engines: int = PlanOptions.max_engines
-    """Most step engines of a plan."""
-    plan_seconds: float = PlanOptions.plan_seconds
-    """best: how long it may measure at each target."""
-    plan_samples: int = PlanOptions.plan_samples
-    """best: generations that each schedule is measured on."""
-    fit_sampler: FitSampler = PlanOptions.fit_sampler
-    """Fit the sampler's coefficients to the schedules of best alone, of all planners, or of none."""
 
 
 def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:

@@ -10,6 +10,7 @@ import pytest
 from soda_runtime import EngineError
 
 from soda_export.bench.fastest import Place, choose_backend, places_for
+from soda_export.bench.process import describe_process
 from soda_export.compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
 from soda_export.errors import CompileError
 from soda_export.options import BundleOptions
@@ -178,3 +179,34 @@ def test_doctor_lists_every_backend(soda: Soda) -> None:
     code, out, _ = soda("doctor")
     assert code == 0
     assert all(name in out for name in REGISTRY)
+
+
+def test_doctor_says_what_the_process_is_given(
+    soda: Soda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = json.loads(soda("doctor", "--json")[1])
+    process = found["process"]
+    assert process["usable_cores"] <= found["machine"]["cores"]
+    assert process["temporary_free_bytes"] > 0
+    assert "utf-8" in process["encoding"].lower()
+    assert [each.split()[0] for each in process["onnxruntime_of"]] == ["onnxruntime"]
+    shown = soda("doctor")[1]
+    for row in ("locale", "processors", "home", "cache", "temporary space", "onnxruntime/ is of", "fork", "AMX"):
+        assert row in shown
+    monkeypatch.setattr("soda_export.bench.process.owners", lambda _: ("onnxruntime 1", "onnxruntime-openvino 1"))
+    assert "overwrite each other" in " ".join(soda("doctor")[1].split())
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert json.loads(soda("doctor", "--json")[1])["process"]["home"] == ""
+    assert "none: hashes of bundles are not remembered" in " ".join(soda("doctor")[1].split())
+
+
+def test_a_quota_of_processor_time_is_read(tmp_path: Path) -> None:
+    for text, cores in (("150000 100000", 1.5), ("max 100000", None), ("", None)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert describe_process(tmp_path).quota_cores == cores
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("50000")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
+    assert describe_process(tmp_path).usable_cores == 0.5

@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 from soda_runtime.checks import open_manifest
 
@@ -69,8 +68,8 @@ def test_what_a_build_says_to_try_suits_its_bundle(soda) -> None:
     manifest = open_manifest(GOLDEN_V5_TEXT)
     code, _, err = soda("run", GOLDEN_V5_TEXT, *shlex.split(_example(manifest)))
     assert code == 0, err
-    assert _example(msgspec.structs.replace(manifest, finish=())).endswith("--out out.npy")
-    embeds = _example(msgspec.structs.replace(manifest, tokenizers=()))
+    assert _example(replace(manifest, finish=())).endswith("--out out.npy")
+    embeds = _example(replace(manifest, tokenizers=()))
     assert embeds == "--embeds embeds.safetensors --out out.png"
 
 

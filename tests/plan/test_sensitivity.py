@@ -50,7 +50,10 @@ SHAPE = (12, 9, MAX_INTERVAL)
     [
         ({"version": 2}, {}, "a map of version 2, by layers and modules, is not read any more; profile again"),
         ({"version": 4}, {}, "version 4, expected 'soda-map' version 3"),
-        ({"samples": 0}, {}, "samples is 0, but a map needs at least 1"),
+        ({"samples": 0}, {}, "samples 0 is outside 1 .. "),
+        ({"samples": -1}, {}, "samples -1 is outside 1 .. "),
+        ({"guidance": -1.0}, {}, "guidance -1 is outside 0 .. "),
+        ({"seed": -1}, {}, "seed -1 is outside 0 .. "),
         ({"samples": True}, {}, "Expected `int`, got `bool`"),
         ({"samples": 1.5}, {}, "Expected `int`, got `float`"),
         ({}, {"reuse_error": np.zeros(SHAPE, np.int64)}, "reuse_error is int64, not float32"),

@@ -41,6 +41,10 @@ def computes(schedule: Schedule, model: ModelIdentity, tool: str) -> NDArray[np.
     skipped = np.flatnonzero((work[:, stack] != COMPUTE).any(axis=1))
     if skipped.size:
         raise PlanError(f"step {skipped[0]}: all blocks are skipped; a {tool} file can only reuse modules")
+    early = np.flatnonzero(work[0] == REUSE)
+    if early.size:
+        where = f"step 0, {model.names[early[0]]}"
+        raise PlanError(f"{where}: nothing is cached yet; the first step must compute everything")
     other = np.argwhere((work != REUSE) & (work != COMPUTE))
     if other.size:
         step, k = (int(i) for i in other[0])

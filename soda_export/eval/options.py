@@ -1,0 +1,37 @@
+"""Options of an evaluation. The one home of each; the command line reads them. No torch: help pages read this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .seeds import HELD_OUT_SEEDS
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to draw."""
+
+    seeds: str = HELD_OUT_SEEDS
+    """Seeds A:B, B exclusive, one sample each; not 0 and 1, which profiling and planning use."""
+    batch: int = 32
+    """Samples drawn together; the scores do not depend on it."""
+    against: Literal["itself", "model"] = "itself"
+    """What bundles are held against: the bundle with everything computed, or the model in torch in fp32, which shows
+    what the precision and the backend cost, too."""
+    hints: Path | None = None
+    """ControlNets: folder of pictures, in the order of their names one a prompt; of several ControlNets, a folder for
+    each port in it. [default: of built-in models what the prompts say, else noise]"""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Networks that judge pictures."""
+
+    inception: Path | None = None
+    """FID: file of torch-fidelity's Inception weights. [package: torch-fidelity]"""
+    clip: Path | None = None
+    """CLIP score: folder of a CLIP model in transformers' format."""
+    lpips: Path | None = None
+    """LPIPS: file of torchvision's AlexNet weights. [package: lpips]"""

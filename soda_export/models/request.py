@@ -1,0 +1,29 @@
+"""Which model is asked for. No torch: help pages read this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, and where its weights come from."""
+
+    model: str
+    """Built-in model, hub alias, owner/name of a hub repository, or path of a diffusers pipeline folder."""
+    weights: Path | None = None
+    """Local diffusers folder to take the weights from."""
+    revision: str | None = None
+    """Hub revision: branch, tag or commit. [default: main]"""
+    variant: str = ""
+    """Which weights, where a folder has several: fp16, non_ema. [default: those without a word in their name]"""
+    random_weights: int | None = None
+    """Seed: the true architecture with random weights, for latency work."""
+    controlnet: tuple[str, ...] = ()
+    """ControlNet that goes into the UNet's programs, several if repeated: a name that comes with the package, a local
+    folder, or owner/name of a hub repository. [default: those of the pipeline folder]"""
+    image_size: int | None = None
+    """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
+    clip_skip: int | None = None
+    """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""
