@@ -64,6 +64,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(_INTERRUPTED)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        written = error.filename2 or error.filename  # a copy names its source first
+        place = f"{written}: " if written else ""
         print(f"soda-export: {place}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
