@@ -77,8 +77,8 @@ def main() -> None:
             f"soda-runtime[ort,openvino,text] @ {extras['soda_runtime'].as_uri()}",
             f"soda-export[train] @ {extras['soda_export'].as_uri()}",
         ]
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(constraints), *wanted]
-        subprocess.run(pip, check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", str(constraints)]
+        subprocess.run([*pip, *wanted], check=True)
         # -I: what was installed is checked, not this source tree
         check = [str(python), "-I", str(ROOT / "scripts/floors_check.py"), str(ROOT / "tests/golden")]
         sys.exit(subprocess.run(check, cwd=scratch).returncode)

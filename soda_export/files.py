@@ -50,7 +50,8 @@ def naming(place: Path) -> Iterator[None]:
         written = error.filename2 or error.filename
         if written is not None and error.errno not in (*_FULL, errno.EROFS):
             raise
-        where = place if written is None or place in Path(os.fsdecode(written)).parents else Path(os.fsdecode(written))
+        path = place if written is None else Path(os.fsdecode(written))
+        where = place if {place, place.parent} & set(path.parents) else path  # a temporary name says less
         raise UsageError(f"{where}: {_why(error.errno, error.strerror or str(error))}") from None
     except Exception as error:
         found = _NATIVE.search(str(error))

@@ -18,6 +18,7 @@ _SWEEP = (
     "sweep", *_PROFILED, "--planners", "fora,uniform", "--flops-ratios", "1.5", "--seeds", "1000000:1000004", "--out",
     "sweep",
 )  # fmt: skip
+_IMPORT = ("import", "{stock}/s.json", "--from", "smoothcache", "--model", "{model}", "--steps", "8")
 _BEST = ("--planner", "best", "--plan-seconds", "0.5", "--plan-samples", "2")
 
 
@@ -76,11 +77,7 @@ CASES = (
     Case("run: npy", ("run", "{stock}/engines/tiny-b3-ort", "--out", "x.npy"), ("x.npy",)),
     Case("convert", ("convert", "pickled"), ("pickled/transformer/*",), "", _pickles, 3),
     Case("export", ("export", "{stock}/f.plan.json", "--to", "smoothcache", "--out", "s.json"), ("s.json",)),
-    Case(
-        "import",
-        ("import", "{stock}/s.json", "--from", "smoothcache", "--model", "{model}", "--steps", "8", "--out", "i.plan.json"),
-        ("i.plan.json",),
-    ),
+    Case("import", (*_IMPORT, "--out", "i.plan.json"), ("i.plan.json",)),
     Case("sweep", _SWEEP, ("sweep/errors/*", "sweep/plans/*"), "", _stages("map"), 2),
     Case("sweep: bench", (*_SWEEP, "--bench"), ("sweep/errors/*",), "", _stages("map")),
 )  # fmt: skip
