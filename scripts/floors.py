@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME, EXPORT = ROOT / "runtime/python", ROOT
 _EXTRAS = {RUNTIME: ("ort", "openvino", "text"), EXPORT: ("train",)}
+_PACKAGES = {RUNTIME: "soda_runtime", EXPORT: "soda_export"}
 _OUR_OWN = ("soda-runtime", "soda-export")
-_PARTS = {RUNTIME: ("soda_runtime",), EXPORT: ("soda_export", "README.md")}
 _FLOOR = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(\[[^\]]*\])?>=(?P<version>[0-9.]+)")
 
 
@@ -41,22 +41,6 @@ def floors() -> Iterator[tuple[str, str]]:
                 sys.exit(f"{source / 'pyproject.toml'}: {text} has no floor")
 
 
-def build_wheels(folder: Path) -> list[Path]:
-    """The wheels of both distributions, from copies of the sources: a `build` left in a source tree would be packed."""
-    for source in (RUNTIME, EXPORT):
-        copy = folder / source.name
-        copy.mkdir(parents=True)
-        for part in (*_PARTS[source], "pyproject.toml", "LICENSE"):
-            whole = source / part
-            if whole.is_dir():
-                shutil.copytree(whole, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-            elif whole.exists():
-                shutil.copyfile(whole, copy / part)
-        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder / "wheels")]
-        subprocess.run([*pip, str(copy)], check=True)
-    return sorted((folder / "wheels").glob("*.whl"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=["lowest", "newest"])
@@ -66,16 +50,16 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "venv", str(args.environment)], check=True)
     python = args.environment.resolve() / "bin/python"
     with tempfile.TemporaryDirectory() as scratch:
-        wheels = build_wheels(Path(scratch))
+        subprocess.run([sys.executable, str(ROOT / "scripts/build_wheels.py"), scratch], check=True)
         allowed = (ROOT / "constraints.txt").read_text()
         if args.which == "lowest":
             allowed += "".join(f"{name}=={version}\n" for name, version in floors())
         constraints = Path(scratch) / "constraints.txt"
         constraints.write_text(allowed)
-        extras = {f"{path.name.split('-')[0]}": path for path in wheels}
         wanted = [
-            f"soda-runtime[ort,openvino,text] @ {extras['soda_runtime'].as_uri()}",
-            f"soda-export[train] @ {extras['soda_export'].as_uri()}",
+            f"{wheel.name.partition('-')[0].replace('_', '-')}[{','.join(_EXTRAS[source])}] @ {wheel.as_uri()}"
+            for source in (RUNTIME, EXPORT)
+            for wheel in Path(scratch).glob(f"{_PACKAGES[source]}-*.whl")
         ]
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", str(constraints)]
         subprocess.run([*pip, *wanted], check=True)

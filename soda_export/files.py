@@ -51,7 +51,8 @@ def naming(place: Path) -> Iterator[None]:
         if written is not None and error.errno not in (*_FULL, errno.EROFS):
             raise
         path = place if written is None else Path(os.fsdecode(written))
-        where = place if {place, place.parent} & set(path.parents) else path  # a temporary name says less
+        own = place.resolve()
+        where = place if {own, own.parent} & set(path.resolve().parents) else path  # a temporary name says less
         raise UsageError(f"{where}: {_why(error.errno, error.strerror or str(error))}") from None
     except Exception as error:
         found = _NATIVE.search(str(error))

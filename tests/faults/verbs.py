@@ -9,6 +9,7 @@ imports, and the trace of the toy model. It can be killed after a time, or befor
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -98,6 +99,8 @@ def _serve(model: Path) -> None:
     del matplotlib
     with tempfile.TemporaryDirectory() as folder:
         _trace(model, Path(folder))
+    gc.collect()
+    gc.freeze()  # forks neither walk nor copy what is there already
     answers, sys.stdout = sys.stdout, sys.stderr
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
