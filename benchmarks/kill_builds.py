@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -30,7 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="file for the figures, written after every hundred kills")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--out", type=Path, help="file for the figures, written after every ten kills")
     args = parser.parse_args()
     started, kills = time.time(), list[Kill]()
     scratch = Path(tempfile.mkdtemp())  # kept where a check fails: it shows what was left
@@ -41,11 +43,15 @@ def main() -> None:
     campaign = Campaign(verbs, model, scratch / "stock", scratch / "places", args.seed)
     for kill in campaign.kills(args.rounds):
         kills.append(kill)
-        if len(kills) % 100 == 0 or len(kills) == args.rounds:
-            print(f"{len(kills)} kills in {time.time() - started:.0f} s: none left anything behind", flush=True)
+        passed = time.time() - started
+        if len(kills) % 10 == 0 or len(kills) == args.rounds or passed > args.seconds:
+            print(f"{len(kills)} kills in {passed:.0f} s: none left anything behind", flush=True)
             if args.out:
-                args.out.write_text(json.dumps(_figures(kills, args.seed, time.time() - started), indent=1) + "\n")
+                args.out.write_text(json.dumps(_figures(kills, args.seed, passed), indent=1) + "\n")
+        if passed > args.seconds:
+            break
     verbs.close()
+    shutil.rmtree(scratch)
 
 
 def _figures(kills: list[Kill], seed: int, seconds: float) -> dict[str, object]:
