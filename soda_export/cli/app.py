@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -53,6 +54,7 @@ def main() -> None:
     words = sys.argv[1:]
     try:
         make_app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # a full disk behind it shows here, not when nobody listens any more
     except (CycloptsError, SodaError) as error:
         message = " ".join(str(error).split())
         print(f"soda-export: {message}", file=sys.stderr)
@@ -65,6 +67,9 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
     except OSError as error:
         written = error.filename2 or error.filename  # a copy names its source first
+        if written is None and error.errno == errno.ENOSPC:  # every file is named by who writes it
+            written = "standard output"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it goes nowhere
         place = f"{written}: " if written else ""
         print(f"soda-export: {place}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_a_read_only_home_hinders_nobody(tmp_path: Path, read_only: ReadOnly, mo
     monkeypatch.setenv("HOME", str(home))
     latents = Session.open(GOLDEN, threads=1).generate(**golden_request(GOLDEN))
     assert np.allclose(latents, golden_results(GOLDEN)["latents"], atol=1e-3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+@pytest.mark.parametrize("words", [("--version",), ("inspect", str(GOLDEN), "--json")])
+def test_a_full_disk_behind_the_output_is_said_in_one_line(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "soda_export", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "soda-export: standard output: No space left on device\n")
 
 
 def test_temporary_files_of_killed_writers_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
