@@ -17,7 +17,7 @@ from .places import Places
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 _ROOMY_PAGES, _ROOMY_FILES = 16384, 4096
-_LINE = re.compile(r"soda-export: (?P<place>.+?): (cannot be written \()?No space left on device")
+_LINE = re.compile(r"soda-export: (--out )?(?P<place>.+?): (cannot be (written|made) \()?No space left on device")
 
 
 class Disk:

@@ -30,9 +30,9 @@ def disk_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "limits"),
     [
-        ("build", {"pages": 0}), ("build", {"pages": 3}), ("build", {"pages": 30}), ("build", {"pages": 70}),
-        ("build", {"files": 1}), ("build", {"files": 12}), ("build: pack over another bundle", {"files": 2}),
-        ("build: compile on", {"pages": 8}), ("profile", {"pages": 4}), ("plan", {"pages": 0}),
+        ("build", {"pages": 3}), ("build", {"pages": 30}), ("build", {"pages": 70}),
+        ("build", {"files": 12}), ("build: pack over another bundle", {"files": 2}),
+        ("build: compile on", {"pages": 8}), ("profile", {"pages": 4}),
         ("run: png", {"files": 0}), ("convert", {"pages": 5}), ("sweep", {"pages": 4}),
     ],
 )  # fmt: skip
