@@ -1,18 +1,24 @@
 # make demo: build the built-in model's bundle and play it.   make test: everything CI checks.
 # make test-gpu: what only a GPU can show, with the reason where something is skipped.
 # make cpp: build the C++ runtime and test it.   make cpp-check: the same with sanitizers, fuzzing (of both readers, too) and 1,000 openings.
-PYTHON ?= python3.11
+# make floors, make newest: both distributions with the lowest and with the newest allowed dependencies, checked.
+# make audit: known vulnerabilities and licences of what is installed.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+# On Linux the default index has torch with 5 GB of CUDA. Its CPU build:
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test test-gpu lint clean cpp cpp-check
+.PHONY: setup demo test test-gpu lint clean cpp cpp-check floors newest audit
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml runtime/python/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(INDEX),--extra-index-url $(INDEX)) -e runtime/python[ort,text] -e .[dev]
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e runtime/python[ort,text] -e .[dev]
 	touch $@
 
 demo: $(STAMP)
@@ -29,6 +35,20 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+floors:
+	$(PYTHON) scripts/floors.py lowest $(VENV)-floors
+
+newest:
+	$(PYTHON) scripts/floors.py newest $(VENV)-newest
+
+# The tools have an environment of their own: what they need is not what is judged
+audit: $(STAMP)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet pip-audit pip-licenses
+	$(VENV)-audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --partial-match --fail-on="GPL;UNKNOWN"
+	$(VENV)-audit/bin/pip-audit --skip-editable --progress-spinner off \
+	    --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 CPP_TOOLS := PATH="$(CURDIR)/$(BIN):$$PATH"
 FUZZ_SECONDS ?= 60
@@ -50,4 +70,4 @@ cpp-check: cpp
 	$(BIN)/python scripts/fuzz_readers.py --seconds $(FUZZ_SECONDS)
 
 clean:
-	rm -rf $(VENV) out engines/.work build
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-newest $(VENV)-audit out engines/.work build

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import json
-import secrets
+import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from soda_runtime.errors import SodaError
+from soda_runtime.scratch import is_abandoned, owner
+
 from .errors import UsageError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NATIVE = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust say what the system said
+_NAME_CHARACTERS = 40  # of a file's name in that of its temporary file: names have at most 255 bytes
 _BUNDLE_FORMAT = "soda-bundle"
 _LONGEST = 1 << 28  # bytes of a file that is read to tell its kind
 
@@ -22,26 +31,59 @@ def write_whole(path: Path, content: bytes) -> None:
         with replacing(path) as scratch:
             scratch.write_bytes(content)
         return
+    with naming(path), path.open("wb") as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def naming(place: Path) -> Iterator[None]:
+    """Turn an error of the file system in the body into a UsageError that names `place`, which is written to.
+
+    A write that fails names no file, a copy that fails names its source, and some libraries have errors of their own.
+    An error about another place keeps that one's name; a SodaError stays as it is.
+    """
     try:
-        with path.open("wb") as stream:
-            stream.write(content)
+        yield
+    except SodaError:
+        raise
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+        written = error.filename2 or error.filename
+        if written is not None and error.errno not in (*_FULL, errno.EROFS):
+            raise
+        path = place if written is None else Path(os.fsdecode(written))
+        own = place.resolve()
+        where = place if {own, own.parent} & set(path.resolve().parents) else path  # a temporary name says less
+        raise UsageError(f"{where}: {_why(error.errno, error.strerror or str(error))}") from None
+    except Exception as error:
+        found = _NATIVE.search(str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        raise UsageError(f"{place}: {_why(code, os.strerror(code))}") from None
+
+
+def _why(code: int | None, text: str) -> str:
+    cure = "; free some, or name a place on another disk, and run the same command again" if code in _FULL else ""
+    return f"cannot be written ({text}){cure}"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file in the same folder to fill; it becomes `path` when the body ends, and is gone if it fails.
 
-    Where `path` is a link, the file that it leads to is replaced. An error of the file system is a UsageError.
+    Where `path` is a link, the file that it leads to is replaced. An error of the file system is a UsageError. What a
+    killed process left half-written of the same file is removed.
     """
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not a regular file; name another")
     target = path.resolve()
+    stem = f".{target.name[:_NAME_CHARACTERS]}."
     scratch = _scratch(target)
+    _sweep(target.parent, stem)
     try:
-        yield scratch
-        scratch.replace(target)
+        with naming(path):
+            yield scratch
+            scratch.replace(target)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
@@ -50,7 +92,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _scratch(target: Path) -> Path:
-    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    return target.with_name(f".{target.name[:_NAME_CHARACTERS]}.{owner()}.tmp")
+
+
+def _sweep(folder: Path, stem: str) -> None:
+    """Remove the temporary files of processes that were killed while they wrote the same file."""
+    for left in folder.glob(f"{glob.escape(stem)}*.tmp"):
+        if is_abandoned(left, left.name.removeprefix(stem)):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def check_out(path: Path, kind: str) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -54,43 +52,6 @@ def test_two_clean_builds_are_byte_identical_and_a_third_takes_every_stage_from_
     assert all(f'"{stage}"' in again.stdout for stage in STAGES), again.stdout
     assert "up to date" in again.stderr
     assert (tmp_path / "2/engines/tiny-b3-ort/manifest.json").read_bytes() == texts[0]
-
-
-def test_a_killed_build_leaves_no_half_written_bundle_and_the_next_one_finishes(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    """kill -9 at random moments of a build; benchmarks/kill_builds.py does twenty."""
-    kill_at_random_moments(tiny_model, tmp_path, rounds=2, longest_s=12.0)
-
-
-def kill_at_random_moments(model: Path, folder: Path, rounds: int, longest_s: float) -> list[str]:
-    """Kill `rounds` builds, each from scratch, and finish each with a second run; what each kill left, in words."""
-    chance, left = random.Random(0), []
-    for i in range(rounds):
-        place = folder / f"round{i}"
-        place.mkdir()
-        moment = chance.uniform(0.5, longest_s)
-        process = subprocess.Popen(
-            command(model), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        shelf, bundle = place / "engines", place / "engines/tiny-b3-ort"
-        on_the_shelf = {p.name for p in shelf.iterdir()} if shelf.exists() else set()
-        assert on_the_shelf <= {".work", "tiny-b3-ort"}
-        if bundle.exists():
-            verify_hashes(bundle)
-        work = shelf / ".work"
-        stages = sorted(p.name.rsplit("-", 1)[0] for p in work.iterdir()) if work.exists() else []
-        left.append(f"killed after {moment:.1f} s: bundle {'whole' if bundle.exists() else 'absent'}, {stages}")
-        result = build(model, place)
-        assert result.returncode == 0, result.stderr
-        verify_hashes(bundle)
-        assert not [p for p in work.iterdir() if p.name.startswith(("tmp-", "bundle-", "replaced-", "partial-"))]
-    return left
 
 
 def test_a_plan_written_by_hand_is_a_first_class_input(open_bench: OpenBench, tmp_path: Path) -> None:

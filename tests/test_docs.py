@@ -20,7 +20,7 @@ from soda_export.models.published import published_models
 ROOT = Path(__file__).parent.parent
 _FIRST_DECISION = 24  # older ones tell what was
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "engines/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "engines/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *(path for path in sorted((ROOT / "docs/decisions").glob("*.md")) if int(path.name[:4]) >= _FIRST_DECISION),
 ]

@@ -35,6 +35,7 @@ from soda_runtime.manifest import (
 from .. import __version__
 from ..errors import BundleError
 from ..export.index import ExportIndex
+from ..files import naming
 from ..lower.program import ProgramTable, Slot
 from ..models.spec import ModelSpec
 from .engines import link_file
@@ -65,7 +66,7 @@ def pack_bundle(
 ) -> Manifest:  # fmt: skip
     """Write the bundle folder `out`, whole or not at all; a bundle that is already there and equal is left alone.
 
-    Raises ExportError where `out` is anything but a bundle or empty.
+    Raises ExportError where `out` is anything but a bundle or empty, UsageError where a place cannot be written.
 
     export: folder of the graphs, weights and tables. engines: folder of the compiled programs. extra_files: copied
     beside them for the reader (plan, program table). scratch: a folder for the unfinished bundle; where `out` is on
@@ -81,17 +82,19 @@ def pack_bundle(
     if _is_equal(out, text):
         log.info("bundle: %s is up to date", out)
         return manifest
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch.mkdir(parents=True, exist_ok=True)
+    with naming(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(parents=True, exist_ok=True)
     if out.parent.stat().st_dev != scratch.stat().st_dev:  # a rename cannot cross file systems
         scratch = out.parent / ".work"
     staging = StageStore(scratch).temporary("bundle", out.name)
-    staging.mkdir(parents=True)
     try:
-        for i, source in enumerate(sources):
-            link_file(source, staging / source.name)
-            progress(i + 1, len(sources) + 1)
-        (staging / MANIFEST_NAME).write_text(text)
+        with naming(scratch):
+            staging.mkdir(parents=True)
+            for i, source in enumerate(sources):
+                link_file(source, staging / source.name)
+                progress(i + 1, len(sources) + 1)
+            (staging / MANIFEST_NAME).write_text(text)
         play_bundle(staging, prove_bundle(staging))  # hashes the copies against what was hashed at the source
         progress(len(sources) + 1, len(sources) + 1)
         put_in_place(staging, out)

@@ -17,6 +17,7 @@ from ..errors import ModelError, UsageError
 from ..export.encode import encode_texts
 from ..export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME, export_text_encoder
 from ..export.tokenizer import export_tokenizer
+from ..files import naming
 from ..models.checkpoint import hash_files
 from ..models.load import LoadedModel
 from ..models.precision import Compute
@@ -102,7 +103,7 @@ class PromptMaker:
 
     def encode(self, texts: list[str]) -> Conditions:
         """Embeddings of texts and of the empty negative prompt, with the model's own text encoders in fp32."""
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, naming(Path(folder)):
             tokenizers = self._open(Path(folder), self._write_tokenizers(Path(folder)))
         sides = encode_texts(
             self._model, self._sources, lambda part, given: tokenizers[part](given), texts, [""], self._loaded.variant

@@ -11,26 +11,22 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
-import secrets
 import shutil
-import socket
-import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from soda_runtime.scratch import is_abandoned, owner
 
 from .. import __version__
+from ..files import naming
 
 SHELF = Path("engines")
 """Where bundles and their stages go unless told otherwise."""
 _LIBRARIES = ("diffusers", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch")
 _FILES_NAME = ".files.json"
 _HASHED_BYTES = 16 << 20  # of larger files the size alone is checked: hashing a model at every build takes minutes
-_FOREIGN_SECONDS = 7 * 86400  # after which a temporary folder of another host, whose processes nobody can see, is old
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +39,10 @@ class StageStore:
         self._sweep()
 
     def produce(self, stage: str, inputs: dict[str, Any], make: Callable[[Path], object]) -> Path:
-        """The folder of stage `stage` for `inputs`; `make(folder)` fills it unless it is there already, and whole."""
+        """The folder of stage `stage` for `inputs`; `make(folder)` fills it unless it is there already, and whole.
+
+        Raises UsageError where the store cannot be written: full, or read-only.
+        """
         final = self.root / f"{stage}-{self.key(inputs)}"
         if final.is_dir():
             damage = _damage(final)
@@ -54,23 +53,25 @@ class StageStore:
             log.warning("%s: %s, so it is made again", stage, damage)
             self._remove(final)
         temporary = self.temporary("tmp", final.name)
-        temporary.mkdir(parents=True)
-        try:
-            make(temporary)
-            _list_files(temporary)
+        with naming(self.root):
             try:
-                temporary.rename(final)
-            except OSError:
-                if not final.is_dir():  # another build made the same stage first: its output is as good
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                make(temporary)
+                _list_files(temporary)
+                try:
+                    temporary.rename(final)
+                except OSError:
+                    if not final.is_dir():  # another build made the same stage first: its output is as good
+                        raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
         return final
 
     def resumable(self, stage: str, inputs: dict[str, Any]) -> Path:
         """A folder for a stage's unfinished work, kept until `discard`."""
         folder = self.root / f"partial-{stage}-{self.key(inputs)}"
-        folder.mkdir(parents=True, exist_ok=True)
+        with naming(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @staticmethod
@@ -87,7 +88,7 @@ class StageStore:
 
     def temporary(self, kind: str, name: str) -> Path:
         """A path that no other process, here or on another host, uses. It is swept once this process is gone."""
-        return self.root / f"{kind}-{_system()}-{os.getpid()}-{secrets.token_hex(4)}-{name}"
+        return self.root / f"{kind}-{owner()}-{name}"
 
     def _remove(self, folder: Path) -> None:
         """Out of the way in one call; another build may be doing the same."""
@@ -102,8 +103,7 @@ class StageStore:
         """Remove temporary folders of builds that are no longer running."""
         for kind in ("tmp", "bundle"):
             for folder in self.root.glob(f"{kind}-*"):
-                _, system, process, *_ = (*folder.name.split("-", 3), "", "")
-                if _is_abandoned(folder, system, process):
+                if is_abandoned(folder, folder.name.partition("-")[2]):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -130,31 +130,3 @@ def _entry(path: Path) -> list[Any]:
     """[size, SHA-256 of a small file]"""
     size = path.stat().st_size
     return [size, hashlib.sha256(path.read_bytes()).hexdigest() if size <= _HASHED_BYTES else ""]
-
-
-@cache
-def _system() -> str:
-    """8 hex digits for what a process number means something in: a host since it started, or a container on it."""
-    boot, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    text = f"{socket.gethostname()} {boot.read_text() if boot.exists() else ''} "
-    text += str(processes.readlink()) if processes.is_symlink() else ""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _is_abandoned(folder: Path, system: str, process: str) -> bool:
-    if system == _system() and process.isdecimal():
-        return not _is_running(int(process))
-    try:
-        return time.time() - folder.stat().st_mtime > _FOREIGN_SECONDS
-    except OSError:
-        return False
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -40,6 +41,8 @@ def orderly_end(verb: str) -> Iterator[None]:
         except OSError as error:
             code = _MENDABLE
             place = error.filename2 or error.filename  # of a copy that fails for want of space, where it was to go
+            if place is None and error.errno == errno.ENOSPC:  # whoever writes a file names it
+                place = "standard output"
             _say((f"{place}: " if place else "") + (error.strerror or str(error)))
         except MemoryError as error:
             code = _MENDABLE

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, UsageError, first_line
+from ..errors import ModelError, first_line
 from ..files import replacing, write_whole
 from .checkpoint import pickled_files
 from .published import read_json
@@ -30,7 +30,8 @@ class Converted:
 def convert_folder(folder: Path) -> list[Converted]:
     """Convert every component of a pipeline folder, or a bare component, that has pickles only. Raises ModelError.
 
-    The pickles stay. A component that has .safetensors already is left as it is.
+    The pickles stay. A component that has .safetensors already is left as it is, unless some are missing of those that
+    its pickles become: a conversion that was killed goes on.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; give a diffusers pipeline folder")
@@ -41,16 +42,28 @@ def convert_folder(folder: Path) -> list[Converted]:
     return [
         converted
         for component in pickled
-        if not list(component.glob("*.safetensors"))
+        if not list(component.glob("*.safetensors")) or _is_half_done(component)
         for converted in _convert_component(component)
     ]
 
 
-def _convert_component(component: Path) -> list[Converted]:
+def _names(component: Path) -> dict[str, str]:
+    """Pickle -> its .safetensors."""
     pickles = pickled_files(component)
     diffusers = "_class_name" in read_json(component / "config.json", "")
     lone = ("diffusion_pytorch_model" if diffusers else "model") if len(pickles) == 1 else None
-    names = {path.name: _safe_name(path.name, lone) for path in pickles}
+    return {path.name: _safe_name(path.name, lone) for path in pickles}
+
+
+def _is_half_done(component: Path) -> bool:
+    wanted = [component / name for name in _names(component).values()]
+    wanted += [_safe_index(index) for index in component.glob("*.bin.index.json")]
+    made = [path.exists() for path in wanted]
+    return any(made) and not all(made)
+
+
+def _convert_component(component: Path) -> list[Converted]:
+    pickles, names = pickled_files(component), _names(component)
     made = []
     try:
         for path in pickles:
@@ -75,7 +88,6 @@ def _safe_name(name: str, lone: str | None) -> str:
 
 def _convert_file(path: Path, out: Path) -> Converted:
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
@@ -89,10 +101,7 @@ def _convert_file(path: Path, out: Path) -> Converted:
         tensors[str(key)] = dense.clone() if storage in storages else dense
         storages.add(storage)
     with replacing(out) as scratch:
-        try:
-            save_file(tensors, scratch, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise UsageError(f"{out}: cannot be written ({error})") from None
+        save_file(tensors, scratch, metadata={"format": "pt"})
     return Converted(out, len(tensors), out.stat().st_size)
 
 
@@ -119,6 +128,11 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
     return state
 
 
+def _safe_index(index: Path) -> Path:
+    """Where the index of the .safetensors lies that belongs to an index of pickles."""
+    return index.with_name(f"{_safe_name(index.name.removesuffix('.index.json'), None)}.index.json")
+
+
 def _convert_index(index: Path, names: dict[str, str]) -> None:
     content = read_json(index, "")
     places = content.get("weight_map")
@@ -128,5 +142,4 @@ def _convert_index(index: Path, names: dict[str, str]) -> None:
     if absent:
         raise ModelError(f"{index.parent / absent[0]}: missing, but {index.name} names it; download the folder again")
     content["weight_map"] = {key: names[name] for key, name in places.items()}
-    first = _safe_name(index.name.removesuffix(".index.json"), None)
-    write_whole(index.with_name(f"{first}.index.json"), (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(_safe_index(index), (json.dumps(content, indent=2) + "\n").encode())

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from ..files import write_whole
+from ..files import naming, write_whole
 from ..plan.plan import plan_text, read_plan
 from .unit import Finished, Key, SweepRow, Unit
 
@@ -54,13 +54,13 @@ class RowFile:
         return row is not None and (not unit.bench or row.latency_s is not None or bool(row.error))
 
     def add(self, finished: Finished) -> None:
-        """Append a row; its errors and its plan are on disk before it is."""
+        """Append a row; its errors and its plan are on disk before it is. Raises UsageError where the disk is full."""
         if finished.plan is not None:
             content = io.BytesIO()
             np.save(content, finished.errors)
             write_whole(self._errors_path(finished.row.key), content.getvalue())
             write_whole(self._plan_path(finished.row.key), plan_text(finished.plan))
-        with self._path.open("ab") as file:
+        with naming(self._path), self._path.open("ab") as file:
             file.write(msgspec.json.encode(finished.row) + b"\n")
             file.flush()
             os.fsync(file.fileno())

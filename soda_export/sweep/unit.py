@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -154,9 +153,12 @@ class UnitRunner:
 
     def _measure(self, plan: Plan) -> BenchResult:
         """Build the plan's bundle, measure it, and throw it away; its stages stay in the store."""
-        with TemporaryDirectory(dir=self._setting.store) as folder:
-            built = self._bench.build(plan, _BACKEND, Path(folder) / "bundle")
+        folder = self._bench.store.temporary("tmp", "bench")
+        try:
+            built = self._bench.build(plan, _BACKEND, folder)
             return bench_bundle(built.out, self._setting.bench, lambda done, total: None)
+        finally:
+            self._bench.store.discard(folder)
 
 
 def make_plan(bench: Workbench, setting: Setting, planner: str, flops_ratio: float) -> Plan:

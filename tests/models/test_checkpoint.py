@@ -216,6 +216,21 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "model.safetensors.index.json"])
+def test_a_conversion_that_was_killed_between_its_files_goes_on(tmp_path: Path, lost: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    places = {"w0": "pytorch_model-00001-of-00002.bin", "w1": "pytorch_model-00002-of-00002.bin"}
+    for key, name in places.items():
+        torch.save({key: torch.ones(2)}, tmp_path / name)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert len(convert_folder(tmp_path)) == 2
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / lost).unlink()
+    assert len(convert_folder(tmp_path)) == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
+    assert convert_folder(tmp_path) == []
+
+
 def test_an_index_of_an_absent_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model-00001-of-00002.bin")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from soda_runtime import Bundle, BundleError, EngineError
+from soda_runtime import Bundle, BundleError, EngineError, Session, SodaError
 
 from .bundles import GOLDEN_V3, edit_manifest, fix_hashes, golden_request
 from .fake_cuda import FakeCuda, install_cuda
@@ -170,3 +170,12 @@ def test_tensorrt_runs_on_cuda_only(folder: Path, monkeypatch: pytest.MonkeyPatc
     for device in ("cpu", "cuda:x", ""):
         with pytest.raises(EngineError, match="TensorRT engines run on cuda, or cuda:N"):
             Bundle.open(folder, device=device)
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_an_application_that_names_its_backend_refuses_engines_that_are_code(folder: Path, backend: str) -> None:
+    """SECURITY.md"""
+    pytest.importorskip({"ort": "onnxruntime"}.get(backend, backend))
+    with pytest.raises(SodaError) as refused, Session.open(folder, backend=backend) as session:
+        session.generate(**golden_request(GOLDEN_V3))
+    assert any(path.name in str(refused.value) for path in folder.glob("*.onnx"))

@@ -6,18 +6,18 @@ a cache in the user's cache folder: losing it, or failing to write it, only mean
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import stat
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from .files import Stamp, stamp_of
 from .manifest import FileEntry
+from .scratch import is_abandoned, owner
 
 _MAX_FILES, _MAX_BYTES = 1000, 16 << 20  # of the memory; what is beyond is forgotten, the first entries first
-_STALE_SECONDS = 3600  # a scratch file as old as this is nobody's any more
 
 
 def cache_folder() -> Path | None:
@@ -41,7 +41,7 @@ def read_cached(path: Path, max_bytes: int) -> bytes:
 
 def write_cached(path: Path, content: bytes) -> None:
     """Write a file of the cache whole or not at all; best effort. Scratch files that a killed writer left are swept."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    scratch = path.with_name(f"{path.name}.{owner()}.tmp")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -49,8 +49,8 @@ def write_cached(path: Path, content: bytes) -> None:
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
-        for other in path.parent.glob(f"{path.stem}*.tmp"):
-            if time.time() - other.lstat().st_mtime > _STALE_SECONDS:
+        for other in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+            if is_abandoned(other, other.name.removeprefix(f"{path.name}.")):
                 other.unlink(missing_ok=True)
 
 
