@@ -4,7 +4,7 @@
     python scripts/train_scenes.py --stage score    # score what is there
 
 Stages: text, unet, score. Each goes on from its checkpoint in build/train, leaves its part of the diffusers folder
-(build/train/scenes; `--out` for another) and a line in training.json. Autoencoder: that of `shapes`.
+build/train/scenes and a line in training.json; the package has a copy of that folder. Autoencoder: that of `shapes`.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("text", "unet", "score"), action="append", help="this stage alone")
-    parser.add_argument("--text-iterations", type=int, default=1000)
-    parser.add_argument("--iterations", type=int, default=4000, help="of the UNet")
+    parser.add_argument("--text-iterations", type=int, default=800)
+    parser.add_argument("--iterations", type=int, default=2200, help="of the UNet")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--prompts", type=int, default=200)

@@ -41,6 +41,7 @@ from .pack import pack_bundle
 from .stages import StageStore
 
 log = logging.getLogger(__name__)
+_MOST_SAMPLES = 100_000
 _FLOPS_A_THREAD = 1e8  # of a step of one sample; batches of tens are usual (docs/decisions/0012)
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
@@ -99,8 +100,8 @@ class Workbench:
 
     def profile(self, options: ProfileOptions) -> SensitivityMap:
         """Measure the sensitivity map, or take it from its file."""
-        if options.samples < 1:
-            raise UsageError(f"--samples {options.samples}: at least 1 generation must be profiled")
+        if not 1 <= options.samples <= _MOST_SAMPLES:
+            raise UsageError(f"--samples {options.samples}: must be within 1 .. {_MOST_SAMPLES}; 32 are usual")
         if not 0.0 < options.profile_memory < np.inf:
             raise UsageError(f"--profile-memory {options.profile_memory:g}: must be a number of GB above 0")
         calibration = self.calibration(options)

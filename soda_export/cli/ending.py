@@ -29,8 +29,9 @@ def orderly_end(verb: str) -> Iterator[None]:
     """Leave the body by SystemExit, if at all: 2 for what the user can mend, 128 + N after signal N, 141 where nobody
     reads any more. A second signal ends the process at once; what it leaves, the next build removes."""
     code = 0
-    with _signals():
-        try:
+    with contextlib.ExitStack() as stack:
+        try:  # before the signals are heard, so that the first of them is caught
+            stack.enter_context(_signals())
             yield
             _flush()
         except Stopped as stop:

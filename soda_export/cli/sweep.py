@@ -52,6 +52,7 @@ def sweep(
         Print rows and comparisons as JSON.
     """
     from ..sweep.rows import check_folder  # with torch, which help pages do without
+    from ..sweep.run import check_workers
     from ..sweep.sweep import make_setting, make_units, run_sweep
     from .planning import given_map, open_workbench
 
@@ -59,6 +60,7 @@ def sweep(
     check_folder(options.out)
     sensitivity = given_map(map)
     units = make_units(options, profiling.seed if sensitivity is None else sensitivity.info.seed)
+    check_workers(units, workers)
     with progress_bar() as progress:
         bench = open_workbench(model, sampler, progress, sensitivity)
         measured = bench.profile(profiling) if sensitivity is None else sensitivity

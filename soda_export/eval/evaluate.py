@@ -21,7 +21,7 @@ from ..plan.plan import Plan, check_fits, read_plan
 from .compare import Comparison, Scores, compare_samples
 from .judges import find_judge
 from .networks import load_networks
-from .options import EvalOptions, NetworkOptions
+from .options import MOST_BATCH, EvalOptions, NetworkOptions
 from .sample import BundleSamples, ModelSamples, SampleSource, takes_embeddings_alone
 from .seeds import parse_seeds
 
@@ -52,8 +52,8 @@ class Evaluator:
     ) -> None:  # fmt: skip
         """model: whose the plans are; default the built-in one that a plan names."""
         self._seeds, self._batch = parse_seeds(options.seeds), options.batch
-        if self._batch < 1:
-            raise UsageError(f"--batch {self._batch}: at least 1 sample must be drawn at a time")
+        if not 1 <= self._batch <= MOST_BATCH:
+            raise UsageError(f"--batch {self._batch}: must be within 1 .. {MOST_BATCH}")
         if any(seed in self._seeds for seed in (ProfileOptions.seed, PLAN_SEED)):
             log.warning("eval: --seeds %s has noise that profiling and planning use by default", options.seeds)
         self._store, self._progress, self._model = store, progress, model

@@ -8,6 +8,9 @@ from typing import Literal
 
 from .seeds import HELD_OUT_SEEDS
 
+MOST_BATCH = 4096
+"""Samples that may be drawn together."""
+
 
 @dataclass(frozen=True)
 class EvalOptions:

@@ -10,12 +10,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from .. import __version__
 from ..errors import ExportError, InternalError
 from ..trace.marks import DOMAIN
 from ..trace.onnx import OPSET, TracedGraph, producers
 from .weights import WeightsFile, constant_name, is_large
 
 _IR_VERSION = 10
+_NOT_INFERRED = ("GroupNormalization",)
+"""Operators whose shapes onnx does not infer, so that it knows nothing of what follows; here the trace does."""
 Known = dict[ir.Value, ir.Value]
 
 
@@ -123,6 +126,8 @@ class GraphBuilder:
                 for i, value in enumerate(node.inputs)
             ]
             attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
+            if node.op_type in _NOT_INFERRED:
+                results[0].shape = ir.Shape([None, *list(node.outputs[0].shape or [])[1:]])
             self._nodes.append(
                 ir.Node(node.domain, node.op_type, copied, attributes, outputs=results, name=name, version=None)
             )
@@ -150,16 +155,22 @@ class GraphBuilder:
             self._inputs, self._outputs, nodes=self._nodes, name=self._name, opset_imports={"": OPSET},
             initializers=[value for value in self._initializers.values() if value in used],
         )  # fmt: skip
-        return ir.Model(graph, ir_version=_IR_VERSION, producer_name="soda-export")
+        return ir.Model(graph, ir_version=_IR_VERSION, producer_name="soda-export", producer_version=__version__)
 
-    def save(self, path: Path) -> None:
-        """Check the graph (onnx checker, strict shape inference) and write it; weights stay in their own file."""
-        ir.save(self.model(), path)
+    def save(self, path: Path, meaning: str) -> None:
+        """Check the graph (onnx checker, strict shape inference) and write it with the shapes of all its values.
+
+        Weights stay in their own file. meaning: what it computes, for who opens it in a viewer; its doc_string.
+        """
+        model = self.model()
+        model.graph.doc_string = meaning
+        ir.save(model, path)
         try:
             onnx.checker.check_model(str(path), full_check=False)
-            onnx.shape_inference.infer_shapes(
+            inferred = onnx.shape_inference.infer_shapes(
                 onnx.load(str(path), load_external_data=False), check_type=True, strict_mode=True, data_prop=True
             )
+            path.write_bytes(inferred.SerializeToString(deterministic=True))
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise ExportError(f"{path}: the exported graph is not valid ONNX: {first_line}") from error

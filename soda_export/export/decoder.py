@@ -85,7 +85,7 @@ def export_decoder(
     latents = builder.input(LATENTS, "float32", [BATCH_AXIS, *latent_shape])
     result = builder.splice(traced, 0, {LATENTS: latents})
     builder.output(result, IMAGE, "float32", [BATCH_AXIS, *shape])
-    builder.save(out / DECODER_NAME)
+    builder.save(out / DECODER_NAME, "latents -> images in 0..1")
     log.info("decoder: %d x %d pixels in %.1f s", shape[2], shape[1], time.perf_counter() - started)
     return shape
 

@@ -78,7 +78,7 @@ class PrepareWriter:
             builder.emit(tensor.parts, known, self._graph.weights)
             packed = _pack(builder, tensor, known)
             builder.output(packed, tensor.name, tensor.dtype, [ROWS_AXIS, *tensor.shape])
-        builder.save(path)
+        builder.save(path, "what a request is conditioned on -> what every step takes of it, once a request")
         return PrepareProgram(path.name, self._weights.name, ports, (), tuple(tensor.name for tensor in tensors))
 
     def _write_steps(self, path: Path) -> PrepareProgram:
@@ -106,7 +106,7 @@ class PrepareWriter:
             shaped = builder.node("Reshape", [packed, target], prefix=tensor.name)
             rows_axis: int | str = ROWS_AXIS if tensor.rows else 1
             builder.output(shaped, tensor.name, tensor.dtype, [WINDOW_AXIS, rows_axis, *tensor.shape])
-        builder.save(path)
+        builder.save(path, "timesteps -> what each step takes of its own, in windows of steps, once a request")
         outputs = tuple(tensor.name for tensor in prepared.steps)
         return PrepareProgram(path.name, self._weights.name, ports, (TABLE,), outputs)
 

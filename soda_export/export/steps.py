@@ -104,7 +104,7 @@ class StepWriter:
         for slot in program.writes:
             value = self._graph.sites[spec.index[slot.site]].outputs[slot.output]
             builder.output(self._compute(builder, value, known, latents), cache_out(str(slot)), *self._slot_type(slot))
-        builder.save(path)
+        builder.save(path, _meaning(program))
 
     def _give_sites(
         self, builder: GraphBuilder, program: StepProgram, reuse: Reuse, known: Known, latents: ir.Value, expose: bool
@@ -153,6 +153,18 @@ class StepWriter:
         dtype = self._graph.sites[k].outputs[slot.output].dtype
         assert dtype is not None
         return FLOATS[dtype], [ROWS_AXIS, *self._spec.sites[k].outputs[slot.output]]
+
+
+def _meaning(program: StepProgram) -> str:
+    """Not the numbers of its steps: an engine is kept where a plan changes them alone."""
+    works = list(program.work)
+    renewed = sum(map(is_renewal, works))
+    reused = len(works) - renewed - works.count(COMPUTE) - works.count(IDLE)
+    return (
+        f"denoising step: state -> the next state; of {len(works)} sites {works.count(COMPUTE)} are computed, "
+        f"{renewed} renewed for some tokens, {reused} reused, {works.count(IDLE)} not needed; {len(program.reads)} "
+        f"cache slots read, {len(program.writes)} written"
+    )
 
 
 def unpack(builder: GraphBuilder, tensor: CrossingTensor, value: ir.Value, known: Known) -> None:

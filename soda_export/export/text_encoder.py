@@ -107,7 +107,7 @@ def _assemble(model: PromptModel, traced: TracedGraph, out: Path) -> None:
     builder.emit(outputs, known, traced.weights)
     for (name, shape), value in zip(model.ports.items(), outputs, strict=True):
         builder.output(known[value], name, "float32", [ROWS_AXIS, *shape])
-    builder.save(out / TEXT_ENCODER_NAME)
+    builder.save(out / TEXT_ENCODER_NAME, "token ids of prompts -> what the denoiser is told")
 
 
 def _place(name: str, parts: Mapping[str, TextModel], checkpoints: Mapping[str, Checkpoint]) -> tuple[Checkpoint, str]:

@@ -22,14 +22,20 @@ log = logging.getLogger(__name__)
 _LOCAL = "local"
 
 
-def run_units(
-    setting: Setting, units: Sequence[Unit], rows: RowFile, options: WorkerOptions, progress: Callable[[int, int], None]
-) -> None:
-    """Run the units that have no row yet. progress(done, total) counts units. Raises SodaError."""
+def check_workers(units: Sequence[Unit], options: WorkerOptions) -> None:
+    """Raises UsageError where the units cannot run on such workers."""
     if options.workers < 1:
         raise UsageError(f"--workers {options.workers}: at least 1 must work")
     if any(unit.bench for unit in units) and (options.workers > 1 or options.ray is not None):
         raise UsageError("--bench times engines, which other workers would slow down: leave out --workers and --ray")
+    if options.ray is not None:
+        _import_ray()
+
+
+def run_units(
+    setting: Setting, units: Sequence[Unit], rows: RowFile, options: WorkerOptions, progress: Callable[[int, int], None]
+) -> None:
+    """Run the units that have no row yet. progress(done, total) counts units. Raises SodaError."""
     todo = [unit for unit in units if not rows.has(unit)]
     done = len(units) - len(todo)
     if done:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..bench import BenchOptions
 from ..build.pipeline import Progress, Workbench
 from ..errors import UsageError
+from ..eval.options import MOST_BATCH
 from ..eval.seeds import check_held_out, parse_seeds
 from ..models.load import ModelRequest, builtin_models
 from ..models.published import published_models
@@ -20,7 +21,7 @@ from ..plan.solve import PlanOptions
 from .options import SweepOptions, WorkerOptions
 from .plot import plot_sweep
 from .rows import RowFile
-from .run import run_units
+from .run import check_workers, run_units
 from .summary import Summary, summarise_pairs
 from .table import write_tables
 from .unit import Setting, Unit
@@ -38,8 +39,8 @@ def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:
             raise UsageError(f"--planners {planner}: no such planner; there are {', '.join((_BEST, *PLANNERS))}")
     if options.against is not None and options.against not in planners:
         raise UsageError(f"--against {options.against}: is not among --planners {options.planners}")
-    if options.batch < 1:
-        raise UsageError(f"--batch {options.batch}: at least 1 sample must be drawn at a time")
+    if not 1 <= options.batch <= MOST_BATCH:
+        raise UsageError(f"--batch {options.batch}: must be within 1 .. {MOST_BATCH}")
     ranges = [parse_seeds(text) for text in _words(options.seeds, "--seeds")]
     for before, after in pairwise(sorted(ranges, key=lambda seeds: seeds.start)):
         if after.start < before.stop:
@@ -75,6 +76,7 @@ def run_sweep(
         "model": setting.sensitivity.info.model, "sampler": setting.sampler,
         "map": hash_of(map_bytes(setting.sensitivity)), "planning": setting.planning,
     }  # fmt: skip
+    check_workers(units, workers)
     rows = RowFile(options.out, identity)
     run_units(setting, units, rows, workers, lambda done, total: progress("sweep", done, total))
     summary = summarise_pairs(rows, _main_planner(options))

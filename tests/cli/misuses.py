@@ -215,7 +215,6 @@ VERBS = {
 
 _HUGE = str(2**70)
 ACCEPTED: dict[Words, str] = {
-    ("eval", *BASE["eval"].split(), "--batch", _HUGE): "no more are drawn than there are seeds",
     ("convert", "."): "files that end in .safetensors lie there, so there is nothing to do",
     ("convert", ""): "the same folder",
 }

@@ -167,7 +167,7 @@ def test_a_missing_library_is_reported_with_its_command(monkeypatch: pytest.Monk
     assert (found.version, found.devices, found.install) == ("", (), "pip install soda-runtime[openvino]")
     assert soda("doctor", "--require", "openvino") == (2, "", "soda-export: openvino is not installed\n")
     assert soda("doctor", "--require", "ort")[0] == 0
-    assert "trtt: not known" in soda("doctor", "--require", "trtt")[2]
+    assert "trtt: not a backend" in soda("doctor", "--require", "trtt")[2]
 
 
 def test_doctor_lists_every_backend(soda: Soda) -> None:

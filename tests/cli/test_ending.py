@@ -15,7 +15,7 @@ import pytest
 
 from soda_export.cli import terminal
 from soda_export.cli.app import _VERBS
-from soda_export.cli.ending import Stopped, orderly_end
+from soda_export.cli.ending import orderly_end
 from soda_export.cli.terminal import printable, progress_bar
 
 GOLDEN = Path(__file__).parents[1] / "golden/v5"
@@ -72,31 +72,56 @@ def test_signals_are_heard_from_the_first_moment_on(tmp_path: Path) -> None:
         assert "Traceback" not in err
 
 
+_SIGNALLED = """
+import os, signal, sys, time
+import cyclopts
+from soda_export.cli.app import main
+
+def stopped(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+cyclopts.App.__call__ = stopped
+sys.argv = ["soda-export", sys.argv[1]]
+main()
+"""
+
+
 @pytest.mark.parametrize("verb", _VERBS)
-def test_every_verb_ends_by_a_signal_in_one_line(soda, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_verb_ends_by_a_signal_in_one_line(verb: str) -> None:
     """The verb's own function gets it, wherever it is."""
+    done = run_python(_SIGNALLED, verb)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert re.fullmatch("soda-export: stopped(; the same command goes on from here)?\n", done.stderr)
 
-    def stopped(*_: object, **__: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
 
-    monkeypatch.setattr("cyclopts.App.__call__", stopped)
-    code, out, err = soda(verb)
-    assert (code, out) == (143, "")
-    assert re.fullmatch("soda-export: stopped(; the same command goes on from here)?\n", err)
+_HEARD = """
+import os, signal
+from soda_export.cli.ending import Stopped, orderly_end
+
+before = signal.getsignal(signal.SIGTERM)
+try:
+    with orderly_end("run"):
+        raise Stopped(signal.SIGINT)
+except SystemExit as end:
+    assert end.code == 130
+assert signal.getsignal(signal.SIGTERM) == before
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+with orderly_end("run"):
+    os.kill(os.getpid(), signal.SIGHUP)
+print("heard")
+"""
 
 
 def test_what_was_heard_before_is_heard_again() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit, match="130"), orderly_end("run"):
-        raise Stopped(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    try:
-        with orderly_end("run"):
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert run_python(_HEARD).stdout == "heard\n"
+
+
+def run_python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: a signal that is not heard ends it."""
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(

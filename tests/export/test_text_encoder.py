@@ -259,8 +259,8 @@ def _pickle(folder: Path) -> None:
         (_configure(model_type="umt5", architectures=["UMT5EncoderModel"]), r"config\.json: .*'UMT5EncoderModel'"),
         (_configure(feed_forward_proj="gated-cube", dense_act_fn="cube"), r"config\.json: .*cannot build .*cube"),
         (_configure(num_heads=0), r"config\.json: num_heads=0"),
-        (_pickle, r"\.bin files; run `soda-export convert "),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: cannot be read"),
+        (_pickle, r"only pytorch_model\.bin, a pickle, .* soda-export convert "),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"no \.safetensors weights; save the model with"),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json: cannot be read"),
     ],
 )

@@ -235,7 +235,7 @@ def test_a_configuration_that_diffusers_cannot_build_is_one_line(tmp_path: Path,
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     path = folder / "transformer/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": "three"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"activation_fn": "cube"}))
     with pytest.raises(ModelError, match=r"config\.json: diffusers cannot build DiTTransformer2DModel") as refused:
         load_model(str(folder))
     assert "\n" not in str(refused.value)

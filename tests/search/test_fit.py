@@ -29,7 +29,7 @@ from soda_export.plan.schedule import Schedule
 from soda_export.plan.solve import PlanOptions
 from soda_export.sampler import MEMORY, FittingSampler, SamplerTable, freeze_sampler
 from soda_export.search.closed_loop import _Interval
-from soda_export.search.planning import make_plan_for
+from soda_export.search.planning import fit_plan, make_plan_for
 from soda_export.search.trial import Trials
 from tests.conftest import OpenBench
 from tests.eager import toys
@@ -227,6 +227,8 @@ def test_any_planners_schedule_can_be_fitted(bench: Workbench, tmp_path: Path) -
     fitted = make_plan_for(bench, sensitivity, replace(options, fit_sampler="always")).plan
     assert plain.coefficients is None
     assert np.array_equal(plain.schedule.work, fitted.schedule.work)
+    given = fit_plan(bench, plain, options, ProfileOptions(samples=4))  # as build --plan FILE --fit-sampler always does
+    assert np.array_equal(given.coefficients, fitted.coefficients)
     (tmp_path / "plan.json").write_bytes(plan_text(fitted))
     assert np.array_equal(read_plan(tmp_path / "plan.json").coefficients, fitted.coefficients)
     seeds, samples = range(1_000_000, 1_000_016), ModelSamples(bench)
