@@ -146,7 +146,7 @@ def complete_folder() -> None:
     """What is not trained here: text encoders, autoencoder, scheduler, prompts to draw, the pipeline's index."""
     FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(OUT / "scheduler")
     vae = AutoencoderKL.from_pretrained(SHAPES / "vae").half()
-    vae.register_to_config(shift_factor=0.0)
+    vae.register_to_config(shift_factor=0.0, _name_or_path="shapes/vae")  # else it is a path of this machine
     vae.save_pretrained(OUT / "vae")
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(SCENES / part, OUT / part, dirs_exist_ok=True)

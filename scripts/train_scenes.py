@@ -175,7 +175,9 @@ def train_unet(iterations: int, batch: int, rate: float) -> dict[str, Any]:
 def complete_folder() -> None:
     """What is not trained: the scheduler, the autoencoder, prompts to draw, the pipeline's index."""
     build_scheduler().save_pretrained(OUT / "scheduler")
-    AutoencoderKL.from_pretrained(BUILTIN_FOLDER / "shapes/vae").half().save_pretrained(OUT / "vae")
+    vae = AutoencoderKL.from_pretrained(BUILTIN_FOLDER / "shapes/vae").half()
+    vae.register_to_config(_name_or_path="shapes/vae")  # else it is a path of this machine
+    vae.save_pretrained(OUT / "vae")
     (OUT / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in draw_scenes(32, 9, held_out=False)))
     (OUT / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
 

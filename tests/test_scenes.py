@@ -28,6 +28,11 @@ def test_the_pipeline_folder_takes_at_most_16_megabytes_and_says_how_well_it_dra
     assert json.loads((FOLDER / "training.json").read_text())["score"]["satisfied"] >= 0.85
 
 
+def test_no_path_of_another_machine_is_in_a_built_in_model() -> None:
+    for path in BUILTIN_FOLDER.rglob("*.json"):
+        assert '"_name_or_path": "/' not in path.read_text(), path
+
+
 def test_its_defaults_are_those_it_was_judged_with() -> None:
     sampler, guidance = defaults_for(load_model("scenes"))
     assert (sampler.name, sampler.steps, guidance) == ("ddim", 25, 3.0)
