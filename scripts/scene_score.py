@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scene_data import render_all
 from torch import Tensor
 from torch.nn import functional
-from training import optimise
+from training import BUILTIN_FOLDER, optimise
 
 from soda_export.eval.scene_checker import CHECKER_FILE, CheckerNetwork, SceneChecker
-from soda_export.eval.scenes import Scene, draw_scenes, held_out_prompts
+from soda_export.eval.scenes import IMAGE_SIZE, Scene, draw_scenes, held_out_prompts
 
 LEAST_SATISFIED = 0.85
 _BATCH = 25
@@ -37,6 +40,36 @@ def judge(scenes: list[Scene], images: NDArray[np.float32]) -> dict[str, Any]:
         "prompts": len(scenes), "satisfied": float(np.mean(kept)),
         "satisfied_with_two_objects": float(np.mean(two_objects)),
     }  # fmt: skip
+
+
+def save_autoencoder(folder: Path, **settings: float) -> None:
+    """That of `shapes` as a pipeline's, with other settings where it needs them."""
+    vae = AutoencoderKL.from_pretrained(BUILTIN_FOLDER / "shapes/vae").half()
+    vae.register_to_config(_name_or_path="shapes/vae", **settings)  # else it is a path of this machine
+    vae.save_pretrained(folder / "vae")
+
+
+def finish_folder(folder: Path, index: dict[str, Any]) -> None:
+    """Prompts to draw, and the pipeline's index."""
+    (folder / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in draw_scenes(32, 9, held_out=False)))
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def score_pipeline(folder: Path, pipeline: Any, count: int, **settings: Any) -> dict[str, Any]:
+    """Draw held-out prompts with diffusers' own pipeline and have the checker look at them. A pipeline that draws too
+    few of them right loses its index, so that it is no model."""
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(scenes: list[Scene], seed: int) -> NDArray[np.float32]:
+        return pipeline(  # type: ignore[no-any-return]
+            [scene.caption for scene in scenes], generator=torch.Generator().manual_seed(seed), height=IMAGE_SIZE,
+            width=IMAGE_SIZE, output_type="np", **settings,
+        ).images  # fmt: skip
+
+    scores = judge(*draw_held_out(draw, count))
+    if scores["satisfied"] < LEAST_SATISFIED:
+        (folder / "model_index.json").unlink()
+    return {"steps": settings["num_inference_steps"], "guidance": settings["guidance_scale"]} | scores
 
 
 def train_checker(iterations: int) -> dict[str, Any]:

@@ -13,24 +13,19 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from numpy.typing import NDArray
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from scene_data import number_captions, training_latents
-from scene_score import LEAST_SATISFIED, draw_held_out, judge
+from scene_score import finish_folder, save_autoencoder, score_pipeline
 from torch import Tensor
 from train_scenes import CAPTION_DROPOUT, MAX_TOKENS, encode_captions
 from train_scenes import OUT as SCENES
 from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, run_stages, save_half
 from transformers import T5EncoderModel, T5Tokenizer
-
-from soda_export.eval.scenes import Scene, draw_scenes
 
 OUT, SHAPES = WORK_FOLDER / "shapes-flux", BUILTIN_FOLDER / "shapes"
 SHIFT = 2.0  # of the noise levels, in training and in drawing: more of the noisy ones, where colours are decided
@@ -145,32 +140,20 @@ def train_guidance(iterations: int, batch: int, rate: float) -> dict[str, Any]:
 def complete_folder() -> None:
     """What is not trained here: text encoders, autoencoder, scheduler, prompts to draw, the pipeline's index."""
     FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(OUT / "scheduler")
-    vae = AutoencoderKL.from_pretrained(SHAPES / "vae").half()
-    vae.register_to_config(shift_factor=0.0, _name_or_path="shapes/vae")  # else it is a path of this machine
-    vae.save_pretrained(OUT / "vae")
+    save_autoencoder(OUT, shift_factor=0.0)
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(SCENES / part, OUT / part, dirs_exist_ok=True)
         shutil.copytree(SHAPES / part, OUT / f"{part}_2", dirs_exist_ok=True)
-    (OUT / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in draw_scenes(32, 9, held_out=False)))
-    (OUT / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
+    finish_folder(OUT, PIPELINE)
 
 
 def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
     """Draw held-out prompts with diffusers' own pipeline and have the checker look at them."""
     complete_folder()
-    pipeline = FluxPipeline.from_pretrained(OUT)
-    pipeline.set_progress_bar_config(disable=True)
-
-    def draw(scenes: list[Scene], seed: int) -> NDArray[np.float32]:
-        return pipeline(
-            [scene.caption for scene in scenes], num_inference_steps=steps, guidance_scale=guidance, output_type="np",
-            generator=torch.Generator().manual_seed(seed), height=64, width=64, max_sequence_length=MAX_TOKENS,
-        ).images  # fmt: skip
-
-    scores = judge(*draw_held_out(draw, count))
-    if scores["satisfied"] < LEAST_SATISFIED:
-        (OUT / "model_index.json").unlink()
-    return {"steps": steps, "guidance": guidance} | scores
+    return score_pipeline(
+        OUT, FluxPipeline.from_pretrained(OUT), count, num_inference_steps=steps, guidance_scale=guidance,
+        max_sequence_length=MAX_TOKENS,
+    )  # fmt: skip
 
 
 def main() -> None:

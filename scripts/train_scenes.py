@@ -16,21 +16,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from numpy.typing import NDArray
 from scene_data import number_captions, training_latents
 from scene_language import MAX_TOKENS, WORDS, learn_language
-from scene_score import LEAST_SATISFIED, draw_held_out, judge
+from scene_score import finish_folder, save_autoencoder, score_pipeline
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, run_stages, save_half
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from soda_export.eval.scenes import Scene, draw_scenes
 
 OUT = WORK_FOLDER / "scenes"
 CAPTION_DROPOUT = 0.1
@@ -175,29 +171,15 @@ def train_unet(iterations: int, batch: int, rate: float) -> dict[str, Any]:
 def complete_folder() -> None:
     """What is not trained: the scheduler, the autoencoder, prompts to draw, the pipeline's index."""
     build_scheduler().save_pretrained(OUT / "scheduler")
-    vae = AutoencoderKL.from_pretrained(BUILTIN_FOLDER / "shapes/vae").half()
-    vae.register_to_config(_name_or_path="shapes/vae")  # else it is a path of this machine
-    vae.save_pretrained(OUT / "vae")
-    (OUT / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in draw_scenes(32, 9, held_out=False)))
-    (OUT / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
+    save_autoencoder(OUT)
+    finish_folder(OUT, PIPELINE)
 
 
 def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
     """Draw held-out prompts with diffusers' own pipeline and have the checker look at them."""
     complete_folder()
     pipeline = StableDiffusionPipeline.from_pretrained(OUT)
-    pipeline.set_progress_bar_config(disable=True)
-
-    def draw(scenes: list[Scene], seed: int) -> NDArray[np.float32]:
-        return pipeline(
-            [scene.caption for scene in scenes], num_inference_steps=steps, guidance_scale=guidance, output_type="np",
-            generator=torch.Generator().manual_seed(seed), height=64, width=64,
-        ).images  # fmt: skip
-
-    scores = judge(*draw_held_out(draw, count))
-    if scores["satisfied"] < LEAST_SATISFIED:
-        (OUT / "model_index.json").unlink()
-    return {"steps": steps, "guidance": guidance} | scores
+    return score_pipeline(OUT, pipeline, count, num_inference_steps=steps, guidance_scale=guidance)
 
 
 def main() -> None:
