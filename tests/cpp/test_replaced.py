@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from soda_runtime import BundleError, EngineError
 
 from tests.runtime.bundles import GOLDEN_V5, copy_golden
-from tests.runtime.test_replaced import other_bundle
+from tests.runtime.test_replaced import other_bundle, replaced_all_the_time
 
 from .library import ROOT, Library, golden_fields
 
@@ -77,24 +76,9 @@ def test_a_relative_path_outlives_the_working_directory(
 def test_opening_a_bundle_that_is_being_replaced_gives_one_of_the_two(library: Library, tmp_path: Path) -> None:
     copy_golden(tmp_path / "a", GOLDEN_V5)
     other_bundle(tmp_path / "b")
-    link, stop = tmp_path / "bundle", threading.Event()
-    link.symlink_to("a")
-
-    def replace() -> None:
-        i = 0
-        while not stop.is_set():
-            i += 1
-            (tmp_path / "next").symlink_to("ab"[i % 2])
-            (tmp_path / "next").replace(link)
-
-    thread = threading.Thread(target=replace)
-    thread.start()
-    try:
+    with replaced_all_the_time(tmp_path) as link:
         for _ in range(100):
             library.open(link, backend="null")
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_weights_behind_links_play_or_name_the_link(library: Library, backend: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,6 +138,14 @@ def flip_bit(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1 << position % 8
     path.write_bytes(content)
+
+
+def flip_bit_keeping_time(path: Path) -> None:
+    """As `rsync --inplace --times` does: size, time and inode stay, the time of change does not."""
+    info = path.stat()
+    flip_bit(path, -1)
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert path.stat().st_ino == info.st_ino
 
 
 @contextmanager

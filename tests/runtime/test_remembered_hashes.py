@@ -12,7 +12,7 @@ import pytest
 from soda_runtime import Bundle, BundleError, checks
 from soda_runtime.checks import verify_hashes
 
-from .bundles import copy_golden, edit_manifest, flip_bit
+from .bundles import copy_golden, edit_manifest, flip_bit, flip_bit_keeping_time
 from .test_hostile_files import impatient
 
 __all__ = ["impatient"]
@@ -152,12 +152,9 @@ def test_weights_written_again_are_hashed_again(folder: Path) -> None:
 
 
 def test_weights_written_in_place_with_their_old_time_are_hashed_again(folder: Path) -> None:
-    """As `rsync --inplace --times` does: size, time and inode stay, the time of change does not."""
     weights = folder / "weights.safetensors"
     _open(folder)
-    info = weights.stat()
-    flip_bit(weights, -1)
-    os.utime(weights, ns=(info.st_atime_ns, info.st_mtime_ns))
+    flip_bit_keeping_time(weights)
     with pytest.raises(BundleError, match="SHA-256"):
         _open(folder)
 
@@ -186,9 +183,7 @@ def test_weights_that_failed_are_not_remembered(folder: Path) -> None:
 def test_verify_hashes_trusts_no_memory(folder: Path) -> None:
     weights = folder / "weights.safetensors"
     _open(folder)
-    info = weights.stat()
-    flip_bit(weights, -1)
-    os.utime(weights, ns=(info.st_atime_ns, info.st_mtime_ns))
+    flip_bit_keeping_time(weights)
     with pytest.raises(BundleError, match="SHA-256"):
         verify_hashes(folder)
 

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,28 @@ def other_bundle(folder: Path) -> Path:
     weights.write_bytes(content)
     fix_hashes(folder)
     return folder
+
+
+@contextmanager
+def replaced_all_the_time(folder: Path) -> Iterator[Path]:
+    """A link that leads to folder/a and folder/b in turn, changed by another thread as fast as it can."""
+    link, stop = folder / "bundle", threading.Event()
+    link.symlink_to("a")
+
+    def replace() -> None:
+        i = 0
+        while not stop.is_set():
+            i += 1
+            (folder / "next").symlink_to("ab"[i % 2])
+            (folder / "next").replace(link)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        yield link
+    finally:
+        stop.set()
+        thread.join()
 
 
 @pytest.fixture(params=BACKENDS)
@@ -121,23 +145,8 @@ def test_opening_a_bundle_that_is_being_replaced_gives_one_of_the_two(tmp_path: 
     """Whatever moment the replacement comes at; a link is what can be replaced in one step everywhere."""
     for name, golden in (("a", GOLDEN_V4), ("b", GOLDEN_V5)):
         edit_manifest(copy_golden(tmp_path / name, golden), put("builder", value=name))
-    link, stop = tmp_path / "bundle", threading.Event()
-    link.symlink_to("a")
-
-    def replace() -> None:
-        i = 0
-        while not stop.is_set():
-            i += 1
-            (tmp_path / "next").symlink_to("ab"[i % 2])
-            (tmp_path / "next").replace(link)
-
-    thread = threading.Thread(target=replace)
-    thread.start()
-    try:
+    with replaced_all_the_time(tmp_path) as link:
         found = {Bundle.open(link, backend="null").manifest.builder for _ in range(60)}
-    finally:
-        stop.set()
-        thread.join()
     assert found <= {"a", "b"}
 
 
