@@ -3,10 +3,8 @@
     python scripts/train_flux.py                  # every stage that has not been done yet, then the score
     python scripts/train_flux.py --stage score    # score what is there
 
-Stages: flow, guidance, score, in build/train/shapes-flux. Autoencoder and T5 are those of `shapes`, CLIP that of
-`scenes`.
-A FLUX takes its guidance as a number: `flow` trains a conditional model, and `guidance` a student of it whose one
-prediction is what two of the teacher's give with classifier-free guidance (Meng et al. 2023).
+Stages: flow, score, in build/train/shapes-flux. Autoencoder and T5 are those of `shapes`, CLIP that of `scenes`.
+As FLUX.1-schnell, and unlike FLUX.1-dev, it takes no guidance: the captions are simple enough without.
 """
 
 from __future__ import annotations
@@ -29,8 +27,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 OUT, SHAPES = WORK_FOLDER / "shapes-flux", BUILTIN_FOLDER / "shapes"
 SHIFT = 2.0  # of the noise levels, in training and in drawing: more of the noisy ones, where colours are decided
-MOST_GUIDANCE = 8.0
-GUIDANCE, STEPS = 3.5, 25
+STEPS = 25
 PIPELINE = {
     "_class_name": "FluxPipeline",
     "feature_extractor": [None, None],
@@ -48,7 +45,7 @@ PIPELINE = {
 def build_transformer() -> FluxTransformer2DModel:
     return FluxTransformer2DModel(
         in_channels=16, num_layers=2, num_single_layers=4, attention_head_dim=32, num_attention_heads=6,
-        joint_attention_dim=128, pooled_projection_dim=128, guidance_embeds=True, axes_dims_rope=(4, 14, 14),
+        joint_attention_dim=128, pooled_projection_dim=128, axes_dims_rope=(4, 14, 14),
     )  # fmt: skip
 
 
@@ -83,19 +80,16 @@ class Batches:
         noise = torch.randn_like(clean)
         return (1 - share) * clean + share * noise, level, self._told[chosen], noise - clean
 
-    def predict(
-        self, model: Callable[..., Any], noisy: Tensor, level: Tensor, caption: Tensor, guidance: Tensor
-    ) -> Tensor:
+    def predict(self, model: Callable[..., Any], noisy: Tensor, level: Tensor, caption: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             velocity: Tensor = model(
-                noisy, self._words[caption], self._pooled[caption], level, guidance=guidance, return_dict=False,
-                **self._ids,
-            )[0]  # fmt: skip
+                noisy, self._words[caption], self._pooled[caption], level, return_dict=False, **self._ids
+            )[0]
         return velocity.float()
 
 
 def train_flow(iterations: int, batch: int, rate: float) -> dict[str, Any]:
-    """Rectified flow (Liu et al. 2022); the guidance that the model is told of is 1."""
+    """Rectified flow (Liu et al. 2022)."""
     torch.manual_seed(10)
     batches, transformer = Batches(batch), build_transformer()
     average, compiled = copy.deepcopy(transformer), torch.compile(transformer)
@@ -104,37 +98,12 @@ def train_flow(iterations: int, batch: int, rate: float) -> dict[str, Any]:
         while True:
             noisy, level, caption, velocity = batches.draw()
             caption = torch.where(torch.rand(batch) < CAPTION_DROPOUT, 0, caption)
-            predicted = batches.predict(compiled, noisy, level, caption, torch.ones(batch))
+            predicted = batches.predict(compiled, noisy, level, caption)
             yield (predicted - velocity).pow(2).mean()
 
     learned = optimise("flux-flow", transformer, losses(), iterations=iterations, rate=rate, average=average)
-    save_half(average, OUT / "teacher")
-    return {"parameters": transformer.num_parameters(), "batch": batch, "learning_rate": rate} | learned
-
-
-def train_guidance(iterations: int, batch: int, rate: float) -> dict[str, Any]:
-    """The student sees the guidance as a number, and learns what the guided teacher says."""
-    torch.manual_seed(11)
-    batches = Batches(batch)
-    teacher = FluxTransformer2DModel.from_pretrained(OUT / "teacher").float().eval().requires_grad_(False)
-    student = FluxTransformer2DModel.from_pretrained(OUT / "teacher").float().train()
-    average, learner, guide = copy.deepcopy(student), torch.compile(student), torch.compile(teacher)
-
-    def losses() -> Iterator[Tensor]:
-        while True:
-            noisy, level, caption, _ = batches.draw()
-            guidance = 1 + (MOST_GUIDANCE - 1) * torch.rand(batch)
-            with torch.no_grad():
-                told, untold = batches.predict(
-                    guide, torch.cat([noisy] * 2), torch.cat([level] * 2),
-                    torch.cat([caption, torch.zeros_like(caption)]), torch.ones(2 * batch),
-                ).chunk(2)  # fmt: skip
-            target = untold + guidance[:, None, None] * (told - untold)
-            yield (batches.predict(learner, noisy, level, caption, guidance) - target).pow(2).mean()
-
-    learned = optimise("flux-guidance", student, losses(), iterations=iterations, rate=rate, average=average)
     save_half(average, OUT / "transformer")
-    return {"batch": batch, "learning_rate": rate} | learned
+    return {"parameters": transformer.num_parameters(), "batch": batch, "learning_rate": rate} | learned
 
 
 def complete_folder() -> None:
@@ -147,30 +116,27 @@ def complete_folder() -> None:
     finish_folder(OUT, PIPELINE)
 
 
-def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
+def score(count: int, steps: int) -> dict[str, Any]:
     """Draw held-out prompts with diffusers' own pipeline and have the checker look at them."""
     complete_folder()
     return score_pipeline(
-        OUT, FluxPipeline.from_pretrained(OUT), count, num_inference_steps=steps, guidance_scale=guidance,
+        OUT, FluxPipeline.from_pretrained(OUT), count, num_inference_steps=steps, guidance_scale=1.0,
         max_sequence_length=MAX_TOKENS,
     )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("flow", "guidance", "score"), action="append", help="this stage alone")
-    parser.add_argument("--iterations", type=int, default=3500, help="of the flow")
-    parser.add_argument("--guidance-iterations", type=int, default=1000)
+    parser.add_argument("--stage", choices=("flow", "score"), action="append", help="this stage alone")
+    parser.add_argument("--iterations", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     args = parser.parse_args()
     stages = {
         "flow": lambda: train_flow(args.iterations, args.batch, args.learning_rate),
-        "guidance": lambda: train_guidance(args.guidance_iterations, args.batch, args.learning_rate / 2),
-        "score": lambda: score(args.prompts, args.steps, args.guidance),
+        "score": lambda: score(args.prompts, args.steps),
     }
     run_stages(OUT, stages, args.stage)
 

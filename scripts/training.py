@@ -88,17 +88,15 @@ def save_half(model: nn.Module, folder: Path) -> None:
     copy.deepcopy(model).eval().half().to(memory_format=torch.contiguous_format).save_pretrained(folder)
 
 
-def run_stages(
-    folder: Path, stages: Mapping[str, Callable[[], dict[str, Any]]], wanted: Sequence[str] | None
-) -> None:
+def run_stages(folder: Path, stages: Mapping[str, Callable[[], dict[str, Any]]], wanted: Sequence[str] | None) -> None:
     """Run the wanted stages, or those that training.json does not record yet, and record each there."""
     record_file = folder / "training.json"
     record = json.loads(record_file.read_text()) if record_file.is_file() else {}
     for stage, work in stages.items():
         if stage in wanted if wanted else stage not in record:
             started = time.time()
-            record[stage] = {"seconds": round(time.time() - started)} | work()
-            record[stage].setdefault("seconds", round(time.time() - started))
+            learned = work()  # it may bring the seconds of earlier runs
+            record[stage] = {"seconds": round(time.time() - started)} | learned
             folder.mkdir(parents=True, exist_ok=True)
             record_file.write_text(json.dumps(record, indent=1) + "\n")
             print(stage, {k: v for k, v in record[stage].items() if k != "loss_curve"}, flush=True)

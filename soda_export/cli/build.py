@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -114,7 +115,9 @@ def build(
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
         ],
     )
-    say(f"try it: soda-export run {shlex.quote(str(built.out))} {_example(open_manifest(built.out))}")
+    manifest = open_manifest(built.out)
+    prompts = bench.calibration(profiling).prompts if manifest.tokenizers else ()
+    say(f"try it: soda-export run {shlex.quote(str(built.out))} {_example(manifest, prompts)}")
 
 
 def _fits_alone(planning: PlanOptions | None) -> bool:
@@ -125,8 +128,8 @@ def _fits_alone(planning: PlanOptions | None) -> bool:
     return planning == fitting and planning.fit_sampler != "best"
 
 
-def _example(manifest: Manifest) -> str:
-    """What to try the bundle with."""
+def _example(manifest: Manifest, prompts: Sequence[str]) -> str:
+    """What to try the bundle with; prompts: that it was calibrated with."""
     words = []
     for port in manifest.ports:
         if isinstance(port, LabelPort):
@@ -134,7 +137,7 @@ def _example(manifest: Manifest) -> str:
         elif isinstance(port, HintPort):
             words.append(f"--input {port.name}={port.name}.png")
     if manifest.tokenizers:
-        words.append('--prompt "a lighthouse at dawn"')
+        words.append(f"--prompt {shlex.quote(prompts[0] if prompts else 'a lighthouse at dawn')}")
     elif any(isinstance(port, EmbeddingPort) for port in manifest.ports):
         words.append("--embeds embeds.safetensors")
     is_image = manifest.finish or manifest.model.output == "pixels"

@@ -25,7 +25,7 @@ from .families import FAMILIES
 from .family import Family, Sizes
 from .hub import DEFAULT_PARTS, TEXT_PARTS
 from .origin import Origin, find_origin, resolve_folder
-from .published import BUILTIN_FOLDER, CONFIG_FILES, builtin_models, read_json
+from .published import BUILTIN_FOLDER, BUILTIN_SIDES, CONFIG_FILES, builtin_models, read_json
 from .request import ModelRequest
 from .schedule import pipeline_schedule
 from .spec import ModelSpec
@@ -190,7 +190,7 @@ def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
 
 
 def _sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:
-    side = request.image_size or 0
+    side = request.image_size or BUILTIN_SIDES.get(origin.name, 0)
     if side and not family.any_size:
         raise ModelError(f"--image-size {side}: a {family.name} model has the one size that it was trained for")
     sizes = Sizes(config, origin.published, _text_tokens(family, origin), side)

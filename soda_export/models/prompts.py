@@ -35,9 +35,8 @@ class PromptModel:
 
     def __post_init__(self) -> None:
         for part, model in self.models.items():
-            longest = getattr(model.config, "max_position_embeddings", self.tokens(part))
-            if longest < self.tokens(part):
-                raise ModelError(f"{model.where}: takes {longest} tokens, a prompt has {self.tokens(part)}")
+            if model.positions < self.tokens(part):
+                raise ModelError(f"{model.where}: takes {model.positions} tokens, a prompt has {self.tokens(part)}")
             most = model.config.num_hidden_layers - 1 if model.record.is_clip else 0
             if most and self.clip_skip is not None and not 0 <= self.clip_skip <= most:
                 raise UsageError(f"--clip-skip {self.clip_skip}: must be within 0 .. {most}, as {model.where} says")
@@ -45,8 +44,10 @@ class PromptModel:
             self._check_port(port, shape)
 
     def tokens(self, part: TextPart) -> int:
-        """Length that a part's prompts are padded to."""
-        return part.tokens or self.text_tokens
+        """Length that a part's prompts are padded to: its own, but no more than its encoder takes."""
+        if not part.tokens:
+            return self.text_tokens
+        return min(part.tokens, self.models[part].positions) if part in self.models else part.tokens
 
     @property
     def inputs(self) -> dict[str, TextPart]:

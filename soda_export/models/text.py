@@ -76,6 +76,11 @@ class TextModel:
         candidates = (*twins, *(f"{self.record.prefix}{twin}" for twin in twins))
         return next(filter(is_stored, candidates), name)
 
+    @property
+    def positions(self) -> int:
+        """The most tokens that it takes; T5 takes any number."""
+        return int(getattr(self.config, "max_position_embeddings", sys.maxsize))
+
     def width(self, output: Output) -> int:
         """Numbers of a token, or of the text where pooled. Raises ModelError for what the class does not give."""
         if output != "last" and not self.record.is_clip:
