@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from train_scenes import CAPTION_DROPOUT, GUIDANCE, OUT, STEPS, build_scheduler, compile_for_cpu, encode_captions
 from training import BUILTIN_FOLDER, optimise, run_stages, save_half
 
-from soda_export.eval.scenes import Scene, find_objects, silhouette
+from soda_export.eval.scenes import Scene, silhouette, silhouette_overlaps
 
 USED_SCENES = 20_000  # the silhouettes of all 60,000 would only take time to render
 LEAST_OVERLAP = 0.8
@@ -94,18 +94,17 @@ def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
         ).images  # fmt: skip
 
     scenes, images = draw_held_out(draw, count)
-    drawn, given = torch.from_numpy(find_objects(images)), draw_hints(scenes)[:, 0].bool()
-    overlap = (drawn & given).sum((1, 2)) / (drawn | given).sum((1, 2))
+    overlaps = silhouette_overlaps(images, scenes)
     return {
-        "steps": steps, "guidance": guidance, "overlap": overlap.mean().item(),
-        "share_of_pictures_that_overlap_enough": (overlap >= LEAST_OVERLAP).float().mean().item(),
+        "steps": steps, "guidance": guidance, "overlap": float(overlaps.mean()),
+        "share_of_pictures_that_overlap_enough": float((overlaps >= LEAST_OVERLAP).mean()),
     } | judge(scenes, images)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("controlnet", "controlnet score"), action="append", help="this stage alone")
-    parser.add_argument("--iterations", type=int, default=1500)
+    parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--prompts", type=int, default=200)

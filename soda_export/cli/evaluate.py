@@ -23,6 +23,7 @@ _FIGURES = {
     "frechet_real": ("Frechet distance to real", "{:.3f}"),
     "frechet_reference": ("Frechet distance to unaccelerated", "{:.3f}"),
     "accuracy": ("accuracy", "{:.1%}"), "accuracy_reference": ("accuracy, unaccelerated", "{:.1%}"),
+    "overlap": ("overlap with silhouettes (IoU)", "{:.3f}"), "overlap_reference": ("overlap, unaccelerated", "{:.3f}"),
     "fid_reference": ("FID to unaccelerated", "{:.2f}"), "clip_score": ("CLIP score", "{:.2f}"),
     "clip_score_reference": ("CLIP score, unaccelerated", "{:.2f}"), "lpips": ("LPIPS", "{:.4f}"),
 }  # fmt: skip

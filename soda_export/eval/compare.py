@@ -22,8 +22,9 @@ class Scores(msgspec.Struct, frozen=True):
 
     rmse: of latents. psnr: of images, in dB; of latents where nothing decodes them. frechet_real, frechet_reference: in
     the judge's features, to real pictures and to the unaccelerated ones. accuracy, accuracy_reference: share of
-    samples that show what was asked for, of both. The rest are optional networks': fid_reference in Inception's
-    features, clip_score and clip_score_reference, lpips.
+    samples that show what was asked for, of both. overlap, overlap_reference: how much of it is where ControlNets were
+    told to, intersection over union. The rest are optional networks': fid_reference in Inception's features, clip_score
+    and clip_score_reference, lpips.
     """
 
     rmse: Interval
@@ -32,6 +33,8 @@ class Scores(msgspec.Struct, frozen=True):
     frechet_reference: Interval | None = None
     accuracy: Interval | None = None
     accuracy_reference: Interval | None = None
+    overlap: Interval | None = None
+    overlap_reference: Interval | None = None
     fid_reference: Interval | None = None
     clip_score: Interval | None = None
     clip_score_reference: Interval | None = None
@@ -82,6 +85,9 @@ class _Tally:
             if self._judge is not None:
                 self._keep(f"features {name}", self._judge.features(images))
                 self._keep(f"verdicts {name}", self._judge.verdicts(images, seeds))
+                overlaps = self._judge.overlaps(images, seeds)
+                if overlaps is not None:
+                    self._keep(f"overlaps {name}", overlaps)
             if self._networks.inception is not None:
                 self._keep(f"inception {name}", self._networks.inception(images))
             if self._networks.clip is not None:
@@ -101,6 +107,7 @@ class _Tally:
             frechet_real=None if real is None else frechet(self._all("features accelerated"), real, paired=False),
             frechet_reference=self._distance("features"),
             accuracy=self._share("verdicts accelerated"), accuracy_reference=self._share("verdicts reference"),
+            overlap=self._mean("overlaps accelerated"), overlap_reference=self._mean("overlaps reference"),
             fid_reference=self._distance("inception"),
             clip_score=self._mean("clip accelerated"), clip_score_reference=self._mean("clip reference"),
             lpips=self._mean("lpips"),

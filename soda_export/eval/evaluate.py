@@ -10,16 +10,18 @@ from typing import Any
 
 import msgspec
 from soda_runtime import Bundle
+from soda_runtime.manifest import HintPort
 
 from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
+from ..eager.hints import hint_ports
 from ..errors import PlanError, UsageError
 from ..lower.lower import lower_plan
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
 from ..options import PLAN_SEED, ProfileOptions, SamplerOptions, SamplerRequest
 from ..plan.plan import Plan, check_fits, read_plan
 from .compare import Comparison, Scores, compare_samples
-from .judges import find_judge
+from .judges import Judge, find_judge
 from .networks import load_networks
 from .options import MOST_BATCH, EvalOptions, NetworkOptions
 from .sample import BundleSamples, ModelSamples, SampleSource, takes_embeddings_alone
@@ -81,13 +83,14 @@ class Evaluator:
     def _bundle(self, target: Path, bundle: Bundle) -> Comparison:
         spec, samples = bundle.manifest.model, self._samples_of_bundle(target, bundle)
         prompts = samples.prompts if samples else ()
+        has_hints = any(isinstance(port, HintPort) for port in bundle.manifest.ports)
         reference: SampleSource = BundleSamples(bundle, accelerated=False, prompts=prompts, hints=self._hints)
         if samples and self._against == "model":
             reference = samples.of_reference(self._seeds, self._batch, self._counter("everything computed"))
         return compare_samples(
             BundleSamples(bundle, accelerated=True, prompts=prompts, hints=self._hints), reference, self._seeds,
-            self._batch, judge=find_judge(spec.name, spec.latent_shape), networks=self._networks,
-            progress=self._counter(target.name),
+            self._batch, networks=self._networks, progress=self._counter(target.name),
+            judge=self._judge(spec.name, spec.latent_shape, has_hints),
         )  # fmt: skip
 
     def _samples_of_bundle(self, target: Path, bundle: Bundle) -> ModelSamples | None:
@@ -106,9 +109,13 @@ class Evaluator:
             table = lower_plan(plan, spec)
         reference = model.of_reference(self._seeds, self._batch, self._counter("everything computed"))
         return table.flops_ratio, compare_samples(
-            model.of_table(table), reference, self._seeds, self._batch, judge=find_judge(spec.name, spec.latent_shape),
-            networks=self._networks, progress=self._counter(target.name),
+            model.of_table(table), reference, self._seeds, self._batch, networks=self._networks,
+            progress=self._counter(target.name),
+            judge=self._judge(spec.name, spec.latent_shape, bool(hint_ports(spec))),
         )  # fmt: skip
+
+    def _judge(self, name: str, latent_shape: tuple[int, ...], has_hints: bool) -> Judge | None:
+        return find_judge(name, latent_shape, is_steered=has_hints and self._hints is None)
 
     def _samples_of(self, target: Path, plan: Plan) -> ModelSamples:
         """Samples of the plan's model with the plan's sampler and guidance. Raises PlanError where they do not fit."""

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from .conditions import DRAWS_SCENES, held_out_scenes
-from .scenes import draw_scenes, render
+from .scenes import Scene, draw_scenes, render, silhouette_overlaps
 
 log = logging.getLogger(__name__)
 _DIGITS = "digits"
 _SCENES_FEATURES = 16  # as for digits: the held-out scenes determine a 16 x 16 covariance well
 _TRAINING_SCENES, _TRAINING_SEED = 1000, 1
+_SCENES_LATENTS = ((4, 16, 16), (64, 16))  # of 64 x 64 pixels: as they are, and packed as FLUX has them
 
 
 class Judge(Protocol):
@@ -35,11 +36,15 @@ class Judge(Protocol):
     def verdicts(self, images: NDArray[np.float32], seeds: range) -> NDArray[np.bool_]:
         """Whether each picture shows what its seed was asked for: [n]."""
 
+    def overlaps(self, images: NDArray[np.float32], seeds: range) -> NDArray[np.float64] | None:
+        """How much of what each shows is where a ControlNet was told to, 0..1: [n]; None where nothing told."""
 
-def find_judge(name: str, latent_shape: tuple[int, ...]) -> Judge | None:
-    """The judge of a model by its name and size, if it has one."""
-    if name in DRAWS_SCENES and latent_shape == (4, 16, 16):
-        return ScenesJudge()
+
+def find_judge(name: str, latent_shape: tuple[int, ...], *, is_steered: bool = False) -> Judge | None:
+    """The judge of a model by its name and size, if it has one. is_steered: whether ControlNets get the silhouettes of
+    what the prompts say."""
+    if name in DRAWS_SCENES and latent_shape in _SCENES_LATENTS:
+        return ScenesJudge(is_steered)
     if name == _DIGITS and latent_shape == (1, 8, 8):
         try:
             return DigitsModelJudge()
@@ -69,19 +74,22 @@ class DigitsModelJudge:
         """Whether each is recognised as its digit: [n]."""
         return self._judge.recognised(2 * images - 1, np.array(seeds) % 10)
 
+    def overlaps(self, images: NDArray[np.float32], seeds: range) -> None:
+        """Nothing tells where a digit is to be."""
+
 
 class ScenesJudge:
     """The scene checker: whether a picture satisfies its caption, and its last features, reduced by a PCA fitted on
     rendered scenes with training captions."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_steered: bool = False) -> None:
         from safetensors.torch import load_file
 
         from .scene_checker import CHECKER_FILE, CheckerNetwork, SceneChecker
 
         self._network = CheckerNetwork().eval()
         self._network.load_state_dict(load_file(CHECKER_FILE))
-        self._checker = SceneChecker(self._network)
+        self._checker, self._is_steered = SceneChecker(self._network), is_steered
 
     def features(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """[n, 3, 64, 64] -> [n, 16]."""
@@ -95,8 +103,11 @@ class ScenesJudge:
 
     def verdicts(self, images: NDArray[np.float32], seeds: range) -> NDArray[np.bool_]:
         """Whether each satisfies its caption: [n]."""
-        scenes = held_out_scenes()
-        return np.array(self._checker.satisfied(images, [scenes[seed % len(scenes)] for seed in seeds]))
+        return np.array(self._checker.satisfied(images, _scenes_of(seeds)))
+
+    def overlaps(self, images: NDArray[np.float32], seeds: range) -> NDArray[np.float64] | None:
+        """Of drawn and given silhouettes, intersection over union: [n]."""
+        return silhouette_overlaps(images, _scenes_of(seeds)) if self._is_steered else None
 
     @torch.no_grad()
     def _last_features(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -112,3 +123,8 @@ class ScenesJudge:
         centre = seen.mean(axis=0)
         axes = np.linalg.svd(seen - centre, full_matrices=False)[2][:_SCENES_FEATURES]
         return centre, axes.T
+
+
+def _scenes_of(seeds: range) -> list[Scene]:
+    scenes = held_out_scenes()
+    return [scenes[seed % len(scenes)] for seed in seeds]

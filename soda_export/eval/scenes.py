@@ -8,6 +8,7 @@ kept out of training.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +128,13 @@ def render(scene: Scene) -> NDArray[np.float32]:
 def silhouette(scene: Scene) -> NDArray[np.float32]:
     """The objects white on black, [3, 64, 64] of 0 and 1: what a ControlNet is given."""
     return np.broadcast_to(find_objects(render(scene)), (3, IMAGE_SIZE, IMAGE_SIZE)).astype(np.float32)
+
+
+def silhouette_overlaps(images: NDArray[np.float32], scenes: Sequence[Scene]) -> NDArray[np.float64]:
+    """Intersection over union of what pictures [n, 3, 64, 64] in 0..1 show and the silhouettes of scenes: [n]."""
+    drawn, given = find_objects(images), np.stack([silhouette(scene)[0] > 0 for scene in scenes])
+    overlaps: NDArray[np.float64] = (drawn & given).sum((1, 2)) / (drawn | given).sum((1, 2))
+    return overlaps
 
 
 def find_objects(images: NDArray[np.float32]) -> NDArray[np.bool_]:

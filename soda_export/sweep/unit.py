@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..bench import BenchOptions, BenchResult, bench_bundle
 from ..build.pipeline import Workbench
 from ..build.stages import StageStore
+from ..eager.hints import hint_ports
 from ..errors import PlanError
 from ..eval.compare import compare_samples
 from ..eval.evaluate import PARTS
@@ -72,6 +73,8 @@ class SweepRow(msgspec.Struct, frozen=True):
     frechet_reference: Interval | None = None
     accuracy: Interval | None = None
     accuracy_reference: Interval | None = None
+    overlap: Interval | None = None
+    overlap_reference: Interval | None = None
     latency_s: float | None = None
     speedup: float | None = None
     error: str = ""
@@ -121,7 +124,8 @@ class UnitRunner:
         self._setting = setting
         self._bench = Workbench(loaded, setting.sampler, StageStore(setting.store), lambda *_: None)
         self._samples = ModelSamples(self._bench)
-        self._judge = find_judge(loaded.spec.name, loaded.spec.latent_shape)
+        spec = loaded.spec
+        self._judge = find_judge(spec.name, spec.latent_shape, is_steered=bool(hint_ports(spec)))
 
     def draw_reference(self, seeds: range) -> None:
         """Leave the unaccelerated samples of `seeds` in the stage store."""
@@ -145,6 +149,7 @@ class UnitRunner:
         row = SweepRow(
             planner, ratio, text, seconds, reached, abs(reached / ratio - 1.0) <= _ON_TARGET, scores.rmse, scores.psnr,
             scores.frechet_real, scores.frechet_reference, scores.accuracy, scores.accuracy_reference,
+            scores.overlap, scores.overlap_reference,
         )  # fmt: skip
         if unit.bench:
             measured = self._measure(plan)

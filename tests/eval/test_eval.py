@@ -216,6 +216,18 @@ def test_the_shapes_judge_reads_rendered_scenes() -> None:
     assert find_judge("tiny", (1, 8, 8)) is None
 
 
+def test_only_a_steered_model_is_judged_by_where_it_draws() -> None:
+    scenes, seeds = held_out_scenes(), range(10, 42)
+    images = np.stack([render(scene) for scene in scenes[10:42]])
+    judges = [find_judge("scenes", (4, 16, 16), is_steered=steered) for steered in (True, False)]
+    assert judges[1].overlaps(images, seeds) is None
+    overlaps = judges[0].overlaps(images, seeds)
+    assert overlaps.shape == (32,)
+    assert (overlaps == 1).all()
+    assert judges[0].overlaps(images, range(11, 43)).mean() <= 0.5
+    assert isinstance(find_judge("shapes-flux", (64, 16)), ScenesJudge)
+
+
 def test_missing_packages_and_weights_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for option, module in (("inception", "torch_fidelity"), ("lpips", "lpips")):
         monkeypatch.setitem(sys.modules, module, None)
