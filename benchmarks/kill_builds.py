@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.faults.cases import make_stock
 from tests.faults.kills import Campaign, Kill
+from tests.faults.places import Places
 from tests.faults.verbs import Verbs
 from tests.tiny import save_tiny_model
 
@@ -40,7 +41,7 @@ def main() -> None:
     verbs = Verbs(model)
     make_stock(verbs, model, scratch / "stock")
     (scratch / "places").mkdir()
-    campaign = Campaign(verbs, model, scratch / "stock", scratch / "places", args.seed)
+    campaign = Campaign(Places(verbs, model, scratch / "stock", scratch / "places"), args.seed)
     for kill in campaign.kills(args.rounds):
         kills.append(kill)
         passed = time.time() - started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from soda_runtime.manifest import ImageFinish
 
 from ..compile.options import EngineOptions
 from ..eager.conditions import Conditions
-from ..export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder, image_shape
+from ..export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, check_decoder, export_decoder, image_shape
 from ..export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME
 from ..models.checkpoint import hash_files
 from ..models.load import LoadedModel
@@ -47,8 +48,8 @@ class ComponentMaker:
                 (self._prompts.program(),), (), (TEXT_WEIGHTS_NAME,), tokenizers, self._prompts.token_ports(), files,
                 (engine,),
             )  # fmt: skip
-        if self._loaded.component_config("vae") is not None and "decoder" not in without:
-            folder, shape = self._decoder()
+        if self._vae is not None and "decoder" not in without:
+            folder, shape = self._decoder(self._vae)
             engine = self._compile(backend, folder, DECODER_NAME, options)
             made = replace(
                 made, finish=(ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", shape),),
@@ -61,8 +62,8 @@ class ComponentMaker:
         """Refuse early what `make` cannot carry. Raises ModelError."""
         if self.has_text_encoder and "text-encoder" not in without:
             self._prompts.check()
-        if "decoder" not in without:
-            self._loaded.component_config("vae")
+        if self._vae is not None and "decoder" not in without:
+            check_decoder(self._vae)
 
     @property
     def has_text_encoder(self) -> bool:
@@ -84,12 +85,15 @@ class ComponentMaker:
 
         return self._store.produce("text-encoder", {**self._prompts.export_inputs, "precision": precision}, export)
 
-    def _decoder(self) -> tuple[Path, tuple[int, int, int]]:
-        folder, config = self._loaded.component_folder("vae"), self._loaded.component_config("vae")
-        assert config is not None
-        source: Path | dict[str, Any] = folder if folder is not None else config
-        seed = _RANDOM_SEED if folder is None else None
-        latent_shape = self._loaded.spec.latent_shape
+    @cached_property
+    def _vae(self) -> Path | dict[str, Any] | None:
+        """The image decoder's folder, else its configuration."""
+        config = self._loaded.component_config("vae")
+        return config if config is None else self._loaded.component_folder("vae") or config
+
+    def _decoder(self, source: Path | dict[str, Any]) -> tuple[Path, tuple[int, int, int]]:
+        seed = None if isinstance(source, Path) else _RANDOM_SEED
+        config, latent_shape = check_decoder(source)[1], self._loaded.spec.latent_shape
 
         def export(out: Path) -> None:
             export_decoder(
@@ -97,7 +101,7 @@ class ComponentMaker:
                 progress=lambda done, total: self._progress("decoder", done, total),
             )  # fmt: skip
 
-        files = config if folder is None else hash_files(folder)
+        files = hash_files(source) if isinstance(source, Path) else source
         inputs = {"files": files, "seed": seed, "latents": latent_shape, "variant": self._loaded.variant}
         made = self._store.produce("decoder", inputs, export)
         return made, image_shape(config, latent_shape)

@@ -31,7 +31,7 @@ from .weights import WeightsFile, constant_sources, is_large, weight_sources
 
 log = logging.getLogger(__name__)
 DECODER_NAME, DECODER_WEIGHTS_NAME = "decoder.onnx", "decoder.safetensors"
-_CLASSES = ("AutoencoderKL", "AutoencoderDC")  # the first where a configuration does not say
+_CLASSES = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")  # the first where a configuration does not say
 
 
 class ImageDecoder(nn.Module):
@@ -44,7 +44,7 @@ class ImageDecoder(nn.Module):
     def __init__(self, vae: Any) -> None:
         super().__init__()
         config = vae.config
-        self.pixels_per_latent = pixels_per_latent(config)
+        self.pixels_per_latent, self.channels = pixels_per_latent(config), int(config.latent_channels)
         self.scaling, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
         self.post_quant_conv, self.decoder = getattr(vae, "post_quant_conv", None) or nn.Identity(), vae.decoder
 
@@ -70,7 +70,7 @@ def export_decoder(
     """
     started = time.perf_counter()
     decoder = load_decoder(source, seed, variant)
-    channels, packed = decoder.decoder.conv_in.in_channels, len(latent_shape) == 2
+    channels, packed = decoder.channels, len(latent_shape) == 2
     given = latent_shape[1] // 4 if packed else latent_shape[0]
     if given != channels:
         raise ModelError(f"{_where(source)}: the decoder takes {channels} channels, the denoiser has {given}")
@@ -113,6 +113,17 @@ def _trace(decoder: ImageDecoder, latent_shape: tuple[int, ...]) -> TracedGraph:
 
 def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None, variant: str = "") -> ImageDecoder:
     """The decoder half alone, in fp32 and evaluation mode. Raises ModelError."""
+    kind, config = check_decoder(source)
+    if seed is not None:
+        return _decoder_half(_where(source), lambda: _random(kind, config, seed))
+    if not isinstance(source, Path):
+        raise UsageError("a decoder without a folder needs a seed for its random weights")
+    refuse_pickled(source)
+    return _decoder_half(str(source), lambda: _stored(kind, source, variant))
+
+
+def check_decoder(source: Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The class and the configuration of an autoencoder. Raises ModelError for one that cannot be exported."""
     config = _read_config(source)
     kind = config.get("_class_name", _CLASSES[0])
     if kind not in _CLASSES:
@@ -123,12 +134,7 @@ def load_decoder(source: Path | Mapping[str, Any], seed: int | None = None, vari
     for key, supported in (("latents_mean", None), ("latents_std", None), ("out_channels", 3)):
         if config.get(key, supported) != supported:
             raise ModelError(f"{_where(source)}: {key}={config[key]!r} is not supported")
-    if seed is not None:
-        return _decoder_half(_where(source), lambda: _random(kind, config, seed))
-    if not isinstance(source, Path):
-        raise UsageError("a decoder without a folder needs a seed for its random weights")
-    refuse_pickled(source)
-    return _decoder_half(str(source), lambda: _stored(kind, source, variant))
+    return kind, config
 
 
 def _decoder_half(where: str, load: Callable[[], Any]) -> ImageDecoder:

@@ -92,6 +92,19 @@ def test_an_autoencoder_dc_is_decoded_as_diffusers_does(tmp_path: Path) -> None:
         assert _difference(tmp_path, vae, batch) <= 1e-5
 
 
+def test_a_tiny_autoencoder_is_decoded_as_diffusers_does(tmp_path: Path) -> None:
+    """TAESD's class: it clamps the latents, and has no scaling of its own."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    blocks = {f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")}
+    vae = AutoencoderTiny(**blocks, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()
+    vae.save_pretrained(tmp_path)
+    assert export_decoder(tmp_path, tmp_path, latent_shape=SHAPE) == (3, 8, 12)
+    for batch in (1, 3):
+        assert _difference(tmp_path, vae, batch) <= 1e-5
+
+
 @torch.no_grad()
 def test_packed_latents_are_those_of_fluxs_pipeline(tmp_path: Path) -> None:
     from diffusers import FluxPipeline
@@ -157,7 +170,7 @@ def _configure(**changes: object) -> Callable[[Path], None]:
         (_edit(lambda stored: stored.pop("decoder.conv_in.weight")), r"the weights lack 'decoder\.conv_in\.weight'"),
         (_edit(lambda stored: stored.update({"decoder.x": torch.ones(1)})), r"have no place for 'decoder\.x'"),
         (_edit(lambda stored: stored.update({"decoder.conv_in.bias": torch.ones(1)})), "cannot load it"),
-        (_configure(_class_name="AutoencoderTiny"), r"config\.json: autoencoder 'AutoencoderTiny' is not supported"),
+        (_configure(_class_name="VQModel"), r"config\.json: autoencoder 'VQModel' is not supported"),
         (_configure(latents_mean=[0.0] * 4), r"config\.json: latents_mean"),
         (_configure(out_channels=4), r"config\.json: out_channels=4"),
         (lambda folder: (folder / WEIGHTS).rename(folder / "x.bin"), r"\.bin files; run `soda-export convert "),

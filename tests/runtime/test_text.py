@@ -51,6 +51,17 @@ def test_a_prompt_that_is_too_long_keeps_its_end_mark(folder: Path) -> None:
     assert mask.all()
 
 
+def test_the_log_says_what_a_prompt_loses(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenize = PromptTokenizer(folder / "tokenizer.json", T)
+    tokenize(["a red circle", "Red circle above a blue circle above a \x1bred"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"prompt 1: the model reads {T} tokens; it loses 'a  red'"
+    ]
+    caplog.clear()
+    tokenize(["red " * 300])
+    assert len(caplog.text) <= 400
+
+
 def test_upper_case_and_outer_spaces_make_no_difference(folder: Path) -> None:
     ids, _ = PromptTokenizer(folder / "tokenizer.json", T)(["  A Red CIRCLE\n", "a red circle"])
     np.testing.assert_array_equal(ids[0], ids[1])

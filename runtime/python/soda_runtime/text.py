@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError, EngineError, RequestError
+from .printable import printable
 
 _PAD = "<pad>"
 _FROM_FILE = -1
+_SHOWN = 200  # characters of what a prompt lost
+log = logging.getLogger(__name__)
 Clean = Literal["lower-strip", "strip", "none"]
 
 
@@ -41,7 +45,8 @@ class PromptTokenizer:
         self._tokenizer.enable_padding(length=max_tokens, pad_id=0 if pad is None else pad, pad_token=_PAD)
 
     def __call__(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids and mask, int64 [n, T] each, 1 = a token, 0 = padding. Too long a prompt loses its end, never its </s>.
+        """Ids and mask, int64 [n, T] each, 1 = a token, 0 = padding. Too long a prompt loses its end, never its </s>;
+        the log says what.
 
         Raises RequestError for anything but a list or tuple of strings.
         """
@@ -56,6 +61,11 @@ class PromptTokenizer:
             raise RequestError("prompts: a string is not valid Unicode") from None
         except Exception as error:  # the library raises nothing more specific, as for a file without an unknown token
             raise BundleError(f"{self._path}: cannot encode a prompt ({error}); rebuild the bundle") from None
+        for number, each in enumerate(encoded):
+            if each.overflowing:
+                lost = cleaned[number][max(end for _, end in each.offsets) :].strip()
+                shown = printable(lost[:_SHOWN]) + "..." * (len(lost) > _SHOWN)
+                log.warning("prompt %d: the model reads %d tokens; it loses %r", number, self._max_tokens, shown)
         shape = (len(encoded), self._max_tokens)
         ids = np.array([each.ids for each in encoded], np.int64).reshape(shape)
         mask = np.array([each.attention_mask for each in encoded], np.int64).reshape(shape)
