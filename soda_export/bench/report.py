@@ -32,6 +32,8 @@ def rows_of(result: BenchResult) -> list[tuple[str, str]]:
                     f"{_mb(memory.weights_private)} private, {_mb(memory.weights_mapped)} mapped"),
         ("arena / activations", f"{_mb(memory.arena)} / {_mb(memory.activations)}; peak {_mb(memory.peak)}"),
     ]  # fmt: skip
+    if result.text_encoder_s is not None:
+        rows.append(("text encoder", f"{1e3 * result.text_encoder_s:.2f} ms a request, not in the latency"))
     if result.decoder_s is not None:
         rows.append(("decoder", f"{1e3 * result.decoder_s:.2f} ms a request, not in the latency"))
     if result.energy_j:

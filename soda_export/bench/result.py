@@ -97,10 +97,10 @@ class Conditions(msgspec.Struct, frozen=True):
 class BenchResult(msgspec.Struct, frozen=True):
     """What `soda-export bench --json` prints. Latencies are from request to latents, in seconds.
 
-    outside_steps_s: of a request, before its first step: text encoders and what does not depend on the step. steps_s:
-    median of each step. decoder_s: median of what makes images of the latents, None without a decoder; latency_s is
-    without it. energy_j: of one generation by the processor's counter, accelerated and all-compute, where it can be
-    read.
+    outside_steps_s: of a request with embeddings, before its first step: what does not depend on the step. steps_s:
+    median of each step. text_encoder_s, decoder_s: median of what makes embeddings of prompts, and images of the
+    latents, None without; latency_s is without them. energy_j: of one generation by the processor's counter,
+    accelerated and all-compute, where it can be read.
     """
 
     bundle: str
@@ -126,5 +126,6 @@ class BenchResult(msgspec.Struct, frozen=True):
     error: Error
     memory_bytes: Memory
     energy_j: tuple[float, float] | None
+    text_encoder_s: float | None
     decoder_s: float | None
     conditions: Conditions

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from soda_runtime import Bundle, DeviceOptions, Session
-from soda_runtime.manifest import Manifest
+from soda_runtime.manifest import HintPort, LabelPort, Manifest
 from soda_runtime.request import example_request
 
 from .. import __version__
@@ -23,9 +24,10 @@ from .doctor import describe_machine
 from .probe import measure_opening
 from .process import describe_process
 from .result import BenchOptions, BenchResult, Conditions, Error, ProgramTiming, Timing
-from .timing import Generations, measure_dispatch, speedup_interval, timing
+from .timing import Generations, measure_dispatch, measure_encoding, speedup_interval, timing
 
-_MOST_SAMPLES, _MOST_ROUNDS, _DECODED = 1 << 20, 1_000_000, 5
+_PROMPT = "a lighthouse at dawn"
+_MOST_SAMPLES, _MOST_ROUNDS, _FEW_ROUNDS = 1 << 20, 1_000_000, 5
 
 
 def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int], None]) -> BenchResult:
@@ -49,7 +51,9 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
             each.run(options.seed + i)
             progress(2 * i + kind + 1, 2 * (options.rounds + 1))
     dispatch = measure_dispatch(accelerated, request, options.seed)
-    decoder = _decoder_seconds(accelerated, min(options.rounds, _DECODED)) if manifest.finish else None
+    few = min(options.rounds, _FEW_ROUNDS)
+    encoding = measure_encoding(accelerated, _with_prompts(manifest, request), few) if manifest.tokenizers else None
+    decoder = _decoder_seconds(accelerated, few) if manifest.finish else None
     for each in (fast, whole):  # the first round warmed up
         each.forget_first()
     latency, base = timing(fast.whole), timing(whole.whole)
@@ -64,7 +68,8 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
         outside_steps_s=statistics.median(fast.before), dispatch_us_per_step=dispatch,
         steps_s=tuple(np.median(fast.steps, axis=0).tolist()), baseline_step=base_step,
         programs=_programs(manifest, fast, base_step), opening=opening, error=_error(fast, whole),
-        memory_bytes=memory, energy_j=_energy(fast, whole), decoder_s=decoder, conditions=conditions,
+        memory_bytes=memory, energy_j=_energy(fast, whole), text_encoder_s=encoding, decoder_s=decoder,
+        conditions=conditions,
     )  # fmt: skip
 
 
@@ -75,6 +80,13 @@ def describe_conditions(backend: str, threads: int) -> Conditions:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return Conditions(date, machine.processor, process.usable_cores, threads, round(load, 2), versions)
+
+
+def _with_prompts(manifest: Manifest, request: dict[str, Any]) -> dict[str, Any]:
+    """The same request with prompts in the place of embeddings and masks."""
+    given = {port.name for port in manifest.ports if isinstance(port, (LabelPort, HintPort))}
+    inputs = {name: values for name, values in request["inputs"].items() if name in given}
+    return {"inputs": inputs, "prompt": [_PROMPT] * request["batch"]}
 
 
 def _decoder_seconds(session: Session, rounds: int) -> float:

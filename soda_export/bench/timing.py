@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import Session
+from soda_runtime.backends import DeviceBackend
 
 from .energy import EnergyMeter
 from .result import Timing
@@ -87,6 +88,39 @@ def _resamples(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def measure_encoding(session: Session, request: dict[str, Any], rounds: int) -> float:
+    """Median seconds that a request with prompts spends in text encoders, after one that warms up."""
+    session.start(**request)
+    playback, backend, spent = session.playback, session.bundle.backend, 0.0
+
+    def wait() -> None:  # the session is busy with the start of the request
+        if isinstance(backend, DeviceBackend):
+            backend.wait()
+
+    def timed(call: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal spent
+            wait()
+            started = time.perf_counter()
+            call()
+            wait()
+            spent += time.perf_counter() - started
+
+        return run
+
+    originals = playback.encode
+    playback.encode = {file: timed(call) for file, call in originals.items()}
+    try:
+        times = []
+        for _ in range(rounds + 1):
+            spent = 0.0
+            session.start(**request)
+            times.append(spent)
+    finally:
+        playback.encode = originals
+    return statistics.median(times[1:])
 
 
 def measure_dispatch(session: Session, request: dict[str, Any], seed: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..models.convert import convert_folder
+from ..export.convert import convert_folder
 from .terminal import megabytes, print_json, say
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +19,11 @@ from ..models.checkpoint import OneFile, check_finite, is_finite, weights_entry
 from ..models.published import read_json
 
 _ALIGNMENT = 64  # bytes: a cache line and the widest vector register, for readers that map the file
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-          torch.int8: "I8"}  # fmt: skip
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""What can be written -> its name in a file."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class TensorSource:
 
 
 def write_tensors(
-    path: Path, tensors: Iterable[TensorSource], progress: Callable[[int, int], None] = lambda done, total: None
-) -> None:
+    path: Path, tensors: Iterable[TensorSource], progress: Callable[[int, int], None] = lambda done, total: None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write a safetensors file with one tensor in memory at a time; whole or not at all.
 
     `make` is called once a source, in the order given. That order leaves no trace in the file: wider types lie first,
@@ -45,7 +49,7 @@ def write_tensors(
     InternalError for a tensor other than announced. progress(done, total) counts tensors.
     """
     sources = list(tensors)
-    header, begins = _layout(sources)
+    header, begins = _layout(sources, metadata)
     with replacing(path) as scratch, scratch.open("wb") as file:
         file.write(header)
         for done, source in enumerate(sources):
@@ -54,18 +58,18 @@ def write_tensors(
             progress(done + 1, len(sources))
 
 
-def _layout(sources: list[TensorSource]) -> tuple[bytes, dict[str, int]]:
+def _layout(sources: list[TensorSource], metadata: Mapping[str, str] | None) -> tuple[bytes, dict[str, int]]:
     """The file up to its first tensor, and where each tensor begins after that."""
-    entries: dict[str, object] = {}
+    entries: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     begins: dict[str, int] = {}
     end = 0
     for source in sorted(sources, key=lambda s: (-s.dtype.itemsize, s.name)):
-        if source.name in begins or source.dtype not in _NAMES:
+        if source.name in begins or source.dtype not in DTYPES:
             raise InternalError(f"tensor {source.name} of {source.dtype} occurs twice or has no place in a file")
         begin, end = end, end + math.prod(source.shape) * source.dtype.itemsize
         begins[source.name] = begin
         entries[source.name] = {
-            "dtype": _NAMES[source.dtype], "shape": list(source.shape), "data_offsets": [begin, end]
+            "dtype": DTYPES[source.dtype], "shape": list(source.shape), "data_offsets": [begin, end]
         }  # fmt: skip
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from soda_export.cli.app import main
 from soda_export.errors import ModelError
+from soda_export.export.convert import convert_folder
 from soda_export.models.checkpoint import hash_model
-from soda_export.models.convert import convert_folder
 from soda_export.models.load import load_model
 from tests.models.test_load import save_tiny_pixart
 
@@ -168,6 +169,26 @@ def test_tied_weights_become_copies_and_views_whole_tensors(tmp_path: Path) -> N
     found = load_file(converted.path)
     for key, expected in {"a": base, "b": base, "c": base.t(), "d": base[1]}.items():
         assert torch.equal(found[key], expected)
+
+
+def test_every_type_of_weights_is_converted_and_the_libraries_read_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    types = (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+        torch.uint8, torch.bool,
+    )  # fmt: skip
+    tensors = {str(dtype): torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype) for dtype in types}
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    (converted,) = convert_folder(tmp_path)
+    found = load_file(converted.path)
+    assert all(found[key].dtype == t.dtype and torch.equal(found[key], t) for key, t in tensors.items())
+    with safe_open(converted.path, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    torch.save({"w": torch.ones(2, dtype=torch.complex64)}, tmp_path / "pytorch_model.bin")
+    converted.path.unlink()
+    with pytest.raises(ModelError, match=r"'w' is of torch\.complex64"):
+        convert_folder(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "pytorch_model.bin"]
 
 
 class Evil:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, first_line
-from ..files import replacing, write_whole
-from .checkpoint import pickled_files
-from .published import read_json
+from ..files import write_whole
+from ..models.checkpoint import pickled_files
+from ..models.published import read_json
+from .tensor_file import DTYPES, TensorSource, write_tensors
 
 _PICKLED_NAMES = {"diffusion_pytorch_model": "diffusion_pytorch_model", "pytorch_model": "model"}
 """How names of pickles begin -> how diffusers and transformers begin the name of the .safetensors file"""
@@ -88,21 +89,16 @@ def _safe_name(name: str, lone: str | None) -> str:
 
 def _convert_file(path: Path, out: Path) -> Converted:
     import torch
-    from safetensors.torch import save_file
 
-    tensors: dict[str, torch.Tensor] = {}
-    storages: set[int] = set()
+    sources = []
     for key, value in _read_pickle(path).items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"{path}: {key!r} is no tensor but {type(value).__name__}; only weights can be converted")
-        dense = value.detach().to_dense().contiguous()
-        storage = dense.untyped_storage().data_ptr()
-        # safetensors has no shared memory: tied weights become copies
-        tensors[str(key)] = dense.clone() if storage in storages else dense
-        storages.add(storage)
-    with replacing(out) as scratch:
-        save_file(tensors, scratch, metadata={"format": "pt"})
-    return Converted(out, len(tensors), out.stat().st_size)
+        if value.dtype not in DTYPES:
+            raise ModelError(f"{path}: {key!r} is of {value.dtype}, which a .safetensors file of weights does not have")
+        sources.append(TensorSource(str(key), value.dtype, tuple(value.shape), value.to_dense))
+    write_tensors(out, sources, metadata={"format": "pt"})  # without it transformers does not read the file
+    return Converted(out, len(sources), out.stat().st_size)
 
 
 def _read_pickle(path: Path) -> dict[Any, Any]:
