@@ -14,7 +14,7 @@ class SweepOptions:
     """What to compare."""
 
     planners: str
-    """Planners, separated by commas."""
+    """Planners, separated by commas; fewer-steps is the same sampler with fewer steps and everything computed."""
     flops_ratios: str
     """Targets: FLOPs of computing everything / FLOPs of the plan, separated by commas."""
     out: Path

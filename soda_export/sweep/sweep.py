@@ -24,7 +24,7 @@ from .rows import RowFile
 from .run import check_workers, run_units
 from .summary import Summary, summarise_pairs
 from .table import write_tables
-from .unit import Setting, Unit
+from .unit import FEWER_STEPS, Setting, Unit
 
 _BEST = "best"
 _MAX_RATIO = 1000.0
@@ -35,8 +35,8 @@ def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:
     their noise."""
     planners = _words(options.planners, "--planners")
     for planner in planners:
-        if planner not in (_BEST, *PLANNERS):
-            raise UsageError(f"--planners {planner}: no such planner; there are {', '.join((_BEST, *PLANNERS))}")
+        if planner not in (known := (_BEST, *PLANNERS, FEWER_STEPS)):
+            raise UsageError(f"--planners {planner}: no such planner; there are {', '.join(known)}")
     if options.against is not None and options.against not in planners:
         raise UsageError(f"--against {options.against}: is not among --planners {options.planners}")
     if not 1 <= options.batch <= MOST_BATCH:

@@ -19,7 +19,7 @@ from ..eval.compare import compare_samples
 from ..eval.evaluate import PARTS
 from ..eval.judges import find_judge
 from ..eval.metrics import Interval
-from ..eval.sample import ModelSamples
+from ..eval.sample import ModelSamples, compute_everything
 from ..lower.lower import lower_plan
 from ..models.load import ModelRequest, load_model
 from ..options import ProfileOptions, SamplerOptions
@@ -29,6 +29,7 @@ from ..plan.solve import PlanOptions
 from ..search.planning import make_plan_for
 
 _ON_TARGET = 0.01
+FEWER_STEPS = "fewer-steps"
 _BACKEND = "ort"
 Key = tuple[str, float, str]
 """(planner, target FLOPs ratio, seeds `A:B`)"""
@@ -113,18 +114,20 @@ class Setting:
 
 
 class UnitRunner:
-    """Runs units one after another; the model is loaded once. threads: of torch, 0 leaves them as they are."""
+    """Runs units one after another; the model is loaded once. threads: of torch, 0 leaves them as they are.
+
+    FEWER_STEPS is no planner: it draws with the same sampler in fewer steps, which costs a user nothing. What it gives
+    is compared with the samples of all steps, as every plan's.
+    """
 
     def __init__(self, setting: Setting, threads: int = 0) -> None:
         import torch
 
         if threads:
             torch.set_num_threads(threads)
-        loaded = load_model(setting.model, PARTS)
-        self._setting = setting
-        self._bench = Workbench(loaded, setting.sampler, StageStore(setting.store), lambda *_: None)
-        self._samples = ModelSamples(self._bench)
-        spec = loaded.spec
+        self._loaded, self._setting = load_model(setting.model, PARTS), setting
+        self._samples = self._samples_in(setting.sampler.steps)
+        self._bench, spec = self._samples.bench, self._loaded.spec
         self._judge = find_judge(spec.name, spec.latent_shape, is_steered=bool(hint_ports(spec)))
 
     def draw_reference(self, seeds: range) -> None:
@@ -136,15 +139,17 @@ class UnitRunner:
         planner, ratio, text = unit.key
         seeds, batch, started = range(*unit.seeds), self._setting.batch, time.perf_counter()
         try:
-            plan = unit.plan or make_plan(self._bench, self._setting, planner, ratio)
-            table = lower_plan(plan, self._bench.loaded.spec)
+            plan = unit.plan or self._plan(planner, ratio)
+            table = lower_plan(plan, self._loaded.spec)
         except PlanError as error:
             refusal = SweepRow(planner, ratio, text, time.perf_counter() - started, error=" ".join(str(error).split()))
             return Finished(refusal, np.empty(0), None)
-        reached = table.flops_ratio
+        steps, all_steps = plan.sampler.steps, self._setting.sampler.steps
+        samples = self._samples if steps == all_steps else self._samples_in(steps)
+        reached = table.flops_ratio * all_steps / steps
         seconds = unit.planning_seconds or time.perf_counter() - started
         reference = self._samples.of_reference(seeds, batch, lambda *_: None)
-        compared = compare_samples(self._samples.of_table(table), reference, seeds, batch, judge=self._judge)
+        compared = compare_samples(samples.of_table(table), reference, seeds, batch, judge=self._judge)
         scores = compared.scores
         row = SweepRow(
             planner, ratio, text, seconds, reached, abs(reached / ratio - 1.0) <= _ON_TARGET, scores.rmse, scores.psnr,
@@ -152,18 +157,31 @@ class UnitRunner:
             scores.overlap, scores.overlap_reference,
         )  # fmt: skip
         if unit.bench:
-            measured = self._measure(plan)
-            row = msgspec.structs.replace(row, latency_s=measured.latency_s, speedup=measured.speedup)
+            measured = self._measure(samples.bench, plan)
+            speedup = measured.speedup * all_steps / steps
+            row = msgspec.structs.replace(row, latency_s=measured.latency_s, speedup=speedup)
         return Finished(row, compared.errors, plan)
 
-    def _measure(self, plan: Plan) -> BenchResult:
+    def _plan(self, planner: str, ratio: float) -> Plan:
+        if planner != FEWER_STEPS:
+            return make_plan(self._bench, self._setting, planner, ratio)
+        return compute_everything(self._samples_in(max(1, round(self._setting.sampler.steps / ratio))).bench)
+
+    def _samples_in(self, steps: int) -> ModelSamples:
+        """Of the sampler in that many steps."""
+        store = StageStore(self._setting.store)
+        return ModelSamples(
+            Workbench(self._loaded, replace(self._setting.sampler, steps=steps), store, lambda *_: None)
+        )
+
+    def _measure(self, bench: Workbench, plan: Plan) -> BenchResult:
         """Build the plan's bundle, measure it, and throw it away; its stages stay in the store."""
-        folder = self._bench.store.temporary("tmp", "bench")
+        folder = bench.store.temporary("tmp", "bench")
         try:
-            built = self._bench.build(plan, _BACKEND, folder)
+            built = bench.build(plan, _BACKEND, folder)
             return bench_bundle(built.out, self._setting.bench, lambda done, total: None)
         finally:
-            self._bench.store.discard(folder)
+            bench.store.discard(folder)
 
 
 def make_plan(bench: Workbench, setting: Setting, planner: str, flops_ratio: float) -> Plan:

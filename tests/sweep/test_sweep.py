@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from soda_export.build.pipeline import Workbench
+from soda_export.build.stages import StageStore
 from soda_export.cli.sweep import sweep
 from soda_export.errors import PlanError, UsageError
+from soda_export.eval.sample import ModelSamples
 from soda_export.models.decisions import COMPUTE
 from soda_export.models.identity import ModelIdentity, SamplerIdentity
-from soda_export.models.load import ModelRequest
-from soda_export.options import ProfileOptions, SamplerRequest
-from soda_export.plan.plan import Plan
+from soda_export.models.load import ModelRequest, load_model
+from soda_export.options import ProfileOptions, SamplerOptions, SamplerRequest
+from soda_export.plan.plan import Plan, read_plan
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
@@ -75,6 +79,27 @@ def test_a_sweep_scores_every_planner_at_every_target(
     assert "| target | planner |" in Path("out/sweep.md").read_text()
     with Image.open("out/pareto.png") as picture:
         assert picture.size[0] > 500
+
+
+def test_fewer_steps_are_the_yardstick_of_planners(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same sampler in 8 / 2 steps, against the samples of all 8; other ranges of seeds play the same plan."""
+    monkeypatch.chdir(tmp_path)
+    run(tiny_model, Path("out"), "nearest,fewer-steps", "2", seeds="50:56,70:73")
+    rows = [row for row in json.loads(capsys.readouterr().out)["rows"] if row["planner"] == "fewer-steps"]
+    assert [row["flops_ratio"] for row in rows] == [2.0, 2.0]
+    plan = read_plan(Path("out/plans/fewer-steps-2.plan.json"))
+    assert plan.sampler.steps == 4
+    assert all(row["rmse"]["mean"] > 0 for row in rows)
+    sampler = plan.sampler
+    options = SamplerOptions(sampler.name, 8, sampler.eta, plan.guidance, sampler.guided_channels)
+    latents, store = {}, StageStore(tmp_path / "store")
+    for steps in (4, 8):
+        bench = Workbench(load_model(str(tiny_model)), replace(options, steps=steps), store, lambda *_: None)
+        samples = ModelSamples(bench)
+        latents[steps] = samples.of_reference(range(50, 56), 8, lambda *_: None).draw(range(50, 56)).latents
+    assert rows[0]["rmse"]["mean"] == pytest.approx(float(np.sqrt(np.mean((latents[4] - latents[8]) ** 2))), rel=1e-4)
 
 
 def test_a_refusal_is_a_row_of_its_own(
