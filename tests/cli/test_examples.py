@@ -66,10 +66,10 @@ def test_examples_on_a_bundle_and_its_plan_run(
 
 def test_what_a_build_says_to_try_suits_its_bundle(soda) -> None:
     manifest = open_manifest(GOLDEN_V5_TEXT)
-    code, _, err = soda("run", GOLDEN_V5_TEXT, *shlex.split(_example(manifest)))
+    code, _, err = soda("run", GOLDEN_V5_TEXT, *shlex.split(_example(manifest, ["it's a red circle", "another"])))
     assert code == 0, err
-    assert _example(replace(manifest, finish=())).endswith("--out out.npy")
-    embeds = _example(replace(manifest, tokenizers=()))
+    assert _example(replace(manifest, finish=()), []).endswith("--out out.npy")
+    embeds = _example(replace(manifest, tokenizers=()), [])
     assert embeds == "--embeds embeds.safetensors --out out.png"
 
 
