@@ -133,7 +133,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     spec = ModelSpec(
         name=origin.name, family=family.name, hash=_fingerprint(origin, request, kind), sites=(),
         ports=family.ports(sizes), latent_shape=sizes.latent_shape, prediction_shape=family.prediction_shape(sizes),
-        output="latents" if "vae" in origin.published else "pixels",
+        output="latents" if "vae" in origin.published or len(sizes.latent_shape) != 3 else "pixels",
     )  # fmt: skip
     spec = describe_sites(fake, family, spec, constants)
     log.info(

@@ -128,6 +128,7 @@ def test_a_flux_is_called_as_its_pipeline_does(tmp_path: Path, dev: bool) -> Non
     assert (family.guidance, family.steps, family.default_guidance) == (("port", 28, 1) if dev else ("none", 4, 1))
     assert [port.default for port in loaded.spec.ports if port.kind == "scalar"] == ([3.5] if dev else [])
     assert load_model(str(folder)).spec.latent_shape == (64**2, 16)  # 128 latents a side, as its pipeline has them
+    assert loaded.spec.output == "latents"  # packed, so they are no pixels where nothing decodes them
 
 
 @pytest.mark.parametrize("config", [{}, {"dual_attention_layers": (), "qk_norm": None, "pos_embed_max_size": 12}])
