@@ -4,8 +4,9 @@
 
 tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder;
 v<VERSION>-ports is made by hand, of what those models lack: ports of every kind, two tokenizers and text encoders, a
-site of two outputs, slots of unequal sizes, latents of four axes, a video. A golden bundle is made once per format
-version and never again: readers of later versions must still open it.
+site of two outputs, slots of unequal sizes, latents of four axes, a video. v<VERSION>-start is a request that starts at
+a step from given latents. A golden bundle is made once per format version and never again: readers of later versions
+must still open it.
 """
 
 from __future__ import annotations
@@ -26,30 +27,36 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
-from soda_export.eager.reference import run_reference
+from soda_export.eager.reference import Start, run_reference
 from soda_export.options import ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.sampler import freeze_starts
 from soda_export.search.trial import Trials
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from tests.cpp.ports_toy import LATENTS, PortsToy  # noqa: E402
-from tests.tiny import forecasting_schedule, make_plan, save_tiny_model, save_tiny_pixart  # noqa: E402
+from tests.tiny import forecasting_schedule, make_plan, mixed_kept, save_tiny_model, save_tiny_pixart  # noqa: E402
 
-LABELS, SEED = [3, 7], 1234
+LABELS, SEED, START_STEP = [3, 7], 1234, 3
 PROMPTS, NEGATIVE = ["a red circle", "a blue square above a red circle"], "blue"
 
 
 def main() -> None:
-    outs = tuple(ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in ("", "-text", "-ports"))
-    for out in outs:
-        if out.exists():
-            sys.exit(f"{out} exists: a golden bundle is never remade; raise the format version instead")
     label_options, text_options = SamplerOptions("ddim", 10, 1.0, 1.5), SamplerOptions("dpm-solver++", 10, 0.0, 4.5)
-    make(outs[0], save_tiny_model, label_options, {"labels": LABELS}, label_rows)
     request = {"prompt": PROMPTS, "negative_prompt": NEGATIVE}
-    make(outs[1], save_tiny_pixart, text_options, request, encode)
-    make_ports(outs[2])
+    makers: dict[str, Callable[[Path], None]] = {
+        "": lambda out: make(out, save_tiny_model, label_options, {"labels": LABELS}, label_rows),
+        "-text": lambda out: make(out, save_tiny_pixart, text_options, request, encode),
+        "-ports": make_ports,
+        "-start": make_start,
+    }
+    missing = {suffix: ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in makers}
+    missing = {suffix: out for suffix, out in missing.items() if not out.exists()}
+    if not missing:
+        sys.exit("all of them exist: a golden bundle is never remade; raise the format version instead")
+    for suffix, out in missing.items():
+        makers[suffix](out)
 
 
 def label_rows(bench: Workbench) -> dict[str, torch.Tensor]:
@@ -86,6 +93,27 @@ def make(
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
     expected = {"latents": reference, **({"images": session.images()} if "prompt" in request else {})}
     np.savez(out.with_suffix(".npz"), seed=SEED, **request, **expected)
+
+
+def make_start(out: Path) -> None:
+    """A toy model with a multistep sampler, started where two steps would reuse what is not there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model, store = save_tiny_model(Path(scratch) / "tiny"), StageStore(Path(scratch) / "work")
+        bench = Workbench(str(model), SamplerOptions("unipc", 8, 0.0, 1.5), store, lambda *_: None)
+        plan = make_plan(bench.loaded.spec, mixed_kept(), "unipc")
+        table = bench.build(plan, "ort", out).table
+        rows, starts = label_rows(bench), freeze_starts(bench.sampler, bench.loaded.scheduler_config)
+        shape = bench.loaded.spec.latent_shape
+        latents, initial = (latent_noise(SEED, stream, 2, shape) for stream in (100, INITIAL_STREAM))
+        assert starts is not None
+        start = Start(starts, START_STEP, torch.from_numpy(latents))
+        reference = run_reference(
+            bench.eager, bench.sampler, table, rows, torch.from_numpy(initial), start=start
+        ).numpy()
+    request = {"labels": LABELS, "start_latents": latents, "start_step": START_STEP}
+    played = Session.open(out).generate(**request, seed=SEED)
+    print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
+    np.savez(out.with_suffix(".npz"), seed=SEED, **request, latents=reference)
 
 
 def make_ports(out: Path) -> None:

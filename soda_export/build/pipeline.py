@@ -196,7 +196,7 @@ class Workbench:
         # what follows depends on the decisions, not on who made them
         common["table"] = msgspec.structs.replace(table, plan_hash="")
         exported = self.store.produce(
-            "export", common,
+            "export", {**common, "starts": True},  # exports kept from before they had tables of starts are not taken
             lambda folder: export_programs(
                 self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export")
             ),

@@ -28,6 +28,18 @@ def parse_inputs(given: Sequence[str], manifest: Manifest) -> dict[str, Any]:
     return found
 
 
+def read_latents(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Latents [n, *shape] of a .npy file, of one sample or several. Raises UsageError."""
+    try:
+        values: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--start-latents {path}: cannot be read as .npy ({first_line(error)})") from None
+    if not isinstance(values, np.ndarray) or values.shape[-len(shape) :] != shape or values.ndim > len(shape) + 1:
+        found = list(values.shape) if isinstance(values, np.ndarray) else "an archive"
+        raise UsageError(f"--start-latents {path}: is {found}, this bundle takes {list(shape)}, or one for each sample")
+    return values.reshape(-1, *shape)
+
+
 def _number(text: str, value: str) -> float:
     try:
         return float(value)

@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import LabelPort, Manifest
+from soda_runtime.signature import START_LEVELS
+from soda_runtime.starts import cached_steps
 from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
@@ -84,7 +86,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     used = sorted({step.program for step in manifest.steps})
     files = sum(entry.bytes for entry in manifest.files.values())
     weights = sum(manifest.files[name].bytes for name in manifest.weights)
-    takes = _takes(manifest)
+    takes, full_steps = _takes(manifest), full_steps_by_start(folder, manifest)
     result = {
         "model": manifest.model.name, "backend": manifest.backend, "sampler": manifest.sampler.name,
         "steps": manifest.sampler.steps, "guidance": manifest.guidance, "flops_ratio": manifest.flops_ratio,
@@ -92,6 +94,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         "arena_bytes": manifest.arena.bytes, "arena_lower_bound_bytes": manifest.arena.lower_bound_bytes,
         "arena_naive_bytes": manifest.arena.naive_bytes, "weights_bytes": weights, "precision": manifest.precision,
         "bundle_bytes": files, "fitted": manifest.sampler.fitted,
+        "full_steps_by_start": full_steps,
     }  # fmt: skip
     if json:
         print_json(result)
@@ -121,6 +124,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"
                         + (", fitted to the schedule" if manifest.sampler.fitted else "")),
             ("FLOPs ratio", f"{manifest.flops_ratio:.3f}"),
+            ("starts", _starts(full_steps)),
             *engines,
             ("cache arena", f"{megabytes(manifest.arena.bytes)} a sample (lower bound "
                             f"{megabytes(manifest.arena.lower_bound_bytes)}, naive "
@@ -128,6 +132,22 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {manifest.precision}{quantized}"),
         ],
     )  # fmt: skip
+
+
+def full_steps_by_start(folder: Path, manifest: Manifest) -> list[int]:
+    """For each step: of a request that starts there from given latents, how many steps are computed in full because
+    the cache lacks what they would read. Empty where none can."""
+    if START_LEVELS not in read_header(folder / manifest.tables):
+        return []
+    steps = manifest.sampler.steps
+    return [steps - first - len(cached_steps(manifest, first)) for first in range(steps)]
+
+
+def _starts(full_steps: list[int]) -> str:
+    if not full_steps:
+        return "with noise alone; this bundle cannot start from latents"
+    free = [str(first) for first, count in enumerate(full_steps) if count == 0]
+    return f"from latents at any step; {max(full_steps)} steps in full at most, none from step {', '.join(free)}"
 
 
 def _takes(manifest: Manifest) -> str:

@@ -19,7 +19,7 @@ from soda_runtime.tensors import read_tensors
 from ..errors import UsageError
 from ..files import check_out, write_whole
 from ..report.images import save_images
-from .inputs import parse_inputs
+from .inputs import parse_inputs, read_latents
 from .terminal import print_json, progress_bar, say
 
 
@@ -32,6 +32,9 @@ def run(
     negative_prompt: str = "",
     embeds: Path | None = None,
     input: list[str] | None = None,
+    start_latents: Path | None = None,
+    strength: float | None = None,
+    start_step: int | None = None,
     batch: int = 0,
     seed: int = 0,
     guidance: float | None = None,
@@ -55,6 +58,8 @@ def run(
 
         soda-export run engines/sdxl-b20-ort --prompt "a glass house" --input hint=edges.png --input control_scale=0.7
 
+        soda-export run engines/digits-b17-ort --labels 7 --start-latents seven.npy --strength 0.6 --out redrawn.png
+
     Parameters
     ----------
     bundle
@@ -72,6 +77,14 @@ def run(
     input
         NAME=VALUE, several times for several: a number (control_scale=0.7, distilled_guidance=4) or a picture of the
         image's size (hint=edges.png, or a .npy file of 0..1), by the name of the bundle's port.
+    start_latents
+        A .npy file of clean latents [C, H, W], or [B, C, H, W], to start from (image to image): what the encoder of the
+        model's VAE makes of a picture, or what `run --out latents.npy` wrote. Goes with --strength or --start-step.
+    strength
+        How much of the run to make, above 0, up to 1; the step that it starts at is that of diffusers' image-to-image
+        pipelines.
+    start_step
+        The step to start at, in place of a strength.
     batch
         Samples of a single label, prompt or embedding.
     seed
@@ -108,13 +121,18 @@ def run(
     condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
     if input:
         condition["inputs"] = parse_inputs(input, manifest)
+    if start_latents is not None:
+        condition["start_latents"] = read_latents(start_latents, manifest.model.latent_shape)
     started = time.perf_counter()
-    session.start(**condition, batch=batch, seed=seed, guidance=guidance, accelerated=not baseline)
+    session.start(
+        **condition, strength=strength, start_step=start_step, batch=batch, seed=seed, guidance=guidance,
+        accelerated=not baseline,
+    )  # fmt: skip
     if session.playback.loop is not None:
         session.run_steps()  # as one, which the host does not follow step by step
     else:
         with progress_bar() as progress:
-            for step in range(manifest.sampler.steps):
+            for step in range(session.next_step, manifest.sampler.steps):
                 session.step(step)
                 progress("steps", step + 1, manifest.sampler.steps)
     latents = session.latents()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..lower.program import ProgramTable, Slot, StepProgram
 from ..models.decisions import COMPUTE, is_renewal
-from ..sampler import SamplerTable, Stepper
+from ..sampler import SamplerTable, Starts, Stepper
 from .model import EagerModel
 from .sampling import Sampling, StepHook
 from .sites import SiteCall
 from .tokens import TokenScorer, scatter_tokens, top_tokens
 
+MISSING = torch.empty(0)
+"""In the place of a value that was not kept."""
 ChooseTokens = Callable[[int, str, Tensor, int], Tensor]
 """(step, site, scores [B, N], keep) -> indices [B, keep]"""
 
@@ -22,24 +26,45 @@ def _top(step: int, site: str, scores: Tensor, keep: int) -> Tensor:
     return top_tokens(scores, keep)
 
 
+class Start(NamedTuple):
+    """A run that starts at a step from clean latents [B, *latent_shape]."""
+
+    starts: Starts
+    step: int
+    latents: Tensor
+
+
 def run_reference(
     model: EagerModel, sampler: Stepper, table: ProgramTable, inputs: Mapping[str, Tensor], initial_noise: Tensor,
     step_noise: Tensor | None = None, guidance: float | None = None, choose: ChooseTokens = _top,
+    start: Start | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents [B, *latent_shape] after all steps.
 
     sampler: a SamplerTable takes the table's coefficients, where it has any; another stepper is used as it is. inputs:
     by port, [R, ...], R = table.rows * B. initial_noise: [B, *latent_shape]. step_noise: [S, B, *latent_shape], needed
     by stochastic samplers. choose: replaces the selection of tokens, so that a comparison can settle near-ties the same
-    way on both sides.
+    way on both sides. start: begins there, with the coefficients of `sampler` itself, a SamplerTable.
     """
+    own = sampler
     if isinstance(sampler, SamplerTable):
         sampler = sampler.with_coefficients(table.own_coefficients)
     sampling = Sampling(
         model, model.place(inputs), initial_noise, table.guidance if guidance is None else guidance, table.rows,
         table.sampler.guided_channels, step_noise,
     )  # fmt: skip
-    return sampling.run(sampler, TablePlay(model, table, choose).hook)[0]
+    play = TablePlay(model, table, choose)
+    if start is None:
+        return sampling.run(sampler, play.hook)[0]
+    assert isinstance(own, SamplerTable)
+    for step in range(start.step):
+        play.skip(step)
+    return sampling.run(
+        start.starts.table(own, start.step),
+        play.hook_if_ready,
+        start.starts.begin(own, start.step, start.latents, initial_noise),
+        start.step,
+    )[0]
 
 
 class TablePlay:
@@ -57,6 +82,23 @@ class TablePlay:
         program = self._table.programs[self._table.step_programs[step]]
         given = {k for k, work in enumerate(program.work) if work != COMPUTE and not is_renewal(work)}
         return StepHook(lambda k, call: self._outputs_of(step, program, k, call), given)
+
+    def hook_if_ready(self, step: int) -> StepHook:
+        """The same, or everything computed and nothing kept where the cache lacks a value that the step reads."""
+        program = self._table.programs[self._table.step_programs[step]]
+        if all(self._cache.holds(slot) for slot in program.reads):
+            return self.hook(step)
+        self.skip(step)
+        return StepHook()
+
+    def skip(self, step: int) -> None:
+        """The values that a step would have written are missing."""
+        program = self._table.programs[self._table.step_programs[step]]
+        for slot in program.writes:
+            if slot in program.reads:
+                self._cache.update(slot, MISSING)
+            else:
+                self._cache.push(slot, MISSING)
 
     def _outputs_of(self, step: int, program: StepProgram, k: int, call: SiteCall) -> tuple[Tensor, ...]:
         work, slots = program.work[k], [Slot(self._names[k], output) for output in range(self._outputs[k])]
@@ -86,6 +128,10 @@ class Cache:
             for slot in program.reads:
                 self._depth[slot.latest] = max(self._depth.get(slot.latest, 0), slot.age + 1)
         self._values: dict[Slot, list[Tensor]] = {}
+
+    def holds(self, slot: Slot) -> bool:
+        """Whether a value and all newer ones of its slot are there."""
+        return all(value is not MISSING for value in self._values[slot.latest][: slot.age + 1])
 
     def push(self, slot: Slot, value: Tensor) -> None:
         """A newly computed value."""

@@ -15,14 +15,14 @@ import onnx_ir as ir
 import torch
 from safetensors.numpy import save_file
 from soda_runtime.manifest import PreparedTensor, Slot
-from soda_runtime.signature import BASELINE_COEFFICIENTS, COEFFICIENTS
+from soda_runtime.signature import BASELINE_COEFFICIENTS, COEFFICIENTS, START_COEFFICIENTS, START_LEVELS
 
 from ..lower.program import ProgramTable
 from ..models.decisions import is_renewal
 from ..models.paths import block_paths, site_modules
 from ..models.precision import COMPUTE, Precision
 from ..models.spec import ModelSpec
-from ..sampler import SamplerTable
+from ..sampler import SamplerTable, freeze_starts
 from ..trace.bind import BindingTimes
 from ..trace.denoiser import trace_denoiser
 from ..trace.graph import DenoiserGraph, join_graph
@@ -32,7 +32,7 @@ from .crossing import FLOATS, Crossing, CrossingTensor, pack_crossing
 from .index import INDEX_NAME, ExportIndex
 from .pieces import Pieces
 from .prepare import TABLE, Prepared, PrepareWriter, arrange_prepare, evaluate_table
-from .reuse import step_scalars
+from .reuse import start_scalars, step_scalars
 from .steps import Slice, StepWriter, slice_of
 from .tensor_file import TensorSource, write_tensors
 from .weights import WEIGHTS_NAME, WeightsFile, constant_sources, is_large, weight_sources
@@ -83,6 +83,11 @@ def export_programs(
         arrays[TABLE] = evaluate_table(graph, prepared.table, sampler.timesteps, loaded.weights.read)
     if table.coefficients:
         arrays[BASELINE_COEFFICIENTS] = step_scalars(own.widened(sampler.state_size), table)
+    starts = freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
+    if starts is not None:
+        arrays[START_LEVELS] = starts.levels
+        if starts.rows.size:
+            arrays[START_COEFFICIENTS] = start_scalars(starts.widened(own, sampler.state_size), table)
     save_file({n: np.ascontiguousarray(a, np.float32) for n, a in sorted(arrays.items())}, folder / TABLES_NAME)
     index = ExportIndex(
         compute, tuple(_described(tensor) for tensor in tensors), prepare, tuple(names), tuple(inputs),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from soda_runtime.signature import COEFFICIENTS, coefficient_count
 
 from ..lower.program import ProgramTable, Slot, StepProgram
-from ..sampler import SamplerTable
+from ..sampler import SamplerTable, Starts
 from .builder import GraphBuilder
 from .crossing import FLOATS
 
@@ -23,6 +23,15 @@ def step_scalars(sampler: SamplerTable, table: ProgramTable) -> NDArray[np.float
     """The table `coefficients` [S, columns + 3 G]: the sampler's, then the weights of each step's forecasts."""
     weights = np.array(table.forecast_weights, np.float32).reshape(sampler.steps, -1)
     return np.concatenate([sampler.coefficients, weights], axis=1)
+
+
+def start_scalars(starts: Starts, table: ProgramTable) -> NDArray[np.float32]:
+    """The table `start.coefficients` [S, W, columns + 3 G]: row w of start k is that of step k + w."""
+    steps, width, _ = starts.rows.shape
+    weights = np.array(table.forecast_weights, np.float32).reshape(steps, -1)
+    beyond = np.concatenate([weights, np.zeros((width, weights.shape[1]), np.float32)])
+    of_step = np.stack([beyond[w : w + steps] for w in range(width)], axis=1)
+    return np.concatenate([starts.rows, of_step], axis=2)
 
 
 class StepScalars:

@@ -2,15 +2,16 @@
 
 In the order of processing: scheduler.py builds the diffusers scheduler or refuses it, probe.py measures what each of
 its steps does, table.py holds the result, step.py is the arithmetic that a step program contains; fit.py fits a table
-to a schedule.
+to a schedule; starts.py probes how it starts at a step from given latents.
 """
 
 from .fit import MEMORY, FittingSampler
 from .scheduler import SAMPLERS, make_scheduler, own_sampler
+from .starts import Starts, freeze_starts
 from .step import advance_state, guide
 from .table import SamplerTable, Stepper, freeze_sampler
 
 __all__ = [
-    "MEMORY", "SAMPLERS", "FittingSampler", "SamplerTable", "Stepper", "advance_state", "freeze_sampler", "guide",
-    "make_scheduler", "own_sampler",
+    "MEMORY", "SAMPLERS", "FittingSampler", "SamplerTable", "Starts", "Stepper", "advance_state", "freeze_sampler",
+    "freeze_starts", "guide", "make_scheduler", "own_sampler",
 ]  # fmt: skip

@@ -96,6 +96,11 @@ def timestep_options(sampler: str, config: dict[str, Any], steps: int) -> dict[s
     return options
 
 
+def step_options(sampler: str, eta: float) -> dict[str, float]:
+    """What every step is given besides."""
+    return {"eta": eta} if sampler in WITH_ETA else {}
+
+
 def own_sampler(config: dict[str, Any]) -> str:
     """The sampler that a model's own scheduler is. Raises ModelError for one that has no counterpart here."""
     own_class = str(config.get("_class_name", "DDIMScheduler"))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ModelError, PlanError
 from .probe import StepMap, probe_step
-from .scheduler import CONFIG, WITH_ETA, make_scheduler, timestep_options
+from .scheduler import CONFIG, WITH_ETA, make_scheduler, step_options, timestep_options
 from .step import advance_state
 
 
@@ -45,7 +45,7 @@ class SamplerTable:
 
     timesteps: what the model is told, int where it is whole. coefficients: float32 [S, columns], the columns being
     those of soda_runtime.signature.coefficient_count. learned_variance: the noise's size comes from the model's last C
-    output channels; without, they are ignored.
+    output channels; without, they are ignored. parts: which parts of the scheduler's memory the tensors are (StepMap).
     """
 
     name: str
@@ -54,6 +54,7 @@ class SamplerTable:
     initial_scale: float
     coefficients: NDArray[np.float32]
     learned_variance: bool = False
+    parts: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -98,16 +99,20 @@ class SamplerTable:
 
     def widened(self, state_size: int) -> SamplerTable:
         """The same sampler over a larger state, whose further tensors it neither reads nor writes."""
-        n, m = self.state_size, state_size
-        rows = np.zeros((self.steps, (m + 1) ** 2 + 2 * self.learned_variance), np.float32)
-        own = self.coefficients
-        rows[:, 0] = own[:, 0]
-        rows[:, 1 : 1 + m * m].reshape(-1, m, m)[:, :n, :n] = own[:, 1 : 1 + n * n].reshape(-1, n, n)
-        for part in range(2):  # b, then c
-            rows[:, 1 + m * m + part * m :][:, :n] = own[:, 1 + n * n + part * n :][:, :n]
-        if self.learned_variance:
-            rows[:, -2:] = own[:, -2:]
-        return replace(self, coefficients=rows, state_size=m)
+        rows = widened_rows(self.coefficients, self.state_size, state_size, self.learned_variance)
+        return replace(self, coefficients=rows, state_size=state_size)
+
+
+def widened_rows(own: NDArray[np.float32], n: int, m: int, learned_variance: bool) -> NDArray[np.float32]:
+    """Rows of a state of n tensors as those of one of m."""
+    rows = np.zeros((len(own), (m + 1) ** 2 + 2 * learned_variance), np.float32)
+    rows[:, 0] = own[:, 0]
+    rows[:, 1 : 1 + m * m].reshape(-1, m, m)[:, :n, :n] = own[:, 1 : 1 + n * n].reshape(-1, n, n)
+    for part in range(2):  # b, then c
+        rows[:, 1 + m * m + part * m :][:, :n] = own[:, 1 + n * n + part * n :][:, :n]
+    if learned_variance:
+        rows[:, -2:] = own[:, -2:]
+    return rows
 
 
 def freeze_sampler(
@@ -126,7 +131,7 @@ def freeze_sampler(
         raise ModelError(f"--eta {eta}: only {' and '.join(WITH_ETA)} take it; leave it out for {sampler}")
     if not 0.0 <= eta <= 1.0:
         raise ModelError(f"--eta {eta}: must be within 0 .. 1")
-    options = {"eta": eta} if sampler in WITH_ETA else {}
+    options = step_options(sampler, eta)
     learned = scheduler.config.get("variance_type") == "learned_range"
     try:
         scheduler.set_timesteps(**timestep_options(sampler, config, steps))
@@ -140,9 +145,15 @@ def freeze_sampler(
         reason = " ".join(str(error).split())
         raise ModelError(f"{CONFIG}: {sampler} cannot make {steps} steps of it: {reason}") from None
     kept = _live_parts(maps)
-    rows = [[m.s, *m.a[np.ix_(kept, kept)].ravel(), *m.b[kept], *m.c[kept], *m.log_variance] for m in maps]
     scale = float(scheduler.init_noise_sigma) if hasattr(scheduler, "init_noise_sigma") else 1.0  # flows have none
-    return SamplerTable(sampler, timesteps, len(kept), scale, np.array(rows, np.float32), learned)
+    return SamplerTable(sampler, timesteps, len(kept), scale, map_rows(maps, kept), learned, tuple(kept))
+
+
+def map_rows(maps: Sequence[StepMap], kept: Sequence[int]) -> NDArray[np.float32]:
+    """Rows of coefficients, of those parts of the state."""
+    k = list(kept)
+    rows = [[m.s, *m.a[np.ix_(k, k)].ravel(), *m.b[k], *m.c[k], *m.log_variance] for m in maps]
+    return np.array(rows, np.float32)
 
 
 def _exact(timestep: float) -> float:

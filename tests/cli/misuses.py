@@ -95,6 +95,9 @@ run --labels x -1 99 1,,2 2.5
 run --prompt red
 run --negative-prompt red
 run --embeds FILE
+run --start-latents FILE bundle bundle/weights.safetensors
+run --start-step x 1 -1
+run --strength x 0.5 nan
 run --input hint=x x = control_scale=1
 run --batch WHOLE
 run --seed WHOLE

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from soda_runtime import Bundle, Session
 
-from soda_export.cli.inputs import parse_inputs
+from soda_export.cli.inputs import parse_inputs, read_latents
 from soda_export.errors import UsageError
 from tests.cpp.ports_toy import PortsToy
 
@@ -51,4 +51,18 @@ def test_what_does_not_fit_is_refused_in_one_line(
     np.save(tmp_path / "wide.npy", np.zeros((1, 2, 3), np.float32))
     with pytest.raises(UsageError, match=message) as refused:
         parse_inputs(given, bundle.manifest)
+    assert "\n" not in str(refused.value)
+
+
+def test_latents_of_one_sample_or_several_are_read(tmp_path: Path) -> None:
+    for given in ((2, 3, 3), (1, 2, 3, 3), (4, 2, 3, 3)):
+        np.save(tmp_path / "latents.npy", np.ones(given, np.float32))
+        assert read_latents(tmp_path / "latents.npy", (2, 3, 3)).shape == (*(1,) * (4 - len(given)), *given)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3), (1, 1, 2, 3, 3), (4, 3, 3)])
+def test_latents_of_another_shape_are_refused_in_one_line(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "latents.npy", np.ones(shape, np.float32))
+    with pytest.raises(UsageError, match=r"--start-latents .*takes \[2, 3, 3\], or one for each") as refused:
+        read_latents(tmp_path / "latents.npy", (2, 3, 3))
     assert "\n" not in str(refused.value)

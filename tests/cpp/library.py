@@ -52,6 +52,7 @@ class Info(ctypes.Structure):
         ("has_guidance", c_int32), ("stochastic", c_int32), ("guidance", c_double), ("cuda_stream", c_void_p),
         ("latent_rank", c_int32), ("latent_axes", c_int64 * 4), ("result", c_int32), ("result_rank", c_int32),
         ("result_axes", c_int64 * 4), ("result_rate", c_double), ("num_slots", c_int32),
+        ("takes_start_latents", c_int32),
     )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ class StepInfo(ctypes.Structure):
 
     _fields_ = (
         ("size", c_size_t), ("file", c_char_p), ("program", c_int32), ("reads", c_int32), ("writes", c_int32),
-        ("timestep", c_double), ("flops", c_int64),
+        ("timestep", c_double), ("flops", c_int64), ("full_steps", c_int32),
     )  # fmt: skip
 
 
@@ -108,7 +109,8 @@ class Request(ctypes.Structure):
         ("negative_token_ids", c_void_p), ("token_mask", c_void_p), ("negative_token_mask", c_void_p),
         ("embeds_file", c_char_p), ("noise_initial", c_void_p), ("noise_steps", c_void_p), ("progress", PROGRESS),
         ("progress_user", c_void_p), ("device_arrays", POINTER(DeviceArray)), ("num_device_arrays", c_int32),
-        ("num_inputs", c_int32), ("inputs", POINTER(Input)),
+        ("num_inputs", c_int32), ("inputs", POINTER(Input)), ("start_latents", c_void_p),
+        ("num_start_latents", c_int32), ("start_step", c_int32), ("has_strength", c_int32), ("strength", c_double),
     )  # fmt: skip
 
 
@@ -129,6 +131,10 @@ def request(**fields: Any) -> Request:
     made.num_device_arrays = len(on_device)
     if "labels" in fields:
         fields.setdefault("num_labels", np.size(fields["labels"]))
+    if "start_latents" in fields:
+        fields.setdefault("num_start_latents", len(fields["start_latents"]))
+    if "strength" in fields:
+        fields.setdefault("has_strength", 1)
     for name, value in fields.items():
         if isinstance(value, (np.ndarray, list)):
             whole = name in ("labels", "token_ids", "negative_token_ids", "token_mask", "negative_token_mask")
@@ -258,6 +264,11 @@ class CppSession:
         self._call("soda_progress_of", self.handle, byref(count), None)
         return count.value
 
+    def next_step(self) -> int:
+        count = c_int32()
+        self._call("soda_progress_of", self.handle, None, byref(count))
+        return count.value
+
     def start(self, progress: Callable[[int, int], bool] | None = None, **fields: Any) -> None:
         if progress is not None:
             fields["progress"] = PROGRESS(lambda _, done, steps: int(progress(done, steps)))
@@ -270,7 +281,7 @@ class CppSession:
 
     def generate(self, **fields: Any) -> Floats:
         self.start(**fields)
-        for i in range(self.info.steps):
+        for i in range(self.next_step(), self.info.steps):
             self.step(i)
         return self.latents()
 
@@ -334,7 +345,8 @@ def load() -> Library:
 
 def fields_of(request: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
     """A request to the Python runtime in the fields of C++: token ids in the place of texts, ports of their types."""
-    fields = {name: request[name] for name in ("seed", "labels", "guidance") if name in request}
+    plain = ("seed", "labels", "guidance", "start_latents", "strength", "start_step")
+    fields = {name: request[name] for name in plain if name in request}
     fields["has_guidance"] = int("guidance" in request)
     fields["baseline"] = int(not request.get("accelerated", True))
     fields["samples"] = request.get("batch", 0)

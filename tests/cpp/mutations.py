@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from soda_runtime.engine_index import FORMAT, INDEX_NAME, VERSION, EngineEntry, EngineIndex, index_text
+from soda_runtime.manifest import VERSION as MANIFEST_VERSION
 
-from tests.runtime.bundles import GOLDEN, safetensors_bytes
+from tests.runtime.bundles import GOLDEN, add_starts, safetensors_bytes
 
 from .mutated_json import mutate_json, mutate_text
 
@@ -36,6 +37,8 @@ class Mutator:
                 shutil.copytree(golden, copied)
                 if indexed:
                     _add_index(copied)
+                if version == MANIFEST_VERSION:
+                    add_starts(copied)
                 self._contents[copied] = {path.name: path.read_bytes() for path in copied.iterdir()}
                 self._files[copied] = _files_of(self._contents[copied])
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from soda_runtime import Bundle, BundleError, EngineError, RequestError, checks, initializers
 from soda_runtime.manifest import TokenIdsPort
+from soda_runtime.philox import latent_noise
 from soda_runtime.request import example_request
 
 from tests.runtime.test_fuzz import PLAYED_BYTES, _played_bytes
@@ -116,6 +117,8 @@ def random_request(bundle: Bundle, choose: random.Random) -> dict[str, Any]:
     request |= {"seed": choose.getrandbits(64), "accelerated": choose.random() < 0.7}
     if choose.random() < 0.2:
         request["guidance"] = choose.choice([1.0, 4.0, bundle.manifest.guidance, 0.0, -1.0, 1e39, float("nan")])
+    if choose.random() < 0.4:
+        _give_start(bundle, request, choose)
     ids = [port for port in bundle.manifest.ports if isinstance(port, TokenIdsPort)]
     if ids and choose.random() < 0.5:  # by the text encoders, with ids at the vocabulary's ends
         _give_ids(bundle, request, ids, choose)
@@ -123,6 +126,16 @@ def random_request(bundle: Bundle, choose: random.Random) -> dict[str, Any]:
         if values and choose.random() < 0.05:
             values.pop(choose.choice(sorted(values)))
     return request
+
+
+def _give_start(bundle: Bundle, request: dict[str, Any], choose: random.Random) -> None:
+    steps = bundle.manifest.sampler.steps
+    rows = choose.choice([1, request["batch"], request["batch"], 2])
+    request["start_latents"] = latent_noise(choose.getrandbits(8), 9, rows, bundle.manifest.model.latent_shape)
+    if choose.random() < 0.5:
+        request["start_step"] = choose.choice([0, steps - 1, steps, -1, choose.randrange(steps)])
+    else:
+        request["strength"] = choose.choice([choose.random(), 0.01, 1.0, 1.5, 0.0, -1.0, float("nan")])
 
 
 def _give_ids(bundle: Bundle, request: dict[str, Any], ports: list[TokenIdsPort], choose: random.Random) -> None:

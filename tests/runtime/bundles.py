@@ -20,6 +20,7 @@ from soda_runtime.initializers import external_initializers
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.strict_json import encode
+from soda_runtime.tensors import read_tensors
 from soda_runtime.versions import parse_manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v2"
@@ -28,8 +29,10 @@ GOLDEN_V1 = GOLDEN.with_name("v1")
 GOLDEN_V3, GOLDEN_V3_TEXT = GOLDEN.with_name("v3"), GOLDEN.with_name("v3-text")
 GOLDEN_V4, GOLDEN_V4_TEXT = GOLDEN.with_name("v4"), GOLDEN.with_name("v4-text")
 GOLDEN_V5, GOLDEN_V5_TEXT, GOLDEN_V5_PORTS = (GOLDEN.with_name(name) for name in ("v5", "v5-text", "v5-ports"))
+GOLDEN_V5_START = GOLDEN.with_name("v5-start")
 GOLDENS = [
     GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT, GOLDEN_V5, GOLDEN_V5_TEXT,
+    GOLDEN_V5_START,
 ]  # fmt: skip
 """Of models; GOLDEN_V5_PORTS is made by hand, and requested by ports."""
 
@@ -126,6 +129,20 @@ def retable(folder: Path, name: str, table: tuple[str, list[int], bytes] | None)
         body += data
     path.write_bytes(safetensors_bytes(packed, body))
     fix_hashes(folder)
+
+
+def add_starts(folder: Path, fresh: int = 1) -> Path:
+    """Give a bundle of the current version tables of starts: any levels, and `fresh` rows a start that are halves of
+    the sampler's own."""
+    sampler, tables = read_manifest(folder)["sampler"], read_tensors(folder / "tables.safetensors")
+    own: Any = tables["baseline_coefficients" if sampler["fitted"] else "coefficients"]
+    steps = len(own)
+    levels = np.random.default_rng(3).uniform(0.1, 1.0, (steps, 3)).astype(np.float32)
+    levels[:, 2] = 1
+    rows = np.stack([np.roll(own, -w, axis=0) / 2 for w in range(fresh)], axis=1).astype(np.float32)
+    retable(folder, "start.levels", ("F32", list(levels.shape), levels.tobytes()))
+    retable(folder, "start.coefficients", ("F32", list(rows.shape), rows.tobytes()))
+    return folder
 
 
 def zeros(dtype: str, shape: list[int]) -> tuple[str, list[int], bytes]:

@@ -14,7 +14,7 @@ from soda_runtime import Bundle, DeviceOptions, Embeds, Noise, RequestError, Ses
 from soda_runtime.dlpack import DeviceTensor, _exported, import_array
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
-from .bundles import GOLDEN_V3, GOLDEN_V3_TEXT, golden_request
+from .bundles import GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V5_START, golden_request
 from .fake_cuda import FakeCuda, install_cuda
 from .fake_tensorrt import FakeTensorRT, install_tensorrt
 from .nvidia_bundles import make_nvidia_bundle
@@ -153,6 +153,18 @@ def test_noise_that_the_sampler_scales_comes_by_way_of_the_host(session: Session
     bad[0, 0, 0, 0] = np.nan
     with pytest.raises(RequestError, match="not finite"):
         session.generate([3, 7], noise=Noise(Given(cuda, bad), noise_of_steps))
+
+
+def test_latents_to_start_from_and_their_noise_may_lie_on_the_device(cuda: FakeCuda, tmp_path: Path) -> None:
+    request = golden_request(GOLDEN_V5_START)
+    with Bundle.open(make_nvidia_bundle(tmp_path / "start", GOLDEN_V5_START)) as bundle, bundle.session() as session:
+        shape = bundle.manifest.model.latent_shape
+        latents, noise = np.array(request.pop("start_latents"), np.float32), latent_noise(2, INITIAL_STREAM, 2, shape)
+        expected = session.generate(**request, start_latents=latents, noise=Noise(noise))
+        found = session.generate(
+            **request, start_latents=Given(cuda, latents), noise=Noise(Given(cuda, noise))
+        )  # fmt: skip
+        assert np.array_equal(found, expected)
 
 
 def test_a_callers_tensor_lives_until_it_has_been_copied(session: Session, cuda: FakeCuda) -> None:

@@ -16,7 +16,7 @@ import pytest
 from soda_runtime import Bundle, DeviceOptions, EngineError, Noise, Session
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
-from .bundles import GOLDEN_V3, GOLDEN_V3_TEXT, distance, golden_request, golden_results
+from .bundles import GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V5_START, distance, golden_request, golden_results
 from .fake_cuda import ALLOCATES, WAITS, FakeCuda, install_cuda
 from .fake_tensorrt import FakeTensorRT, install_tensorrt
 from .nvidia_bundles import make_nvidia_bundle
@@ -63,6 +63,19 @@ def test_the_golden_request_gives_the_golden_latents(folder: Path, library: Fake
         for _ in range(3):  # the first, the one that is recorded, the one that is launched
             assert distance(_request(session), golden_results(GOLDEN_V3)["latents"]) < 1e-4
     assert library.cuda.log.count("cudaGraphLaunch") == {"auto": 2, "on": 3, "off": 0}[mode]
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_a_request_that_starts_from_latents(tmp_path: Path, library: FakeTensorRT, mode: str) -> None:
+    library.cuda.zeros_will_do = mode == "on"
+    folder, request = make_nvidia_bundle(tmp_path / "start", GOLDEN_V5_START), golden_request(GOLDEN_V5_START)
+    with Bundle.open(folder, options=DeviceOptions(cuda_graph=mode)) as bundle, bundle.session() as session:  # type: ignore[arg-type]
+        for _ in range(3):
+            assert distance(session.generate(**request), golden_results(GOLDEN_V5_START)["latents"]) < 1e-4
+        session.start(**request)
+        for step in range(request["start_step"], bundle.manifest.sampler.steps):
+            session.step(step)
+        assert distance(session.latents(), golden_results(GOLDEN_V5_START)["latents"]) < 1e-4
 
 
 def test_prompts_and_images(text_folder: Path, library: FakeTensorRT) -> None:

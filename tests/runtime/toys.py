@@ -38,7 +38,8 @@ class Toy:
     """The model's prediction is e = s x + gain, its variance channels are e / 2. Steps 1 and 3 take e from the cache.
 
     gain: (label + 1) / 8, made once per request; with `windowed`, that times a table's row, for every step.
-    fitted: the schedule has coefficients of its own.
+    fitted: the schedule has coefficients of its own. fresh: rows with which a run from given latents starts; -1: none
+    can.
     """
 
     precision: str = "fp32"
@@ -47,6 +48,17 @@ class Toy:
     learned: bool = False
     windowed: bool = False
     fitted: bool = False
+    fresh: int = -1
+
+    def start_tables(self) -> dict[str, Floats]:
+        """Any numbers below one, the same ones every time."""
+        if self.fresh < 0:
+            return {}
+        generator, columns = np.random.default_rng(2), coefficient_count(self.state_size, self.learned)
+        levels = generator.uniform(0, 1, (STEPS, 3)).astype(np.float32)
+        levels[:, 2] = 0
+        rows = generator.uniform(-0.6, 0.6, (STEPS, self.fresh, columns)).astype(np.float32)
+        return {"start.levels": levels} | ({"start.coefficients": rows} if self.fresh else {})
 
     def coefficients(self, accelerated: bool) -> Floats:
         """Any numbers below one, the same ones every time: the sampler's, or the schedule's own where it has some."""
@@ -82,7 +94,7 @@ class Toy:
     def write(self, folder: Path) -> Path:
         """The bundle at `folder`."""
         folder.mkdir()
-        manifest, tables = self.manifest(), {"coefficients": self.coefficients(True)}
+        manifest, tables = self.manifest(), {"coefficients": self.coefficients(True), **self.start_tables()}
         if self.fitted:
             tables["baseline_coefficients"] = self.coefficients(False)
         if self.windowed:
@@ -148,17 +160,27 @@ class Toy:
             "scaled_noise = Mul (std, noise)", "cn = Mul (c5, scaled_noise)", "state_out = Add (moved, cn)",
         ]  # fmt: skip
 
-    def play(self, labels: list[int], noise: Noise, accelerated: bool = True) -> Floats:
-        """What the bundle must give."""
-        n, table = self.state_size, self.coefficients(accelerated)
+    def play(
+        self, labels: list[int], noise: Noise, accelerated: bool = True, first: int = 0, latents: Floats | None = None
+    ) -> Floats:
+        """What the bundle must give. latents: those that the run starts from, at step `first`."""
+        n, table = self.state_size, self.coefficients(accelerated and latents is None)
         z = np.zeros((n, len(labels), *SHAPE), np.float32)
         z[0] = noise.initial * np.float32(2.0)
+        if latents is not None:
+            tables = self.start_tables()
+            z[0] = tables["start.levels"][first, 0] * latents + tables["start.levels"][first, 1] * noise.initial
+            for w in range(min(self.fresh, STEPS - first)):
+                table[first + w] = tables["start.coefficients"][first, w]
         gain = rounded((np.array(labels, np.float32).reshape(-1, 1, 1, 1) + 1) / 8, self.precision)
         cached = np.zeros(0, np.float32)
         for i, row in enumerate(table):
+            if i < first:
+                continue
+            reuses = accelerated and i % 2 and i > first
             g = rounded(gain * _factor()[i, 0], self.precision) if self.windowed else gain
-            e = cached if accelerated and i % 2 else row[0] * z[0] + g
-            cached = e if accelerated and i % 2 else rounded(e, self.precision)
+            e = cached if reuses else row[0] * z[0] + g
+            cached = e if reuses else rounded(e, self.precision)
             a, b, c = row[1 : 1 + n * n].reshape(n, n), row[1 + n * n :][:n], row[1 + n * n + n :][:n]
             z = np.einsum("jk,k...->j...", a, z) + np.multiply.outer(b, e)
             if self.stochastic:

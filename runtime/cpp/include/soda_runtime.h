@@ -110,6 +110,7 @@ typedef struct soda_info {
     int64_t result_axes[4];           /* height, width, channels; frames and these; channels and length of sound */
     double result_rate;               /* frames of a video, or values of sound, in a second; else 0 */
     int32_t num_slots;                /* values that steps keep for later ones */
+    int32_t takes_start_latents;      /* 1: a request may start at a step from given latents */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
@@ -164,6 +165,7 @@ typedef struct soda_step_info {
     int32_t program, reads, writes; /* its number; cache slots that it reads and writes */
     double timestep;                /* the scheduler's value; for people */
     int64_t flops;                  /* for one sample; for people */
+    int32_t full_steps; /* of a request that starts here: steps that the cache cannot serve; -1: none can start */
 } soda_step_info;
 SODA_API soda_status soda_bundle_step(const soda_bundle *bundle, int32_t index, soda_step_info *step);
 
@@ -229,6 +231,11 @@ typedef struct soda_request {
     int32_t num_device_arrays;
     int32_t num_inputs;
     const soda_input *inputs; /* [num_inputs], all of one size */
+    const float *start_latents; /* [num_start_latents, the latents' axes], clean, to start from; NULL: from noise */
+    int32_t num_start_latents;  /* 1, or one for each sample */
+    int32_t start_step;         /* 0 .. steps - 1: the step that runs first; 0 where has_strength is 1 */
+    int32_t has_strength;       /* 1: `strength` says where the run starts */
+    double strength;            /* above 0, up to 1, as in diffusers' image-to-image pipelines */
 } soda_request;
 
 /* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least those of all samples; NULL with
@@ -236,9 +243,9 @@ typedef struct soda_request {
 SODA_API soda_status soda_generate(soda_session *session, const soda_request *request, float *latents, size_t count);
 /* Begin a request, judged before anything changes; one in progress is dropped. */
 SODA_API soda_status soda_start(soda_session *session, const soda_request *request);
-/* Run step `index`; steps run in order, each once. */
+/* Run step `index`; steps run in order, each once, from the one at which the request starts. */
 SODA_API soda_status soda_step(soda_session *session, int32_t index);
-/* Samples of the request in progress and steps that have run; either pointer may be NULL. */
+/* Samples of the request in progress, and steps done: the one that runs next. Either pointer may be NULL. */
 SODA_API soda_status soda_progress_of(const soda_session *session, int32_t *samples, int32_t *steps_done);
 /* Latents [samples, their axes] after the steps run so far; SODA_ENGINE_ERROR where one is NaN or infinite. */
 SODA_API soda_status soda_latents(soda_session *session, float *latents, size_t count);

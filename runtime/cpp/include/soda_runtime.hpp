@@ -87,6 +87,18 @@ public:
         device_[name] = {address, bytes};
         return *this;
     }
+    // Clean latents [1 or samples, their axes] that the run starts from, at a step or by a strength: see soda_request.
+    Request& start_at_step(std::vector<float> latents, int32_t step) {
+        has_strength_ = false;
+        set(start_step_, step);
+        return set(start_latents_, std::move(latents));
+    }
+    Request& start_with_strength(std::vector<float> latents, double strength) {
+        has_strength_ = true;
+        set(start_step_, 0);
+        set(strength_, strength);
+        return set(start_latents_, std::move(latents));
+    }
     Request& samples(int32_t count) { return set(samples_, count); }
     Request& seed(uint64_t value) { return set(seed_, value); }
     Request& guidance(double scale) {
@@ -115,8 +127,12 @@ public:
         demand(negative_ids_.empty() || negative_ids_.size() == negative_ones, "negative_token_ids");
         size_t given = std::max({labels, prompts, static_cast<size_t>(std::max(samples_, 1))});
         for (const auto& [key, input] : inputs_) given = std::max(given, static_cast<size_t>(input.rows));
-        const size_t latents =
-            given * static_cast<size_t>(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
+        const auto one =
+            static_cast<size_t>(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
+        const size_t starts = start_latents_.size() / one;
+        demand(start_latents_.size() == starts * one, "start_latents");
+        given = std::max(given, starts);
+        const size_t latents = given * one;
         demand(noise_.empty() || (noise_.size() == latents && (file_.empty() || samples_ > 0)), "noise");
         demand(noise_steps_.empty() || noise_steps_.size() == latents * static_cast<size_t>(info.steps),
                "noise of steps");
@@ -140,6 +156,11 @@ public:
         request.embeds_file = file_.empty() ? nullptr : file_.c_str();
         request.noise_initial = data(noise_);
         request.noise_steps = data(noise_steps_);
+        request.start_latents = data(start_latents_);
+        request.num_start_latents = static_cast<int32_t>(starts);
+        request.start_step = start_step_;
+        request.has_strength = has_strength_;
+        request.strength = strength_;
         arrays_.clear();
         for (const auto& [name, array] : device_)
             arrays_.push_back({sizeof(soda_device_array), name.c_str(), array.first, array.second});
@@ -199,16 +220,16 @@ private:
     }
 
     std::vector<int64_t> labels_, ids_, negative_ids_, mask_, negative_mask_;
-    std::vector<float> embeds_, negative_embeds_, noise_, noise_steps_;
+    std::vector<float> embeds_, negative_embeds_, noise_, noise_steps_, start_latents_;
     std::string file_;
     std::map<std::string, std::pair<const void*, size_t>> device_;  // address and bytes
     mutable std::vector<soda_device_array> arrays_;                 // the same for the C struct
     std::map<std::pair<std::string, bool>, Input> inputs_;          // by port; true: negative
     mutable std::vector<soda_input> named_;                         // the same for the C struct
-    int32_t samples_ = 0;
+    int32_t samples_ = 0, start_step_ = 0;
     uint64_t seed_ = 0;
-    double guidance_ = 0;
-    bool guided_ = false, baseline_ = false;
+    double guidance_ = 0, strength_ = 0;
+    bool guided_ = false, baseline_ = false, has_strength_ = false;
     std::function<bool(int, int)> progress_;
 };
 
@@ -225,7 +246,9 @@ public:
     // The same without a look at the latents, which latents(), images() and to_device() give.
     void run(const Request& request) {
         start(request);
-        for (int32_t i = 0; i < info_.steps; ++i) step(i);
+        int32_t next = 0;  // 0, or where the request starts
+        check(soda_progress_of(handle_.get(), nullptr, &next));
+        for (; next < info_.steps; ++next) step(next);
     }
     // The request is kept here until the next one.
     void start(const Request& request) {

@@ -26,6 +26,9 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
     std::set<std::string> expected = coefficients;
     for (const auto& program : manifest.prepare) expected.insert(program.tables.begin(), program.tables.end());
     auto tables = read_tables(path);
+    const bool starts = manifest.version == current_version && tables.count(start_levels_table) != 0;
+    for (const char* name : {start_levels_table, start_coefficients_table})
+        if (starts && tables.count(name)) expected.insert(name);
     for (const auto& name : expected)
         if (tables.count(name) == 0) throw refuse(say("table ", shown(name), " is missing"));
     for (const auto& [name, table] : tables) {
@@ -39,6 +42,13 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
     for (const auto& name : coefficients)
         if (tables[name].shape != Sizes{manifest.sampler.steps, scalar_count(manifest)})
             throw refuse(say(name, " do not have ", scalar_count(manifest), " columns"));
+    if (starts && tables[start_levels_table].shape != Sizes{manifest.sampler.steps, 3})
+        throw refuse(say(start_levels_table, " do not have 3 columns"));
+    const auto fresh = tables.find(start_coefficients_table);
+    if (fresh == tables.end()) return tables;
+    const Sizes& shape = fresh->second.shape;
+    if (shape.size() != 3 || shape[1] < 1 || shape[2] != scalar_count(manifest))
+        throw refuse(say(start_coefficients_table, " are not rows of ", scalar_count(manifest), " columns"));
     return tables;
 }
 

@@ -39,6 +39,7 @@ public:
     // A table in the backend's memory, uploaded at first use.
     const Memory& table(const std::string& name);
     int64_t row_bytes(const std::string& table) const { return tables_.at(table).row_bytes(); }
+    const std::map<std::string, Table>& tables() const { return tables_; }
 
     // Token ids of tokenizer `number` are below this; 0 where its file does not say.
     int64_t vocabulary(size_t number);

@@ -12,6 +12,7 @@
 #include "printable.hpp"
 #include "session.hpp"
 #include "soda_runtime.h"
+#include "starts.hpp"
 
 #ifndef SODA_RUNTIME_VERSION
 #define SODA_RUNTIME_VERSION "unknown"
@@ -241,6 +242,9 @@ soda_status soda_bundle_step(const soda_bundle* bundle, int32_t index, soda_step
         result.writes = int32_t(program.writes.size());
         result.timestep = m.sampler.timesteps[size_t(index)];
         result.flops = program.flops;
+        const std::vector<bool> cached = cached_steps(m, index);
+        const bool starts = bundle->bundle->tables().count(start_levels_table) != 0;
+        result.full_steps = starts ? int32_t(std::count(cached.begin() + index, cached.end(), false)) : -1;
         write_struct(step, result, "step");
     });
 }

@@ -9,8 +9,6 @@
 namespace soda {
 namespace {
 
-constexpr int64_t current_version = 5;
-
 using SlotNumbers = std::map<std::string, int64_t>;  // name -> index
 
 Model decode_model(const Field& field) {
@@ -116,9 +114,12 @@ Manifest decode_any_version(Json& value, const std::string& where) {
                               current_version, "; update soda-runtime or rebuild the bundle"),
                           SODA_BUNDLE_VERSION);
     require_printable(value);
-    if (number == 1) return upgrade_v1(Field(value));
     if (number == 2 || number == 3) add_keys(value);
-    return number == current_version ? decode_manifest(Field(value)) : upgrade_v4(Field(value));
+    Manifest manifest = number == 1                 ? upgrade_v1(Field(value))
+                        : number == current_version ? decode_manifest(Field(value))
+                                                    : upgrade_v4(Field(value));
+    manifest.version = number;
+    return manifest;
 }
 
 }  // namespace

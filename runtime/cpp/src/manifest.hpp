@@ -12,6 +12,7 @@ namespace soda {
 
 constexpr const char* manifest_name = "manifest.json";
 constexpr const char* engine_index_name = "engines.json";  // of backends whose engines are built ahead of time
+constexpr int64_t current_version = 5;
 constexpr int64_t max_manifest_bytes = 16 << 20;
 
 using Names = std::vector<std::string>;
@@ -114,6 +115,7 @@ struct Arena {
 };
 
 struct Manifest {
+    int64_t version = 0;  // of the file
     std::string builder, backend, precision;
     Model model;
     std::vector<RequestPort> ports;

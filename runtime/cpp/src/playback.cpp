@@ -4,6 +4,7 @@
 #include <set>
 
 #include "errors.hpp"
+#include "starts.hpp"
 
 namespace soda {
 namespace {
@@ -12,15 +13,20 @@ constexpr int64_t max_window_bytes = 64 << 20;  // tensors of single steps are m
 
 }  // namespace
 
-Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::function<void()>& poll)
-    : batch(samples),
-      accelerated(fast),
+Playback::Playback(Bundle& bundle, const PlaybackKind& wanted, const std::function<void()>& poll)
+    : kind(wanted),
+      batch(wanted.batch),
+      first(wanted.start.value_or(0)),
       bundle_(bundle),
-      axes_{samples, samples * bundle.manifest().rows_per_sample, 1},
+      cached_(wanted.accelerated && wanted.start
+                  ? cached_steps(bundle.manifest(), first)
+                  : std::vector<bool>(size_t(bundle.manifest().sampler.steps), wanted.accelerated)),
+      axes_{batch, batch * bundle.manifest().rows_per_sample, 1},
       window_(window_steps()) {
     const Manifest& m = bundle.manifest();
     std::vector<size_t> programs;
-    for (const Step& step : m.steps) programs.push_back(size_t(accelerated ? step.program : m.baseline_program));
+    for (int64_t i = first; i < m.sampler.steps; ++i)
+        programs.push_back(size_t(cached_[size_t(i)] ? m.steps[size_t(i)].program : m.baseline_program));
     // engines are opened, and so checked against the manifest, before the manifest's sizes are allocated
     for (size_t program : std::set<size_t>(programs.begin(), programs.end())) {
         poll();
@@ -31,7 +37,8 @@ Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::functi
     poll();
     const Signature step = step_signature(m, size_t(m.baseline_program));
     const Port& state = step.inputs.at("state");
-    const int64_t arena_bytes = accelerated ? checked_product(m.arena.bytes, batch) : 0;
+    const bool uses_cache = std::find(cached_.begin(), cached_.end(), true) != cached_.end();
+    const int64_t arena_bytes = uses_cache ? checked_product(m.arena.bytes, batch) : 0;
     arena_ = bundle.backend().allocate(std::max<int64_t>(1, arena_bytes));
     for (auto& each : states_) each = allocate(state);
     guidance_ = bundle.backend().allocate(4);
@@ -47,7 +54,7 @@ Playback::Playback(Bundle& bundle, int64_t samples, bool fast, const std::functi
         for (size_t w = 0; !program.tables.empty() && w < windows_.size(); ++w)
             windows_[w].push_back(bind_prepare(program, int64_t(w) * window_));
     }
-    for (size_t i = 0; i < programs.size(); ++i) steps_.push_back(bind_step(int64_t(i), programs[i]));
+    for (size_t i = 0; i < programs.size(); ++i) steps_.push_back(bind_step(first + int64_t(i), programs[i]));
 }
 
 void Playback::encode(size_t program) {
@@ -62,9 +69,9 @@ void Playback::prepare_request() {
 }
 
 void Playback::run_step(int64_t i) {
-    if (i % window_ == 0)
+    if (i == first || i % window_ == 0)
         for (const Call& call : windows_[size_t(i / window_)]) call();
-    steps_[size_t(i)]();
+    steps_[size_t(i - first)]();
 }
 
 Memory& Playback::finish(int64_t steps_done) {
@@ -133,20 +140,30 @@ Call Playback::bind_prepare(const PrepareProgram& program, int64_t first) {
     return bundle_.prepare_engine(program).bind("prepare" + steps, inputs, outputs);
 }
 
+const Memory& Playback::coefficients() {
+    if (!kind.start) return bundle_.table(coefficient_table(bundle_.manifest(), kind.accelerated));
+    if (!start_rows_) {
+        const std::vector<float> rows = start_rows(bundle_.manifest(), bundle_.tables(), first);
+        start_rows_ = bundle_.backend().allocate(int64_t(rows.size()) * 4);
+        start_rows_->write(rows.data(), start_rows_->bytes());
+    }
+    return *start_rows_;
+}
+
 Call Playback::bind_step(int64_t index, size_t program) {
     const Manifest& m = bundle_.manifest();
     const Program& used = m.programs[program];
     const Step& step = m.steps[size_t(index)];
-    const std::string coefficients = coefficient_table(m, accelerated);
     std::map<std::string, std::pair<const Memory*, int64_t>> places = {
         {"state", {states_[index % 2].get(), 0}},
         {"state_out", {states_[(index + 1) % 2].get(), 0}},
         {"guidance", {guidance_.get(), 0}},
         {"noise", {noise_.get(), 0}},
-        {"coefficients", {&bundle_.table(coefficients), index * bundle_.row_bytes(coefficients)}}};
-    for (size_t i = 0; accelerated && i < used.reads.size(); ++i)
+        {"coefficients", {&coefficients(), index * bundle_.row_bytes("coefficients")}}};
+    const bool cached = cached_[size_t(index)];
+    for (size_t i = 0; cached && i < used.reads.size(); ++i)
         places["cache." + used.reads[i].text] = {arena_.get(), step.read_offsets[i] * batch};
-    for (size_t i = 0; accelerated && i < used.writes.size(); ++i)
+    for (size_t i = 0; cached && i < used.writes.size(); ++i)
         places["cache_out." + used.writes[i].text] = {arena_.get(), step.write_offsets[i] * batch};
     for (const auto& [name, memory] : ports_) places[name] = {memory.get(), 0};
     for (const auto& tensor : m.tensors)

@@ -9,14 +9,26 @@
 
 namespace soda {
 
-// The buffers and bound calls of one (bundle, batch, accelerated or baseline). Used by one thread at a time.
+// What a playback is bound for. start: the step at which a run from given latents starts; none: it begins with noise.
+struct PlaybackKind {
+    int64_t batch;
+    bool accelerated;
+    std::optional<int64_t> start;
+
+    bool operator==(const PlaybackKind& other) const {
+        return batch == other.batch && accelerated == other.accelerated && start == other.start;
+    }
+};
+
+// The buffers and bound calls of one (bundle, kind). Used by one thread at a time.
 class Playback {
 public:
     // poll is called between programs that are opened; it may throw.
-    Playback(Bundle& bundle, int64_t batch, bool accelerated, const std::function<void()>& poll);
+    Playback(Bundle& bundle, const PlaybackKind& kind, const std::function<void()>& poll);
 
+    const PlaybackKind kind;
     const int64_t batch;
-    const bool accelerated;
+    const int64_t first;  // the step that runs first
 
     Memory& state_after(int64_t steps_done) { return *states_[steps_done % 2]; }
     Memory& guidance() { return *guidance_; }
@@ -34,16 +46,18 @@ private:
     int64_t written_bytes() const;
     Call bind_prepare(const PrepareProgram& program, int64_t first);
     Call bind_step(int64_t index, size_t program);
+    const Memory& coefficients();  // what each step takes as `coefficients`, row by row
     View view_of(const Memory& memory, const Port& port, const Axes& axes, int64_t row = 0) const;
     const Memory& place_of(const std::string& name) const;
 
     Bundle& bundle_;
+    const std::vector<bool> cached_;  // steps that run the schedule's programs; the others compute everything
     Axes axes_;
     int64_t window_;
-    std::unique_ptr<Memory> arena_, states_[2], guidance_, noise_;
+    std::unique_ptr<Memory> arena_, states_[2], guidance_, noise_, start_rows_;
     std::map<std::string, std::unique_ptr<Memory>> ports_, tensors_;
     std::map<size_t, Call> encode_;  // by index into `prepare`
-    std::vector<Call> once_, steps_;
+    std::vector<Call> once_, steps_;  // steps_: from `first` on
     std::vector<std::vector<Call>> windows_;
     std::unique_ptr<Memory> result_;
     std::optional<Call> finish_[2];

@@ -32,10 +32,11 @@ InputsByPort sort_inputs(const Manifest& manifest, const std::vector<Given>& inp
     return by_port;
 }
 
-int64_t count_samples(const std::vector<Given>& inputs, int64_t wanted) {
+int64_t count_samples(const std::vector<Given>& inputs, int64_t wanted, int64_t start_latents) {
     if (wanted < 0 || wanted > max_samples)
         throw RequestError(say("samples=", wanted, " is outside 0 .. ", max_samples));
     int64_t samples = std::max<int64_t>(wanted, 1);
+    if (wanted == 0) samples = std::max(samples, start_latents);
     for (const Given& given : inputs)
         if (!given.negative && wanted == 0) samples = std::max(samples, given.rows);
     if (samples > max_samples) throw RequestError(say(samples, " samples are more than ", max_samples));
@@ -196,10 +197,10 @@ void add_port(const Manifest& manifest, const RequestPort& port, const PortInput
 }  // namespace
 
 Condition judge_condition(const Manifest& manifest, const std::vector<Given>& inputs, int64_t samples,
-                          const Vocabulary& vocabulary) {
+                          int64_t start_latents, const Vocabulary& vocabulary) {
     const InputsByPort by_port = sort_inputs(manifest, inputs);
     Condition condition;
-    condition.samples = count_samples(inputs, samples);
+    condition.samples = count_samples(inputs, samples, start_latents);
     for (const Given& given : inputs) judge_values(given, vocabulary);
     condition.encoders = choose_encoders(manifest, by_port);
     for (const RequestPort& port : manifest.ports) {

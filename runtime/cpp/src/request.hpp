@@ -18,9 +18,9 @@ struct Condition {
 // How many ids tokenizer `number` has; 0 where that is not known.
 using Vocabulary = std::function<int64_t(size_t number)>;
 
-// samples: how many the request asks for; 0 takes those of its inputs.
+// samples: how many the request asks for; 0 takes those of its inputs, or of the latents that it starts from.
 Condition judge_condition(const Manifest& manifest, const std::vector<Given>& inputs, int64_t samples,
-                          const Vocabulary& vocabulary);
+                          int64_t start_latents, const Vocabulary& vocabulary);
 double judge_guidance(const Manifest& manifest, const soda_request& request);
 // Noise given by the caller is finite and whole.
 void judge_noise(const Manifest& manifest, const soda_request& request, const DeviceArrays& device, int64_t samples);

@@ -5,6 +5,7 @@
 
 #include "errors.hpp"
 #include "philox.hpp"
+#include "starts.hpp"
 
 namespace soda {
 
@@ -27,30 +28,34 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
     const std::vector<Given> inputs = list_inputs(m, request, arrays, file);
     for (const Given& given : inputs)
         if (given.device) judge_device_address(given.name, given.device, bundle_->backend());
-    const Condition condition =
-        judge_condition(m, inputs, request.samples, [this](size_t number) { return bundle_->vocabulary(number); });
+    const auto first = judge_start(m, bundle_->tables(), request);
+    const Condition condition = judge_condition(m, inputs, request.samples, request.num_start_latents,
+                                                [this](size_t number) { return bundle_->vocabulary(number); });
+    if (first) judge_start_latents(m, request, condition.samples);
     const double guidance = judge_guidance(m, request);
     judge_noise(m, request, device, condition.samples);
+    if (first && device.count("noise_initial"))
+        throw RequestError("noise_initial lies on the device, and is mixed with start_latents; give it on the host");
     bundle_->require_weights();
     started_ = false;  // until everything below is done: a program may fail
     current_ = ++requests_;
     try {
-        begin(request, device, condition, guidance);
+        begin(request, device, condition, guidance, first);
     } catch (...) {
         current_ = 0;
         throw;
     }
-    next_step_ = 0;
+    next_step_ = first.value_or(0);
     started_ = true;
 }
 
 void Session::begin(const soda_request& request, const DeviceArrays& device, const Condition& condition,
-                    double guidance) {
+                    double guidance, std::optional<int64_t> first) {
     const Manifest& m = bundle_->manifest();
-    const bool accelerated = !request.baseline;
-    if (!playback_ || playback_->batch != condition.samples || playback_->accelerated != accelerated) {
+    const PlaybackKind kind{condition.samples, !request.baseline, first};
+    if (!playback_ || !(playback_->kind == kind)) {
         playback_.reset();  // free the old buffers before new ones are allocated
-        playback_ = std::make_unique<Playback>(*bundle_, condition.samples, accelerated, [this] { check_cancelled(); });
+        playback_ = std::make_unique<Playback>(*bundle_, kind, [this] { check_cancelled(); });
     }
     const size_t count = size_t(latent_count());
     scratch_.assign(count * size_t(m.sampler.state_size), 0.0f);
@@ -60,9 +65,13 @@ void Session::begin(const soda_request& request, const DeviceArrays& device, con
     else if (initial == device.end())
         latent_noise(request.seed, initial_stream, size_t(condition.samples), count / size_t(condition.samples),
                      scratch_.data());
-    for (size_t i = 0; i < count; ++i) scratch_[i] *= float(m.sampler.initial_scale);
-    playback_->state_after(0).write(scratch_.data(), int64_t(scratch_.size()) * 4);
-    if (initial != device.end()) playback_->state_after(0).copy_from(initial->second.address, int64_t(count) * 4);
+    if (first)
+        mix_start(bundle_->tables(), request, *first, condition.samples, scratch_, count);
+    else
+        for (size_t i = 0; i < count; ++i) scratch_[i] *= float(m.sampler.initial_scale);
+    Memory& state = playback_->state_after(playback_->first);
+    state.write(scratch_.data(), int64_t(scratch_.size()) * 4);
+    if (initial != device.end()) state.copy_from(initial->second.address, int64_t(count) * 4);
     for (const auto& [name, values] : condition.values)
         if (!values.empty()) playback_->port(name).write(values.data(), int64_t(values.size()));
     for (const DeviceRows& rows : condition.on_device) rows.write(playback_->port(rows.input));

@@ -35,7 +35,8 @@ public:
 
 private:
     Playback& playback();
-    void begin(const soda_request& request, const DeviceArrays& device, const Condition& condition, double guidance);
+    void begin(const soda_request& request, const DeviceArrays& device, const Condition& condition, double guidance,
+               std::optional<int64_t> first);
     std::vector<float> planes(size_t room);  // the result with its axes in the program's order
     void write_noise(int64_t index);
     void check_cancelled();

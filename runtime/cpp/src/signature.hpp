@@ -41,6 +41,9 @@ int64_t checked_product(int64_t a, int64_t b);
 int64_t scalar_count(const Manifest& manifest);  // length of a row of the tables of coefficients
 // The table whose rows a request's steps take as `coefficients`.
 const char* coefficient_table(const Manifest& manifest, bool accelerated);
+// Tables of bundles whose requests may start at a step from given latents.
+constexpr const char* start_levels_table = "start.levels";
+constexpr const char* start_coefficients_table = "start.coefficients";
 int64_t element_count(const Sizes& shape);  // of a checked shape: it fits 64 bits
 // Bytes that a slot takes in the arena for one sample, all of its rows, padding included.
 int64_t slot_bytes(const Manifest& manifest, const Slot& slot);

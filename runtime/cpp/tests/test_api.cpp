@@ -278,6 +278,43 @@ void text_is_given_by_name() {
     CHECK(status_of([&] { session.start(masks); }) == SODA_REQUEST_ERROR);
 }
 
+void a_request_starts_from_latents() {
+    soda::Session session = soda::Bundle(golden + "/v5-start", chosen()).session();
+    const soda_info info = soda::Bundle(golden + "/v5-start", chosen()).info();
+    CHECK(info.takes_start_latents == 1 && info.steps == 8);
+    const size_t one = size_t(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
+    const std::vector<float> clean(one, 0.25f), both(2 * one, 0.25f);
+    const auto started = session.generate(request().start_at_step(clean, 3));
+    CHECK(started.size() == 2 * one);
+    CHECK(session.generate(request().start_at_step(both, 3)) == started);
+    CHECK(session.generate(request().start_with_strength(clean, 0.7)) == started);  // 5 of 8 steps
+    CHECK(session.generate(request().start_at_step(clean, 4)) != started);
+    CHECK(session.generate(request()) != started);
+    session.start(request().start_at_step(clean, 6));
+    CHECK(status_of([&] { session.step(0); }) == SODA_REQUEST_ERROR);
+    session.step(6);
+    session.step(7);
+    const auto refused = [&](const soda::Request& wrong) {
+        return status_of([&] { session.start(wrong); }) == SODA_REQUEST_ERROR;
+    };
+    CHECK(refused(request().start_at_step(clean, 8)));
+    CHECK(refused(request().start_at_step(clean, -1)));
+    CHECK(refused(request().start_with_strength(clean, 0.0)));
+    CHECK(refused(request().start_with_strength(clean, 0.1)));
+    CHECK(refused(request().start_at_step(std::vector<float>(3 * one), 1).samples(2)));
+    soda_status status = SODA_OK;
+    try {
+        session.start(request().start_at_step(std::vector<float>(one - 1), 1));
+    } catch (const soda::RuntimeError& error) {
+        status = error.status();
+    }
+    CHECK(status == SODA_REQUEST_ARGUMENT);
+    soda::Session older = soda::Bundle(golden + "/v5", chosen()).session();
+    const soda_info of_older = soda::Bundle(golden + "/v5", chosen()).info();
+    CHECK(of_older.takes_start_latents == 0);
+    CHECK(status_of([&] { older.start(request().start_at_step(clean, 1)); }) == SODA_REQUEST_ERROR);
+}
+
 long resident_kilobytes() {
     std::ifstream file("/proc/self/statm");
     long pages = 0, resident = 0;
@@ -317,6 +354,7 @@ int main(int argc, char** argv) {
         {"another thread cancels within a step", another_thread_cancels_within_a_step},
         {"ports by name are the fields that stand for them", ports_by_name_are_the_fields_that_stand_for_them},
         {"text is given by name", text_is_given_by_name},
+        {"a request starts from latents", a_request_starts_from_latents},
         {"sixteen threads generate as one does", sixteen_threads_generate_as_one_does},
         {"opening and closing does not grow", opening_and_closing_does_not_grow},
     });

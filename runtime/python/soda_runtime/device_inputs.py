@@ -2,7 +2,7 @@
 
 Host arrays of zeros stand for them while the request is judged. What is asked of host values only a look at them could
 tell (whether they are finite) and is left to the caller. What the host must see or change is copied there: masks, the
-noise of steps, and initial noise that the sampler scales.
+noise of steps, latents to start from, and initial noise that the sampler scales or mixes with these.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class DeviceInputs:
 def take_device_inputs(backend: object, request: Request, manifest: Manifest) -> tuple[Request, DeviceInputs]:
     """A request whose inputs are named, with zeros in place of its device tensors, and those. Raises RequestError."""
     noise = request.noise._asdict() if isinstance(request.noise, Noise) else {}
-    given = (request.inputs, request.negative_inputs, noise)
+    start = {"start_latents": request.start_latents}
+    given = (request.inputs, request.negative_inputs, noise, start)
     if not any(is_on_device(value) for values in given for value in values.values()):
         return request, DeviceInputs()
     if not isinstance(backend, DeviceBackend):
@@ -58,13 +59,16 @@ def take_device_inputs(backend: object, request: Request, manifest: Manifest) ->
     stay = {port.name for port in manifest.ports if isinstance(port, EmbeddingPort)}
     inputs, there = _take_all(request.inputs, "", floats, stay, cuda)
     negative, negative_there = _take_all(request.negative_inputs, "the negative of ", floats, stay, cuda)
-    scaled = set() if manifest.sampler.initial_scale != 1.0 else {"initial"}
+    scaled = set() if request.start_latents is not None or manifest.sampler.initial_scale != 1.0 else {"initial"}
     noise, noise_there = _take_all(noise, "noise.", {"initial", "steps"}, scaled, cuda)
+    start, _ = _take_all(start, "", {"start_latents"}, set(), cuda)
     names = there.keys() | negative_there.keys()
     ports = {name: (there.get(name), negative_there.get(name)) for name in names}
     if noise:
         request = replace(request, noise=Noise(**noise))
-    return replace(request, inputs=inputs, negative_inputs=negative), DeviceInputs(noise_there.get("initial"), ports)
+    latents = start["start_latents"]
+    request = replace(request, inputs=inputs, negative_inputs=negative, start_latents=latents)
+    return request, DeviceInputs(noise_there.get("initial"), ports)
 
 
 def _take_all(

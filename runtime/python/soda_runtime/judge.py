@@ -13,6 +13,7 @@ from .errors import RequestError
 from .manifest import HintPort, LabelPort, Manifest, RequestPort, ScalarPort, TokenIdsPort
 from .port_inputs import MAX_BATCH, Tokenize, name_inputs, prompts_of, require_all, running_encoders, tokens_of
 from .request import Noise, Request
+from .starts import Start, Tables, judge_start
 from .values import brief, real_array, rows_of
 
 _MAX_GUIDANCE = 3.0e38
@@ -28,13 +29,14 @@ class Judged:
     encode: frozenset[str]
     guidance: float
     noise: Noise | int
+    start: Start | None = None
 
 
 def judge_request(
-    request: Request, manifest: Manifest, tokenize: Tokenize, vocabulary: Callable[[int], int]
+    request: Request, manifest: Manifest, tokenize: Tokenize, vocabulary: Callable[[int], int], tables: Tables
 ) -> Judged:
     """tokenize(number, texts): ids and mask of a tokenizer, int64 [n, max_tokens]. vocabulary(number): how many ids it
-    has, 0 where that is not known. Raises RequestError."""
+    has, 0 where that is not known. tables: the bundle's. Raises RequestError."""
     request = name_inputs(request, manifest)
     if not isinstance(request.batch, (int, np.integer)) or not 0 <= request.batch <= MAX_BATCH:
         raise RequestError(f"batch={brief(request.batch)} is outside 0 .. {MAX_BATCH}")
@@ -45,6 +47,8 @@ def judge_request(
     ports = {port.name: port for port in manifest.ports}
     given = {name: rows_of(values, ports[name], name) for name, values in request.inputs.items()}
     counts = {name: len(values) for name, values in given.items()} | ({"prompt": len(texts[0])} if texts[0] else {})
+    start = judge_start(request, manifest, tables)
+    counts |= {"start_latents": len(start.latents)} if start else {}
     samples = _samples(counts, request.batch)
     rows = {name: _all_rows(ports[name], values, request, manifest, samples) for name, values in given.items()}
     for port in manifest.ports:
@@ -55,7 +59,7 @@ def judge_request(
     noise = seed if request.noise is None else judge_noise(request.noise, manifest, samples)
     if texts[0]:
         rows |= tokens_of(texts, manifest, samples, tokenize)
-    return Judged(samples, rows, frozenset(program.file for program in running), guidance, noise)
+    return Judged(samples, rows, frozenset(program.file for program in running), guidance, noise, start)
 
 
 def _require_tokens(port: RequestPort, ids: NDArray[np.generic], vocabulary: Callable[[int], int]) -> None:

@@ -19,27 +19,28 @@ _MOST_THREADS = 4
 class StepCalls:
     """The calls of all steps: `calls[i]()` runs step i, and waits for its engine where it is not open yet."""
 
-    def __init__(self, programs: Sequence[int], bind: Callable[[int], Call], at_once: bool) -> None:
-        """programs: what each step runs; steps with the same are bound together. bind(step) opens and binds.
+    def __init__(self, programs: Sequence[int], bind: Callable[[int], Call], at_once: bool, first: int = 0) -> None:
+        """programs: what each step runs; steps with the same are bound together. bind(step) opens and binds. first: the
+        step that runs first; those before it are not bound and must not be called.
 
         The first step is bound at once, or where `at_once` says so all of them. What goes wrong with another one is
         raised where its step is called.
         """
-        self._bind, self._programs, self._at_once = bind, programs, at_once
+        self._bind, self._programs, self._at_once, self._first = bind, programs, at_once, first
         self._bound: dict[int, Future[None]] = {}
         self._placeholders: tuple[Call, ...] = ()
         if at_once:
-            self.calls = [bind(step) for step in range(len(programs))]
+            self.calls = [bind(step) if step >= first else _call_nothing for step in range(len(programs))]
             return
         self._placeholders = tuple(self._waiting(step, program) for step, program in enumerate(programs))
         self.calls = list(self._placeholders)
-        first = bind(0)
+        bound = bind(first)
 
         def call_and_open() -> None:
-            first()
+            bound()
             self._open_others()
 
-        self.calls[0] = call_and_open
+        self.calls[first] = call_and_open
 
     def wait(self) -> None:
         """Until every step is bound. Raises EngineError."""
@@ -59,10 +60,10 @@ class StepCalls:
     def _open_others(self) -> None:
         if self._bound:
             return
-        kinds = dict.fromkeys(self._programs)
+        kinds = dict.fromkeys(self._programs[self._first :])
         pool = ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1, len(kinds))), "soda-open")
         for kind in kinds:
-            steps = [step for step, program in enumerate(self._programs) if program == kind and step]
+            steps = [step for step, program in enumerate(self._programs) if program == kind and step > self._first]
             self._bound[kind] = pool.submit(self._bind_steps, steps)
         pool.shutdown(wait=False)
 
@@ -82,6 +83,10 @@ class StepCalls:
             call = self._bind(step)
             if calls and calls[step] is placeholders[step]:
                 calls[step] = call
+
+
+def _call_nothing() -> None:
+    raise InternalError("a step before the first one was called")
 
 
 def _refuse(step: int) -> Call:

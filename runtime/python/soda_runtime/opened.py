@@ -18,8 +18,10 @@ from .engine_index import INDEX_NAME
 from .errors import BundleError, EngineError
 from .files import CheckedFiles, Stamp, identity_of, refusing_unreadable, require_regular_file
 from .guard import OpenedHere
-from .manifest import MANIFEST_NAME, FinishProgram, Manifest, PrepareProgram
+from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram
 from .signature import (
+    START_COEFFICIENTS,
+    START_LEVELS,
     Signature,
     coefficient_table,
     finish_signature,
@@ -195,6 +197,7 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     tables = read_tensors(path)
     coefficients = {coefficient_table(manifest, accelerated) for accelerated in (True, False)}
     expected = coefficients.union(*(program.tables for program in manifest.prepare))
+    expected |= _start_tables(tables, manifest)
     if tables.keys() != expected:
         odd = sorted(tables.keys() ^ expected)[0]
         raise BundleError(f"{path}: table {odd!r:.80} is not in both the file and the manifest; rebuild the bundle")
@@ -210,4 +213,15 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         if tables[name].shape[1:] != (width,):
             found = f"{name} have shape {tables[name].shape}"
             raise BundleError(f"{path}: {found}, expected {width} columns; rebuild the bundle")
+    for name in sorted(_start_tables(tables, manifest)):
+        shape = tables[name].shape
+        if shape[1:] != (3,) if name == START_LEVELS else len(shape) != 3 or not shape[1] or shape[2] != width:
+            raise BundleError(f"{path}: {name} has shape {shape}, which is none of such a table; rebuild the bundle")
     return tables
+
+
+def _start_tables(tables: Mapping[str, Any], manifest: Manifest) -> set[str]:
+    """Those for requests that start from latents, which a bundle may have."""
+    if manifest.version != VERSION or START_LEVELS not in tables:
+        return set()
+    return {START_LEVELS, START_COEFFICIENTS} & tables.keys()

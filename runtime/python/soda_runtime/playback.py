@@ -35,16 +35,26 @@ from .signature import (
     step_signature,
     tensor_port,
 )  # fmt: skip
+from .starts import cached_steps, start_rows
 
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
 
 
 class Playback(OpenedHere):
-    """The buffers and bound calls of one (bundle, batch, accelerated or baseline). Used by one thread at a time."""
+    """The buffers and bound calls of one (bundle, batch, accelerated or baseline, start). Used by one thread at a time.
 
-    def __init__(self, bundle: OpenedBundle, batch: int, accelerated: bool) -> None:
+    first: the step that runs first. cached: steps that run the schedule's programs; the others compute everything.
+    """
+
+    def __init__(self, bundle: OpenedBundle, batch: int, accelerated: bool, start: int | None = None) -> None:
+        """start: the step at which a run from given latents starts; None where it begins with noise."""
         super().__init__()
         self.batch, self.accelerated, self._bundle = batch, accelerated, bundle
+        self.kind = (batch, accelerated, start)
+        self.first = start or 0
+        self.cached = frozenset(range(bundle.manifest.sampler.steps)) if accelerated else frozenset[int]()
+        if accelerated and start is not None:
+            self.cached = cached_steps(bundle.manifest, start)
         self._memories: list[Memory] = []
         self._loading: StepCalls | None = None
         try:
@@ -54,39 +64,42 @@ class Playback(OpenedHere):
             raise
 
     def _bind(self) -> None:
-        batch, accelerated, bundle, manifest = self.batch, self.accelerated, self._bundle, self._bundle.manifest
+        batch, bundle, manifest = self.batch, self._bundle, self._bundle.manifest
         self._axes = {BATCH_AXIS: batch, ROWS_AXIS: batch * manifest.rows_per_sample}
         self.window = self._window_steps()
         allocate = self._allocate_bytes
         state_bytes = 4 * manifest.sampler.state_size * batch * math.prod(manifest.model.latent_shape)
         # the first engine is opened, and so checked against the manifest, before the manifest's sizes are allocated
-        programs = [step.program if accelerated else manifest.baseline_program for step in manifest.steps]
-        bundle.engine(programs[0])
+        programs = [
+            step.program if index in self.cached else manifest.baseline_program
+            for index, step in enumerate(manifest.steps)
+        ]
+        bundle.engine(programs[self.first])
         for each in manifest.prepare:
             if each not in encoders(manifest):
                 bundle.prepare_engine(each)
-        self.arena = allocate(max(1, manifest.arena.bytes * batch if accelerated else 0))
+        self.arena = allocate(max(1, manifest.arena.bytes * batch if self.cached else 0))
         self._states = (allocate(state_bytes), allocate(state_bytes))
         self.guidance = allocate(4)
         noise_bytes = state_bytes // manifest.sampler.state_size
         self.noise_steps = self._noise_steps(noise_bytes)
         self.noise = allocate(noise_bytes * self.noise_steps)
         self.request = {name: self._allocate(port) for name, port in request_ports(manifest).items()}
-        self._coefficients = _upload(allocate, self._padded(bundle.tables[coefficient_table(manifest, accelerated)]))
+        self._coefficients = _upload(allocate, self._padded(self._rows()))
         tables = [name for program in manifest.prepare for name in program.tables]
         self._tables = {name: _upload(allocate, bundle.tables[name]) for name in tables}
         self._tensors = {tensor.name: self._allocate_tensor(tensor) for tensor in manifest.tensors}
         self.encode, self.prepare_request, self.prepares = self._bind_prepares()
         at_once = isinstance(bundle.backend, DeviceBackend)  # its loop is made of bound steps
-        self._loading = StepCalls(programs, lambda step: self._bind_step(step, programs[step]), at_once)
+        self._loading = StepCalls(programs, lambda step: self._bind_step(step, programs[step]), at_once, self.first)
         self.steps = self._loading.calls
         self._finish: dict[int, tuple[Call, Memory]] = {}
         self.loop = self._make_loop()
 
     @property
     def initial_state(self) -> Memory:
-        """Where the state goes before step 0."""
-        return self._states[0]
+        """Where the state goes before the first step."""
+        return self.state_after(self.first)
 
     def state_after(self, steps_done: int) -> Memory:
         """Where the state is after that many steps."""
@@ -131,6 +144,19 @@ class Playback(OpenedHere):
         made: NDArray[np.float32] = memory.read().view(np.float32).reshape(self.batch, *program.shape)
         return made
 
+    def prepares_before(self, step: int) -> list[Call]:
+        """What makes the tensors of a window of steps, where `step` is the first of it that runs."""
+        begins = step == self.first or step % self.window == 0
+        return self.prepares[step // self.window] if begins else []
+
+    def _rows(self) -> NDArray[Any]:
+        """What each step takes as `coefficients`: [S, columns]."""
+        bundle, start = self._bundle, self.kind[2]
+        if start is not None:
+            return start_rows(bundle.manifest, bundle.tables, start)
+        table: NDArray[Any] = bundle.tables[coefficient_table(bundle.manifest, self.accelerated)]
+        return table
+
     def _allocate(self, port: Port) -> Memory:
         return self._allocate_bytes(self._bytes(port))
 
@@ -170,10 +196,8 @@ class Playback(OpenedHere):
         if not isinstance(backend, DeviceBackend) or (sampler.stochastic and self.noise_steps < sampler.steps):
             return None
         calls: list[Call] = []
-        for index, step in enumerate(self.steps):
-            if index % self.window == 0:
-                calls += self.prepares[index // self.window]
-            calls.append(step)
+        for index in range(self.first, sampler.steps):
+            calls += [*self.prepares_before(index), self.steps[index]]
         return backend.loop(calls)
 
     def _bind_prepares(self) -> tuple[dict[str, Call], list[Call], list[list[Call]]]:
@@ -226,7 +250,7 @@ class Playback(OpenedHere):
             GUIDANCE: (self.guidance, 0),
             NOISE: (self.noise, index % self.noise_steps * (self.noise.nbytes // self.noise_steps)),
         }
-        if self.accelerated:
+        if index in self.cached:
             step, used = manifest.steps[index], manifest.programs[program]
             for slot, offset in zip(used.reads, step.read_offsets, strict=True):
                 places[cache_in(slot, manifest.version)] = (self.arena, offset * self.batch)

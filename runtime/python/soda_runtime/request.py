@@ -46,6 +46,10 @@ class Request:
     the unconditional rows. negative_prompt: what guidance leads away from; one or one per sample. batch: repeats a
     single one; 0 takes their number. seed: 0 .. 2**64-1, ignored where noise is given. guidance: default the bundle's.
     accelerated=False plays the same model with everything computed at every step.
+
+    start_latents: clean latents [n, *latent_shape], n = 1 or one per sample, as the encoder of the model's VAE gives
+    them, scaled as the model takes them. The run then starts at start_step, 0 .. S-1, from these and noise, or at the
+    step that strength, above 0 and up to 1, stands for in diffusers' image-to-image pipelines.
     """
 
     labels: int | Sequence[int] | None = None
@@ -59,6 +63,9 @@ class Request:
     noise: Noise | None = None
     guidance: float | None = None
     accelerated: bool = True
+    start_latents: NDArray[np.float32] | None = None
+    strength: float | None = None
+    start_step: int | None = None
 
 
 class Described(Protocol):

@@ -76,6 +76,9 @@ class Session:
         noise: Noise | None = None,
         guidance: float | None = None,
         accelerated: bool = True,
+        start_latents: NDArray[np.float32] | None = None,
+        strength: float | None = None,
+        start_step: int | None = None,
     ) -> NDArray[np.float32]:
         """Generate latents [B, *latent_shape] (pixels in -1..1 where the model's output is pixels); `result` decodes.
 
@@ -84,7 +87,7 @@ class Session:
         """
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated,
+            accelerated, start_latents, strength, start_step,
         )  # fmt: skip
         with self._taken():
             self._begin(request)
@@ -105,11 +108,14 @@ class Session:
         noise: Noise | None = None,
         guidance: float | None = None,
         accelerated: bool = True,
+        start_latents: NDArray[np.float32] | None = None,
+        strength: float | None = None,
+        start_step: int | None = None,
     ) -> None:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated,
+            accelerated, start_latents, strength, start_step,
         )  # fmt: skip
         self.begin(request)
 
@@ -172,6 +178,11 @@ class Session:
         return self.result()
 
     @property
+    def next_step(self) -> int:
+        """The step that runs next, of the request in progress: 0 at first, or where it starts from latents."""
+        return self._next_step
+
+    @property
     def result_kind(self) -> Literal["image", "video", "audio", ""]:
         """What `result` gives; "" where there is none."""
         manifest = self.bundle.manifest
@@ -201,17 +212,19 @@ class Session:
         self.bundle.require_weights()
         manifest, backend = self.bundle.manifest, self.bundle.backend
         request, on_device = take_device_inputs(backend, name_inputs(request, manifest), manifest)
-        judged = judge_request(request, manifest, self.bundle.tokenize, self.bundle.vocabulary)
-        size, shape, accelerated = judged.samples, manifest.model.latent_shape, request.accelerated
-        if self._playback is None or (self._playback.batch, self._playback.accelerated) != (size, accelerated):
+        tables = self.bundle.tables
+        judged = judge_request(request, manifest, self.bundle.tokenize, self.bundle.vocabulary, tables)
+        size, shape, start = judged.samples, manifest.model.latent_shape, judged.start
+        kind = (size, request.accelerated, None if start is None else start.first)
+        if self._playback is None or self._playback.kind != kind:
             self._close()  # free the old buffers before new ones are allocated
-            self._playback = Playback(self.bundle, size, accelerated)
+            self._playback = Playback(self.bundle, *kind)
         playback = self._playback
         self._started = False  # until everything below is done: a program may fail
         state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
         noise = judged.noise
         initial = noise.initial if isinstance(noise, Noise) else latent_noise(noise, INITIAL_STREAM, size, shape)
-        state[0] = initial * np.float32(manifest.sampler.initial_scale)
+        state[0] = start.state(tables, initial) if start else initial * np.float32(manifest.sampler.initial_scale)
         playback.initial_state.write(state)
         for name, values in judged.ports.items():
             playback.request[name].write(values)
@@ -222,15 +235,15 @@ class Session:
         for call in (*encode, *playback.prepare_request):
             call()
         self._noise = noise
-        self._next_step, self._started = 0, True
+        self._next_step, self._started = playback.first, True
 
     def _run_steps(self) -> None:
         playback = self.playback
-        if playback.loop is None or self._next_step:
+        if playback.loop is None or self._next_step != playback.first:
             for i in range(self._next_step, len(playback.steps)):
                 self._step(i)
             return
-        self._write_noise(0)
+        self._write_noise(playback.first)
         with self._dropping_failures():
             playback.loop()
         self._next_step = len(playback.steps)
@@ -240,10 +253,9 @@ class Session:
         if index != self._next_step or index >= len(playback.steps):
             raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {len(playback.steps)} steps")
         with self._dropping_failures():
-            if index % playback.window == 0:
-                for call in playback.prepares[index // playback.window]:
-                    call()
-            if index % playback.noise_steps == 0:
+            for call in playback.prepares_before(index):
+                call()
+            if index in (playback.first, index - index % playback.noise_steps):
                 self._write_noise(index)
             playback.steps[index]()
         self._next_step = index + 1
@@ -299,13 +311,13 @@ class Session:
     def _reset(self) -> None:
         self._started, self._next_step = False, 0
 
-    def _write_noise(self, first: int) -> None:
-        """Put the noise of the steps from `first` on where they read it, as many as there is room for."""
+    def _write_noise(self, step: int) -> None:
+        """Put the noise of `step` and others where they read it, as many as there is room for."""
         playback, manifest = self.playback, self.bundle.manifest
         if not manifest.sampler.stochastic:
             return
         shape = (playback.noise_steps, playback.batch, *manifest.model.latent_shape)
-        noise = np.zeros(shape, np.float32)
+        noise, first = np.zeros(shape, np.float32), step - step % playback.noise_steps
         for row, index in enumerate(range(first, min(first + playback.noise_steps, len(playback.steps)))):
             noise[row] = self._step_noise(index, playback.batch)
         playback.noise.write(noise)

@@ -17,6 +17,8 @@ namespace {
 constexpr int64_t alignment_bytes = 256;  // of slots in the arena
 constexpr size_t values_of_a_slot = 3;
 
+const std::string the_request = "the request";
+
 using Stamp = std::array<char, 16>;
 
 // 128 bits of (label, slot): FNV-1a from two starts.
@@ -32,7 +34,13 @@ Stamp stamp_of(const std::string& label, const std::string& slot) {
 // Memory that knows what was written into it last: one session, so one thread, uses it.
 struct NullMemory : HostMemory {
     using HostMemory::HostMemory;
-    std::string last_writer;                                  // of a state
+
+    void write(int64_t offset, const void* from, int64_t bytes) {
+        HostMemory::write(offset, from, bytes);
+        last_writer = the_request;
+    }
+
+    std::string last_writer;                                  // of a state: a step, or the request
     std::map<std::string, std::vector<std::string>> writers;  // of each slot's values, newest first
 };
 
@@ -112,11 +120,11 @@ private:
 
     static std::string describe(const SlotView& read) { return say("slot ", read.slot, " of age ", read.age); }
 
-    // A step reads the state that the step before it wrote; step 0 reads what the request began with.
+    // A step reads the state that the step before it wrote; the first one reads what the request began with.
     void check_order(const SodaView& state) const {
         const int number = std::stoi(label_.substr(5));
         const std::string& writer = memory_of(state).last_writer;
-        if (number > 0 && writer != say("step ", number - 1))
+        if (writer != the_request && writer != say("step ", number - 1))
             throw InternalError(
                 say(label_, ": the state was written by ", shown(writer), ", not by step ", number - 1));
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InternalError
 from ..signature import ITEM_BYTES, STATE, STATE_OUT, Signature
@@ -22,17 +23,28 @@ from .host import HostMemory
 _ALIGNMENT_BYTES = 256  # of slots in the arena
 _VALUES_OF_A_SLOT = 3
 _STAMP_BYTES = 16
+_REQUEST = "the request"
+
+
+class NullMemory(HostMemory):
+    """Memory that knows who wrote into it last: a step, or the host."""
+
+    last_writer = ""
+
+    def write(self, array: NDArray[Any]) -> None:
+        """Copy a host array of exactly nbytes into the block."""
+        super().write(array)
+        self.last_writer = _REQUEST
 
 
 class NullBackend:
     """Keeps the truth (who wrote a slot last) outside the memory that is checked against it."""
 
     def __init__(self) -> None:
-        self._last_writer: dict[int, str] = {}  # of each state
         self._writers: dict[tuple[int, str], list[str]] = {}  # of each slot's values, newest first
 
-    def allocate(self, nbytes: int) -> HostMemory:
-        return HostMemory(nbytes)
+    def allocate(self, nbytes: int) -> NullMemory:
+        return NullMemory(nbytes)
 
     def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> NullEngine:
         if not path.is_file():
@@ -40,14 +52,16 @@ class NullBackend:
         return NullEngine(self, signature)
 
     def check_order(self, label: str, state: View) -> None:
-        """A step reads the state that the step before it wrote; step 0 reads what the request began with."""
-        number = int(label.removeprefix("step "))
-        writer = self._last_writer.get(id(state.memory))
-        if number > 0 and writer != f"step {number - 1}":
+        """A step reads the state that the step before it wrote; the first one reads what the request began with."""
+        number, memory = int(label.removeprefix("step ")), state.memory
+        assert isinstance(memory, NullMemory)
+        writer = memory.last_writer
+        if writer not in (_REQUEST, f"step {number - 1}"):
             raise InternalError(f"{label}: the state was written by {writer}, not by step {number - 1}")
 
     def note_order(self, label: str, state: View) -> None:
-        self._last_writer[id(state.memory)] = label
+        assert isinstance(state.memory, NullMemory)
+        state.memory.last_writer = label
 
     def write_stamp(self, label: str, slot: str, view: View, update: bool) -> None:
         """Mark a slot's place. update: the latest value, renewed in part; otherwise the others grow one older."""
