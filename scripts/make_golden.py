@@ -5,8 +5,8 @@
 tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder;
 v<VERSION>-ports is made by hand, of what those models lack: ports of every kind, two tokenizers and text encoders, a
 site of two outputs, slots of unequal sizes, latents of four axes, a video. v<VERSION>-start is a request that starts at
-a step from given latents. A golden bundle is made once per format version and never again: readers of later versions
-must still open it.
+a step from given latents, v<VERSION>-inpaint one that draws inside a mask. A golden bundle is made once per format
+version and never again: readers of later versions must still open it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,23 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eager.reference import Start, run_reference
-from soda_export.options import ProfileOptions, SamplerOptions
+from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
-from soda_export.sampler import freeze_starts
+from soda_export.sampler import KnownRegion, freeze_starts, levels_after
 from soda_export.search.trial import Trials
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from tests.cpp.ports_toy import LATENTS, PortsToy  # noqa: E402
-from tests.tiny import forecasting_schedule, make_plan, mixed_kept, save_tiny_model, save_tiny_pixart  # noqa: E402
+from tests.tiny import (  # noqa: E402
+    LAYERS,
+    TOKENS,
+    forecasting_schedule,
+    make_plan,
+    mixed_kept,
+    save_tiny_model,
+    save_tiny_pixart,
+)
 
 LABELS, SEED, START_STEP = [3, 7], 1234, 3
 PROMPTS, NEGATIVE = ["a red circle", "a blue square above a red circle"], "blue"
@@ -50,6 +59,7 @@ def main() -> None:
         "-text": lambda out: make(out, save_tiny_pixart, text_options, request, encode),
         "-ports": make_ports,
         "-start": make_start,
+        "-inpaint": make_inpaint,
     }
     missing = {suffix: ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in makers}
     missing = {suffix: out for suffix, out in missing.items() if not out.exists()}
@@ -114,6 +124,34 @@ def make_start(out: Path) -> None:
     played = Session.open(out).generate(**request, seed=SEED)
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
     np.savez(out.with_suffix(".npz"), seed=SEED, **request, latents=reference)
+
+
+def make_inpaint(out: Path) -> None:
+    """A toy model that draws inside a mask of soft edges, from step 1 on."""
+    kept = np.full((6, LAYERS, 2), TOKENS)
+    kept[[1, 3, 5]] = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        model, store = save_tiny_model(Path(scratch) / "tiny"), StageStore(Path(scratch) / "work")
+        bench = Workbench(str(model), SamplerOptions("dpm-solver++", 6, 0.0, 1.5), store, lambda *_: None)
+        plan = make_plan(bench.loaded.spec, kept, "dpm-solver++")
+        table = bench.build(plan, "ort", out, BundleOptions(inpainting=True)).table
+        rows, starts = label_rows(bench), freeze_starts(bench.sampler, bench.loaded.scheduler_config)
+        shape = bench.loaded.spec.latent_shape
+        latents, initial = (latent_noise(SEED, stream, 2, shape) for stream in (100, INITIAL_STREAM))
+        mask = np.random.default_rng(SEED).integers(0, 5, (2, 1, *shape[1:])).astype(np.float32) / 4
+        assert starts is not None
+        region = partial(
+            KnownRegion, after=levels_after(starts), mask=torch.from_numpy(mask), latents=torch.from_numpy(latents),
+            noise=torch.from_numpy(initial),
+        )  # fmt: skip
+        start = Start(starts, 1, torch.from_numpy(latents))
+        reference = run_reference(
+            bench.eager, bench.sampler, table, rows, torch.from_numpy(initial), start=start, known=region
+        ).numpy()
+    request = {"labels": LABELS, "start_latents": latents, "start_step": 1}
+    played = Session.open(out).generate(**request, inputs={"mask": mask}, seed=SEED)
+    print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
+    np.savez(out.with_suffix(".npz"), seed=SEED, **request, **{"inputs.mask": mask}, latents=reference)
 
 
 def make_ports(out: Path) -> None:

@@ -126,6 +126,8 @@ class BundleOptions:
     matrices in int8, the rest in bf16 (openvino)."""
     without: tuple[Literal["text-encoder", "decoder"], ...] = ()
     """Leave a part of the pipeline out: the bundle then takes embeddings, or gives latents."""
+    inpainting: bool = False
+    """Requests bring a `mask` and known latents, and steps draw inside the mask alone."""
     out: Path | None = None
     """Bundle folder. [default: engines/MODEL-bBUDGET-BACKEND, with x2.5, s2 or 400ms for a FLOPs ratio, speedup or
     latency, or MODEL-PLANFILE-BACKEND]"""

@@ -31,6 +31,7 @@ from soda_runtime.manifest import (
     TokenizerEntry,
     manifest_text,
 )  # fmt: skip
+from soda_runtime.signature import MASK
 
 from .. import __version__
 from ..errors import BundleError
@@ -114,7 +115,7 @@ def make_manifest(
         format=FORMAT, version=VERSION, builder=f"soda-export {__version__}", backend=backend,
         precision=index.precision,  # type: ignore[arg-type]
         model=Model(spec.name, spec.family, spec.hash, spec.latent_shape, spec.output, len(spec.sites)),
-        ports=tuple(_ports(spec, components)), tokenizers=components.tokenizers,
+        ports=(*_ports(spec, components), *_mask_port(index)), tokenizers=components.tokenizers,
         sampler=Sampler(
             table.sampler.name, table.sampler.steps, index.timesteps, index.state_size, index.stochastic,
             index.learned_variance, index.fitted, index.initial_scale,
@@ -150,6 +151,11 @@ def _ports(spec: ModelSpec, components: Components) -> Iterator[RequestPort]:
             yield EmbeddingPort(port.name, "float32", port.shape, "embedding")
         elif port.name not in tokens:
             yield MaskPort(port.name, "int64", port.shape, "mask")
+
+
+def _mask_port(index: ExportIndex) -> Iterator[RequestPort]:
+    if index.mask_shape:
+        yield HintPort(MASK, "float32", index.mask_shape, "hint")
 
 
 def _step(table: ProgramTable, step: int) -> Step:

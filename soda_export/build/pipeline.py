@@ -194,11 +194,14 @@ class Workbench:
         )  # fmt: skip
         table = read_table((lowered / "programs.json").read_bytes(), str(lowered / "programs.json"))
         # what follows depends on the decisions, not on who made them
+        if options.inpainting:
+            common["inpainting"] = True
         common["table"] = msgspec.structs.replace(table, plan_hash="")
         exported = self.store.produce(
             "export", {**common, "starts": True},  # exports kept from before they had tables of starts are not taken
             lambda folder: export_programs(
-                self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export")
+                self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export"),
+                inpainting=options.inpainting,
             ),
         )  # fmt: skip
         index = read_index(exported)

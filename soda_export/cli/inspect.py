@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 from soda_runtime.checks import open_manifest
-from soda_runtime.manifest import LabelPort, Manifest
+from soda_runtime.manifest import HintPort, LabelPort, Manifest
 from soda_runtime.signature import START_LEVELS
 from soda_runtime.starts import cached_steps
 from soda_runtime.tensors import read_header
@@ -152,11 +152,12 @@ def _starts(full_steps: list[int]) -> str:
 
 def _takes(manifest: Manifest) -> str:
     """What a request gives, in words."""
+    hints = "".join(f", {port.name} {list(port.shape)}" for port in manifest.ports if isinstance(port, HintPort))
     for port in manifest.ports:
         if isinstance(port, LabelPort):
-            return f"labels 0 .. {port.num_classes - 1}"
+            return f"labels 0 .. {port.num_classes - 1}{hints}"
     if manifest.tokenizers:
-        return "prompts of " + " and ".join(f"{entry.max_tokens}" for entry in manifest.tokenizers) + " tokens"
+        return "prompts of " + " and ".join(f"{entry.max_tokens}" for entry in manifest.tokenizers) + f" tokens{hints}"
     return ", ".join(f"{port.name} {list(port.shape)}" for port in manifest.ports)
 
 

@@ -37,14 +37,15 @@ class Start(NamedTuple):
 def run_reference(
     model: EagerModel, sampler: Stepper, table: ProgramTable, inputs: Mapping[str, Tensor], initial_noise: Tensor,
     step_noise: Tensor | None = None, guidance: float | None = None, choose: ChooseTokens = _top,
-    start: Start | None = None,
+    start: Start | None = None, known: Callable[[Stepper], Stepper] = lambda stepper: stepper,
 ) -> Tensor:  # fmt: skip
     """Latents [B, *latent_shape] after all steps.
 
     sampler: a SamplerTable takes the table's coefficients, where it has any; another stepper is used as it is. inputs:
     by port, [R, ...], R = table.rows * B. initial_noise: [B, *latent_shape]. step_noise: [S, B, *latent_shape], needed
     by stochastic samplers. choose: replaces the selection of tokens, so that a comparison can settle near-ties the same
-    way on both sides. start: begins there, with the coefficients of `sampler` itself, a SamplerTable.
+    way on both sides. start: begins there, with the coefficients of `sampler` itself, a SamplerTable. known: what an
+    inpainting bundle's sampler is made into (KnownRegion).
     """
     own = sampler
     if isinstance(sampler, SamplerTable):
@@ -55,12 +56,12 @@ def run_reference(
     )  # fmt: skip
     play = TablePlay(model, table, choose)
     if start is None:
-        return sampling.run(sampler, play.hook)[0]
+        return sampling.run(known(sampler), play.hook)[0]
     assert isinstance(own, SamplerTable)
     for step in range(start.step):
         play.skip(step)
     return sampling.run(
-        start.starts.table(own, start.step),
+        known(start.starts.table(own, start.step)),
         play.hook_if_ready,
         start.starts.begin(own, start.step, start.latents, initial_noise),
         start.step,

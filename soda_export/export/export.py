@@ -15,14 +15,22 @@ import onnx_ir as ir
 import torch
 from safetensors.numpy import save_file
 from soda_runtime.manifest import PreparedTensor, Slot
-from soda_runtime.signature import BASELINE_COEFFICIENTS, COEFFICIENTS, START_COEFFICIENTS, START_LEVELS
+from soda_runtime.signature import (
+    BASELINE_COEFFICIENTS,
+    COEFFICIENTS,
+    MASK,
+    START_COEFFICIENTS,
+    START_KNOWN,
+    START_LEVELS,
+)  # fmt: skip
 
+from ..errors import ExportError
 from ..lower.program import ProgramTable
 from ..models.decisions import is_renewal
 from ..models.paths import block_paths, site_modules
 from ..models.precision import COMPUTE, Precision
 from ..models.spec import ModelSpec
-from ..sampler import SamplerTable, freeze_starts
+from ..sampler import KNOWN, SamplerTable, Starts, freeze_starts, levels_after, starts_with_known, with_known
 from ..trace.bind import BindingTimes
 from ..trace.denoiser import trace_denoiser
 from ..trace.graph import DenoiserGraph, join_graph
@@ -48,14 +56,22 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def export_programs(
     loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, precision: Precision, folder: Path,
-    progress: Progress, expose_selection: bool = False,
+    progress: Progress, expose_selection: bool = False, inpainting: bool = False,
 ) -> ExportIndex:  # fmt: skip
     """Write weights, tables, all graphs and export.json into `folder`. Raises ModelError and ExportError.
 
     progress(done, total) counts tracing, weights, and each graph. expose_selection: as in StepWriter.write.
+    inpainting: programs take a mask and known latents.
     """
     started = time.perf_counter()
     own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
+    starts = freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
+    if starts is not None:
+        starts = starts.widened(own, sampler.state_size)
+    own = own.widened(sampler.state_size)
+    mask_shape = mask_shape_of(loaded.spec) if inpainting else ()
+    if inpainting:
+        own, sampler, starts = _inpainting(own, sampler, starts)
     total, compute, spec = 3 + len(table.programs), COMPUTE[precision], loaded.spec
     graph = _trace(loaded, table, DTYPES[compute])
     progress(1, total)
@@ -70,33 +86,58 @@ def export_programs(
     progress(2, total)
     prepare = PrepareWriter(graph, spec, crossing, prepared, weights).write(folder)
     progress(3, total)
-    pieces = Pieces(spec, sampler, table, DTYPES[compute])
-    writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights)
+    pieces = Pieces(spec, sampler, table, DTYPES[compute], mask_shape)
+    writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights, mask_shape)
     names, inputs = [], []
     for i, (program, values) in enumerate(zip(table.programs, crossed, strict=True)):
         names.append(program_name(i))
-        inputs.append(_taken(tensors, values))
+        inputs.append(_taken(tensors, values) + ((MASK,) if inpainting else ()))
         writer.write(program, inputs[-1], names[-1].removesuffix(".onnx"), folder / names[-1], expose_selection)
         progress(4 + i, total)
     arrays = {COEFFICIENTS: step_scalars(sampler, table)}
     if prepared.table:
         arrays[TABLE] = evaluate_table(graph, prepared.table, sampler.timesteps, loaded.weights.read)
     if table.coefficients:
-        arrays[BASELINE_COEFFICIENTS] = step_scalars(own.widened(sampler.state_size), table)
-    starts = freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
+        arrays[BASELINE_COEFFICIENTS] = step_scalars(own, table)
     if starts is not None:
         arrays[START_LEVELS] = starts.levels
         if starts.rows.size:
-            arrays[START_COEFFICIENTS] = start_scalars(starts.widened(own, sampler.state_size), table)
+            arrays[START_COEFFICIENTS] = start_scalars(starts, table)
+        if inpainting:
+            arrays[START_KNOWN] = levels_after(starts)
     save_file({n: np.ascontiguousarray(a, np.float32) for n, a in sorted(arrays.items())}, folder / TABLES_NAME)
     index = ExportIndex(
         compute, tuple(_described(tensor) for tensor in tensors), prepare, tuple(names), tuple(inputs),
         WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
-        sampler.initial_scale, sampler.timesteps, tuple(_slots(graph, table)), bool(table.coefficients),
+        sampler.initial_scale, sampler.timesteps, tuple(_slots(graph, table)), bool(table.coefficients), mask_shape,
     )  # fmt: skip
     (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
     log.info("export: %d graphs in %.1f s", len(index.graphs), time.perf_counter() - started)
     return index
+
+
+_MOST_STATE = 8
+
+
+def _inpainting(
+    own: SamplerTable, sampler: SamplerTable, starts: Starts | None
+) -> tuple[SamplerTable, SamplerTable, Starts]:
+    """The same with the known latents in the state. Raises ExportError."""
+    if starts is None:
+        raise ExportError(f"--inpainting: {own.name} cannot start from latents; choose another --sampler, e.g. ddim")
+    if sampler.state_size + KNOWN > _MOST_STATE:
+        raise ExportError(
+            f"--inpainting: {own.name} would have a state of {sampler.state_size + KNOWN} tensors, more than "
+            f"{_MOST_STATE}; choose another --sampler, or --fit-sampler never"
+        )
+    after = levels_after(starts)
+    return with_known(own, after), with_known(sampler, after), starts_with_known(starts, own, after)
+
+
+def mask_shape_of(spec: ModelSpec) -> tuple[int, ...]:
+    """Of latents that are an image or a video one channel, of packed ones all of them."""
+    shape = spec.latent_shape
+    return (1, *shape[1:]) if len(shape) > 2 else shape
 
 
 def program_name(index: int) -> str:

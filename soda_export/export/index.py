@@ -12,7 +12,8 @@ INDEX_NAME = "export.json"
 
 class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """export.json: the files of an export. programs: step programs in the table's order; inputs: the prepared
-    tensors that each takes. slots: what programs keep for later steps."""
+    tensors that each takes. slots: what programs keep for later steps. mask_shape: of an inpainting
+    bundle's mask, else empty."""
 
     precision: str
     tensors: tuple[PreparedTensor, ...]
@@ -28,6 +29,7 @@ class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timesteps: tuple[float, ...]
     slots: tuple[Slot, ...]
     fitted: bool = False
+    mask_shape: tuple[int, ...] = ()
 
     @property
     def graphs(self) -> tuple[str, ...]:

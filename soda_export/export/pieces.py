@@ -15,7 +15,7 @@ from ..eager.tokens import TokenScorer
 from ..lower.program import ProgramTable
 from ..models.identity import TokenScore
 from ..models.spec import ModelSpec
-from ..sampler import SamplerTable, advance_state, guide
+from ..sampler import SamplerTable, advance_known, advance_state, guide
 from ..trace.onnx import TracedGraph, trace_to_onnx
 from .builder import GraphBuilder
 
@@ -26,8 +26,8 @@ class Around(nn.Module):
     """Everything of a step but the denoiser, called with the values of one dict in order:
 
     state [n, B, *latents], coefficients -> the model's input [R, *latents], once per guidance half;
-    prediction [R, *prediction], state, coefficients, then guidance [1] and noise [B, *latents] where the sampler has
-    them -> the next state: guided, through the step's affine map, all in fp32 (docs/concepts.md);
+    prediction [R, *prediction], state, coefficients, then guidance [1], noise [B, *latents] and mask [R, *mask] where
+    the sampler has them -> the next state: guided, through the step's affine map, all in fp32 (docs/concepts.md);
     inputs and cached [R, N, D] of a site -> scores [B, N].
     """
 
@@ -44,12 +44,17 @@ class Around(nn.Module):
         output = guide(
             given["prediction"].float(), set_.rows, given.get("guidance", 1.0), set_.guided_channels, set_.channels
         )
-        after = advance_state(row, state, output, given.get("noise"), set_.learned_variance)
+        noise = given.get("noise")
+        if set_.mask_shape:
+            mask = given["mask"].reshape(set_.rows, -1, *set_.mask_shape)[0]  # the same in all rows
+            after = advance_known(row, state, output, noise, set_.learned_variance, mask)
+        else:
+            after = advance_state(row, state, output, noise, set_.learned_variance)
         return entry, after, self._scorer(given["inputs"], given["cached"])
 
 
 class Setting(NamedTuple):
-    """What these parts depend on."""
+    """What these parts depend on. mask_shape: of an inpainting bundle, else empty."""
 
     latent_shape: tuple[int, ...]
     prediction_shape: tuple[int, ...]
@@ -60,6 +65,7 @@ class Setting(NamedTuple):
     learned_variance: bool
     token_score: TokenScore
     dtype: torch.dtype
+    mask_shape: tuple[int, ...]
 
     @property
     def channels(self) -> int:
@@ -70,12 +76,15 @@ class Setting(NamedTuple):
 class Pieces:
     """Splices the traced parts into step programs."""
 
-    def __init__(self, spec: ModelSpec, sampler: SamplerTable, table: ProgramTable, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spec: ModelSpec, sampler: SamplerTable, table: ProgramTable, dtype: torch.dtype,
+        mask_shape: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
         self._traced = _trace(
             Setting(
                 spec.latent_shape, spec.prediction_shape, sampler.state_size, table.rows,
                 table.sampler.guided_channels or spec.latent_shape[0], sampler.stochastic, sampler.learned_variance,
-                table.token_score, dtype,
+                table.token_score, dtype, mask_shape,
             )
         )  # fmt: skip
 
@@ -107,7 +116,9 @@ def _trace(setting: Setting) -> TracedGraph:
             examples["guidance"] = torch.ones(1)
         if setting.stochastic:
             examples["noise"] = torch.zeros(_BATCH, *setting.latent_shape)
-    axes = {"prediction": (0,), "state": (1,), "noise": (0,), "inputs": (0, 1), "cached": (0, 1)}
+        if setting.mask_shape:
+            examples["mask"] = torch.zeros(rows, *setting.mask_shape)
+    axes = {"mask": (0,), "prediction": (0,), "state": (1,), "noise": (0,), "inputs": (0, 1), "cached": (0, 1)}
     symbolic = {name: axes.get(name, ()) for name in examples}
     call = Around(tuple(examples), setting)
     return trace_to_onnx(call, examples, symbolic, mode, {}, "sampler", independent=True)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from soda_runtime.signature import (
     BATCH_AXIS,
     GUIDANCE,
+    MASK,
     NOISE,
     ROWS_AXIS,
     STATE,
@@ -67,10 +68,12 @@ class StepWriter:
 
     def __init__(
         self, graph: DenoiserGraph, spec: ModelSpec, sampler: SamplerTable, table: ProgramTable, pieces: Pieces,
-        times: BindingTimes, tensors: Sequence[CrossingTensor], weights: WeightsFile,
+        times: BindingTimes, tensors: Sequence[CrossingTensor], weights: WeightsFile, mask_shape: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
+        """mask_shape: of an inpainting bundle, else empty."""
         self._graph, self._spec, self._sampler, self._table = graph, spec, sampler, table
         self._pieces, self._times, self._tensors, self._weights = pieces, times, tensors, weights
+        self._mask_shape = mask_shape
 
     def write(
         self, program: StepProgram, taken: Sequence[str], name: str, path: Path, expose_selection: bool = False
@@ -92,6 +95,8 @@ class StepWriter:
             rest["guidance"] = builder.input(GUIDANCE, "float32", [1])
         if self._sampler.stochastic:
             rest["noise"] = builder.input(NOISE, "float32", [BATCH_AXIS, *spec.latent_shape])
+        if self._mask_shape:
+            rest["mask"] = builder.input(MASK, "float32", [ROWS_AXIS, *self._mask_shape])
         cached = {slot: builder.input(cache_in(str(slot)), *self._slot_type(slot)) for slot in program.reads}
         latents = self._pieces.model_input(builder, state=state, coefficients=scalars.sampler)
         known[self._graph.inputs[LATENTS]] = latents

@@ -2,16 +2,18 @@
 
 In the order of processing: scheduler.py builds the diffusers scheduler or refuses it, probe.py measures what each of
 its steps does, table.py holds the result, step.py is the arithmetic that a step program contains; fit.py fits a table
-to a schedule; starts.py probes how it starts at a step from given latents.
+to a schedule; starts.py probes how it starts at a step from given latents, inpaint.py keeps what lies outside a mask.
 """
 
 from .fit import MEMORY, FittingSampler
+from .inpaint import KNOWN, KnownRegion, advance_known, levels_after, starts_with_known, with_known
 from .scheduler import SAMPLERS, make_scheduler, own_sampler
 from .starts import Starts, freeze_starts
 from .step import advance_state, guide
 from .table import SamplerTable, Stepper, freeze_sampler
 
 __all__ = [
-    "MEMORY", "SAMPLERS", "FittingSampler", "SamplerTable", "Starts", "Stepper", "advance_state", "freeze_sampler",
-    "freeze_starts", "guide", "make_scheduler", "own_sampler",
+    "KNOWN", "MEMORY", "SAMPLERS", "FittingSampler", "KnownRegion", "SamplerTable", "Starts", "Stepper",
+    "advance_known", "advance_state", "freeze_sampler", "freeze_starts", "guide", "levels_after",
+    "make_scheduler", "own_sampler", "starts_with_known", "with_known",
 ]  # fmt: skip

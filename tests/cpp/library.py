@@ -52,7 +52,7 @@ class Info(ctypes.Structure):
         ("has_guidance", c_int32), ("stochastic", c_int32), ("guidance", c_double), ("cuda_stream", c_void_p),
         ("latent_rank", c_int32), ("latent_axes", c_int64 * 4), ("result", c_int32), ("result_rank", c_int32),
         ("result_axes", c_int64 * 4), ("result_rate", c_double), ("num_slots", c_int32),
-        ("takes_start_latents", c_int32),
+        ("takes_start_latents", c_int32), ("inpaints", c_int32),
     )  # fmt: skip
 
 

@@ -12,7 +12,18 @@ from soda_runtime.philox import latent_noise
 from soda_runtime.request import example_request
 from soda_runtime.starts import cached_steps
 
-from tests.runtime.bundles import GOLDEN_V5, GOLDEN_V5_PORTS, GOLDEN_V5_TEXT, add_starts, copy_golden, relative
+from tests.runtime.bundles import (
+    GOLDEN_V5,
+    GOLDEN_V5_INPAINT,
+    GOLDEN_V5_PORTS,
+    GOLDEN_V5_TEXT,
+    add_starts,
+    copy_golden,
+    golden_request,
+    relative,
+    retable,
+    zeros,
+)
 from tests.runtime.test_starts import LABELS, LATENTS, NOISE, REFUSED
 from tests.runtime.test_starts import test_malformed_tables_of_starts_are_refused as malformed
 from tests.runtime.toys import STEPS, Toy
@@ -90,8 +101,6 @@ def test_a_start_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize(("name", "table"), TABLES)
 def test_malformed_tables_of_starts_are_refused(refuses: Any, name: str, table: Any, tmp_path: Path) -> None:
-    from tests.runtime.bundles import retable
-
     toy = Toy(fresh=1, state_size=2).write(tmp_path / "toy")
     retable(toy, name, table)
     refuses(toy, "tables.safetensors")
@@ -104,3 +113,27 @@ def test_a_start_is_mixed_with_the_noise_of_its_seed(library: Library, tmp_path:
     start = {"start_latents": LATENTS[:1], "start_step": 2}
     assert np.array_equal(found, python.generate(LABELS, seed=3, **start))
     assert not np.array_equal(found, python.generate(LABELS, noise=Noise(NOISE.initial), **start))
+
+
+@needs_ort
+def test_an_inpainting_is_played_as_in_python(library: Library) -> None:
+    bundle, cpp = Bundle.open(GOLDEN_V5_INPAINT, threads=1), library.open(GOLDEN_V5_INPAINT, threads=1)
+    assert cpp.info().inpaints == 1
+    request = golden_request(GOLDEN_V5_INPAINT)
+    del request["start_step"]
+    python, session = bundle.session(), cpp.session()
+    for asked in ({"strength": 1.0}, {"strength": 0.5}, {"start_step": 0}):
+        expected = python.generate(**{**request, **asked})
+        assert relative(session.generate(**fields_of({**request, **asked}, bundle)), expected) <= 1e-5
+    with pytest.raises(RequestError, match="give one of strength and start_step"):
+        session.start(**fields_of({**request, "strength": 0.5, "start_step": 1}, bundle))
+    del request["start_latents"]
+    expected = python.generate(**request)
+    assert relative(session.generate(**fields_of(request, bundle)), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("table", [zeros("F32", [6, 3]), zeros("F32", [5, 2]), zeros("F32", [6, 2, 1])])
+def test_a_malformed_table_of_known_latents_is_refused(refuses: Any, table: Any, tmp_path: Path) -> None:
+    folder = copy_golden(tmp_path / "bundle", GOLDEN_V5_INPAINT)
+    retable(folder, "start.known", table)
+    refuses(folder, "tables.safetensors")

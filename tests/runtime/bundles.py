@@ -29,10 +29,10 @@ GOLDEN_V1 = GOLDEN.with_name("v1")
 GOLDEN_V3, GOLDEN_V3_TEXT = GOLDEN.with_name("v3"), GOLDEN.with_name("v3-text")
 GOLDEN_V4, GOLDEN_V4_TEXT = GOLDEN.with_name("v4"), GOLDEN.with_name("v4-text")
 GOLDEN_V5, GOLDEN_V5_TEXT, GOLDEN_V5_PORTS = (GOLDEN.with_name(name) for name in ("v5", "v5-text", "v5-ports"))
-GOLDEN_V5_START = GOLDEN.with_name("v5-start")
+GOLDEN_V5_START, GOLDEN_V5_INPAINT = GOLDEN.with_name("v5-start"), GOLDEN.with_name("v5-inpaint")
 GOLDENS = [
     GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT, GOLDEN_V5, GOLDEN_V5_TEXT,
-    GOLDEN_V5_START,
+    GOLDEN_V5_START, GOLDEN_V5_INPAINT,
 ]  # fmt: skip
 """Of models; GOLDEN_V5_PORTS is made by hand, and requested by ports."""
 
@@ -42,7 +42,9 @@ Json = dict[str, Any]
 def golden_request(folder: Path) -> dict[str, Any]:
     """The stored request to a golden bundle, as arguments of `generate`."""
     with np.load(folder.with_name(folder.name + ".npz")) as stored:
-        return {name: stored[name].tolist() for name in stored if name not in ("latents", "images")}
+        request = {name: stored[name].tolist() for name in stored if name not in ("latents", "images")}
+    ports = {name.partition(".")[2]: request.pop(name) for name in list(request) if name.startswith("inputs.")}
+    return request | ({"inputs": ports} if ports else {})
 
 
 def golden_results(folder: Path) -> dict[str, NDArray[np.float32]]:

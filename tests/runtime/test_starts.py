@@ -15,7 +15,7 @@ from soda_runtime.manifest import Manifest, Program, Slot, Step
 from soda_runtime.signature import slot_of
 from soda_runtime.starts import cached_steps
 
-from .bundles import GOLDEN_V5, copy_golden, golden_request, read_manifest, relative, retable, zeros
+from .bundles import GOLDEN_V5, GOLDEN_V5_INPAINT, copy_golden, golden_request, read_manifest, relative, retable, zeros
 from .toys import SHAPE, STEPS, Toy
 
 LABELS = [1, 4, 2]
@@ -188,3 +188,37 @@ def test_the_steps_whose_values_are_there_run_the_schedules_programs(manifest: M
         cached = cached_steps(manifest, first)
         assert cached == steps_that_can_run(manifest, first)
         assert cached >= {i for i in range(first, steps) if not manifest.programs[manifest.steps[i].program].reads}
+
+
+def test_an_inpainting_keeps_what_lies_outside_the_mask_and_begins_with_noise_at_strength_1() -> None:
+    session, request = Session.open(GOLDEN_V5_INPAINT), golden_request(GOLDEN_V5_INPAINT)
+    clean = np.array(request.pop("start_latents"), np.float32)
+    del request["start_step"]
+    mask = np.zeros((1, 1, 8, 8), np.float32)
+    mask[:, :, :4] = 1
+    request["inputs"] = {"mask": mask}
+    whole = session.generate(**request, start_latents=clean, strength=1)
+    assert session.playback.kind[2] is None
+    assert session.playback.cached == set(range(6))
+    np.testing.assert_array_equal(whole[:, :, 4:], clean[:, :, 4:])
+    started = session.generate(**request, start_latents=clean, start_step=0)
+    assert session.playback.kind[2] == 0
+    assert not np.array_equal(started, whole)
+    np.testing.assert_array_equal(started[:, :, 4:], clean[:, :, 4:])
+    request["inputs"] = {"mask": np.ones_like(mask)}  # without latents it draws as usual
+    assert np.isfinite(session.generate(**request)).all()
+    with pytest.raises(RequestError, match="mask"):
+        session.generate(request["labels"])
+
+
+@pytest.mark.parametrize(
+    "table", [None, zeros("F32", [6, 3]), zeros("F32", [5, 2]), zeros("F64", [6, 2]), zeros("F32", [6, 2, 1])]
+)
+def test_a_malformed_table_of_known_latents_is_refused(table: Any, tmp_path: Path) -> None:
+    folder = copy_golden(tmp_path / "bundle", GOLDEN_V5_INPAINT)
+    retable(folder, "start.known", table)
+    if table is None:  # an ordinary bundle then, whose last two tensors are zeros
+        Bundle.open(folder, backend="null")
+        return
+    with pytest.raises(BundleError, match=r"start\.known"):
+        Bundle.open(folder, backend="null")

@@ -110,7 +110,7 @@ typedef struct soda_info {
     int64_t result_axes[4];           /* height, width, channels; frames and these; channels and length of sound */
     double result_rate;               /* frames of a video, or values of sound, in a second; else 0 */
     int32_t num_slots;                /* values that steps keep for later ones */
-    int32_t takes_start_latents;      /* 1: a request may start at a step from given latents */
+    int32_t takes_start_latents, inpaints; /* 1: takes start_latents; keeps them where the port `mask` is 0 */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);

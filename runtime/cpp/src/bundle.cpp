@@ -27,7 +27,7 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
     for (const auto& program : manifest.prepare) expected.insert(program.tables.begin(), program.tables.end());
     auto tables = read_tables(path);
     const bool starts = manifest.version == current_version && tables.count(start_levels_table) != 0;
-    for (const char* name : {start_levels_table, start_coefficients_table})
+    for (const char* name : {start_levels_table, start_coefficients_table, start_known_table})
         if (starts && tables.count(name)) expected.insert(name);
     for (const auto& name : expected)
         if (tables.count(name) == 0) throw refuse(say("table ", shown(name), " is missing"));
@@ -44,6 +44,10 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
             throw refuse(say(name, " do not have ", scalar_count(manifest), " columns"));
     if (starts && tables[start_levels_table].shape != Sizes{manifest.sampler.steps, 3})
         throw refuse(say(start_levels_table, " do not have 3 columns"));
+    const auto known = tables.find(start_known_table);
+    if (known != tables.end() &&
+        (known->second.shape != Sizes{manifest.sampler.steps, 2} || manifest.sampler.state_size <= 2))
+        throw refuse(say(start_known_table, " do not have 2 columns, or the state has no tensors for them"));
     const auto fresh = tables.find(start_coefficients_table);
     if (fresh == tables.end()) return tables;
     const Sizes& shape = fresh->second.shape;

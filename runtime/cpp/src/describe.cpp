@@ -143,6 +143,7 @@ soda_info describe_bundle(const Bundle& bundle) {
     info.guidance = m.guidance;
     info.cuda_stream = bundle.backend().stream();
     info.num_slots = int32_t(m.slots.size());
+    info.inpaints = bundle.tables().count(start_known_table) != 0;
     info.takes_start_latents = bundle.tables().count(start_levels_table) != 0;
     return info;
 }

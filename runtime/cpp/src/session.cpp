@@ -31,11 +31,11 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
     const auto first = judge_start(m, bundle_->tables(), request);
     const Condition condition = judge_condition(m, inputs, request.samples, request.num_start_latents,
                                                 [this](size_t number) { return bundle_->vocabulary(number); });
-    if (first) judge_start_latents(m, request, condition.samples);
+    if (request.start_latents) judge_start_latents(m, request, condition.samples);
     const double guidance = judge_guidance(m, request);
     judge_noise(m, request, device, condition.samples);
-    if (first && device.count("noise_initial"))
-        throw RequestError("noise_initial lies on the device, and is mixed with start_latents; give it on the host");
+    if ((first || bundle_->tables().count(start_known_table)) && device.count("noise_initial"))
+        throw RequestError("noise_initial lies on the device, and is mixed with latents; give it on the host");
     bundle_->require_weights();
     started_ = false;  // until everything below is done: a program may fail
     current_ = ++requests_;
@@ -65,6 +65,7 @@ void Session::begin(const soda_request& request, const DeviceArrays& device, con
     else if (initial == device.end())
         latent_noise(request.seed, initial_stream, size_t(condition.samples), count / size_t(condition.samples),
                      scratch_.data());
+    if (bundle_->tables().count(start_known_table)) keep_known(request, condition.samples, scratch_, count);
     if (first)
         mix_start(bundle_->tables(), request, *first, condition.samples, scratch_, count);
     else

@@ -44,6 +44,7 @@ const char* coefficient_table(const Manifest& manifest, bool accelerated);
 // Tables of bundles whose requests may start at a step from given latents.
 constexpr const char* start_levels_table = "start.levels";
 constexpr const char* start_coefficients_table = "start.coefficients";
+constexpr const char* start_known_table = "start.known";  // of bundles that inpaint
 int64_t element_count(const Sizes& shape);  // of a checked shape: it fits 64 bits
 // Bytes that a slot takes in the arena for one sample, all of its rows, padding included.
 int64_t slot_bytes(const Manifest& manifest, const Slot& slot);

@@ -70,6 +70,9 @@ std::optional<int64_t> judge_start(const Manifest& manifest, const Tables& table
         throw RequestError(say("this bundle cannot start from latents: the sampler ", shown(manifest.sampler.name),
                                " cannot, or an older soda-export built it; build it again, with another --sampler"));
     const int64_t steps = manifest.sampler.steps;
+    if (request.has_strength && request.start_step)
+        throw RequestError("start_latents: give one of strength and start_step");
+    if (request.has_strength && request.strength == 1 && tables.count(start_known_table)) return {};
     if (request.has_strength) return step_of_strength(request.strength, steps, levels->second.values[2] != 0);
     if (request.start_step < 0 || request.start_step >= steps)
         throw RequestError(say("start_step ", request.start_step, " is not one of the steps 0 .. ", steps - 1));
@@ -88,13 +91,20 @@ void judge_start_latents(const Manifest& manifest, const soda_request& request, 
 }
 
 void mix_start(const Tables& tables, const soda_request& request, int64_t first, int64_t samples,
-               std::vector<float>& noise, size_t count) {
+               std::vector<float>& state, size_t count) {
     const float* level = tables.at(start_levels_table).values.data() + 3 * first;
     const size_t given = request.num_start_latents == 1 ? count / size_t(samples) : count;
     for (size_t i = 0; i < count; ++i) {
-        const float signal = level[0] * request.start_latents[i % given], share = level[1] * noise[i];
-        noise[i] = signal + share;
+        const float signal = level[0] * request.start_latents[i % given], share = level[1] * state[i];
+        state[i] = signal + share;
     }
+}
+
+void keep_known(const soda_request& request, int64_t samples, std::vector<float>& state, size_t count) {
+    std::copy_n(state.begin(), count, state.end() - int64_t(count));
+    if (!request.start_latents) return;
+    const size_t given = request.num_start_latents == 1 ? count / size_t(samples) : count;
+    for (size_t i = 0; i < count; ++i) state[state.size() - 2 * count + i] = request.start_latents[i % given];
 }
 
 }  // namespace soda

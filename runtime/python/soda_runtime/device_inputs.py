@@ -45,8 +45,11 @@ class DeviceInputs:
                             cuda.copy_on_device(request[name].address + (first + i) * row, source, row)
 
 
-def take_device_inputs(backend: object, request: Request, manifest: Manifest) -> tuple[Request, DeviceInputs]:
-    """A request whose inputs are named, with zeros in place of its device tensors, and those. Raises RequestError."""
+def take_device_inputs(
+    backend: object, request: Request, manifest: Manifest, mixes: bool
+) -> tuple[Request, DeviceInputs]:
+    """A request whose inputs are named, with zeros in place of its device tensors, and those. mixes: the host needs the
+    initial noise. Raises RequestError."""
     noise = request.noise._asdict() if isinstance(request.noise, Noise) else {}
     start = {"start_latents": request.start_latents}
     given = (request.inputs, request.negative_inputs, noise, start)
@@ -59,7 +62,7 @@ def take_device_inputs(backend: object, request: Request, manifest: Manifest) ->
     stay = {port.name for port in manifest.ports if isinstance(port, EmbeddingPort)}
     inputs, there = _take_all(request.inputs, "", floats, stay, cuda)
     negative, negative_there = _take_all(request.negative_inputs, "the negative of ", floats, stay, cuda)
-    scaled = set() if request.start_latents is not None or manifest.sampler.initial_scale != 1.0 else {"initial"}
+    scaled = set() if mixes or manifest.sampler.initial_scale != 1.0 else {"initial"}
     noise, noise_there = _take_all(noise, "noise.", {"initial", "steps"}, scaled, cuda)
     start, _ = _take_all(start, "", {"start_latents"}, set(), cuda)
     names = there.keys() | negative_there.keys()

@@ -21,6 +21,7 @@ from .guard import OpenedHere
 from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram
 from .signature import (
     START_COEFFICIENTS,
+    START_KNOWN,
     START_LEVELS,
     Signature,
     coefficient_table,
@@ -215,7 +216,11 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
             raise BundleError(f"{path}: {found}, expected {width} columns; rebuild the bundle")
     for name in sorted(_start_tables(tables, manifest)):
         shape = tables[name].shape
-        if shape[1:] != (3,) if name == START_LEVELS else len(shape) != 3 or not shape[1] or shape[2] != width:
+        fits = {
+            START_LEVELS: shape[1:] == (3,), START_KNOWN: shape[1:] == (2,) and manifest.sampler.state_size > 2,
+            START_COEFFICIENTS: len(shape) == 3 and shape[1] > 0 and shape[2] == width,
+        }[name]  # fmt: skip
+        if not fits:
             raise BundleError(f"{path}: {name} has shape {shape}, which is none of such a table; rebuild the bundle")
     return tables
 
@@ -224,4 +229,4 @@ def _start_tables(tables: Mapping[str, Any], manifest: Manifest) -> set[str]:
     """Those for requests that start from latents, which a bundle may have."""
     if manifest.version != VERSION or START_LEVELS not in tables:
         return set()
-    return {START_LEVELS, START_COEFFICIENTS} & tables.keys()
+    return {START_LEVELS, START_COEFFICIENTS, START_KNOWN} & tables.keys()

@@ -49,7 +49,8 @@ class Request:
 
     start_latents: clean latents [n, *latent_shape], n = 1 or one per sample, as the encoder of the model's VAE gives
     them, scaled as the model takes them. The run then starts at start_step, 0 .. S-1, from these and noise, or at the
-    step that strength, above 0 and up to 1, stands for in diffusers' image-to-image pipelines.
+    step that strength, above 0 and up to 1, stands for in diffusers' image-to-image pipelines. A bundle that inpaints
+    keeps them where the port `mask` is 0, and begins with noise alone at a strength of 1.
     """
 
     labels: int | Sequence[int] | None = None

@@ -21,6 +21,7 @@ from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
 from .port_inputs import name_inputs
 from .request import Embeds, Noise, Request
+from .signature import START_KNOWN
 
 
 class Session:
@@ -211,7 +212,8 @@ class Session:
     def _begin(self, request: Request) -> None:
         self.bundle.require_weights()
         manifest, backend = self.bundle.manifest, self.bundle.backend
-        request, on_device = take_device_inputs(backend, name_inputs(request, manifest), manifest)
+        mixes = request.start_latents is not None or START_KNOWN in self.bundle.tables
+        request, on_device = take_device_inputs(backend, name_inputs(request, manifest), manifest, mixes)
         tables = self.bundle.tables
         judged = judge_request(request, manifest, self.bundle.tokenize, self.bundle.vocabulary, tables)
         size, shape, start = judged.samples, manifest.model.latent_shape, judged.start
@@ -224,7 +226,11 @@ class Session:
         state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
         noise = judged.noise
         initial = noise.initial if isinstance(noise, Noise) else latent_noise(noise, INITIAL_STREAM, size, shape)
-        state[0] = start.state(tables, initial) if start else initial * np.float32(manifest.sampler.initial_scale)
+        scale = np.float32(manifest.sampler.initial_scale)
+        state[0] = initial * scale if start is None or start.first is None else start.state(tables, initial)
+        if START_KNOWN in tables:
+            state[-2] = start.latents if start else 0.0
+            state[-1] = initial
         playback.initial_state.write(state)
         for name, values in judged.ports.items():
             playback.request[name].write(values)

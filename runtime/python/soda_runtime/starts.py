@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .errors import RequestError
 from .manifest import Manifest
 from .request import Request
-from .signature import START_COEFFICIENTS, START_LEVELS, coefficient_table, slot_of
+from .signature import START_COEFFICIENTS, START_KNOWN, START_LEVELS, coefficient_table, slot_of
 from .values import brief, real_array
 
 Tables = Mapping[str, NDArray[Any]]
@@ -21,13 +21,14 @@ Tables = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Start:
-    """first: the step that runs first. latents: clean ones [1 or B, *latent_shape]."""
+    """first: the step that runs first; None where an inpainting begins with noise alone. latents: clean ones [1 or B,
+    *latent_shape]."""
 
-    first: int
+    first: int | None
     latents: NDArray[np.float32]
 
     def state(self, tables: Tables, noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The latents as they are before the first step: [B, *latent_shape]. noise: [B, *latent_shape]."""
+        """The latents as they are before step `first`: [B, *latent_shape]. noise: [B, *latent_shape]."""
         signal, share = tables[START_LEVELS][self.first, :2]
         with np.errstate(over="ignore", invalid="ignore"):  # results that are not finite are refused
             mixed: NDArray[np.float32] = signal * self.latents + share * noise
@@ -81,6 +82,8 @@ def judge_start(request: Request, manifest: Manifest, tables: Tables) -> Start |
         wanted = ", ".join(["samples", *map(str, shape)])
         raise RequestError(f"start_latents have shape {list(latents.shape)}, expected [{wanted}]")
     steps = manifest.sampler.steps
+    if request.strength == 1 and START_KNOWN in tables:
+        return Start(None, latents)
     if request.strength is not None:
         return Start(_step_of_strength(request.strength, steps, bool(tables[START_LEVELS][0, 2])), latents)
     step = request.start_step

@@ -1,0 +1,136 @@
+"""Bundles that draw inside a mask, against diffusers' own inpainting pipelines and the eager reference."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from soda_runtime import Noise, Session
+
+from soda_export.eager.hints import random_conditions
+from soda_export.eager.reference import Start, run_reference
+from soda_export.errors import ExportError
+from soda_export.options import BundleOptions
+from soda_export.plan.schedule import Schedule
+from soda_export.sampler import MEMORY, KnownRegion, freeze_starts, levels_after, make_scheduler
+from tests.conftest import OpenBench
+from tests.export.selection import label_rows
+from tests.tiny import CLASSES, make_plan
+
+from . import test_image_to_image as img2img
+from .test_against_reference import noise_for
+from .test_image_to_image import BATCH, STEPS, as_arrays, draw, full_plan, open_bench
+from .test_pipelines import replace_noise
+from .test_starts import plan_of_few_anchors
+
+BAR = 1e-3
+PIPELINES: dict[str, tuple[str, int | None, float, tuple[str, ...]]] = {
+    "sd15": ("StableDiffusionInpaintPipeline", None, 7.5, ("ddim", "euler", "dpm-solver++", "unipc", "ddpm")),
+    "sdxl": ("StableDiffusionXLInpaintPipeline", None, 5.0, ("euler",)),
+}
+CASES = [(name, sampler) for name, (*_, samplers) in PIPELINES.items() for sampler in samplers]
+OPTIONS = BundleOptions(without=("text-encoder", "decoder"), inpainting=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "sampler"), CASES)
+def test_a_bundle_that_inpaints_equals_the_pipeline(
+    name: str, sampler: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(img2img, "PIPELINES", PIPELINES)
+    bench = open_bench(name, sampler, tmp_path, tmp_path_factory)
+    session = Session.open(bench.build(full_plan(bench), "ort", tmp_path / "bundle", OPTIONS).out)
+    conditions = random_conditions(bench.loaded.spec, BATCH, 1, {})
+    side = bench.loaded.spec.latent_shape[1]
+    mask = torch.zeros(BATCH, 1, side, side)
+    mask[0, :, : side // 2], mask[1, :, :, side // 4 :] = 1.0, 1.0
+    asked: dict[str, Any] = {"inputs": {**as_arrays(conditions.rows(range(BATCH), 1)), "mask": mask.numpy()}}
+    if bench.rows == 2:
+        asked["negative_inputs"] = as_arrays(conditions.negative)
+    for strength in (1.0, 0.65):
+        noise, clean = draw(bench, name, STEPS + 1), draw(bench, name, 1, seed=6)[0]
+        later = noise[1:].numpy() if bench.sampler.stochastic else None
+        found = session.generate(
+            **asked, noise=Noise(noise[0].numpy(), later), start_latents=clean.numpy(), strength=strength
+        )
+        scheduler = make_scheduler(sampler, bench.loaded.scheduler_config)
+        run = STEPS - session.playback.first
+        replace_noise(scheduler, iter(noise[1 + STEPS - run :]), monkeypatch)
+        pipe = img2img.make_pipeline(bench, name, scheduler)
+        module = importlib.import_module(type(pipe).__module__)
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, noise=noise, **__: noise[0])
+        factor = pipe.vae_scale_factor
+        big = mask.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        rows = conditions.rows(range(BATCH), bench.rows)
+        halves = {"": slice(BATCH), **({"negative_": slice(BATCH, None)} if bench.rows == 2 else {})}
+        texts = {
+            f"{prefix}{argument}": rows[port][half]
+            for prefix, half in halves.items()
+            for port, argument in (("embeds", "prompt_embeds"), ("pooled_embeds", "pooled_prompt_embeds"))
+            if port in rows
+        }
+        expected = pipe(
+            **texts, image=clean, mask_image=big, masked_image_latents=torch.zeros_like(clean), strength=strength,
+            num_inference_steps=STEPS, guidance_scale=bench.options.guidance, output_type="latent",
+            height=side * factor, width=side * factor,
+        ).images.numpy()  # fmt: skip
+        scale = float(np.abs(expected).max())
+        print(f"{name} {sampler} {strength:g}: {run} steps, difference {np.abs(found - expected).max() / scale:.1e}")
+        assert np.abs(found - expected).max() <= BAR * scale
+        kept = (mask == 0).expand_as(clean).numpy()
+        np.testing.assert_allclose(found[kept], clean.numpy()[kept], atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "unipc", "ddpm"])
+def test_a_random_plan_that_inpaints_equals_the_reference(open_bench: OpenBench, tmp_path: Path, sampler: str) -> None:
+    bench = open_bench(sampler, steps=10)
+    kept, stack = plan_of_few_anchors(2)
+    built = bench.build(make_plan(bench.loaded.spec, kept, sampler, stack=stack), "ort", tmp_path / "b", OPTIONS)
+    session, table = Session.open(built.out), built.table
+    starts = freeze_starts(bench.sampler, bench.loaded.scheduler_config)
+    assert starts is not None
+    labels, noise = [3, CLASSES - 1], noise_for(BATCH, 10, bench.sampler.stochastic)
+    clean, rows = torch.from_numpy(noise_for(BATCH, 1, True).steps[0]), label_rows(labels, bench)  # type: ignore[index]
+    later, initial = None if noise.steps is None else torch.from_numpy(noise.steps), torch.from_numpy(noise.initial)
+    mask = torch.rand(BATCH, 1, 8, 8, generator=torch.Generator().manual_seed(1))  # soft edges blend, too
+    known = lambda own: KnownRegion(own, levels_after(starts), mask, clean, initial)  # noqa: E731
+    for asked, start in (
+        ({"strength": 1.0}, None), ({"start_step": 0}, Start(starts, 0, clean)),
+        ({"start_step": 4}, Start(starts, 4, clean)),
+    ):  # fmt: skip
+        found = session.generate(
+            labels, inputs={"mask": mask.numpy()}, noise=noise, start_latents=clean.numpy(), **asked
+        )
+        expected = run_reference(
+            bench.eager, bench.sampler, table, rows, initial, later, start=start, known=known
+        ).numpy()  # fmt: skip
+        assert np.abs(found - expected).max() <= BAR * np.abs(expected).max()
+    plain = bench.build(make_plan(bench.loaded.spec, kept, sampler, stack=stack), "ort", tmp_path / "plain")
+    found = session.generate(labels, inputs={"mask": np.ones((1, 1, 8, 8), np.float32)}, noise=noise)
+    expected = Session.open(plain.out).generate(labels, noise=noise)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "fitted", "message"),
+    [
+        ("pndm", {}, False, "pndm cannot start from latents"),
+        ("unipc", {"solver_order": 3}, True, "a state of 9 tensors, more than 8"),
+    ],
+)
+def test_a_sampler_that_cannot_inpaint_is_refused(
+    open_text_bench: Any, tmp_path: Path, sampler: str, scheduler: dict[str, object], fitted: bool, message: str
+) -> None:
+    bench = open_text_bench(sampler, scheduler=scheduler)
+    plan = bench.plan_of(Schedule.full(bench.loaded.spec, 8), "everything")
+    if fitted:
+        wide = bench.sampler.widened(bench.sampler.state_size + MEMORY)
+        plan = replace(plan, coefficients=wide.coefficients.tolist())
+    with pytest.raises(ExportError, match=f"--inpainting: .*{message}.*choose another --sampler") as refused:
+        bench.build(plan, "ort", tmp_path / "bundle", OPTIONS)
+    assert str(refused.value).isprintable()
