@@ -12,6 +12,8 @@ from soda_runtime.manifest import HintPort, Manifest, ScalarPort
 
 from ..errors import UsageError, first_line
 
+_MASK = "mask="
+
 
 def parse_inputs(given: Sequence[str], manifest: Manifest) -> dict[str, Any]:
     """Port -> its value. Raises UsageError."""
@@ -40,6 +42,12 @@ def read_latents(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     return values.reshape(-1, *shape)
 
 
+def _at_latents(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A mask [1, 1, H, W] of the image's size at that of the latents, by nearest pixels as diffusers' pipelines do."""
+    down, rest = divmod(mask.shape[-1], shape[-1])
+    return mask[..., ::down, ::down] if down and not rest else mask
+
+
 def _number(text: str, value: str) -> float:
     try:
         return float(value)
@@ -59,6 +67,8 @@ def _picture(text: str, path: Path, shape: tuple[int, ...]) -> NDArray[np.float3
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert({1: "L", 3: "RGB"}.get(shape[0], "RGB")), np.float32) / 255
             values = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)[None]
+            if text.startswith(_MASK):
+                values = _at_latents(values, shape)
     except (OSError, ValueError) as error:
         raise UsageError(f"--input {text}: cannot be read as a picture or .npy ({first_line(error)})") from None
     if values.shape[1:] != shape:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from soda_runtime import Bundle, Session
+from soda_runtime.checks import open_manifest
 
 from soda_export.cli.inputs import parse_inputs, read_latents
 from soda_export.errors import UsageError
 from tests.cpp.ports_toy import PortsToy
+from tests.runtime.bundles import GOLDEN_V5_INPAINT
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,21 @@ def test_pictures_and_numbers_become_a_request(bundle: Bundle, tmp_path: Path) -
     others = {"text": np.zeros((1, 4, 3)), "pooled": np.zeros((1, 2)), "hint_mask": np.ones((1, 2), np.int64)}
     session: Session = bundle.session()
     session.start(inputs={**found, **others, "style": 0}, negative_inputs=others)
+
+
+def test_a_mask_of_the_images_size_comes_down_to_that_of_the_latents(tmp_path: Path) -> None:
+    """By nearest pixels, as torch's interpolation in diffusers' inpainting pipelines."""
+    manifest = open_manifest(GOLDEN_V5_INPAINT)
+    (port,) = (port for port in manifest.ports if port.name == "mask")
+    _, height, width = port.shape
+    pixels = np.random.default_rng(0).integers(0, 256, (4 * height, 4 * width)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    found = parse_inputs([f"mask={tmp_path / 'mask.png'}"], manifest)["mask"]
+    expected = torch.nn.functional.interpolate(torch.from_numpy(pixels[None, None] / np.float32(255)), (height, width))
+    np.testing.assert_array_equal(found, expected)
+    Image.fromarray(pixels[:-1, :-1]).save(tmp_path / "mask.png")
+    with pytest.raises(UsageError, match="this bundle takes"):
+        parse_inputs([f"mask={tmp_path / 'mask.png'}"], manifest)
 
 
 @pytest.mark.parametrize(
