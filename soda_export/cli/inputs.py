@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from soda_runtime.manifest import HintPort, Manifest, ScalarPort
 from ..errors import UsageError, first_line
 
 _MASK = "mask="
+_UNREADABLE = (OSError, ValueError, EOFError, BadZipFile)  # what numpy and Pillow have for files of other kinds
 
 
 def parse_inputs(given: Sequence[str], manifest: Manifest) -> dict[str, Any]:
@@ -33,8 +35,9 @@ def parse_inputs(given: Sequence[str], manifest: Manifest) -> dict[str, Any]:
 def read_latents(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     """Latents [n, *shape] of a .npy file, of one sample or several. Raises UsageError."""
     try:
-        values: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            values: NDArray[Any] = np.load(file, allow_pickle=False)
+    except _UNREADABLE as error:
         raise UsageError(f"--start-latents {path}: cannot be read as .npy ({first_line(error)})") from None
     if not isinstance(values, np.ndarray) or values.shape[-len(shape) :] != shape or values.ndim > len(shape) + 1:
         found = list(values.shape) if isinstance(values, np.ndarray) else "an archive"
@@ -59,7 +62,8 @@ def _picture(text: str, path: Path, shape: tuple[int, ...]) -> NDArray[np.float3
     """[1, C, H, W] in 0..1 of a picture, or the array of a .npy file."""
     try:
         if path.suffix == ".npy":
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                array: NDArray[Any] = np.load(file, allow_pickle=False)
             values = array if array.ndim > len(shape) else array[None]
         else:
             from PIL import Image
@@ -69,7 +73,7 @@ def _picture(text: str, path: Path, shape: tuple[int, ...]) -> NDArray[np.float3
             values = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)[None]
             if text.startswith(_MASK):
                 values = _at_latents(values, shape)
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise UsageError(f"--input {text}: cannot be read as a picture or .npy ({first_line(error)})") from None
     if values.shape[1:] != shape:
         raise UsageError(f"--input {text}: is {list(values.shape[1:])}, this bundle takes {list(shape)}")

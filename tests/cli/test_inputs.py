@@ -84,3 +84,13 @@ def test_latents_of_another_shape_are_refused_in_one_line(tmp_path: Path, shape:
     with pytest.raises(UsageError, match=r"--start-latents .*takes \[2, 3, 3\], or one for each") as refused:
         read_latents(tmp_path / "latents.npy", (2, 3, 3))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text"])
+def test_files_of_other_kinds_are_refused_in_one_line(bundle: Bundle, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "latents.npy"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"cannot be read as \.npy"):
+        read_latents(path, (2, 3, 3))
+    with pytest.raises(UsageError, match=r"cannot be read as a picture or \.npy"):
+        parse_inputs([f"hint={path}"], bundle.manifest)
