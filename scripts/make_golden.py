@@ -165,9 +165,9 @@ def make_ports(out: Path) -> None:
         numbers = generator.integers(0, most, (2, 2, *port["shape"]))
         half[name] = numbers if port["dtype"] == "int64" else numbers.astype(np.float32) / 4
     inputs: dict[str, NDArray[Any]] = {name: values[0] for name, values in half.items()}
-    negative = {name: values[1] for name, values in half.items()}
+    negative = {name: values[1] for name, values in half.items() if name != "hint"}  # both rows have the same one
     inputs |= {"style": np.array([3, 1]), "speed": np.array([0.25, 1.5], np.float32)}
-    rows = {name: np.concatenate([inputs[name], values]) for name, values in negative.items()}
+    rows = {name: np.concatenate([inputs[name], negative.get(name, inputs[name])]) for name in half}
     rows |= {"style": np.array([3, 1, 5, 5]), "speed": np.tile(inputs["speed"], 2)}
     latents = toy.play(rows, latent_noise(SEED, INITIAL_STREAM, 2, LATENTS))
     session = Session.open(out)
@@ -180,11 +180,8 @@ def make_ports(out: Path) -> None:
 
 def fit(bench: Workbench, schedule: Schedule) -> NDArray[np.float32]:
     """Coefficients of the sampler for the schedule."""
-    options = ProfileOptions()
-    calibration = bench.calibration(options, bench.calibration_texts(options))
-    trials = Trials(
-        bench.eager, bench.sampler, bench.identity, bench.options.guidance, calibration, range(4)
-    )  # fmt: skip
+    conditions = bench.calibration(ProfileOptions()).conditions()
+    trials = Trials(bench.eager, bench.sampler, bench.identity, bench.options.guidance, conditions, range(4))
     return trials.fit_sampler(schedule).coefficients
 
 
