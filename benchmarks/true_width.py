@@ -83,7 +83,7 @@ def measure(name: str, work: Path, steps: int, rounds: int) -> list[dict[str, An
         accelerated: _reference(bench, plan, texts.rows(range(1), bench.rows), noise)
         for accelerated, plan in plans.items()
     }
-    checkpoint = num_parameters(bench.loaded.weights)
+    checkpoint, once = num_parameters(bench.loaded.weights), tuple(f"{path}." for path in once_paths(bench))
     found = []
     for backend, precision in (("ort", "fp32"), ("openvino", "bf16")):
         out = work / f"{name}-{backend}"
@@ -109,8 +109,9 @@ def measure(name: str, work: Path, steps: int, rounds: int) -> list[dict[str, An
             "accelerated_s": medians[True], "flops_ratio": ratio, "speedup": speedup, "realized": speedup / ratio,
             "step_tflops": full_step_flops(spec, bench.rows) / 1e12, "engines": len(built.table.programs),
             "checkpoint_bytes": checkpoint * _BYTES[precision], "step_weights_bytes": elements * _BYTES[precision],
-            "once_layers_in_steps": [n for n in names if any(n.startswith(f"{path}.") for path in once_paths(bench))],
+            "once_layers_in_steps": [n for n in names if n.startswith(once)],
         })  # fmt: skip
+        print(json.dumps(found[-1]), flush=True)
     return found
 
 
@@ -156,8 +157,6 @@ def main() -> None:
     for name in args.cases:
         with tempfile.TemporaryDirectory(prefix="true-width-") as work:
             rows += measure(name, Path(work), args.steps, args.rounds)
-        for row in rows[-2:]:
-            print(json.dumps(row), flush=True)
     if args.out is not None:
         args.out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
