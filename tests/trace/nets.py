@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from soda_export.models.paths import site_modules
 from soda_export.models.spec import STACK, ModelSpec, Port, Site
 
 TOKENS, WIDTH, WORDS = 16, 8, 5
+SCHEDULER = {"_class_name": "DDIMScheduler", "clip_sample": False}
 
 
 class Mlp(nn.Module):
@@ -129,6 +130,7 @@ class LoadedNet:
     spec: ModelSpec
     family: Family = NET
     constants: Any = None
+    scheduler_config: dict[str, Any] = field(default_factory=lambda: SCHEDULER)
 
     def fake(self, dtype: torch.dtype) -> FakeModel:
         """The net without its weights."""

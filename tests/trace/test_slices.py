@@ -21,10 +21,9 @@ from soda_export.plan.schedule import Schedule
 from soda_export.sampler import freeze_sampler
 from tests.export.play import export_and_open
 from tests.export.selection import SelectionRecorder, play_reference
-from tests.trace.nets import TOKENS, random_net
+from tests.trace.nets import SCHEDULER, TOKENS, random_net
 
 STEPS = 7
-SCHEDULER = {"_class_name": "DDIMScheduler", "clip_sample": False}
 
 
 def random_schedule(spec: ModelSpec, seed: int) -> Schedule:
