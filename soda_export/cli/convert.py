@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..export.convert import convert_folder
 from .terminal import megabytes, print_json, say
 
 
@@ -25,6 +24,8 @@ def convert(folder: Path, /, *, json: bool = False) -> None:
     json
         Print the result as JSON.
     """
+    from ..export.convert import convert_folder  # with torch, which help pages do without
+
     written = convert_folder(folder)
     if json:
         print_json([{"file": str(c.path), "tensors": c.tensors, "bytes": c.bytes} for c in written])

@@ -204,7 +204,7 @@ def test_every_build_says_its_sampler_steps_and_guidance_and_where_they_come_fro
 def test_waiting_threads_sleep() -> None:
     """The command line says so before torch is imported: spinning threads make a busy machine ten times slower."""
     script = (
-        "import os, sys, soda_export.cli.app as app; sys.argv = ['soda-export', 'convert', '/nowhere']\n"
+        "import os, sys, soda_export.cli.app as app; sys.argv = ['soda-export', 'run', '/nowhere']\n"
         "try: app.main()\n"
         "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     )

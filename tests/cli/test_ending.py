@@ -53,7 +53,7 @@ def test_a_signal_ends_a_verb_without_a_traceback(tmp_path: Path, verb: str, num
     for _ in range(times):
         process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, err
     assert "Traceback" not in err
     if times == 1:
         goes_on = "" if verb == "bench" else "; the same command goes on from here"

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from soda_runtime.checks import open_manifest
 
@@ -52,6 +53,7 @@ def test_examples_on_a_bundle_and_its_plan_run(
     (tmp_path / "engines/digits-b17-ort").symlink_to(tiny_bundle.out)
     schedule = Schedule.at_anchors(load_model(str(tiny_model)).spec, 8, (0, 4))
     (tmp_path / "digits-b17.plan.json").write_bytes(plan_text(replace(tiny_bundle.plan, schedule=schedule)))
+    np.save(tmp_path / "seven.npy", np.zeros((1, *open_manifest(tiny_bundle.out).model.latent_shape), np.float32))
     own = re.compile(r"engines/digits-b17-ort(?!.*--engines)|digits-b17\.plan\.json|doctor$")
     played = set()
     for verb in ("inspect", "run", "verify", "export", "doctor", "bench"):
