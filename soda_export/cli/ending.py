@@ -28,37 +28,41 @@ class Stopped(KeyboardInterrupt):
 def orderly_end(verb: str) -> Iterator[None]:
     """Leave the body by SystemExit, if at all: 2 for what the user can mend, 128 + N after signal N, 141 where nobody
     reads any more. A second signal ends the process at once; what it leaves, the next build removes."""
-    code = 0
+    code, came = 0, list[int]()
     with contextlib.ExitStack() as stack:
         try:  # before the signals are heard, so that the first of them is caught
-            stack.enter_context(_signals())
+            stack.enter_context(_signals(came))
             yield
             _flush()
-        except Stopped as stop:
-            code = stop.code
-            _say("stopped" + ("; the same command goes on from here" if verb in _GOES_ON else ""))
-        except BrokenPipeError:
-            code = _BROKEN_PIPE
-        except OSError as error:
-            code = _MENDABLE
-            place = error.filename2 or error.filename  # of a copy that fails for want of space, where it was to go
-            if place is None and error.errno == errno.ENOSPC:  # whoever writes a file names it
-                place = "standard output"
-            _say((f"{place}: " if place else "") + (error.strerror or str(error)))
-        except MemoryError as error:
-            code = _MENDABLE
-            _say(f"out of memory ({error or 'no more is left'}); take smaller batches, or a machine with more")
-        except Exception as error:
-            if not _is_mendable(error):
+        except BaseException as error:
+            if came:  # what Stopped was made into on its way: some imports raise another error for any that they meet
+                error = Stopped(came[0])
+            code, text = _ending(error, verb)
+            if not code:
                 raise
-            code = _MENDABLE
-            _say(str(error))
+            _say(text)
     if code:
         _forget_output()
         sys.exit(code)
 
 
-def _is_mendable(error: Exception) -> bool:
+def _ending(error: BaseException, verb: str) -> tuple[int, str]:
+    """The exit code and the line that is said, if any. 0: it is a fault of ours."""
+    if isinstance(error, Stopped):
+        return error.code, "stopped" + ("; the same command goes on from here" if verb in _GOES_ON else "")
+    if isinstance(error, BrokenPipeError):
+        return _BROKEN_PIPE, ""
+    if isinstance(error, OSError):
+        place = error.filename2 or error.filename  # of a copy that fails for want of space, where it was to go
+        if place is None and error.errno == errno.ENOSPC:  # whoever writes a file names it
+            place = "standard output"
+        return _MENDABLE, (f"{place}: " if place else "") + (error.strerror or str(error))
+    if isinstance(error, MemoryError):
+        return _MENDABLE, f"out of memory ({error or 'no more is left'}); take smaller batches, or a machine with more"
+    return (_MENDABLE, str(error)) if _is_mendable(error) else (0, "")
+
+
+def _is_mendable(error: BaseException) -> bool:
     from cyclopts import CycloptsError
     from soda_runtime.errors import SodaError
 
@@ -68,7 +72,7 @@ def _is_mendable(error: Exception) -> bool:
 def _say(text: str) -> None:
     from .terminal import printable
 
-    if sys.stderr is not None:
+    if text and sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"soda-export: {printable(' '.join(text.split()))}", file=sys.stderr)
 
@@ -90,12 +94,12 @@ def _forget_output() -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """The first signal is an exception wherever the main thread is. One that is ignored, as nohup has it, stays so."""
+def _signals(came: list[int]) -> Iterator[None]:
+    """The first signal is an exception wherever the main thread is, and is put down in `came`. One that is ignored, as
+    nohup has it, stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         came.append(number)

@@ -95,6 +95,25 @@ def test_every_verb_ends_by_a_signal_in_one_line(verb: str) -> None:
     assert re.fullmatch("soda-export: stopped(; the same command goes on from here)?\n", done.stderr)
 
 
+_TURNED = """
+import os, signal, time
+from soda_export.cli.ending import orderly_end
+
+with orderly_end("plan"):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except BaseException as error:
+        raise RuntimeError("failed to import") from error
+"""
+
+
+def test_a_signal_that_became_another_error_is_a_signal_still() -> None:
+    """Some packages raise an error of their own for whatever ends their import."""
+    done = run_python(_TURNED)
+    assert (done.returncode, done.stderr) == (143, "soda-export: stopped; the same command goes on from here\n")
+
+
 _HEARD = """
 import os, signal
 from soda_export.cli.ending import Stopped, orderly_end
