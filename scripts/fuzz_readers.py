@@ -102,12 +102,12 @@ def _work(options: argparse.Namespace) -> int:
 
     walk_each_graph_once()
     readers, mutator = Readers(load()), Mutator(options.format, scratch / "goldens")
-    counts = [0, 0, 0, 0]
+    counts, parent = [0, 0, 0, 0], os.getppid()
     end = time.monotonic() + options.seconds
     number = options.first
     with (scratch / "counts").open("w", buffering=1) as file:
         while not options.mutations or number < options.mutations:
-            if options.seconds and time.monotonic() > end:
+            if (options.seconds and time.monotonic() > end) or os.getppid() != parent:  # the one that reads them died
                 break
             counts[0] += 1
             file.seek(0)

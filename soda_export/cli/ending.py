@@ -35,9 +35,8 @@ def orderly_end(verb: str) -> Iterator[None]:
             yield
             _flush()
         except BaseException as error:
-            if came:  # what Stopped was made into on its way: some imports raise another error for any that they meet
-                error = Stopped(came[0])
-            code, text = _ending(error, verb)
+            # Some packages raise an error of their own for whatever ends their import, a signal among it
+            code, text = _ending(Stopped(came[0]) if came else error, verb)
             if not code:
                 raise
             _say(text)
