@@ -77,9 +77,8 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not a regular file; name another")
     target = path.resolve()
-    stem = f".{target.name[:_NAME_CHARACTERS]}."
     scratch = _scratch(target)
-    _sweep(target.parent, stem)
+    _sweep(target)
     try:
         with naming(path):
             yield scratch
@@ -92,13 +91,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _scratch(target: Path) -> Path:
-    return target.with_name(f".{target.name[:_NAME_CHARACTERS]}.{owner()}.tmp")
+    return target.with_name(f"{_stem(target)}{owner()}.tmp")
 
 
-def _sweep(folder: Path, stem: str) -> None:
+def _stem(target: Path) -> str:
+    return f".{target.name[:_NAME_CHARACTERS]}."
+
+
+def temporary_files(target: Path) -> list[Path]:
+    """What processes write, or wrote until they were killed, to put it in the place of `target`."""
+    return sorted(target.parent.glob(f"{glob.escape(_stem(target))}*.tmp"))
+
+
+def _sweep(target: Path) -> None:
     """Remove the temporary files of processes that were killed while they wrote the same file."""
-    for left in folder.glob(f"{glob.escape(stem)}*.tmp"):
-        if is_abandoned(left, left.name.removeprefix(stem)):
+    for left in temporary_files(target):
+        if is_abandoned(left, left.name.removeprefix(_stem(target))):
             with contextlib.suppress(OSError):
                 left.unlink()
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from ..files import naming, write_whole
+from ..files import naming, temporary_files, write_whole
 from ..plan.plan import plan_text, read_plan
 from .unit import Finished, Key, SweepRow, Unit
 
@@ -105,8 +105,9 @@ class RowFile:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder with anything but a sweep in it. Raises UsageError."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _SETTING).is_file():
+    """Refuse a folder with anything but a sweep in it, or the first file of one half-written. Raises UsageError."""
+    setting = folder / _SETTING
+    if folder.is_dir() and not setting.is_file() and set(folder.iterdir()) - {*temporary_files(setting)}:
         raise UsageError(f"--out {folder}: is not empty and holds no sweep; name another folder")
 
 

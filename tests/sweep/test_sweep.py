@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -210,6 +211,15 @@ def test_rows_of_another_setting_are_refused(tmp_path: Path) -> None:
     RowFile(tmp_path, {"model": "a"})
     with pytest.raises(UsageError, match="another model, sampler or map"):
         RowFile(tmp_path, {"model": "b"})
+
+
+def test_a_sweep_killed_while_it_wrote_its_first_file_begins_again(tmp_path: Path) -> None:
+    left = tmp_path / ".setting.json.01234567-1-0.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
+    RowFile(tmp_path, {"model": "a"})
+    assert not left.exists()
+    assert (tmp_path / "setting.json").is_file()
 
 
 def made_rows(folder: Path) -> RowFile:
