@@ -19,7 +19,7 @@ from ..trace.onnx import producers
 
 _REARRANGE = {"Unsqueeze", "Squeeze", "Reshape", "Split", "Slice", "Expand", "Identity", "Mark", "Cast"}
 _OFFSET = {"Add", "Mul", "Sub"}
-_SMALL = 1 << 16  # entries of a row
+_SMALL, _WIDEST = 1 << 16, 1 << 20  # entries of a row: of what is packed, and of a pack (BUNDLE.md, 3.2)
 FLOATS = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 
@@ -152,23 +152,28 @@ _NAMES = {STEP: "schedule", REQUEST: "context", STEP | REQUEST: "conditioning"}
 
 
 def pack_crossing(values: Sequence[ir.Value], times: BindingTimes) -> tuple[CrossingTensor, ...]:
-    """Small values of a binding time and type side by side, large ones alone."""
-    groups: dict[tuple[int, str], list[ir.Value]] = {}
-    alone: list[tuple[int, str, ir.Value]] = []
+    """Small values of a binding time and type side by side, as many as a tensor may be wide; large ones alone."""
+    packs: dict[tuple[int, str], list[list[ir.Value]]] = {}
+    numbered: list[tuple[int, str, list[ir.Value]]] = []
     for value in values:
         row_shape(value)
         if value.dtype not in FLOATS:
             raise ExportError(f"value {value.name} of type {value.dtype} cannot be handed to the steps")
         known, dtype = times.of(value), FLOATS[value.dtype]
-        if _entries(value) <= _SMALL:
-            groups.setdefault((known, dtype), []).append(value)
-        else:
-            alone.append((known, dtype, value))
-    tensors: list[CrossingTensor] = []
-    for (known, dtype), parts in groups.items():
-        name = _NAMES[known] if (known, "float32") not in groups or dtype == "float32" else f"{_NAMES[known]}_low"
-        tensors.append(CrossingTensor(name, dtype, bool(known & REQUEST), bool(known & STEP), tuple(parts)))
-    for i, (known, dtype, value) in enumerate(alone):
-        name = f"{_NAMES[known]}_{i}"
-        tensors.append(CrossingTensor(name, dtype, bool(known & REQUEST), bool(known & STEP), (value,)))
-    return tuple(tensors)
+        if _entries(value) > _SMALL:
+            numbered.append((known, dtype, [value]))
+            continue
+        of_kind = packs.setdefault((known, dtype), [[]])
+        if sum(map(_entries, of_kind[-1])) + _entries(value) > _WIDEST:
+            of_kind.append([])
+        of_kind[-1].append(value)
+    named: list[tuple[str, int, str, list[ir.Value]]] = []
+    for (known, dtype), (first, *more) in packs.items():
+        is_second = dtype != "float32" and (known, "float32") in packs
+        named.append((f"{_NAMES[known]}_low" if is_second else _NAMES[known], known, dtype, first))
+        numbered += [(known, dtype, parts) for parts in more]
+    named += [(f"{_NAMES[known]}_{i}", known, dtype, parts) for i, (known, dtype, parts) in enumerate(numbered)]
+    return tuple(
+        CrossingTensor(name, dtype, bool(known & REQUEST), bool(known & STEP), tuple(parts))
+        for name, known, dtype, parts in named
+    )
