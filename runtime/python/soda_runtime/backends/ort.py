@@ -87,6 +87,8 @@ class OrtBackend:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if once or self._share_weights:  # a repacked copy of a text encoder's weights would not pay
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if self._share_weights:  # the level above lays out convolutions' weights anew and keeps fp16 ones in fp32, too
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         return options
 
 
