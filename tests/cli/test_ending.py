@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,31 @@ ENDLESS = {
     "sweep": ("--model", "digits", "--planners", "soda", "--flops-ratios", 2, "--samples", 5000, "--out", "s"),
 }  # fmt: skip
 """Verb -> what takes minutes."""
+_STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_on() -> Iterator[None]:
+    """Where a verb did not end, either."""
+    yield
+    while _STARTED:
+        _STARTED.pop().kill()
 
 
 def start(cwd: Path, *words: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "soda_export", *map(str, words)]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_hear_signals,  # which whoever runs the tests in the background may have ignored
+    )  # fmt: skip
+    _STARTED.append(process)
+    return process
+
+
+def _hear_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for_work(process: subprocess.Popen[str]) -> None:
