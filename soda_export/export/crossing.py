@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from soda_runtime.consistency import MAX_SIDE
 
 from ..errors import ExportError
 from ..trace.bind import CONSTANT, LATENTS, REQUEST, STEP, BindingTimes
@@ -19,7 +20,7 @@ from ..trace.onnx import producers
 
 _REARRANGE = {"Unsqueeze", "Squeeze", "Reshape", "Split", "Slice", "Expand", "Identity", "Mark", "Cast"}
 _OFFSET = {"Add", "Mul", "Sub"}
-_SMALL, _WIDEST = 1 << 16, 1 << 20  # entries of a row: of what is packed, and of a pack (BUNDLE.md, 3.2)
+_SMALL = 1 << 16  # entries of a row
 FLOATS = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 
@@ -164,7 +165,7 @@ def pack_crossing(values: Sequence[ir.Value], times: BindingTimes) -> tuple[Cros
             numbered.append((known, dtype, [value]))
             continue
         of_kind = packs.setdefault((known, dtype), [[]])
-        if sum(map(_entries, of_kind[-1])) + _entries(value) > _WIDEST:
+        if sum(map(_entries, of_kind[-1])) + _entries(value) > MAX_SIDE:
             of_kind.append([])
         of_kind[-1].append(value)
     named: list[tuple[str, int, str, list[ir.Value]]] = []

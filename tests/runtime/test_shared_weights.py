@@ -40,22 +40,14 @@ def test_weights_in_fp16_are_not_copied(tmp_path: Path) -> None:
 def save_layers(folder: Path) -> Path:
     """x [1, width] -> x W W ... in fp16, with the weights in a file of their own."""
     onnx = pytest.importorskip("onnx")
-    helper, half, shape = onnx.helper, onnx.TensorProto.FLOAT16, [_WIDTH, _WIDTH]
-    np.zeros(_BYTES // 2, np.float16).tofile(folder / "weights.bin")
-    nodes, weights = [], []
-    for i in range(_LAYERS):
-        weight = onnx.TensorProto(
-            name=f"w{i}", data_type=half, dims=shape, data_location=onnx.TensorProto.EXTERNAL
-        )
-        for key, value in (
-            ("location", "weights.bin"), ("offset", i * _BYTES // _LAYERS), ("length", _BYTES // _LAYERS)
-        ):  # fmt: skip
-            weight.external_data.add(key=key, value=str(value))
-        weights.append(weight)
-        ends = ("x" if i == 0 else f"h{i}", "y" if i == _LAYERS - 1 else f"h{i + 1}")
-        nodes.append(helper.make_node("MatMul", [ends[0], weight.name], [ends[1]]))
+    helper, half = onnx.helper, onnx.TensorProto.FLOAT16
+    values = ["x", *(f"h{i}" for i in range(1, _LAYERS)), "y"]
+    nodes = [helper.make_node("MatMul", [values[i], f"w{i}"], [values[i + 1]]) for i in range(_LAYERS)]
+    weight = np.zeros((_WIDTH, _WIDTH), np.float16)
+    weights = [onnx.numpy_helper.from_array(weight, f"w{i}") for i in range(_LAYERS)]
     ports = [helper.make_tensor_value_info(name, half, [1, _WIDTH]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "layers", ports[:1], ports[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    (folder / "layers.onnx").write_bytes(model.SerializeToString())
-    return folder / "layers.onnx"
+    path = folder / "layers.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
+    return path

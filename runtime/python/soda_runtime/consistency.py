@@ -43,7 +43,7 @@ _SLOT_NAME = re.compile(r"[a-z0-9_][a-z0-9_.]{0,95}(#[1-9])?")
 _RESERVED = {STATE, STATE_OUT, COEFFICIENTS, BASELINE_COEFFICIENTS, GUIDANCE, NOISE, LATENTS, *FINISHED}
 _VALUES_OF_A_SLOT = 3  # the latest and two before it
 _MAX_INTEGER = 2**63 - 1
-_MAX_SIDE, _MAX_ELEMENTS = 1 << 20, 1 << 34
+MAX_SIDE, _MAX_ELEMENTS = 1 << 20, 1 << 34
 _Numbers = Iterator[tuple[str, float, float, float]]
 
 
@@ -116,7 +116,7 @@ def _finish_numbers(manifest: Manifest) -> _Numbers:
 def _sides(name: str, shape: Sequence[int], least: int, most: int) -> _Numbers:
     yield f"len({name})", len(shape), least, most
     for i, side in enumerate(shape):
-        yield f"{name}[{i}]", side, 1, _MAX_SIDE
+        yield f"{name}[{i}]", side, 1, MAX_SIDE
     yield f"elements of {name}", math.prod(shape), 1, _MAX_ELEMENTS
 
 
