@@ -64,8 +64,9 @@ def open_ort(path: Path, feed: Feed, threads: int) -> Call:
 def open_openvino(path: Path, feed: Feed, threads: int) -> Call:
     """A call of a graph in OpenVINO, compiled for the shapes of `feed` as the runtime does."""
     import openvino
+    from soda_runtime.backends.openvino import process_core
 
-    core = openvino.Core()
+    core = process_core()
     model = core.read_model(path)
     model.reshape({name: list(values.shape) for name, values in feed.items()})
     options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "bf16"}

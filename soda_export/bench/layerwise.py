@@ -269,10 +269,9 @@ def _run_ort(graph: Path, feeds: Values) -> Values:
 
 def _run_openvino(graph: Path, feeds: Values) -> Values:
     """Every value as OpenVINO computes it, in the precision that the runtime asks for."""
-    import openvino
-    from soda_runtime.backends.openvino import compute_precision
+    from soda_runtime.backends.openvino import compute_precision, process_core
 
-    core = openvino.Core()
+    core = process_core()
     with _marked_file(graph) as (path, names):
         model = core.read_model(path)
         model.reshape({name: list(values.shape) for name, values in feeds.items()})

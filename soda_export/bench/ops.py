@@ -80,9 +80,9 @@ def _profile_openvino(
     path: Path, signature: Signature, axes: Mapping[str, int], threads: int
 ) -> dict[str, tuple[int, float]]:
     import openvino
-    from soda_runtime.backends.openvino import compute_precision
+    from soda_runtime.backends.openvino import compute_precision, process_core
 
-    core = openvino.Core()
+    core = process_core()
     model = core.read_model(path)
     model.reshape({name: list(port.at(axes)) for name, port in signature.inputs.items()})
     options = {"PERF_COUNT": "YES", "INFERENCE_PRECISION_HINT": compute_precision(core, model)}

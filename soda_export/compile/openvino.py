@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from soda_runtime.backends.openvino import process_core
+
 from ..errors import CompileError
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,8 @@ def devices() -> list[str]:
 
 def compile_engines(export: Path, names: Sequence[str], out: Path) -> None:
     """Prove that OpenVINO's CPU plugin accepts every graph, and copy it. Raises CompileError."""
-    core, started = _openvino().Core(), time.perf_counter()
+    _openvino()
+    core, started = process_core(), time.perf_counter()
     for name in names:
         try:
             model = core.read_model(export / name)

@@ -123,6 +123,34 @@ def test_a_fork_refuses_to_play_and_ends(library: Library, name: str) -> None:
     assert done.returncode == 17, done.stderr
 
 
+SIGNALLED = """
+import signal, sys
+from tests.cpp.library import load
+heard, library = [], load()
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+opened = [library.open(sys.argv[1], backend=sys.argv[2], threads=1) for _ in range(3)]
+for bundle in opened:
+    bundle.session().generate(labels=[3])
+while opened:
+    bundle = opened.pop(0)  # whose last reference closes it
+del bundle
+signal.raise_signal(signal.SIGUSR1)
+sys.exit(17 if heard else "the signal was lost")
+"""
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino", "null"])
+def test_signals_are_heard_after_bundles_were_closed_in_the_order_of_their_opening(library: Library, name: str) -> None:
+    """OpenVINO would leave the thread a stack for signal handlers that is gone: the next signal would be SIGSEGV."""
+    if not has_backend(name):
+        pytest.skip(f"the backend {name} has not been built; `make cpp` says why")
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(GOLDEN_V5), name], cwd=ROOT, capture_output=True, text=True, timeout=100,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 17, done.stderr
+
+
 def test_an_engine_library_starts_no_telemetry(library: Library, tmp_path: Path) -> None:
     """ONNX Runtime 1.32 would write an identifier and a database under the user's home."""
     if not has_backend("ort"):

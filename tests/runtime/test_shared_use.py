@@ -188,6 +188,37 @@ def test_a_fork_refuses_to_play_and_ends(backend: str) -> None:
     assert done.returncode == 17, done.stderr
 
 
+SIGNALLED = """
+import gc, signal, sys
+from soda_runtime import Bundle
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+opened = [Bundle.open(sys.argv[1], backend=sys.argv[2], threads=1) for _ in range(3)]
+for bundle in opened:
+    bundle.session().generate(3)
+for bundle in opened:
+    bundle.close()
+    gc.collect()
+del opened, bundle
+gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+sys.exit(17 if heard else "the signal was lost")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+@pytest.mark.parametrize("backend", ["ort", "openvino", "null"])
+def test_signals_are_heard_after_bundles_were_closed_in_the_order_of_their_opening(backend: str) -> None:
+    """OpenVINO would leave the thread a stack for signal handlers that is gone: Ctrl-C would end in SIGSEGV."""
+    if backend != "null":
+        pytest.importorskip({"ort": "onnxruntime"}.get(backend, backend))
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(GOLDEN), backend],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 17, done.stderr
+
+
 def test_an_engine_library_starts_no_telemetry(tmp_path: Path) -> None:
     """ONNX Runtime 1.32 would write an identifier and a database under the user's home."""
     pytest.importorskip("onnxruntime")

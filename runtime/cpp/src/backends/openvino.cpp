@@ -1,5 +1,7 @@
 // OpenVINO on the CPU. It reads the bundle's ONNX graphs, weights included, and compiles a program once for each batch
 // size: static shapes give it faster kernels.
+#include <unistd.h>
+
 #include <map>
 #include <mutex>
 #include <openvino/openvino.hpp>
@@ -99,18 +101,24 @@ std::map<std::string, FoundPort> ports_of(const ov::OutputVector& outputs) {
     return ports;
 }
 
-// What a backend's engines share.
-struct OpenvinoLibrary {
-    ov::Core core;
-    ov::AnyMap properties;
-};
+// One for each process, never freed. The CPU plugin of every core gives the thread that it is made in a stack for signal
+// handlers. Where cores are freed in another order than the reverse of their making, that thread keeps a stack that is
+// gone, and its next signal ends the process.
+ov::Core& process_core() {
+    static std::mutex lock;
+    static auto& cores = *new std::map<pid_t, ov::Core*>;
+    const std::lock_guard<std::mutex> guard(lock);
+    ov::Core*& core = cores[::getpid()];
+    if (!core) core = new ov::Core;
+    return *core;
+}
 
 class OpenvinoEngine {
 public:
-    OpenvinoEngine(std::shared_ptr<OpenvinoLibrary> library, const SodaProgram& program)
-        : library_(std::move(library)), path_(program.path) {
+    OpenvinoEngine(ov::AnyMap properties, const SodaProgram& program)
+        : properties_(std::move(properties)), path_(program.path) {
         try {
-            model_ = library_->core.read_model(path_);
+            model_ = process_core().read_model(path_);
         } catch (const std::exception& error) {
             fail(path_ + ": OpenVINO cannot open it", error);
         }
@@ -152,13 +160,12 @@ private:
         if (auto known = compiled_[key].lock()) return known;
         const std::shared_ptr<ov::Model> fixed = model_->clone();
         fixed->reshape(shapes);
-        auto made =
-            std::make_shared<ov::CompiledModel>(library_->core.compile_model(fixed, "CPU", library_->properties));
+        auto made = std::make_shared<ov::CompiledModel>(process_core().compile_model(fixed, "CPU", properties_));
         compiled_[key] = made;
         return made;
     }
 
-    std::shared_ptr<OpenvinoLibrary> library_;
+    ov::AnyMap properties_;
     std::string path_;
     std::shared_ptr<ov::Model> model_;
     std::mutex lock_;
@@ -174,16 +181,15 @@ public:
     explicit OpenvinoBackend(const SodaBackendOptions& options) {
         if (std::string(options.device) != "cpu")
             throw EngineError(say("device ", shown(options.device), ": this runtime uses OpenVINO on 'cpu'"));
-        library_ = std::make_shared<OpenvinoLibrary>();
-        library_->properties = properties_of(options);
+        properties_ = properties_of(options);
     }
     std::unique_ptr<Memory> allocate(int64_t bytes) const { return std::make_unique<Memory>(bytes); }
     std::unique_ptr<Engine> open_engine(const SodaProgram& program) const {
-        return std::make_unique<Engine>(library_, program);
+        return std::make_unique<Engine>(properties_, program);
     }
 
 private:
-    std::shared_ptr<OpenvinoLibrary> library_;
+    ov::AnyMap properties_;
 };
 
 }  // namespace

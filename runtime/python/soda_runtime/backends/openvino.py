@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -85,7 +87,7 @@ class OpenVinoBackend:
     """Opens graphs; weights are mapped once, and packed anew by every program that is compiled."""
 
     def __init__(self, openvino: Any, threads: int) -> None:
-        self._openvino, self._core = openvino, openvino.Core()
+        self._openvino, self._core = openvino, process_core()
         self._options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1",
                          "DYNAMIC_QUANTIZATION_GROUP_SIZE": _QUANTIZED_TOGETHER}  # fmt: skip
         if threads:
@@ -118,6 +120,23 @@ def open_backend(device: str, threads: int, weights: str, options: DeviceOptions
         raise EngineError("openvino is not installed; run `pip install soda-runtime[openvino]`") from None
     rest_before_forks()
     return OpenVinoBackend(openvino, threads)
+
+
+def process_core() -> Any:
+    """OpenVINO's core: one a process, never freed; a fork has its own.
+
+    The CPU plugin of every core gives the thread that it is made in a stack for signal handlers. Where cores are freed
+    in another order than the reverse of their making, that thread keeps a stack that is gone, and its next signal,
+    Ctrl-C for one, ends the process.
+    """
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(process: int) -> Any:
+    import openvino
+
+    return openvino.Core()
 
 
 def compute_precision(core: Any, model: Any) -> str:
