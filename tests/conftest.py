@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: torch's threads would wait for each other's cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+gc.set_threshold(100_000, 20, 20)  # over torch's many objects it would take a tenth of the time
 
 OpenBench = Callable[..., "Workbench"]
 
