@@ -59,7 +59,7 @@ cpp: $(STAMP)
 	$(BIN)/python scripts/fetch_cpp_headers.py $(VENV)/cpp
 	cd runtime/cpp && $(CPP_TOOLS) cmake --preset release && $(CPP_TOOLS) cmake --build --preset release
 	cd runtime/cpp && $(CPP_TOOLS) ctest --preset release --label-exclude long
-	$(BIN)/python -m pytest tests/cpp
+	$(BIN)/python -m pytest tests/cpp --numprocesses 2 --dist loadfile
 
 cpp-check: cpp
 	cd runtime/cpp && $(CPP_TOOLS) ctest --preset release --label-regex long
