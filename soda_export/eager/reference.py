@@ -81,6 +81,8 @@ class TablePlay:
     def hook(self, step: int) -> StepHook:
         """What a step's model call is hooked with."""
         program = self._table.programs[self._table.step_programs[step]]
+        if program.skips:
+            return StepHook(skips=True)
         given = {k for k, work in enumerate(program.work) if work != COMPUTE and not is_renewal(work)}
         return StepHook(lambda k, call: self._outputs_of(step, program, k, call), given)
 
