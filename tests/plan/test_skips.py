@@ -15,7 +15,7 @@ from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.plan.steps import read_step, write_step
 from soda_export.report.schedule import draw_schedule
 from soda_export.sampler import check_fills, freeze_sampler, hold, with_memory
-from tests.plan.test_planners import DIGITS
+from tests.plan.problems import DIGITS, UNET, problem
 
 CONFIG = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}
 PROBLEM = Problem(DIGITS, "ddim", 50, 1.5)
@@ -54,6 +54,13 @@ def test_a_budget_and_a_ratio_are_met(planner: object) -> None:
     for ratio in (1.5, 1.9, 2.5, 4.0):
         schedule = planner(PROBLEM, Target(0, ratio))  # type: ignore[operator]
         assert schedule.flops_ratio(DIGITS, 2) == pytest.approx(ratio, rel=0.01)
+
+
+def test_a_ratio_that_whole_steps_meet_is_met_by_them() -> None:
+    """A UNet computes so much outside its sites that a step with all of them reused is far from free."""
+    schedule = plan_skip_fitted(problem(UNET, "ddim", 50), Target(flops_ratio=2.5))
+    assert len(schedule.anchors) == 20
+    assert sum(schedule.skips) == 30
 
 
 def test_zeus_steps_are_spread() -> None:
