@@ -74,10 +74,7 @@ def export_programs(
     """
     started = time.perf_counter()
     own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
-    # a skipped step goes on from predictions, of which a run that starts there has none
-    starts = None if any(table.skips) else freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
-    if inpainting and any(table.skips):
-        raise ExportError("--inpainting: the plan skips whole steps; plan with another --planner")
+    starts = freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
     if starts is not None:
         starts = starts.widened(own, sampler.state_size)
     own = own.widened(sampler.state_size)

@@ -1,26 +1,28 @@
-"""Bundles whose schedules skip whole steps: equal to the reference in both graph engines, and no start from latents."""
+"""Bundles whose schedules skip whole steps: equal to the reference in both graph engines, from every start, too."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from soda_runtime import RequestError, Session
+from soda_runtime import Session
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
-from soda_export.eager.reference import run_reference
-from soda_export.errors import ExportError, PlanError
+from soda_export.eager.reference import Start, run_reference
+from soda_export.errors import PlanError
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.plan import plan_text
 from soda_export.plan.planners.skips import zeus_fill
 from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.plan.solve import PlanOptions
+from soda_export.sampler import KnownRegion, freeze_starts, levels_after
 from soda_export.search.planning import make_plan_for
 from tests.conftest import OpenBench
+from tests.export.selection import label_rows
 from tests.export.test_against_reference import NO_PARTS, noise_for, texts_for
 from tests.tiny_models import save_tiny_sd3, save_tiny_unet
 
@@ -63,18 +65,39 @@ def test_a_plan_by_hand_holds_the_last_prediction(open_bench: OpenBench, tmp_pat
     assert np.array_equal(*(Session.open(out).generate([1, 2], seed=3) for out in (first, second)))
 
 
-def test_what_needs_more_than_the_last_predictions_is_refused(open_bench: OpenBench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_a_start_from_latents_computes_where_the_plan_skips(
+    open_bench: OpenBench, tmp_path: Path, inpainting: bool
+) -> None:
+    bench = open_bench("dpm-solver++", steps=STEPS)
+    options = BundleOptions(inpainting=inpainting)
+    built = bench.build(bench.plan_of(skipping(bench), "by hand"), "ort", tmp_path / "bundle", options)
+    session, starts = Session.open(built.out), freeze_starts(bench.sampler, bench.loaded.scheduler_config)
+    assert starts is not None
+    noise, labels = noise_for(2, STEPS, False), [1, 2]
+    initial = torch.from_numpy(noise.initial)
+    clean = torch.randn(initial.shape, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 1, *initial.shape[2:])
+    mask[:, :, :3] = 0.0
+    region = partial(KnownRegion, after=levels_after(starts), mask=mask, latents=clean, noise=initial)
+    for first in range(STEPS):
+        asked = {"start_latents": clean.numpy(), "start_step": first}
+        if inpainting:
+            asked["inputs"] = {"mask": mask.numpy()}
+        found = session.generate(labels, noise=noise, **asked)
+        expected = run_reference(
+            bench.eager, bench.sampler, built.table, label_rows(labels, bench), initial,
+            start=Start(starts, first, clean), **({"known": region} if inpainting else {}),
+        ).numpy()  # fmt: skip
+        assert np.abs(found - expected).max() <= 1e-3 * max(1.0, np.abs(expected).max())
+        assert session.playback.cached.isdisjoint({1, 4, 5})
+
+
+def test_the_first_step_cannot_be_skipped(open_bench: OpenBench, tmp_path: Path) -> None:
     bench = open_bench(steps=STEPS)
-    plan = bench.plan_of(skipping(bench), "by hand")
-    with pytest.raises(ExportError, match="--inpainting: the plan skips whole steps"):
-        bench.build(plan, "ort", tmp_path / "inpaint", BundleOptions(inpainting=True))
-    session = Session.open(bench.build(plan, "ort", tmp_path / "bundle").out)
-    latents = np.zeros((1, *bench.loaded.spec.latent_shape), np.float32)
-    with pytest.raises(RequestError, match="start"):
-        session.generate([1], start_latents=latents, start_step=2)
-    late = Schedule(np.roll(plan.schedule.work, -1, axis=0))
+    plan = bench.plan_of(Schedule(np.roll(skipping(bench).work, -1, axis=0)), "by hand")
     with pytest.raises(PlanError, match="step 0: skip"):
-        bench.build(replace(plan, schedule=late), "ort", tmp_path / "late")
+        bench.build(plan, "ort", tmp_path / "late")
 
 
 @pytest.mark.parametrize("planner", ["zeus", "skip-fitted"])
