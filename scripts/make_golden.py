@@ -5,7 +5,8 @@
 tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder;
 v<VERSION>-ports is made by hand, of what those models lack: ports of every kind, two tokenizers and text encoders, a
 site of two outputs, slots of unequal sizes, latents of four axes, a video. v<VERSION>-start is a request that starts at
-a step from given latents, v<VERSION>-inpaint one that draws inside a mask. A golden bundle is made once per format
+a step from given latents, v<VERSION>-inpaint one that draws inside a mask; v<VERSION>-skip has steps that do not call
+the model. A golden bundle is made once per format
 version and never again: readers of later versions must still open it.
 """
 
@@ -30,7 +31,7 @@ from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eager.reference import Start, run_reference
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
-from soda_export.plan.schedule import Schedule
+from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.sampler import KnownRegion, freeze_starts, levels_after
 from soda_export.search.trial import Trials
 
@@ -60,6 +61,7 @@ def main() -> None:
         "-ports": make_ports,
         "-start": make_start,
         "-inpaint": make_inpaint,
+        "-skip": make_skip,
     }
     missing = {suffix: ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in makers}
     missing = {suffix: out for suffix, out in missing.items() if not out.exists()}
@@ -152,6 +154,26 @@ def make_inpaint(out: Path) -> None:
     played = Session.open(out).generate(**request, inputs={"mask": mask}, seed=SEED)
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
     np.savez(out.with_suffix(".npz"), seed=SEED, **request, **{"inputs.mask": mask}, latents=reference)
+
+
+def make_skip(out: Path) -> None:
+    """A toy model under a stochastic sampler, some of whose steps do not call it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model, store = save_tiny_model(Path(scratch) / "tiny"), StageStore(Path(scratch) / "work")
+        bench = Workbench(str(model), SamplerOptions("ddim", 8, 1.0, 1.5), store, lambda *_: None)
+        spec = bench.loaded.spec
+        schedule = Schedule.at_anchors(spec, 8, (0, 1, 3, 6))
+        schedule.work[[2, 4, 5]] = skipped_work(spec)
+        plan = replace(bench.plan_of(schedule, "by hand"), coefficients=fit(bench, schedule))
+        table, rows = bench.build(plan, "ort", out).table, label_rows(bench)
+        initial = latent_noise(SEED, INITIAL_STREAM, 2, spec.latent_shape)
+        steps = np.stack([latent_noise(SEED, 1 + i, 2, spec.latent_shape) for i in range(8)])
+        reference = run_reference(
+            bench.eager, bench.sampler, table, rows, torch.from_numpy(initial), torch.from_numpy(steps)
+        ).numpy()
+    played = Session.open(out).generate(labels=LABELS, seed=SEED)
+    print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
+    np.savez(out.with_suffix(".npz"), seed=SEED, labels=LABELS, latents=reference)
 
 
 def make_ports(out: Path) -> None:

@@ -22,7 +22,7 @@ from ..errors import CompileError, PlanError, UsageError
 from ..models.decisions import COMPUTE, IDLE, MAX_ORDER, REUSE
 from ..models.flops import full_step_flops, step_flops
 from ..models.spec import ModelSpec
-from ..plan.schedule import Schedule
+from ..plan.schedule import Schedule, skipped_work
 from .timing import time_steps
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ _ROUNDS = 5
 class StepLatency:
     """Median seconds of a step for one request of `batch` samples. whole: everything computed, in the run that computes
     everything; anchor: the same with its outputs cached; reused, stack: by order. rest: a request's time outside steps.
+    skip: a step that does not call the model, 0.0 where none was timed.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class StepLatency:
     reused: tuple[float, ...]
     stack: tuple[float, ...]
     rest: float
+    skip: float = 0.0
 
     def unaccelerated(self, steps: int) -> float:
         """Seconds of a request that computes everything."""
@@ -50,7 +52,10 @@ class StepLatency:
         """Seconds of a request: a step between the kinds that were timed costs in proportion to its FLOPs."""
         full = full_step_flops(spec, rows)
         seconds = self.rest
-        for work in schedule.work:
+        for work, skipped in zip(schedule.work, schedule.skips, strict=True):
+            if skipped:
+                seconds += self.skip
+                continue
             if spec.stack is not None and work[spec.stack] != COMPUTE:
                 seconds += self.stack[-int(work[spec.stack])]
                 continue
@@ -66,8 +71,9 @@ class StepLatency:
         return self.unaccelerated(schedule.steps) / self.of(schedule, spec, rows)
 
 
-def probe_schedule(spec: ModelSpec, steps: int) -> Schedule:
-    """Three anchors, then every kind of step in turn for the rest of the run, with an anchor before the last."""
+def probe_schedule(spec: ModelSpec, steps: int, can_skip: bool = False) -> Schedule:
+    """Three anchors, then every kind of step in turn for the rest of the run, with an anchor before the last.
+    can_skip: whether the sampler can take steps that do not call the model; one does not, if there is one to spare."""
     if steps < _LEAST_STEPS:
         raise PlanError(f"--speedup and --latency-ms need at least {_LEAST_STEPS} steps to time every kind of them")
     work = Schedule.full(spec, steps).work
@@ -77,6 +83,8 @@ def probe_schedule(spec: ModelSpec, steps: int) -> Schedule:
         if spec.stack is not None and i % (2 * (MAX_ORDER + 1)) > MAX_ORDER:
             sites = [spec.stack]
         work[t, sites] = -(i % (MAX_ORDER + 1))
+    if can_skip and steps > _LEAST_STEPS:
+        work[-2] = skipped_work(spec)
     return Schedule.of(spec, work)
 
 
@@ -123,11 +131,13 @@ def time_kinds(path: Path, schedule: Schedule, spec: ModelSpec, batch: int) -> S
                 seconds[accelerated].append(times)
     fast, whole = np.median(seconds[True], axis=0), np.median(seconds[False], axis=0)
     computed = (schedule.work == COMPUTE).all(axis=1)
+    skips = np.array(schedule.skips)
     given = np.zeros(len(computed), bool) if spec.stack is None else schedule.work[:, spec.stack] != COMPUTE
+    given &= ~skips
     orders = np.array([_order(work) for work in schedule.work])
     return StepLatency(
         batch, float(np.median(whole)), float(np.median(fast[computed])),
-        tuple(float(np.median(fast[~computed & ~given & (orders == o)])) for o in range(MAX_ORDER + 1)),
+        tuple(float(np.median(fast[~computed & ~given & ~skips & (orders == o)])) for o in range(MAX_ORDER + 1)),
         tuple(float(np.median(fast[given & (orders == o)])) if given.any() else 0.0 for o in range(MAX_ORDER + 1)),
-        statistics.median(rest[2:]),
+        statistics.median(rest[2:]), float(np.median(fast[skips])) if skips.any() else 0.0,
     )  # fmt: skip

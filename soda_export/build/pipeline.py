@@ -33,7 +33,7 @@ from ..plan.schedule import Schedule
 from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
 from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from ..profile.resample import resample_map
-from ..sampler import SamplerTable, freeze_sampler
+from ..sampler import Fill, SamplerTable, check_fills, check_skips, freeze_sampler, hold, with_memory
 from .calibration import Calibration
 from .components import ComponentMaker
 from .engines import LAYERS_NAME, graph_path, make_engines, write_engine_index
@@ -175,15 +175,29 @@ class Workbench:
         check_fits(plan, self.loaded.spec, self.identity, self.options.guidance)
         try:
             self.sampler.with_coefficients(plan.coefficients)
+            return self.completed(plan)
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from None
-        return plan
+
+    def completed(self, plan: Plan, fill: Fill = hold) -> Plan:
+        """The plan with coefficients for the steps that it skips, where it brings none. Raises PlanError where this
+        sampler cannot skip them, or the plan's coefficients ask for a prediction there."""
+        skips = plan.schedule.skips
+        if not any(skips):
+            return plan
+        check_skips(self.sampler, skips)
+        if plan.coefficients is not None:
+            check_fills(self.sampler.with_coefficients(plan.coefficients), skips)
+            return plan
+        renews = plan.schedule.renews(self.loaded.spec, self.rows)
+        return replace(plan, coefficients=with_memory(self.sampler, renews, skips, fill).coefficients)
 
     def build(
         self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions(),
         engine_options: EngineOptions = EngineOptions(),
     ) -> Built:  # fmt: skip
         """Lower, export, compile and pack a plan that fits this model."""
+        plan = self.completed(plan)
         spec, text, precision = self.loaded.spec, plan_text(plan), options.precision
         check_precision(backend, precision)
         compute = COMPUTE[precision]

@@ -81,13 +81,16 @@ class TablePlay:
     def hook(self, step: int) -> StepHook:
         """What a step's model call is hooked with."""
         program = self._table.programs[self._table.step_programs[step]]
+        if program.skips:
+            return StepHook(skips=True)
         given = {k for k, work in enumerate(program.work) if work != COMPUTE and not is_renewal(work)}
         return StepHook(lambda k, call: self._outputs_of(step, program, k, call), given)
 
     def hook_if_ready(self, step: int) -> StepHook:
-        """The same, or everything computed and nothing kept where the cache lacks a value that the step reads."""
+        """The same, or everything computed and nothing kept where the cache lacks a value that the step reads, or the
+        step would go on from predictions."""
         program = self._table.programs[self._table.step_programs[step]]
-        if all(self._cache.holds(slot) for slot in program.reads):
+        if not program.skips and all(self._cache.holds(slot) for slot in program.reads):
             return self.hook(step)
         self.skip(step)
         return StepHook()

@@ -22,6 +22,8 @@ class StepHook(NamedTuple):
 
     on_site: OnSite | None = None
     given: Collection[int] = ()
+    skips: bool = False
+    """Whether the model is not called at all; the sampler's row for such a step gives its output no weight."""
 
 
 Hooks = Callable[[int], StepHook]
@@ -71,7 +73,9 @@ class Sampling:
         return stepper.begin(self.noise.to(self.model.device))
 
     def predict(self, stepper: Stepper, step: int, state: Tensor, hook: StepHook = StepHook()) -> Tensor:
-        """The guided prediction of each sample: [B, *prediction_shape]."""
+        """The guided prediction of each sample: [B, *prediction_shape], in a skipped step the model's input."""
+        if hook.skips:
+            return stepper.model_input(step, state)
         latents = torch.cat([stepper.model_input(step, state)] * self.rows)
         output = self.model.call(latents, stepper.timesteps[step], self.inputs, hook.on_site, hook.given)
         channels = self.model.spec.latent_shape[0]

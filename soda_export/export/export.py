@@ -30,7 +30,16 @@ from ..models.decisions import is_renewal
 from ..models.paths import block_paths, site_modules
 from ..models.precision import COMPUTE, Precision
 from ..models.spec import ModelSpec
-from ..sampler import KNOWN, SamplerTable, Starts, freeze_starts, levels_after, starts_with_known, with_known
+from ..sampler import (
+    KNOWN,
+    MOST_STATE,
+    SamplerTable,
+    Starts,
+    freeze_starts,
+    levels_after,
+    starts_with_known,
+    with_known,
+)
 from ..trace.bind import BindingTimes
 from ..trace.denoiser import trace_denoiser
 from ..trace.graph import DenoiserGraph, join_graph
@@ -116,19 +125,16 @@ def export_programs(
     return index
 
 
-_MOST_STATE = 8
-
-
 def _inpainting(
     own: SamplerTable, sampler: SamplerTable, starts: Starts | None
 ) -> tuple[SamplerTable, SamplerTable, Starts]:
     """The same with the known latents in the state. Raises ExportError."""
     if starts is None:
         raise ExportError(f"--inpainting: {own.name} cannot start from latents; choose another --sampler, e.g. ddim")
-    if sampler.state_size + KNOWN > _MOST_STATE:
+    if sampler.state_size + KNOWN > MOST_STATE:
         raise ExportError(
             f"--inpainting: {own.name} would have a state of {sampler.state_size + KNOWN} tensors, more than "
-            f"{_MOST_STATE}; choose another --sampler, or --fit-sampler never"
+            f"{MOST_STATE}; choose another --sampler, or --fit-sampler never"
         )
     after = levels_after(starts)
     return with_known(own, after), with_known(sampler, after), starts_with_known(starts, own, after)

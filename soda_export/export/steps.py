@@ -46,6 +46,8 @@ class Slice:
 
 def slice_of(graph: DenoiserGraph, spec: ModelSpec, program: StepProgram) -> Slice:
     """What a step program computes of the graph."""
+    if program.skips:
+        return Slice((), frozenset())
     wanted: list[ir.Value] = []
     given: set[ir.Value] = set()
     for site, work in zip(graph.sites, program.work, strict=True):
@@ -100,8 +102,12 @@ class StepWriter:
         cached = {slot: builder.input(cache_in(str(slot)), *self._slot_type(slot)) for slot in program.reads}
         latents = self._pieces.model_input(builder, state=state, coefficients=scalars.sampler)
         known[self._graph.inputs[LATENTS]] = latents
-        self._give_sites(builder, program, Reuse(builder, scalars, program, cached), known, latents, expose_selection)
-        prediction = self._compute(builder, self._graph.prediction, known, latents)
+        if program.skips:
+            prediction = self._stand_in(builder, latents)
+        else:
+            reuse = Reuse(builder, scalars, program, cached)
+            self._give_sites(builder, program, reuse, known, latents, expose_selection)
+            prediction = self._compute(builder, self._graph.prediction, known, latents)
         result = self._pieces.next_state(
             builder, prediction=prediction, state=state, coefficients=scalars.sampler, **rest
         )
@@ -110,6 +116,16 @@ class StepWriter:
             value = self._graph.sites[spec.index[slot.site]].outputs[slot.output]
             builder.output(self._compute(builder, value, known, latents), cache_out(str(slot)), *self._slot_type(slot))
         builder.save(path, _meaning(program))
+
+    def _stand_in(self, builder: GraphBuilder, latents: ir.Value) -> ir.Value:
+        """What a skipped step has for a prediction: the model's input, whose weight is 0, in the prediction's shape. So
+        such a program takes what every other takes, and no engine library drops an input."""
+        spec = self._spec
+        more = spec.prediction_shape[0] - spec.latent_shape[0]
+        if not more:
+            return latents
+        rest = len(spec.latent_shape) - 1
+        return builder.node("Pad", [latents, builder.ints(*[0] * (rest + 3), more, *[0] * rest)], prefix="sampler")
 
     def _give_sites(
         self, builder: GraphBuilder, program: StepProgram, reuse: Reuse, known: Known, latents: ir.Value, expose: bool
@@ -163,6 +179,8 @@ class StepWriter:
 def _meaning(program: StepProgram) -> str:
     """Not the numbers of its steps: an engine is kept where a plan changes them alone."""
     works = list(program.work)
+    if program.skips:
+        return "denoising step: state -> the next state, from what the sampler remembers; the model is not called"
     renewed = sum(map(is_renewal, works))
     reused = len(works) - renewed - works.count(COMPUTE) - works.count(IDLE)
     return (

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
+from ..models.decisions import is_skip
 from ..models.identity import ModelIdentity, SamplerIdentity, TokenScore
 
 FORMAT, VERSION = "soda-programs", 4
@@ -55,6 +56,11 @@ class StepProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     writes: tuple[Slot, ...]
     forecasts: tuple[tuple[Slot, ...], ...]
     flops: int
+
+    @property
+    def skips(self) -> bool:
+        """Whether it does not call the model."""
+        return is_skip(self.work)
 
     @property
     def forecast_rows(self) -> dict[Slot, int]:
@@ -123,6 +129,11 @@ class ProgramTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict
     def own_coefficients(self) -> NDArray[np.float32] | None:
         """The plan's coefficients of the sampler [S, columns], if it has any."""
         return np.array(self.coefficients, np.float32) if self.coefficients else None
+
+    @property
+    def skips(self) -> list[bool]:
+        """Whether each step does not call the model."""
+        return [self.programs[index].skips for index in self.step_programs]
 
     @property
     def num_engines(self) -> int:

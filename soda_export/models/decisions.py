@@ -5,9 +5,13 @@
     REUSE = 0       the latest output as it is
     -1, -2          forecast it from the last computed ones, a Taylor expansion of that order (plan/forecast.py)
     IDLE            nothing: a site that contains it is not computed
+
+A step that leaves every site idle is skipped: the model is not called, and the sampler goes on from what it remembers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 COMPUTE = 1 << 24  # a name, not a token count: above any of them, so that more work is a larger number
 REUSE = 0
@@ -24,3 +28,8 @@ def is_forecast(work: int) -> bool:
 def is_renewal(work: int) -> bool:
     """Whether it computes some of the tokens."""
     return 0 < work < COMPUTE
+
+
+def is_skip(work: Sequence[int]) -> bool:
+    """Whether a step does not call the model. work: [K], what it does with each site."""
+    return all(does == IDLE for does in work)

@@ -15,6 +15,11 @@ from ..models.spec import ModelSpec
 _NEW_SHARE = 0.15  # of a full step's FLOPs
 
 
+def skipped_work(spec: ModelSpec) -> NDArray[np.int64]:
+    """[K], what a step does that does not call the model."""
+    return np.full(len(spec.sites), IDLE, np.int64)
+
+
 def cached_work(spec: ModelSpec, order: int = 0, stack: bool = False) -> NDArray[np.int64]:
     """[K], what a step does that computes none of the leaf sites, or not even the stack: all reused, or forecast."""
     work = np.full((1, len(spec.sites)), COMPUTE, np.int64)
@@ -41,9 +46,11 @@ class Schedule:
 
     @classmethod
     def of(cls, spec: ModelSpec, work: NDArray[np.int64]) -> Schedule:
-        """The schedule with IDLE where a site that contains it is not computed; other IDLEs become COMPUTE."""
-        tidy = np.where(work == IDLE, COMPUTE, work)
-        given = tidy != COMPUTE
+        """The schedule with IDLE where a site that contains it is not computed; other IDLEs become COMPUTE, but those
+        of steps that leave every site idle."""
+        skipped = (work == IDLE).all(axis=1, keepdims=True)
+        tidy = np.where((work == IDLE) & ~skipped, COMPUTE, work)
+        given = (tidy != COMPUTE) & ~skipped
         for k, chain in enumerate(spec.containers):
             if chain:
                 tidy[given[:, list(chain)].any(axis=1), k] = IDLE
@@ -78,6 +85,12 @@ class Schedule:
     def anchors(self) -> tuple[int, ...]:
         """Execution indices of the steps that compute everything."""
         return tuple(int(t) for t in np.flatnonzero((self.work == COMPUTE).all(axis=1)))
+
+    @property
+    def skips(self) -> list[bool]:
+        """Whether each step does not call the model."""
+        found: list[bool] = (self.work == IDLE).all(axis=1).tolist()
+        return found
 
     @property
     def num_kinds(self) -> int:

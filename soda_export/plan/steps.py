@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
-from ..models.decisions import COMPUTE, IDLE, REUSE
+from ..models.decisions import COMPUTE, IDLE, REUSE, is_skip
 from ..models.identity import ModelIdentity
 from ..models.spec import STACK
 
-StepWord = Literal["compute", "reuse", "reuse1", "reuse2", "reuse_stack", "reuse_stack1", "reuse_stack2"]
-"""What a whole step does: every site but the stack, or the stack."""
+StepWord = Literal["compute", "reuse", "reuse1", "reuse2", "reuse_stack", "reuse_stack1", "reuse_stack2", "skip"]
+"""What a whole step does: every site but the stack, or the stack; skip: the model is not called."""
 SiteWord = Literal["compute", "reuse", "reuse1", "reuse2", "idle"]
 """What a site does; idle: a site that contains it is not computed."""
 SiteOps = dict[str, list[int | SiteWord] | SiteWord]
@@ -26,6 +26,8 @@ _NAMES = {work: word for word, work in _WORDS.items()}
 def write_step(model: ModelIdentity, work: NDArray[np.int64]) -> SiteOps | StepWord:
     """work: [K] -> one word where it says all, else an object by kind."""
     stack = list(model.kinds.get(STACK, ()))
+    if is_skip(work.tolist()):
+        return "skip"
     rest = np.delete(work, stack)
     if stack and work[stack[0]] != COMPUTE and (rest == IDLE).all():
         return next(word for word, order in _STACK_WORDS.items() if order == work[stack[0]])
@@ -45,6 +47,9 @@ def write_step(model: ModelIdentity, work: NDArray[np.int64]) -> SiteOps | StepW
 def read_step(model: ModelIdentity, step: int, ops: SiteOps | StepWord) -> NDArray[np.int64]:
     """The step's work, [K]. Raises PlanError, naming the step and the site."""
     work = np.full(len(model.names), COMPUTE, np.int64)
+    if ops == "skip":
+        work[:] = IDLE
+        return work
     if isinstance(ops, str):
         if ops in _STACK_WORDS:
             if STACK not in model.kinds:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..models.decisions import COMPUTE, IDLE
 from ..models.identity import ModelIdentity
 from ..plan.schedule import Schedule
@@ -14,12 +16,15 @@ def draw_schedule(schedule: Schedule, model: ModelIdentity) -> list[str]:
     """Lines of text."""
     lines, work = [], schedule.work
     for first in range(0, schedule.steps, _STEPS_A_LINE):
-        part = work[first : first + _STEPS_A_LINE]
+        part, skips = work[first : first + _STEPS_A_LINE], schedule.skips[first : first + _STEPS_A_LINE]
         ruler = "".join(f"{t:<10}" for t in range(first, first + len(part), 10))[: max(len(part), 4)]
         lines.append(f"{'step':>19}  {ruler}")
         for kind, numbers in model.kinds.items():
             for number, k in enumerate(numbers):
-                cells = "".join(_cell(int(does), model.site_tokens[k]) for does in part[:, k])
+                cells = "".join(
+                    "–" if skipped else _cell(int(does), model.site_tokens[k])
+                    for does, skipped in zip(part[:, k], skips, strict=True)
+                )
                 lines.append(f"{kind if number == 0 else '':>13} {number:>5}  {cells}")
     words = ["█ computed"]
     if ((work > 0) & (work < COMPUTE)).any():
@@ -27,7 +32,9 @@ def draw_schedule(schedule: Schedule, model: ModelIdentity) -> list[str]:
     words.append("· reused")
     if ((work < 0) & (work != IDLE)).any():
         words.append("1 2 forecast at that order")
-    if (work == IDLE).any():
+    if any(schedule.skips):
+        words.append("– whole step skipped")
+    if (work[~np.array(schedule.skips)] == IDLE).any():
         words.append("  skipped with what contains it")
     lines.append(f"{'':>19}  {'   '.join(words)}")
     return lines

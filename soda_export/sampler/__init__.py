@@ -1,19 +1,23 @@
 """The frozen sampler. `freeze_sampler` turns a name and a model's scheduler config into a table of affine maps.
 
 In the order of processing: scheduler.py builds the diffusers scheduler or refuses it, probe.py measures what each of
-its steps does, table.py holds the result, step.py is the arithmetic that a step program contains; fit.py fits a table
-to a schedule; starts.py probes how it starts at a step from given latents, inpaint.py keeps what lies outside a mask.
+its steps does, table.py holds the result, step.py is the arithmetic that a step program contains; memory.py lets a
+table remember predictions, fit.py fits it to a schedule; starts.py probes how it starts at a step from given latents,
+inpaint.py keeps what lies outside a mask.
 """
 
-from .fit import MEMORY, FittingSampler
+from .fit import FittingSampler
 from .inpaint import KNOWN, KnownRegion, advance_known, levels_after, starts_with_known, with_known
+from .memory import MEMORY, MOST_STATE, Fill, can_skip, check_fills, check_skips, hold, with_memory
 from .scheduler import SAMPLERS, make_scheduler, own_sampler
 from .starts import Starts, freeze_starts
 from .step import advance_state, guide
 from .table import SamplerTable, Stepper, freeze_sampler
 
 __all__ = [
-    "KNOWN", "MEMORY", "SAMPLERS", "FittingSampler", "KnownRegion", "SamplerTable", "Starts", "Stepper",
-    "advance_known", "advance_state", "freeze_sampler", "freeze_starts", "guide", "levels_after",
-    "make_scheduler", "own_sampler", "starts_with_known", "with_known",
+    "KNOWN", "MEMORY", "MOST_STATE", "SAMPLERS", "Fill", "FittingSampler", "KnownRegion", "SamplerTable", "Starts",
+    "Stepper", "advance_known", "advance_state", "can_skip", "check_fills", "check_skips",
+    "freeze_sampler", "freeze_starts",
+    "guide", "hold", "levels_after", "make_scheduler", "own_sampler", "starts_with_known", "with_known",
+    "with_memory",
 ]  # fmt: skip

@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .memory import with_memory
 from .step import advance_state
 from .table import SamplerTable
 
-MEMORY = 2
-"""Earlier predictions that a step may use: of the computations before the latest one."""
 _RIDGE = 1e-6  # of each tensor's norm, against tensors that are multiples of each other
 _NOTHING = 1e-5  # of the state: a difference that is rounding
 
@@ -28,17 +27,18 @@ _NOTHING = 1e-5  # of the state: a difference that is rounding
 class FittingSampler:
     """A sampler that fits its coefficients while it runs a schedule; as a Stepper it stands in for a SamplerTable.
 
-    Its state has MEMORY tensors more than the sampler's own: the predictions (C channels, guided) of the computations
-    before the latest one, latest first. path: the state before each step and after the last with everything computed,
-    S + 1 of [n, B, C, ...], from the same noise. renews: for each step, whether its prediction is a new one. weights:
-    [B], what each sample counts for; default alike.
+    Its state has tensors more than the sampler's own, for earlier predictions (memory.py). path: the state before each
+    step and after the last with everything computed, S + 1 of [n, B, C, ...], from the same noise. renews: for each
+    step, whether its prediction is a new one. skips: whether it does not call the model; default never. weights: [B],
+    what each sample counts for; default alike.
     """
 
     def __init__(
-        self, own: SamplerTable, path: Sequence[Tensor], renews: Sequence[bool], weights: Tensor | None = None
-    ) -> None:
-        self.own, self._path, self._renews = own, path, renews
-        self._wide = own.widened(own.state_size + MEMORY)
+        self, own: SamplerTable, path: Sequence[Tensor], renews: Sequence[bool], skips: Sequence[bool] = (),
+        weights: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.own, self._path, self._skips = own, path, tuple(skips) or (False,) * own.steps
+        self._wide = with_memory(own, renews, self._skips)
         self._rows: NDArray[np.float32] = self._wide.coefficients.copy()
         self._weights = None if weights is None else weights.double().sqrt().reshape(1, -1, 1)
 
@@ -58,14 +58,15 @@ class FittingSampler:
         return self.own.stochastic
 
     def begin(self, noise: Tensor) -> Tensor:
-        """[B, C, ...] -> the state [n + MEMORY, B, C, ...]."""
+        """[B, C, ...] -> the state [n + memory, B, C, ...]."""
         return self._wide.begin(noise)
 
     def resume(self, state: Tensor, predictions: Sequence[Tensor]) -> Tensor:
-        """The state in the middle of a run. state: [n, B, C, H, W]. predictions: those before the latest one, as many
-        as there are of MEMORY."""
-        missing = [torch.zeros_like(state[0])] * (MEMORY - len(predictions))
-        return torch.cat([state, torch.stack([*predictions, *missing])])
+        """The state after a computed step. state: [n, B, C, H, W]. predictions: the computed ones, latest first, as
+        many as are known."""
+        size = self._wide.state_size - self.own.state_size
+        kept = list(predictions if any(self._skips) else predictions[1:])[:size]
+        return torch.cat([state, torch.stack(kept + [torch.zeros_like(state[0])] * (size - len(kept)))])
 
     def model_input(self, step: int, state: Tensor) -> Tensor:
         """What the model is called with: [B, C, ...]."""
@@ -76,19 +77,15 @@ class FittingSampler:
         n, m = self.own.state_size, self._wide.state_size
         row = self._wide.coefficients[step].copy()
         a, b = row[1 : 1 + m * m].reshape(m, m), row[1 + m * m : 1 + m * m + m]
-        if step + 1 < len(self._renews) and self._renews[step + 1]:  # before a new prediction takes its place
-            b[n] = 1.0
-            a[n + 1 :, n:-1] = np.eye(m - n - 1)
-        else:
-            a[n:, n:] = np.eye(m - n)
         learned = self.own.learned_variance
         reached = advance_state(torch.from_numpy(row).to(state.device), state, output, noise, learned)[:n]
         target = self._path[step + 1]
         if float((target - reached).norm()) > _NOTHING * float(target.norm()):
-            known = torch.cat([state, output[None, :, : state.shape[2]]])
+            known = state if self._skips[step] else torch.cat([state, output[None, :, : state.shape[2]]])
             change = self._least_squares(known, target - reached)
             a[:n] += change[:, :m]
-            b[:n] += change[:, m]
+            if not self._skips[step]:
+                b[:n] += change[:, m]
         self._rows[step] = row
         return advance_state(torch.from_numpy(row).to(state.device), state, output, noise, learned)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -112,9 +112,11 @@ def search_best(
 
     realizer = Realizer(
         problem.spec, problem.rows, problem.steps, problem.full_flops / ratio, max_engines, problem.sensitivity,
-        target.budget,
+        target.budget, trials.can_skip,
     )  # fmt: skip
     schedules = _portfolio(problem, target, planners, max_engines, realizer.budget) | {"soda": soda}
+    if not trials.can_skip:
+        schedules = {name: schedule for name, schedule in schedules.items() if not any(schedule.skips)}
     samples = len(trials.samples)
     panel = draw_panel(trials, _PANEL_SHARE * seconds, clock)
     few = trials.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
@@ -137,7 +139,7 @@ def search_best(
         if starts and search.over:
             break
         starts.append(_Start(search.try_schedule(schedules[name], name), name, schedules[name]))
-    drafts = solved | _drafts_of(schedules)
+    drafts = solved | _drafts_of(schedules, realizer.ways)
     for i, (draft, schedule) in enumerate(search.promising(drafts)):
         if search.over:
             break
@@ -153,7 +155,7 @@ def search_best(
     weights = panel.weights(count)
     many = judged if late else trials.with_samples(panel.choose(count), weights)
     winner = _run_off(search, leaders, many, weights, started + seconds, clock)
-    sampler = many.fit_sampler(winner.schedule) if trials.fit else trials.sampler
+    sampler = many.fit_sampler(winner.schedule) if trials.fit else many.unfitted(winner.schedule)
     log.info("plan: scouted %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))
     log.info(
         "plan: %s, RMSE %.4g; %d schedules and %d intervals measured",
@@ -218,7 +220,7 @@ def _solved_drafts(realizer: Realizer, costs: IntervalCosts) -> dict[Draft, str]
     drafts: dict[Draft, str] = {}
     able = [i for i, way in enumerate(MEASURED_WAYS) if way in realizer.ways]
     flops = np.array([realizer.way_flops(MEASURED_WAYS[i]) for i in able], np.float64)
-    kinds = {"all ways": able, "leaf sites": [i for i in able if not MEASURED_WAYS[i].stack]}
+    kinds = {"all ways": able, "leaf sites": [i for i in able if not (MEASURED_WAYS[i].stack or MEASURED_WAYS[i].skip)]}
     for kind, ways in kinds.items():
         for name, power in (("squares", 1.0), ("errors", 0.5)):
             try:
@@ -246,16 +248,15 @@ def _solve(realizer: Realizer, cost: NDArray[np.float64], flops: NDArray[np.floa
     return Intervals(anchors, ways, float(sum(least[first, end - first] for first, end in spans)))
 
 
-def _drafts_of(schedules: Mapping[str, Schedule]) -> dict[Draft, str]:
-    """The planners' anchors with every order in between."""
+def _drafts_of(schedules: Mapping[str, Schedule], ways: Sequence[Way]) -> dict[Draft, str]:
+    """The planners' anchors with every order in between, and with nothing."""
     drafts: dict[Draft, str] = {}
     for name, schedule in schedules.items():
         anchors = schedule.anchors
-        for way in (Way(0, False), Way(1, False), Way(2, False)):
+        for way in (way for way in ways if not way.stack):
             draft = Draft(anchors, (way,) * len(anchors))
-            drafts.setdefault(
-                draft.moved(partial=_widest(draft, schedule.steps)), f"{name}'s anchors, order {way.order}"
-            )
+            between = "skips" if way.skip else f"order {way.order}"
+            drafts.setdefault(draft.moved(partial=_widest(draft, schedule.steps)), f"{name}'s anchors, {between}")
     return drafts
 
 

@@ -20,7 +20,7 @@ from ..eager.reference import weighted_sum
 from ..eager.sampling import StepHook
 from ..eager.sites import SiteCall
 from ..plan.forecast import forecast_weights
-from ..sampler import MEMORY, Stepper
+from ..sampler import Stepper, with_memory
 from .trial import Trials
 
 MAX_GAP = 10
@@ -29,14 +29,16 @@ _LEAST_ANCHORS = 3
 
 
 class Way(NamedTuple):
-    """How steps between anchors do without computing: every leaf site's output, or the stack's, at an order."""
+    """How steps between anchors do without computing: every leaf site's output, or the stack's, at an order; or skip:
+    without the model."""
 
     order: int
     stack: bool
+    skip: bool = False
 
 
-WAYS = (Way(0, False), Way(1, False), Way(2, False), Way(0, True), Way(1, True), Way(2, True))
-MEASURED_WAYS = (Way(0, False), Way(1, False), Way(2, False), Way(2, True))
+WAYS = (Way(0, False), Way(1, False), Way(2, False), Way(0, True), Way(1, True), Way(2, True), Way(0, False, True))
+MEASURED_WAYS = (Way(0, False), Way(1, False), Way(2, False), Way(2, True), Way(0, False, True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ class _Interval:
         squares: dict[Way, float] = {}
         for way in MEASURED_WAYS:
             has_stack = self.trials.spec.stack is not None
-            able = Way(min(way.order, len(self.nodes) - 1), way.stack and has_stack)
+            able = Way(min(way.order, len(self.nodes) - 1), way.stack and has_stack, way.skip and self.trials.can_skip)
             if able not in squares:
                 squares[able] = float(((self._finish(able) - final) ** 2).mean())
             squares[way] = squares[able]
@@ -134,14 +136,17 @@ class _Interval:
         output = trials.sampling.predict(trials.sampler, step, trials.states[step], StepHook(keep))
         self.predictions.append(output[:, : trials.spec.latent_shape[0]])
 
-    def _begin(self) -> tuple[Stepper, Tensor]:
+    def _begin(self, way: Way) -> tuple[Stepper, Tensor]:
         """What the steps after the anchor are taken with, and the state they find."""
         trials, state = self.trials, self.trials.states[self.anchor + 1]
-        if not trials.fit:
-            return trials.sampler, state
         renews = [not self.anchor < step < self.anchor + self.gap for step in range(trials.sampler.steps)]
-        fitting = trials.fitting(renews)
-        return fitting, fitting.resume(state, self.predictions[1 : 1 + MEMORY])
+        skips = [way.skip and not renewed for renewed in renews]
+        fitting = trials.fitting(renews, skips)
+        if trials.fit:
+            return fitting, fitting.resume(state, self.predictions)
+        if not way.skip:
+            return trials.sampler, state
+        return with_memory(trials.sampler, renews, skips), fitting.resume(state, self.predictions)
 
     def _finish(self, way: Way) -> Tensor:
         spec = self.trials.spec
@@ -151,10 +156,12 @@ class _Interval:
         def hook(step: int) -> StepHook:
             if step >= self.anchor + self.gap:
                 return StepHook()
+            if way.skip:
+                return StepHook(skips=True)
             weights = forecast_weights(step, self.nodes, way.order)
             return StepHook(lambda k, call: self._reused(k, call, weights, given), given)
 
-        stepper, state = self._begin()
+        stepper, state = self._begin(way)
         return self.trials.sampling.run(stepper, hook, state, self.anchor + 1)[0]
 
     def _reused(self, k: int, call: SiteCall, weights: Sequence[float], given: frozenset[int]) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from ..models.flops import full_step_flops, site_flops, step_flops
 from ..models.spec import ModelSpec
 from ..plan.allocate import allocate
 from ..plan.planners.orders import limit_orders
-from ..plan.schedule import Schedule, cached_work
+from ..plan.schedule import Schedule, cached_work, skipped_work
 from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 from .closed_loop import WAYS, Way
 
@@ -37,16 +37,20 @@ class Draft:
 
 class Realizer:
     """Turns drafts into schedules within a FLOPs budget for one sample. anchors: how many steps of each schedule
-    compute everything, exactly; 0 leaves that open."""
+    compute everything, exactly; 0 leaves that open. can_skip: whether the sampler can do without the model."""
 
     def __init__(
         self, spec: ModelSpec, rows: int, steps: int, budget: float, max_engines: int, sensitivity: SensitivityMap,
-        anchors: int = 0,
+        anchors: int = 0, can_skip: bool = False,
     ) -> None:  # fmt: skip
         self.spec, self.rows, self.steps, self.budget, self.max_engines = spec, rows, steps, budget, max_engines
         self.full, self.anchors = full_step_flops(spec, rows), anchors
-        self.ways = tuple(way for way in WAYS if not way.stack or spec.stack is not None)
-        self._cached = {way: cached_work(spec, way.order, way.stack) for way in self.ways}
+        self.ways = tuple(
+            way for way in WAYS if (spec.stack is not None or not way.stack) and (can_skip or not way.skip)
+        )
+        self._cached = {
+            way: skipped_work(spec) if way.skip else cached_work(spec, way.order, way.stack) for way in self.ways
+        }
         self._leaves = np.array(spec.leaves)
         self._error = np.nan_to_num(sensitivity.reuse_error[:, self._leaves].astype(np.float64))  # [S, P, I]
         sites = [spec.sites[k] for k in spec.leaves]
@@ -86,7 +90,8 @@ class Realizer:
         """
         before, anchor = self._flops(work), max(a for a in draft.anchors if a < step)
         filled = work.copy()
-        if draft.ways[draft.anchors.index(anchor)].stack:
+        way = draft.ways[draft.anchors.index(anchor)]
+        if way.stack or way.skip:
             filled[:] = self._cached[Way(0, False)]
         error = self._error[step, :, min(step - anchor, MAX_INTERVAL) - 1]  # [P]
         fixed, nothing = self._flops(filled) - before, np.zeros(len(error))

@@ -16,6 +16,7 @@ from ..models.identity import TokenScore
 from ..options import BundleOptions, ProfileOptions
 from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.plan import Plan
+from ..plan.planners.skips import zeus_fill
 from ..plan.problem import Target
 from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 from ..plan.solve import (
@@ -28,6 +29,7 @@ from ..plan.solve import (
     solve_plan,
     solve_without_map,
 )
+from ..sampler import can_skip, check_skips, hold
 from .best import MORE_SAMPLES, affordable_samples, search_best
 from .journal import Journal
 from .trial import Trials
@@ -85,8 +87,12 @@ def _plan(
         solved = solve_without_map(setting, bench.loaded.spec, options)
     else:
         solved = solve_plan(sensitivity, bench.loaded.spec, options)
-    if options.fit_sampler != "always":
-        return solved
+    fits = options.planner == "skip-fitted"
+    if fits and options.fit_sampler == "never":
+        raise UsageError("--planner skip-fitted fits the sampler: leave out --fit-sampler never, or use --planner zeus")
+    if not fits and options.fit_sampler != "always":
+        return replace(solved, plan=bench.completed(solved.plan, zeus_fill if options.planner == "zeus" else hold))
+    check_skips(bench.sampler, solved.plan.schedule.skips)
     return replace(solved, plan=fit_plan(bench, solved.plan, options, calibration))
 
 
@@ -140,7 +146,7 @@ def _search(
         f"best ({found.by}) budget={options.budget} flops_ratio={options.flops_ratio:g} samples={samples} "
         f"measured={found.measured} max_engines={options.max_engines}" + (" fitted" if trials.fit else "")
     )
-    coefficients = found.sampler.coefficients if trials.fit else None
+    coefficients = found.sampler.coefficients if trials.fit or any(found.schedule.skips) else None
     return SolvedPlan(make_plan(sensitivity, found.schedule, made_by, coefficients))
 
 
@@ -148,7 +154,7 @@ def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines
     """Time every kind of step on the backend, with a bundle that is made for that by the same options."""
     check_can_time(bundle.backend, batch, engines)
     spec = bench.loaded.spec
-    schedule = probe_schedule(spec, bench.sampler.steps)
+    schedule = probe_schedule(spec, bench.sampler.steps, can_skip(bench.sampler))
     plan = bench.plan_of(schedule, "probe of step latencies")
     out = bench.store.root / f"probe-{spec.name}-{bundle.backend}"
     built = bench.build(plan, bundle.backend, out, bundle, engines)

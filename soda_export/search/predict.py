@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.decisions import COMPUTE, MAX_ORDER
+from ..models.decisions import COMPUTE, MAX_ORDER, is_skip
 from ..models.flops import full_step_flops, step_flops
 from ..models.spec import ModelSpec
 from ..plan.schedule import Schedule, fixed_flops
 from .closed_loop import MEASURED_WAYS, IntervalCosts
 
 _STACK = next(w for w, way in enumerate(MEASURED_WAYS) if way.stack)
-_LEAVES = {way.order: w for w, way in enumerate(MEASURED_WAYS) if not way.stack}
+_SKIP = next(w for w, way in enumerate(MEASURED_WAYS) if way.skip)
+_LEAVES = {way.order: w for w, way in enumerate(MEASURED_WAYS) if not way.stack and not way.skip}
 
 
 class Predictor:
@@ -40,6 +41,8 @@ class Predictor:
 
     def _way(self, work: NDArray[np.int64]) -> int:
         """Which of the measured ways a step is most like."""
+        if is_skip(work.tolist()):
+            return _SKIP
         if self._spec.stack is not None and work[self._spec.stack] != COMPUTE:
             return _STACK
         return _LEAVES[int(-work[(work < 0) & (work >= -MAX_ORDER)].min(initial=0))]
@@ -48,7 +51,7 @@ class Predictor:
         """How much of its leaf sites a step computes, by FLOPs."""
         key = work.tobytes()
         if key not in self._shares:
-            spent = step_flops(self._spec, self._rows, work.tolist()) - self._least
+            spent = step_flops(self._spec, self._rows, work.tolist()) - self._least  # below 0 where skipped
             self._shares[key] = max(0.0, spent / (self._full - self._least))
         return self._shares[key]
 

@@ -21,7 +21,7 @@ from ..models.identity import SamplerIdentity, TokenScore, identify
 from ..options import PLAN_SEED
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
-from ..sampler import FittingSampler, SamplerTable, Stepper
+from ..sampler import FittingSampler, SamplerTable, Stepper, can_skip, with_memory
 from .journal import Journal
 
 
@@ -91,7 +91,7 @@ class Trials:
         known = self.journal.get(key)
         if known is None:
             fitting = self._fitting(schedule) if self.fit else None
-            known = mean_squares(self.play(schedule, fitting or self.sampler) - self.states[-1][0])
+            known = mean_squares(self.play(schedule, fitting or self.unfitted(schedule)) - self.states[-1][0])
             self.journal.add(key, known)
             if fitting:
                 self._fitted[key] = fitting.fitted
@@ -111,13 +111,25 @@ class Trials:
             self._fitted[key] = fitting.fitted
         return self._fitted[key]
 
-    def fitting(self, renews: Sequence[bool]) -> FittingSampler:
-        """A sampler to be fitted on these samples. renews: whether each step's prediction is a new one."""
+    @property
+    def can_skip(self) -> bool:
+        """Whether this sampler can take steps that do not call the model."""
+        return can_skip(self.sampler)
+
+    def unfitted(self, schedule: Schedule) -> SamplerTable:
+        """The sampler as it is; where steps are skipped, they hold the latest prediction."""
+        if not any(schedule.skips):
+            return self.sampler
+        return with_memory(self.sampler, schedule.renews(self.spec, self.rows), schedule.skips)
+
+    def fitting(self, renews: Sequence[bool], skips: Sequence[bool] = ()) -> FittingSampler:
+        """A sampler to be fitted on these samples. renews: whether each step's prediction is a new one. skips: whether
+        it does not call the model."""
         weights = None if self._weights is None else torch.from_numpy(self._weights)
-        return FittingSampler(self.sampler, self.states, renews, weights)
+        return FittingSampler(self.sampler, self.states, renews, skips, weights)
 
     def _fitting(self, schedule: Schedule) -> FittingSampler:
-        return self.fitting(schedule.renews(self.spec, self.rows))
+        return self.fitting(schedule.renews(self.spec, self.rows), schedule.skips)
 
     def _schedule_key(self, schedule: Schedule) -> str:
         return self.key_of(round_keeps(schedule, self.spec).work.tobytes())

@@ -16,6 +16,7 @@ from tests.runtime.bundles import (
     GOLDEN_V5,
     GOLDEN_V5_INPAINT,
     GOLDEN_V5_PORTS,
+    GOLDEN_V5_SKIP,
     GOLDEN_V5_TEXT,
     add_starts,
     copy_golden,
@@ -52,6 +53,21 @@ def test_every_start_is_played_as_the_format_says(
         assert relative(found, toy.play(LABELS, NOISE, accelerated, first, LATENTS)) < 1e-5
     found = session.generate(labels=LABELS, noise_initial=NOISE.initial, noise_steps=NOISE.steps)
     assert relative(found, toy.play(LABELS, NOISE)) < 1e-5
+
+
+@needs_ort
+def test_a_start_computes_where_the_schedule_skips(library: Library) -> None:
+    session, other = library.open(GOLDEN_V5_SKIP, threads=1).session(), Bundle.open(GOLDEN_V5_SKIP, threads=1).session()
+    latents = latent_noise(1, 2, 2, (1, 8, 8))
+    for first in range(8):
+        initial, *rest = (latent_noise(3, stream, 2, (1, 8, 8)) for stream in range(9))
+        noise = Noise(initial, np.stack(rest))
+        found = session.generate(
+            labels=[3, 7], noise_initial=noise.initial, noise_steps=noise.steps, start_latents=latents, start_step=first
+        )
+        expected = other.generate([3, 7], noise=noise, start_latents=latents, start_step=first)
+        assert {2, 4, 5}.isdisjoint(other.playback.cached)
+        assert relative(found, expected) < 1e-6
 
 
 @needs_ort

@@ -130,7 +130,7 @@ MODEL = json.loads(msgspec.json.encode(identify(SPEC)))
         ),
         ({"steps": ["compute", {"attn": "reuse"}, "reuse"]}, "step 1: kind 'ff' is missing"),
         ({"steps": ["compute", {"attn": "reuse", "ff": "reuse", "mlp": "reuse"}, "reuse"]}, "unknown kind 'mlp'"),
-        ({"steps": ["compute", "skip", "reuse"]}, "skip"),
+        ({"steps": ["compute", "omit", "reuse"]}, "omit"),
         ({"version": 5}, "version 5, expected 'soda-plan' version 4"),
         ({"version": 2}, "unknown field `sites`"),
         ({"format": "other"}, "format 'other' version 4"),

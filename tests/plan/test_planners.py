@@ -101,7 +101,7 @@ def test_a_budget_and_a_ratio_together_are_refused(name: str) -> None:
 
 @each_planner
 def test_without_a_target_only_published_settings_are_planned(name: str) -> None:
-    if name in ("toca", "duca", "fora", "taylorseer", "taylorseer1"):
+    if name in ("toca", "duca", "fora", "taylorseer", "taylorseer1", "zeus"):
         check_history(PLANNERS[name](PROBLEMS[0], Target()))
     else:
         with pytest.raises(PlanError, match="--budget"):
@@ -114,7 +114,7 @@ def test_planners_that_need_a_map_say_so() -> None:
         assert needs_map(name)
         with pytest.raises(PlanError, match="soda-export profile"):
             PLANNERS[name](bare, Target(17))
-    for name in ("uniform", "fora", "taylorseer", "taylorseer1", "toca", "duca"):
+    for name in ("uniform", "fora", "taylorseer", "taylorseer1", "toca", "duca", "zeus", "skip-fitted"):
         assert not needs_map(name)
         check_history(PLANNERS[name](bare, Target(18)))
     assert needs_map("best")
@@ -185,7 +185,7 @@ def test_any_model_is_planned_for(spec: ModelSpec, name: str) -> None:
     check_history(schedule)
     for k, site in enumerate(spec.sites):
         if k not in spec.leaves:
-            assert (schedule.work[:, k] == COMPUTE).all()
+            assert (schedule.work[~np.array(schedule.skips), k] == COMPUTE).all()
         if not site.tokens:
             assert ((schedule.work[:, k] == COMPUTE) | (schedule.work[:, k] <= 0)).all()
     lower_plan(Plan(identify(spec), SamplerIdentity("flow-match", 28), 1.0, schedule), spec)
@@ -220,10 +220,12 @@ def test_planners_without_a_map_make_plans() -> None:
         solve_without_map(setting, DIGITS, PlanOptions(planner="soda", budget=17))
 
 
-def test_no_planner_leaves_a_site_idle_but_where_all_blocks_are_skipped() -> None:
+def test_no_planner_leaves_a_site_idle_but_where_all_blocks_or_whole_steps_are_skipped() -> None:
     for name in EVERYWHERE:
-        idle = (PLANNERS[name](PROBLEMS[1], Target(flops_ratio=2.2)).work == IDLE).any(axis=1)
+        schedule = PLANNERS[name](PROBLEMS[1], Target(flops_ratio=2.2))
+        idle = (schedule.work == IDLE).any(axis=1) & ~np.array(schedule.skips)
         assert not idle.any() or name == "duca"
+        assert any(schedule.skips) == (name in ("zeus", "skip-fitted"))
 
 
 def test_deepcache_reuses_the_deep_feature_between_its_anchors() -> None:

@@ -30,9 +30,10 @@ GOLDEN_V3, GOLDEN_V3_TEXT = GOLDEN.with_name("v3"), GOLDEN.with_name("v3-text")
 GOLDEN_V4, GOLDEN_V4_TEXT = GOLDEN.with_name("v4"), GOLDEN.with_name("v4-text")
 GOLDEN_V5, GOLDEN_V5_TEXT, GOLDEN_V5_PORTS = (GOLDEN.with_name(name) for name in ("v5", "v5-text", "v5-ports"))
 GOLDEN_V5_START, GOLDEN_V5_INPAINT = GOLDEN.with_name("v5-start"), GOLDEN.with_name("v5-inpaint")
+GOLDEN_V5_SKIP = GOLDEN.with_name("v5-skip")
 GOLDENS = [
     GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT, GOLDEN_V5, GOLDEN_V5_TEXT,
-    GOLDEN_V5_START, GOLDEN_V5_INPAINT,
+    GOLDEN_V5_START, GOLDEN_V5_INPAINT, GOLDEN_V5_SKIP,
 ]  # fmt: skip
 """Of models; GOLDEN_V5_PORTS is made by hand, and requested by ports."""
 

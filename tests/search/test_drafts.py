@@ -84,8 +84,21 @@ def test_a_fill_in_never_makes_another_anchor_where_their_number_is_given(case: 
 
 
 def test_without_a_stack_no_way_skips_it() -> None:
-    assert realizer(CASE, 2.0).ways == WAYS
+    assert realizer(CASE, 2.0).ways == tuple(way for way in WAYS if not way.skip)
     assert all(not way.stack for way in realizer(CASES[3], 2.0).ways)
+
+
+def test_a_draft_may_skip_and_compute_in_part_where_it_skips() -> None:
+    """What the skipped steps leave of the budget goes to a step that is computed in part."""
+    assert CASE.sensitivity is not None
+    able = Realizer(CASE.spec, CASE.rows, CASE.steps, CASE.full_flops / 2.2, 12, CASE.sensitivity, can_skip=True)
+    skip = Way(0, False, True)
+    assert able.way_flops(skip) == 0
+    anchors = tuple(range(0, CASE.steps, 3))
+    schedule = able.realize(Draft(anchors, (skip,) * len(anchors), (1,)))
+    assert schedule is not None
+    assert schedule.skips == [t not in (*anchors, 1) for t in range(CASE.steps)]
+    assert (schedule.work[1] == COMPUTE).any()
 
 
 def test_exchanged_steps_are_the_same_work() -> None:
@@ -182,7 +195,7 @@ def test_solved_drafts_have_the_number_of_anchors_that_is_asked_for(case: Proble
 class FakeTrials:
     """Measures by the map."""
 
-    fit = False
+    fit = can_skip = False
     sampler = SimpleNamespace(steps=50)
 
     def __init__(self, case: Problem, samples: Sequence[int] = range(4)) -> None:
@@ -193,6 +206,9 @@ class FakeTrials:
 
     def typical_error(self, schedule: Schedule) -> float:
         return error_of(self.case, schedule)
+
+    def unfitted(self, schedule: Schedule) -> SimpleNamespace:
+        return self.sampler
 
     def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
         return np.full(len(self.samples), error_of(self.case, schedule) ** 2)

@@ -21,6 +21,14 @@ int64_t step_of_strength(double strength, int64_t steps, bool rounds_down) {
     return first;
 }
 
+// Whether a program calls the model: it takes what is prepared for that, or touches the cache.
+bool calls_model(const Manifest& m, const Program& program) {
+    const auto takes = [&](const PreparedTensor& tensor) {
+        return std::find(program.inputs.begin(), program.inputs.end(), tensor.name) != program.inputs.end();
+    };
+    return !program.reads.empty() || !program.writes.empty() || std::any_of(m.tensors.begin(), m.tensors.end(), takes);
+}
+
 }  // namespace
 
 std::vector<bool> cached_steps(const Manifest& m, int64_t first) {
@@ -28,7 +36,7 @@ std::vector<bool> cached_steps(const Manifest& m, int64_t first) {
     std::vector<bool> cached;
     for (size_t i = 0; i < m.steps.size(); ++i) {
         const Program& program = m.programs[size_t(m.steps[i].program)];
-        bool runs = int64_t(i) >= first;
+        bool runs = int64_t(i) >= first && calls_model(m, program);
         for (const SlotValue& read : program.reads) {
             const std::vector<bool>& values = there[size_t(read.slot)];
             runs = runs && std::all_of(values.end() - 1 - read.age, values.end(), [](bool whole) { return whole; });

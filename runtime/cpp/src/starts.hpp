@@ -16,7 +16,8 @@ namespace soda {
 using Tables = std::map<std::string, Table>;
 
 // For each step whether it runs the schedule's own program where step `first` is the first: it reads nothing but values
-// that such steps wrote. The others run the baseline program, which leaves the cache as it is.
+// that such steps wrote, and calls the model: one that does not goes on from predictions, which the rows of a start do
+// not remember. The others run the baseline program, which leaves the cache as it is.
 std::vector<bool> cached_steps(const Manifest& manifest, int64_t first);
 
 // [steps, columns]: the rows that steps take as `coefficients` where step `first` is the first.

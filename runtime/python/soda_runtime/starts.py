@@ -37,13 +37,16 @@ class Start:
 
 def cached_steps(manifest: Manifest, first: int) -> frozenset[int]:
     """The steps that run the schedule's own programs where step `first` is the first: those that read only values that
-    such steps wrote. The others run the baseline program, which leaves the cache as it is."""
+    such steps wrote, and call the model: one that does not goes on from predictions, which the rows of a start do not
+    remember. The others run the baseline program, which leaves the cache as it is."""
+    tensors = {tensor.name for tensor in manifest.tensors}
     there: dict[str, list[bool]] = {}  # of each slot's values, newest first: whether all its writes were made
     cached = set()
     for index, step in enumerate(manifest.steps):
         program = manifest.programs[step.program]
         reads = [there[slot][: age + 1] for slot, age in map(slot_of, program.reads)]
-        runs = index >= first and all(map(all, reads))
+        calls = bool(program.reads or program.writes) or not tensors.isdisjoint(program.inputs)
+        runs = index >= first and calls and all(map(all, reads))
         cached |= {index} if runs else set()
         for slot in program.writes:
             values = there.setdefault(slot, [])

@@ -38,7 +38,7 @@ def schedule_of(computed: NDArray[np.bool_], model: ModelIdentity) -> Schedule:
 def computes(schedule: Schedule, model: ModelIdentity, tool: str) -> NDArray[np.bool_]:
     """Whether each site computes, [S, K]. Raises PlanError where the schedule does more than compute or reuse."""
     work, stack = schedule.work, list(model.kinds.get(STACK, ()))
-    skipped = np.flatnonzero((work[:, stack] != COMPUTE).any(axis=1))
+    skipped = np.flatnonzero((work[:, stack] != COMPUTE).any(axis=1) | np.array(schedule.skips))
     if skipped.size:
         raise PlanError(f"step {skipped[0]}: all blocks are skipped; a {tool} file can only reuse modules")
     early = np.flatnonzero(work[0] == REUSE)

@@ -10,6 +10,7 @@ from .deepcache import plan_deepcache
 from .duca import plan_duca
 from .dynamic import plan_dcs, plan_dp_forecast
 from .fora import plan_fora
+from .skips import plan_skip_fitted, plan_zeus
 from .smoothcache import plan_smoothcache
 from .soda import plan_soda, plan_soda_cem, plan_soda_literal, plan_uas
 from .taylorseer import plan_taylorseer, plan_taylorseer_first_order
@@ -32,6 +33,8 @@ PLANNERS: dict[str, Planner] = {
     "duca": plan_duca,
     "fora": plan_fora,
     "deepcache": plan_deepcache,
+    "zeus": plan_zeus,
+    "skip-fitted": plan_skip_fitted,
     "uniform": plan_uniform,
 }
 DESCRIPTIONS: dict[str, str] = {
@@ -48,10 +51,12 @@ DESCRIPTIONS: dict[str, str] = {
     "duca": "toca in turn with steps that skip all blocks (DiT and PixArt)",
     "fora": "fixed period counted from the end, everything reused in between",
     "deepcache": "fixed period, the deep feature reused in between (UNets)",
+    "zeus": "every third step in the middle of the run, the others without the model, by a line through the last two",
+    "skip-fitted": "evenly spaced steps, the others without the model, by what least squares say",
     "uniform": "evenly spaced anchors, everything reused in between",
 }
 """What each planner does, in a line."""
-_WITHOUT_MAP = {"taylorseer", "taylorseer1", "toca", "duca", "fora", "deepcache", "uniform"}
+_WITHOUT_MAP = {"taylorseer", "taylorseer1", "toca", "duca", "fora", "deepcache", "zeus", "skip-fitted", "uniform"}
 
 
 def needs_map(planner: str) -> bool:

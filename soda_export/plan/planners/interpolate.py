@@ -35,7 +35,7 @@ def meet_ratio(problem: Problem, ratio: float, make: Make, fewest: int, whole: i
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if table.flops(made(middle)) <= wanted else (low, middle)
-    offers = _partial_steps(problem, made(low), made(high), whole)
+    offers = [made(low), *_partial_steps(problem, made(low), made(high), whole)]
     best = min(offers, key=lambda offer: abs(table.flops(offer) - wanted))
     if not within_tolerance(problem, table.flops(best), ratio):
         reached = problem.full_flops / table.flops(best)
