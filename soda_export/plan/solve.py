@@ -25,7 +25,7 @@ from .sensitivity import SensitivityMap, map_bytes
 log = logging.getLogger(__name__)
 PlannerName = Literal[
     "best", "soda", "soda-cem", "soda-literal", "dcs", "uas", "dp-forecast", "taylorseer", "taylorseer1",
-    "smoothcache", "toca", "duca", "fora", "deepcache", "zeus", "skip-fitted", "uniform",
+    "smoothcache", "toca", "duca", "fora", "deepcache", "zeus", "sada-static", "skip-fitted", "uniform",
 ]  # fmt: skip
 FitSampler = Literal["best", "always", "never"]
 

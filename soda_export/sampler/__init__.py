@@ -2,12 +2,13 @@
 
 In the order of processing: scheduler.py builds the diffusers scheduler or refuses it, probe.py measures what each of
 its steps does, table.py holds the result, step.py is the arithmetic that a step program contains; memory.py lets a
-table remember predictions, fit.py fits it to a schedule; starts.py probes how it starts at a step from given latents,
-inpaint.py keeps what lies outside a mask.
+table remember predictions, lagrange.py clean samples, fit.py fits it to a schedule; starts.py probes how it starts at a
+step from given latents, inpaint.py keeps what lies outside a mask.
 """
 
 from .fit import FittingSampler
 from .inpaint import KNOWN, KnownRegion, advance_known, levels_after, starts_with_known, with_known
+from .lagrange import with_nodes
 from .memory import MEMORY, MOST_STATE, Fill, can_skip, check_fills, check_skips, hold, with_memory
 from .scheduler import SAMPLERS, make_scheduler, own_sampler
 from .starts import Starts, freeze_starts
@@ -16,8 +17,7 @@ from .table import SamplerTable, Stepper, freeze_sampler
 
 __all__ = [
     "KNOWN", "MEMORY", "MOST_STATE", "SAMPLERS", "Fill", "FittingSampler", "KnownRegion", "SamplerTable", "Starts",
-    "Stepper", "advance_known", "advance_state", "can_skip", "check_fills", "check_skips",
-    "freeze_sampler", "freeze_starts",
-    "guide", "hold", "levels_after", "make_scheduler", "own_sampler", "starts_with_known", "with_known",
-    "with_memory",
+    "Stepper", "advance_known", "advance_state", "can_skip", "check_fills", "check_skips", "freeze_sampler",
+    "freeze_starts", "guide", "hold", "levels_after", "make_scheduler", "own_sampler", "starts_with_known",
+    "with_known", "with_memory", "with_nodes",
 ]  # fmt: skip

@@ -78,8 +78,9 @@ def check_fills(table: SamplerTable, skips: Sequence[bool]) -> None:
         raise PlanError(f"step {asked.argmax()}: skip: its coefficients give the prediction a weight, there is none")
 
 
-def check_skips(own: SamplerTable, skips: Sequence[bool]) -> None:
-    """Refuse a schedule whose skipped steps this sampler cannot take. Raises PlanError."""
+def check_skips(own: SamplerTable, skips: Sequence[bool], tensors: int = MEMORY + 1) -> None:
+    """Refuse a schedule whose skipped steps this sampler cannot take. tensors: what they need in the state. Raises
+    PlanError."""
     if not any(skips):
         return
     first = list(skips).index(True)
@@ -90,8 +91,8 @@ def check_skips(own: SamplerTable, skips: Sequence[bool]) -> None:
             f"step {first}: skip: {own.name} takes the size of its noise from the model; choose another --sampler, "
             "e.g. ddim"
         )
-    if own.state_size + remembered(skips) > MOST_STATE:
+    if own.state_size + tensors > MOST_STATE:
         raise PlanError(
-            f"step {first}: skip: {own.name} would have a state of {own.state_size + remembered(skips)} tensors, more "
-            f"than {MOST_STATE}; choose another --sampler, e.g. dpm-solver++"
+            f"step {first}: skip: {own.name} would have a state of {own.state_size + tensors} tensors, more than "
+            f"{MOST_STATE}; choose another --sampler, e.g. dpm-solver++"
         )

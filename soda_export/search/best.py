@@ -55,6 +55,8 @@ _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
 _LEADERS = 4  # planners
 _FINALISTS, _PLANNERS_IN_FINAL = 4, 2
+_SURE_IN_FINAL = 3  # time is kept for so many of them
+_MOST_FINAL_SHARE = 0.5  # of the time, that is
 MORE_SAMPLES = 4  # times those of the search, in the run-off and for the last fit
 _LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
 _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing is worth measuring
@@ -130,10 +132,11 @@ def search_best(
     else:
         costs, solved = assumed_intervals(problem.steps), {}
     judged = trials.with_samples(panel.choose(samples))
+    final = (ratio + _SURE_IN_FINAL) * play * MORE_SAMPLES * samples / len(few.samples)
+    until = min(_SEARCH_UNTIL, 1.0 - min(_MOST_FINAL_SHARE, final / seconds))
     search = Search(
-        realizer, judged.typical_error,
-        Predictor(costs, problem.spec, problem.rows), started + _SEARCH_UNTIL * seconds, clock,
-    )  # fmt: skip
+        realizer, judged.typical_error, Predictor(costs, problem.spec, problem.rows), started + until * seconds, clock
+    )
     starts: list[_Start] = []
     for name in leaders:
         if starts and search.over:
@@ -184,7 +187,8 @@ def _run_off(
     """The finalist of least weighted RMSE on many samples; those for whom there is no time are out."""
     best: Measured | None = None
     planners = [m for m in search.measured if m.by in leaders[:_PLANNERS_IN_FINAL]]
-    for finalist in [*search.finalists(_FINALISTS), *planners]:
+    first, *others = search.finalists(_FINALISTS)
+    for finalist in [first, *planners, *others]:
         if best is not None and time.perf_counter() > deadline:
             break
         judged = finalist._replace(error=float(np.sqrt(weights @ many.squared_errors(finalist.schedule))))

@@ -29,7 +29,7 @@ from ..plan.solve import (
     solve_plan,
     solve_without_map,
 )
-from ..sampler import can_skip, check_skips, hold
+from ..sampler import can_skip, check_skips, hold, with_nodes
 from .best import MORE_SAMPLES, affordable_samples, search_best
 from .journal import Journal
 from .trial import Trials
@@ -91,9 +91,18 @@ def _plan(
     if fits and options.fit_sampler == "never":
         raise UsageError("--planner skip-fitted fits the sampler: leave out --fit-sampler never, or use --planner zeus")
     if not fits and options.fit_sampler != "always":
-        return replace(solved, plan=bench.completed(solved.plan, zeus_fill if options.planner == "zeus" else hold))
+        return replace(solved, plan=_with_fills(bench, solved.plan, options.planner))
     check_skips(bench.sampler, solved.plan.schedule.skips)
     return replace(solved, plan=fit_plan(bench, solved.plan, options, calibration))
+
+
+def _with_fills(bench: Workbench, plan: Plan, planner: str) -> Plan:
+    """The plan with what its planner puts in the place of predictions where it skips steps."""
+    skips = plan.schedule.skips
+    if planner == "sada-static" and any(skips):
+        table = with_nodes(bench.sampler, bench.loaded.scheduler_config, skips, bench.options.eta)
+        return replace(plan, coefficients=table.coefficients)
+    return bench.completed(plan, zeus_fill if planner == "zeus" else hold)
 
 
 def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: ProfileOptions) -> Plan:

@@ -100,11 +100,12 @@ def test_the_first_step_cannot_be_skipped(open_bench: OpenBench, tmp_path: Path)
         bench.build(plan, "ort", tmp_path / "late")
 
 
-@pytest.mark.parametrize("planner", ["zeus", "skip-fitted"])
+@pytest.mark.parametrize("planner", ["zeus", "sada-static", "skip-fitted"])
 def test_planners_that_skip_bring_their_coefficients(open_bench: OpenBench, planner: str) -> None:
     bench = open_bench(steps=STEPS)
-    options = PlanOptions(budget=4, planner=planner, plan_samples=2)  # type: ignore[arg-type]
+    budget = 6 if planner == "sada-static" else 4
+    options = PlanOptions(budget=budget, planner=planner, plan_samples=2)  # type: ignore[arg-type]
     plan = make_plan_for(bench, None, options, ProfileOptions()).plan
     assert plan.coefficients is not None
-    assert sum(plan.schedule.skips) == STEPS - 4
+    assert sum(plan.schedule.skips) == STEPS - budget
     assert bench.completed(plan) is plan

@@ -35,7 +35,7 @@ from tests.plan.problems import (
 
 PROBLEMS = (problem(DIGITS, "ddim", 50), problem(SHAPES, "dpm-solver++", 20, 4.5))
 RATIOS = (1.5, 1.9, 2.2, 2.5, 2.75)
-EVERYWHERE = [name for name in PLANNERS if name != "deepcache"]
+EVERYWHERE = [name for name in PLANNERS if name not in ("deepcache", "sada-static")]  # these have tests of their own
 ONE_OF_BOTH = [name for name in EVERYWHERE if not name.startswith(("soda", "uas"))]
 BY_ANCHORS = [name for name in EVERYWHERE if name not in ("toca", "duca")]
 GENERIC = BY_ANCHORS
@@ -114,7 +114,7 @@ def test_planners_that_need_a_map_say_so() -> None:
         assert needs_map(name)
         with pytest.raises(PlanError, match="soda-export profile"):
             PLANNERS[name](bare, Target(17))
-    for name in ("uniform", "fora", "taylorseer", "taylorseer1", "toca", "duca", "zeus", "skip-fitted"):
+    for name in ("uniform", "fora", "taylorseer", "taylorseer1", "toca", "duca", "zeus", "sada-static", "skip-fitted"):
         assert not needs_map(name)
         check_history(PLANNERS[name](bare, Target(18)))
     assert needs_map("best")

@@ -9,12 +9,21 @@ import torch
 from soda_export.errors import PlanError
 from soda_export.models.identity import identify
 from soda_export.plan.interchange.ones import computes
-from soda_export.plan.planners.skips import plan_skip_fitted, plan_zeus, zeus_fill, zeus_steps
+from soda_export.plan.planners.skips import plan_sada_static, plan_skip_fitted, plan_zeus, zeus_fill, zeus_steps
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.plan.steps import read_step, write_step
 from soda_export.report.schedule import draw_schedule
-from soda_export.sampler import check_fills, freeze_sampler, hold, with_memory
+from soda_export.sampler import (
+    SamplerTable,
+    check_fills,
+    freeze_sampler,
+    freeze_starts,
+    hold,
+    with_memory,
+    with_nodes,
+)
+from soda_export.sampler.lagrange import _clean_sample
 from tests.plan.problems import DIGITS, UNET, problem
 
 CONFIG = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}
@@ -61,6 +70,49 @@ def test_a_ratio_that_whole_steps_meet_is_met_by_them() -> None:
     schedule = plan_skip_fitted(problem(UNET, "ddim", 50), Target(flops_ratio=2.5))
     assert len(schedule.anchors) == 20
     assert sum(schedule.skips) == 30
+
+
+def test_sadas_static_half_computes_what_its_release_computes_in_any_case() -> None:
+    """With everything up to step 24 computed: 33 of 50, 25, 29, .., 45, 48 and 49 of the second half."""
+    schedule = plan_sada_static(PROBLEM, Target())
+    assert schedule.anchors == (*range(25), 25, 29, 33, 37, 41, 45, 48, 49)
+    for budget in range(20, 51):
+        assert len(plan_sada_static(PROBLEM, Target(budget)).anchors) == budget
+    assert plan_sada_static(PROBLEM, Target(flops_ratio=1.9)).flops_ratio(DIGITS, 2) == pytest.approx(1.9, rel=0.01)
+    with pytest.raises(PlanError, match=r"--budget 10: give 18 \.\. 50 anchors"):
+        plan_sada_static(PROBLEM, Target(10))
+
+
+CUBIC = torch.randn(4, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [
+        ("ddim", {}), ("ddim", {"prediction_type": "v_prediction"}), ("dpm-solver++", {"prediction_type": "sample"}),
+        ("euler", {}), ("euler", {"prediction_type": "v_prediction"}), ("flow-euler", {}),
+    ],
+)  # fmt: skip
+def test_clean_samples_that_are_a_cubic_of_the_step_are_met_exactly(sampler: str, settings: dict[str, str]) -> None:
+    """A model whose clean sample moves so: leaving steps out by four nodes changes nothing."""
+    steps = 24
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    config = flow if sampler.startswith("flow") else CONFIG | settings
+    own = freeze_sampler(sampler, config, steps)
+    skips = [t > 14 and t % 4 != 1 and t < 22 for t in range(steps)]
+    table, starts = with_nodes(own, config, skips), freeze_starts(own, config)
+    assert starts is not None
+
+    def play(stepper: SamplerTable) -> torch.Tensor:
+        state = stepper.begin(torch.ones(2, 1, 4, 4))
+        for step in range(steps):
+            clean = sum(CUBIC[power] * ((step - 12) / 12) ** power for power in range(4))
+            _, _, of_x, of_clean = _clean_sample(starts, config, step)
+            state = stepper.advance(step, state, of_x * state[0] + of_clean * clean, None)
+        return state[0]
+
+    check_fills(table, skips)
+    torch.testing.assert_close(play(table), play(own), atol=2e-3, rtol=2e-3)
 
 
 def test_zeus_steps_are_spread() -> None:

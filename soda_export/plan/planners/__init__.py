@@ -10,7 +10,7 @@ from .deepcache import plan_deepcache
 from .duca import plan_duca
 from .dynamic import plan_dcs, plan_dp_forecast
 from .fora import plan_fora
-from .skips import plan_skip_fitted, plan_zeus
+from .skips import plan_sada_static, plan_skip_fitted, plan_zeus
 from .smoothcache import plan_smoothcache
 from .soda import plan_soda, plan_soda_cem, plan_soda_literal, plan_uas
 from .taylorseer import plan_taylorseer, plan_taylorseer_first_order
@@ -34,6 +34,7 @@ PLANNERS: dict[str, Planner] = {
     "fora": plan_fora,
     "deepcache": plan_deepcache,
     "zeus": plan_zeus,
+    "sada-static": plan_sada_static,
     "skip-fitted": plan_skip_fitted,
     "uniform": plan_uniform,
 }
@@ -52,11 +53,14 @@ DESCRIPTIONS: dict[str, str] = {
     "fora": "fixed period counted from the end, everything reused in between",
     "deepcache": "fixed period, the deep feature reused in between (UNets)",
     "zeus": "every third step in the middle of the run, the others without the model, by a line through the last two",
+    "sada-static": "everything, then every fourth step, the others by a polynomial through four clean samples",
     "skip-fitted": "evenly spaced steps, the others without the model, by what least squares say",
     "uniform": "evenly spaced anchors, everything reused in between",
 }
 """What each planner does, in a line."""
-_WITHOUT_MAP = {"taylorseer", "taylorseer1", "toca", "duca", "fora", "deepcache", "zeus", "skip-fitted", "uniform"}
+_WITHOUT_MAP = {
+    "taylorseer", "taylorseer1", "toca", "duca", "fora", "deepcache", "zeus", "sada-static", "skip-fitted", "uniform",
+}  # fmt: skip
 
 
 def needs_map(planner: str) -> bool:
