@@ -32,7 +32,8 @@ def with_nodes(own: SamplerTable, config: dict[str, Any], skips: Sequence[bool],
     starts = freeze_starts(own, config, eta)
     if starts is None:
         raise PlanError(f"--planner sada-static: {own.name} mixes no clean sample with noise; choose another --sampler")
-    n, m, known = own.state_size, own.state_size + NODES, list[int]()
+    n, m = own.state_size, own.state_size + NODES
+    known: list[int] = []  # steps of the nodes, latest first
     wide = own.widened(m)
     rows = wide.coefficients.copy()
     for step, row in enumerate(rows):
