@@ -14,16 +14,16 @@ _STEPS_A_LINE = 100
 
 def draw_schedule(schedule: Schedule, model: ModelIdentity) -> list[str]:
     """Lines of text."""
-    lines, work = [], schedule.work
+    lines, work, skips = [], schedule.work, np.array(schedule.skips)
     for first in range(0, schedule.steps, _STEPS_A_LINE):
-        part, skips = work[first : first + _STEPS_A_LINE], schedule.skips[first : first + _STEPS_A_LINE]
+        part = work[first : first + _STEPS_A_LINE]
         ruler = "".join(f"{t:<10}" for t in range(first, first + len(part), 10))[: max(len(part), 4)]
         lines.append(f"{'step':>19}  {ruler}")
         for kind, numbers in model.kinds.items():
             for number, k in enumerate(numbers):
                 cells = "".join(
                     "–" if skipped else _cell(int(does), model.site_tokens[k])
-                    for does, skipped in zip(part[:, k], skips, strict=True)
+                    for does, skipped in zip(part[:, k], skips[first : first + _STEPS_A_LINE], strict=True)
                 )
                 lines.append(f"{kind if number == 0 else '':>13} {number:>5}  {cells}")
     words = ["█ computed"]
@@ -32,9 +32,9 @@ def draw_schedule(schedule: Schedule, model: ModelIdentity) -> list[str]:
     words.append("· reused")
     if ((work < 0) & (work != IDLE)).any():
         words.append("1 2 forecast at that order")
-    if any(schedule.skips):
+    if skips.any():
         words.append("– whole step skipped")
-    if (work[~np.array(schedule.skips)] == IDLE).any():
+    if (work[~skips] == IDLE).any():
         words.append("  skipped with what contains it")
     lines.append(f"{'':>19}  {'   '.join(words)}")
     return lines

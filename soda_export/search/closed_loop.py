@@ -141,12 +141,11 @@ class _Interval:
         trials, state = self.trials, self.trials.states[self.anchor + 1]
         renews = [not self.anchor < step < self.anchor + self.gap for step in range(trials.sampler.steps)]
         skips = [way.skip and not renewed for renewed in renews]
-        fitting = trials.fitting(renews, skips)
-        if trials.fit:
-            return fitting, fitting.resume(state, self.predictions)
-        if not way.skip:
+        if not trials.fit and not way.skip:
             return trials.sampler, state
-        return with_memory(trials.sampler, renews, skips), fitting.resume(state, self.predictions)
+        fitting = trials.fitting(renews, skips)
+        stepper = fitting if trials.fit else with_memory(trials.sampler, renews, skips)
+        return stepper, fitting.resume(state, self.predictions)
 
     def _finish(self, way: Way) -> Tensor:
         spec = self.trials.spec

@@ -112,15 +112,20 @@ sys.exit(17)
 """
 
 
-@pytest.mark.parametrize("name", ["ort", "openvino", "null"])
-def test_a_fork_refuses_to_play_and_ends(library: Library, name: str) -> None:
+def ends_with_17(code: str, name: str) -> None:
+    """Run code in a process of its own, with a golden bundle's path and a backend's name as arguments."""
     if not has_backend(name):
         pytest.skip(f"the backend {name} has not been built; `make cpp` says why")
     done = subprocess.run(
-        [sys.executable, "-c", FORK, str(GOLDEN_V5), name], cwd=ROOT, capture_output=True, text=True, timeout=100,
+        [sys.executable, "-c", code, str(GOLDEN_V5), name], cwd=ROOT, capture_output=True, text=True, timeout=100,
         check=False,
     )  # fmt: skip
     assert done.returncode == 17, done.stderr
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino", "null"])
+def test_a_fork_refuses_to_play_and_ends(library: Library, name: str) -> None:
+    ends_with_17(FORK, name)
 
 
 SIGNALLED = """
@@ -142,13 +147,7 @@ sys.exit(17 if heard else "the signal was lost")
 @pytest.mark.parametrize("name", ["ort", "openvino", "null"])
 def test_signals_are_heard_after_bundles_were_closed_in_the_order_of_their_opening(library: Library, name: str) -> None:
     """OpenVINO would leave the thread a stack for signal handlers that is gone: the next signal would be SIGSEGV."""
-    if not has_backend(name):
-        pytest.skip(f"the backend {name} has not been built; `make cpp` says why")
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, str(GOLDEN_V5), name], cwd=ROOT, capture_output=True, text=True, timeout=100,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 17, done.stderr
+    ends_with_17(SIGNALLED, name)
 
 
 def test_an_engine_library_starts_no_telemetry(library: Library, tmp_path: Path) -> None:

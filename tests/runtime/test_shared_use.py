@@ -177,15 +177,22 @@ sys.exit(17)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("backend", ["ort", "openvino", "null"])
-def test_a_fork_refuses_to_play_and_ends(backend: str) -> None:
+def ends_with_17(code: str, backend: str, *options: str) -> None:
+    """Run code in a process of its own, with a golden bundle's path and a backend's name as arguments. options: of
+    the interpreter."""
     if backend != "null":
         pytest.importorskip({"ort": "onnxruntime"}.get(backend, backend))
     done = subprocess.run(
-        [sys.executable, "-c", FORK, str(GOLDEN), backend], capture_output=True, text=True, timeout=100, check=False
-    )
+        [sys.executable, *options, "-c", code, str(GOLDEN), backend], capture_output=True, text=True, timeout=100,
+        check=False,
+    )  # fmt: skip
     assert done.returncode == 17, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("backend", ["ort", "openvino", "null"])
+def test_a_fork_refuses_to_play_and_ends(backend: str) -> None:
+    ends_with_17(FORK, backend)
 
 
 SIGNALLED = """
@@ -210,13 +217,7 @@ sys.exit(17 if heard else "the signal was lost")
 @pytest.mark.parametrize("backend", ["ort", "openvino", "null"])
 def test_signals_are_heard_after_bundles_were_closed_in_the_order_of_their_opening(backend: str) -> None:
     """OpenVINO would leave the thread a stack for signal handlers that is gone: Ctrl-C would end in SIGSEGV."""
-    if backend != "null":
-        pytest.importorskip({"ort": "onnxruntime"}.get(backend, backend))
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(GOLDEN), backend],
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert done.returncode == 17, done.stderr
+    ends_with_17(SIGNALLED, backend, "-X", "faulthandler")
 
 
 def test_an_engine_library_starts_no_telemetry(tmp_path: Path) -> None:

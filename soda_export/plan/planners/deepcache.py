@@ -9,8 +9,8 @@ from ...models.decisions import REUSE
 from ...models.spec import DEEP
 from ..problem import Problem, Target
 from ..schedule import Schedule
-from .interpolate import meet_ratio
-from .targets import check_budget, check_one_given
+from .interpolate import meet_target
+from .targets import check_one_given
 
 PUBLISHED_PERIOD = 3
 
@@ -32,9 +32,6 @@ def plan_deepcache(problem: Problem, target: Target) -> Schedule:
     def make(budget: int) -> Schedule:
         return computed_at([i * steps // budget for i in range(budget)])
 
-    if target.flops_ratio:
-        return meet_ratio(problem, target.flops_ratio, make, 1)
-    if not target.budget:
+    if not target.flops_ratio and not target.budget:
         return computed_at(range(0, steps, PUBLISHED_PERIOD))
-    check_budget(target.budget, 1, steps)
-    return make(target.budget)
+    return meet_target(problem, target, make, 1)

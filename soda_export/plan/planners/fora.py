@@ -9,9 +9,9 @@ from __future__ import annotations
 from ...errors import PlanError
 from ..problem import Problem, Target
 from ..schedule import Schedule
-from .interpolate import meet_ratio
+from .interpolate import meet_target
 from .periods import fewest_anchors, offsets
-from .targets import check_budget, check_one_given
+from .targets import check_one_given
 
 PUBLISHED_PERIOD = 3
 
@@ -22,15 +22,11 @@ def plan_fora(problem: Problem, target: Target, period: int = PUBLISHED_PERIOD) 
     if period < 1:
         raise PlanError(f"period {period}: must be at least 1 step")
     steps = problem.steps
-    fewest = fewest_anchors(steps)
 
     def computed_at(from_end: tuple[int, ...]) -> Schedule:
         anchors = {0, *(steps - 1 - offset for offset in from_end)}
         return Schedule.at_anchors(problem.spec, steps, tuple(sorted(anchors)))
 
-    if target.flops_ratio:
-        return meet_ratio(problem, target.flops_ratio, lambda budget: computed_at(offsets(steps, budget)), fewest)
-    if not target.budget:
+    if not target.flops_ratio and not target.budget:
         return computed_at(tuple(range(0, steps, period)))
-    check_budget(target.budget, fewest, steps)
-    return computed_at(offsets(steps, target.budget))
+    return meet_target(problem, target, lambda budget: computed_at(offsets(steps, budget)), fewest_anchors(steps))

@@ -9,13 +9,21 @@ import numpy as np
 
 from ...errors import PlanError
 from ...models.decisions import IDLE, REUSE
-from ..problem import Problem
+from ..problem import Problem, Target
 from ..schedule import Schedule
 from .flops_table import FlopsTable
 from .orders import limit_orders
-from .targets import unreachable, within_tolerance
+from .targets import check_budget, unreachable, within_tolerance
 
 Make = Callable[[int], Schedule]
+
+
+def meet_target(problem: Problem, target: Target, make: Make, fewest: int, whole: int = 1) -> Schedule:
+    """The schedule of make, as in meet_ratio, for the ratio or the budget that is given. Raises PlanError."""
+    if target.flops_ratio:
+        return meet_ratio(problem, target.flops_ratio, make, fewest, whole)
+    check_budget(target.budget, fewest, problem.steps)
+    return make(target.budget)
 
 
 def meet_ratio(problem: Problem, ratio: float, make: Make, fewest: int, whole: int = 1) -> Schedule:

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 from ..problem import Problem, Target
 from ..schedule import Schedule, skipped_work
-from .interpolate import meet_ratio
+from .interpolate import meet_target
 from .periods import evenly_spaced, fewest_anchors
-from .targets import check_budget, check_one_given
+from .targets import check_one_given
 
 _FIRST_SHARE, _LAST_SHARE, _PERIOD = 0.16, 0.94, 3
 _SADA_FIRST_SHARE, _SADA_PERIOD = 0.48, 4
@@ -27,12 +27,10 @@ def plan_zeus(problem: Problem, target: Target) -> Schedule:
     """ZEUS's steps; without a target as published. Raises PlanError."""
     check_one_given(target, has_published_settings=True)
     steps = problem.steps
-    fewest = fewest_anchors(steps)
-    if target.flops_ratio:
-        return meet_ratio(problem, target.flops_ratio, lambda budget: _at(problem, zeus_steps(steps, budget)), fewest)
-    if target.budget:
-        check_budget(target.budget, fewest, steps)
-        return _at(problem, zeus_steps(steps, target.budget))
+    if target.flops_ratio or target.budget:
+        return meet_target(
+            problem, target, lambda budget: _at(problem, zeus_steps(steps, budget)), fewest_anchors(steps)
+        )
     first, last = 1 + math.ceil(_FIRST_SHARE * steps), math.ceil(_LAST_SHARE * steps)
     return _at(problem, (t for t in range(steps) if t < first or t > last or not t % _PERIOD))
 
@@ -52,32 +50,23 @@ def plan_sada_static(problem: Problem, target: Target) -> Schedule:
         last = math.ceil(_LAST_SHARE * steps)
         return _at(problem, (t for t in range(steps) if t <= first or t > last or t % _SADA_PERIOD == 1))
 
-    fewest = len(after(_SADA_PERIOD + 1).anchors)
-
     def make(budget: int) -> Schedule:
         return next(made for first in range(steps) if len((made := after(first)).anchors) >= budget)
 
-    if target.flops_ratio:
-        return meet_ratio(problem, target.flops_ratio, make, fewest, whole=_SADA_PERIOD + 2)
-    if target.budget:
-        check_budget(target.budget, fewest, steps)
-        return make(target.budget)
+    if target.flops_ratio or target.budget:
+        fewest = len(after(_SADA_PERIOD + 1).anchors)
+        return meet_target(problem, target, make, fewest, whole=_SADA_PERIOD + 2)
     return after(round(_SADA_FIRST_SHARE * steps / _SADA_PERIOD) * _SADA_PERIOD)
 
 
 def plan_skip_fitted(problem: Problem, target: Target) -> Schedule:
     """Evenly spaced computations. Raises PlanError."""
     check_one_given(target)
-    steps = problem.steps
-    fewest = fewest_anchors(steps)
 
     def make(budget: int) -> Schedule:
-        return _at(problem, evenly_spaced(steps, budget))
+        return _at(problem, evenly_spaced(problem.steps, budget))
 
-    if target.flops_ratio:
-        return meet_ratio(problem, target.flops_ratio, make, fewest)
-    check_budget(target.budget, fewest, steps)
-    return make(target.budget)
+    return meet_target(problem, target, make, fewest_anchors(problem.steps))
 
 
 def zeus_steps(steps: int, budget: int) -> tuple[int, ...]:

@@ -11,9 +11,9 @@ from ...errors import PlanError
 from ...models.decisions import MAX_ORDER
 from ..problem import Problem, Target
 from ..schedule import Schedule
-from .interpolate import meet_ratio
+from .interpolate import meet_target
 from .periods import fewest_anchors, offsets
-from .targets import check_budget, check_one_given
+from .targets import check_one_given
 
 PUBLISHED_PERIOD = 4
 _FIRST_STEPS = 2  # computed whatever the period, so that a first derivative exists
@@ -27,20 +27,18 @@ def plan_taylorseer(
     if not 0 <= order <= MAX_ORDER or period < 1:
         raise PlanError(f"order {order}, period {period}: orders go from 0 to {MAX_ORDER}, periods from 1 step")
     steps = problem.steps
-    fewest = fewest_anchors(steps)
 
     def computed_at(from_second: tuple[int, ...]) -> Schedule:
         anchors = (0, *(1 + offset for offset in from_second))
         return Schedule.at_anchors(problem.spec, steps, anchors, order)
 
-    if target.flops_ratio:
-        return meet_ratio(
-            problem, target.flops_ratio, lambda budget: computed_at(offsets(steps, budget)), fewest, _FIRST_STEPS
-        )
-    if not target.budget:
+    if not target.flops_ratio and not target.budget:
         return computed_at(tuple(range(0, steps - 1, period)))
-    check_budget(target.budget, fewest, steps)
-    return computed_at(offsets(steps, target.budget))
+
+    def make(budget: int) -> Schedule:
+        return computed_at(offsets(steps, budget))
+
+    return meet_target(problem, target, make, fewest_anchors(steps), _FIRST_STEPS)
 
 
 def plan_taylorseer_first_order(problem: Problem, target: Target) -> Schedule:

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from ..problem import Problem, Target
 from ..schedule import Schedule
-from .interpolate import meet_ratio
+from .interpolate import meet_target
 from .periods import evenly_spaced, fewest_anchors
-from .targets import check_budget, check_one_given
+from .targets import check_one_given
 
 
 def plan_uniform(problem: Problem, target: Target) -> Schedule:
     """Evenly spaced anchors for a budget, or for a FLOPs ratio with one anchor in part. Raises PlanError."""
     check_one_given(target)
-    fewest = fewest_anchors(problem.steps)
 
     def make(budget: int) -> Schedule:
         return Schedule.at_anchors(problem.spec, problem.steps, evenly_spaced(problem.steps, budget))
 
-    if target.flops_ratio:
-        return meet_ratio(problem, target.flops_ratio, make, fewest)
-    check_budget(target.budget, fewest, problem.steps)
-    return make(target.budget)
+    return meet_target(problem, target, make, fewest_anchors(problem.steps))

@@ -101,9 +101,9 @@ std::map<std::string, FoundPort> ports_of(const ov::OutputVector& outputs) {
     return ports;
 }
 
-// One for each process, never freed. The CPU plugin of every core gives the thread that it is made in a stack for signal
-// handlers. Where cores are freed in another order than the reverse of their making, that thread keeps a stack that is
-// gone, and its next signal ends the process.
+// One for each process, never freed. The CPU plugin of every core gives the thread that it is made in a stack for
+// signal handlers. Where cores are freed in another order than the reverse of their making, that thread keeps a stack
+// that is gone, and its next signal ends the process.
 ov::Core& process_core() {
     static std::mutex lock;
     static auto& cores = *new std::map<pid_t, ov::Core*>;
