@@ -6,8 +6,8 @@ tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, wi
 v<VERSION>-ports is made by hand, of what those models lack: ports of every kind, two tokenizers and text encoders, a
 site of two outputs, slots of unequal sizes, latents of four axes, a video. v<VERSION>-start is a request that starts at
 a step from given latents, v<VERSION>-inpaint one that draws inside a mask; v<VERSION>-skip has steps that do not call
-the model. A golden bundle is made once per format
-version and never again: readers of later versions must still open it.
+the model; v<VERSION>-policy and v<VERSION>-sada decide while they run. A golden bundle is made once per format version
+and never again: readers of later versions must still open it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
+from soda_export.eager.adaptive import run_policy
 from soda_export.eager.reference import Start, run_reference
+from soda_export.eager.sampling import Sampling
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule, skipped_work
+from soda_export.policy import AdaptivePolicy
+from soda_export.policy.misfit import make_misfit
+from soda_export.policy.sada import make_sada
 from soda_export.sampler import KnownRegion, freeze_starts, levels_after
+from soda_export.search.gate import fit_fills, full_run
 from soda_export.search.trial import Trials
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +68,8 @@ def main() -> None:
         "-start": make_start,
         "-inpaint": make_inpaint,
         "-skip": make_skip,
+        "-policy": lambda out: make_adaptive(out, make_misfit_policy, "ddim", 12),
+        "-sada": lambda out: make_adaptive(out, make_sada_policy, "dpm-solver++", 16),
     }
     missing = {suffix: ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in makers}
     missing = {suffix: out for suffix, out in missing.items() if not out.exists()}
@@ -174,6 +182,42 @@ def make_skip(out: Path) -> None:
     played = Session.open(out).generate(labels=LABELS, seed=SEED)
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
     np.savez(out.with_suffix(".npz"), seed=SEED, labels=LABELS, latents=reference)
+
+
+def make_adaptive(
+    out: Path, policy_of: Callable[[Workbench], AdaptivePolicy], sampler: str, steps: int
+) -> None:
+    """A toy model whose samples decide for themselves which steps call it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model, store = save_tiny_model(Path(scratch) / "tiny"), StageStore(Path(scratch) / "work")
+        bench = Workbench(str(model), SamplerOptions(sampler, steps, 0.0, 1.5), store, lambda *_: None)
+        spec, policy = bench.loaded.spec, policy_of(bench)
+        schedule = Schedule.at_anchors(spec, steps, range(0, steps, 3))
+        bench.build(bench.plan_of(schedule, "by hand"), "ort", out, policy=policy)
+        initial = latent_noise(SEED, INITIAL_STREAM, 2, spec.latent_shape)
+        inputs = bench.eager.place(label_rows(bench))
+        sampling = Sampling(bench.eager, inputs, torch.from_numpy(initial), bench.options.guidance, 2)
+        reference = run_policy(sampling, policy)
+    session = Session.open(out)
+    played = session.generate(labels=LABELS, seed=SEED)
+    print(f"{out}: {reference.decisions.T.tolist()}")
+    print(f"{out}: same decisions: {np.array_equal(session.decisions, reference.decisions)}; largest difference from "
+          f"the reference {np.abs(played - reference.latents.numpy()).max():.2e}")  # fmt: skip
+    np.savez(
+        out.with_suffix(".npz"), seed=SEED, labels=LABELS, latents=reference.latents.numpy(),
+        decisions=reference.decisions,
+    )  # fmt: skip
+
+
+def make_misfit_policy(bench: Workbench) -> AdaptivePolicy:
+    conditions = bench.calibration(ProfileOptions()).conditions()
+    trials = Trials(bench.eager, bench.sampler, bench.identity, bench.options.guidance, conditions, range(4))
+    steps = bench.sampler.steps
+    return make_misfit(bench.sampler, fit_fills(*full_run(trials)), np.linspace(1.0, 2.0, steps), 8e-3)
+
+
+def make_sada_policy(bench: Workbench) -> AdaptivePolicy:
+    return make_sada(bench.sampler, bench.loaded.scheduler_config)
 
 
 def make_ports(out: Path) -> None:

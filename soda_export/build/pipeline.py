@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import torch
 from soda_runtime.engine_index import INDEX_NAME
+from soda_runtime.policy import POLICY_NAME
 
 from ..compile import AHEAD_OF_TIME, check_precision
 from ..compile.options import EngineOptions
@@ -19,6 +20,7 @@ from ..eager.model import EagerModel
 from ..errors import PlanError, UsageError
 from ..export.export import export_programs
 from ..export.index import read_index
+from ..export.policy import export_policy
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable, read_table, table_text
 from ..models.flops import full_step_flops
@@ -31,6 +33,7 @@ from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_t
 from ..plan.prior import uniform_map
 from ..plan.schedule import Schedule
 from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
+from ..policy import PROGRAM_FILE, TABLES_FILE, AdaptivePolicy
 from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from ..profile.resample import resample_map
 from ..sampler import Fill, SamplerTable, check_fills, check_skips, freeze_sampler, hold, with_memory
@@ -194,36 +197,47 @@ class Workbench:
 
     def build(
         self, plan: Plan, backend: str, out: Path, options: BundleOptions = BundleOptions(),
-        engine_options: EngineOptions = EngineOptions(),
+        engine_options: EngineOptions = EngineOptions(), policy: AdaptivePolicy | None = None,
     ) -> Built:  # fmt: skip
-        """Lower, export, compile and pack a plan that fits this model."""
+        """Lower, export, compile and pack a plan that fits this model. policy: what requests follow that do not ask for
+        the plan. Raises UsageError where the two do not go together."""
         plan = self.completed(plan)
+        if policy is not None and options.inpainting:
+            raise UsageError("--policy: a bundle that inpaints follows its schedule; leave out one of the two")
         spec, text, precision = self.loaded.spec, plan_text(plan), options.precision
         check_precision(backend, precision)
         compute = COMPUTE[precision]
         common = {"model": spec, "scheduler": self.loaded.scheduler_config, "precision": precision}
         lowered = self.store.produce(
-            "programs", {**common, "plan": text.decode()},
-            lambda folder: _write_programs(folder, plan, text, spec, compute),
+            "programs", {**common, "plan": text.decode(), **({"skip": True} if policy else {})},
+            lambda folder: _write_programs(folder, plan, text, spec, compute, policy is not None),
         )  # fmt: skip
         table = read_table((lowered / "programs.json").read_bytes(), str(lowered / "programs.json"))
         # what follows depends on the decisions, not on who made them
         if options.inpainting:
             common["inpainting"] = True
+        least_state = 1 if policy is None else policy.state_size
+        if policy is not None:
+            common["least_state"] = least_state
         common["table"] = msgspec.structs.replace(table, plan_hash="")
         exported = self.store.produce(
             "export", {**common, "starts": True},  # exports kept from before they had tables of starts are not taken
             lambda folder: export_programs(
                 self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export"),
-                inpainting=options.inpainting,
+                inpainting=options.inpainting, least_state=least_state,
             ),
         )  # fmt: skip
         index = read_index(exported)
         engines = make_engines(self.store, backend, exported, index.graphs, engine_options, common)
         components = self.components.make(backend, compute, options.without, engine_options)
         extra = [lowered / "plan.json", lowered / "programs.json"]
+        made = [*(engines / name for name in index.graphs), *components.engines]
+        if policy is not None:
+            rules = self._export_policy(policy, table, index.state_size)
+            compiled = make_engines(self.store, backend, rules, (PROGRAM_FILE,), engine_options, {"graph": rules.name})
+            made.append(compiled / PROGRAM_FILE)
+            extra += [rules / POLICY_NAME, rules / TABLES_FILE, compiled / PROGRAM_FILE]
         if backend in AHEAD_OF_TIME:
-            made = [*(engines / name for name in index.graphs), *components.engines]
             extra += self._describe_engines(made, compute)
             extra += [graph_path(engine.parent, engine.name, backend) for engine in made]
         pack_bundle(
@@ -231,6 +245,15 @@ class Workbench:
             partial(self.progress, "pack"),
         )  # fmt: skip
         return Built(out, plan, table, tuple(self.store.reused))
+
+    def _export_policy(self, policy: AdaptivePolicy, table: ProgramTable, state_size: int) -> Path:
+        """policy.json, its tables and the graph of its signals."""
+        programs = {"baseline": table.baseline, "count": len(table.programs), "forecasts": table.num_forecasts}
+        inputs = {"policy": policy.content, "state_size": state_size, "latents": self.loaded.spec.latent_shape}
+        return self.store.produce(
+            "policy", {**inputs, "programs": programs},
+            lambda folder: export_policy(policy, table, state_size, self.loaded.spec.latent_shape, folder),
+        )  # fmt: skip
 
     def _describe_engines(self, engines: list[Path], precision: Compute) -> list[Path]:
         """engines.json, and what the engines are made of."""
@@ -243,8 +266,10 @@ class Workbench:
         return [folder / LAYERS_NAME, folder / INDEX_NAME]
 
 
-def _write_programs(folder: Path, plan: Plan, text: bytes, spec: ModelSpec, precision: Compute) -> None:
-    table = lower_plan(plan, spec, precision)
+def _write_programs(
+    folder: Path, plan: Plan, text: bytes, spec: ModelSpec, precision: Compute, with_skip: bool
+) -> None:
+    table = lower_plan(plan, spec, precision, with_skip)
     (folder / "plan.json").write_bytes(text)
     (folder / "programs.json").write_bytes(table_text(table))
     log.info(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,16 @@ class Sampling:
     rows: int
     guided_channels: int = 0
     step_noise: Tensor | None = None
+
+    def of(self, samples: Sequence[int]) -> Sampling:
+        """Some of the samples."""
+        count, chosen = len(self.noise), list(samples)
+        inputs = {
+            name: values.reshape(self.rows, count, *values.shape[1:])[:, chosen].flatten(0, 1)
+            for name, values in self.inputs.items()
+        }  # fmt: skip
+        step_noise = None if self.step_noise is None else self.step_noise[:, chosen]
+        return replace(self, inputs=inputs, noise=self.noise[chosen], step_noise=step_noise)
 
     def run(
         self, stepper: Stepper, hooks: Hooks = compute_all, state: Tensor | None = None, first: int = 0,

@@ -65,15 +65,16 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def export_programs(
     loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, precision: Precision, folder: Path,
-    progress: Progress, expose_selection: bool = False, inpainting: bool = False,
+    progress: Progress, expose_selection: bool = False, inpainting: bool = False, least_state: int = 1,
 ) -> ExportIndex:  # fmt: skip
     """Write weights, tables, all graphs and export.json into `folder`. Raises ModelError and ExportError.
 
     progress(done, total) counts tracing, weights, and each graph. expose_selection: as in StepWriter.write.
-    inpainting: programs take a mask and known latents.
+    inpainting: programs take a mask and known latents. least_state: tensors that the state has at least.
     """
     started = time.perf_counter()
     own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
+    sampler = sampler.widened(max(sampler.state_size, least_state))
     starts = freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
     if starts is not None:
         starts = starts.widened(own, sampler.state_size)

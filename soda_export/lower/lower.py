@@ -14,7 +14,7 @@ from ..models.flops import full_step_flops, step_flops
 from ..models.precision import VALUE_BYTES, Compute
 from ..models.spec import ModelSpec, Site
 from ..plan.plan import Plan, exact_floats, hash_of, plan_text
-from ..plan.schedule import Schedule
+from ..plan.schedule import Schedule, skipped_work
 from .arena import layout_arena, padded_bytes
 from .liveness import live_values
 from .needs import SiteNeeds, Weights, needs_of_site
@@ -22,11 +22,12 @@ from .program import FORMAT, VERSION, ProgramTable, Slot, SlotLayout, StepProgra
 from .verify import verify_table
 
 
-def lower_plan(plan: Plan, spec: ModelSpec, precision: Compute = "fp32") -> ProgramTable:
+def lower_plan(plan: Plan, spec: ModelSpec, precision: Compute = "fp32", with_skip: bool = False) -> ProgramTable:
     """Lower a plan that fits `spec` (plan.check_fits). Raises PlanError where it reads what was never computed.
 
     Kept counts are rounded up to the sites' quanta. Writes that nobody reads are dropped; steps that then do the same
-    work share a program, which writes what any of them needs.
+    work share a program, which writes what any of them needs. with_skip: whether the program that does not call the
+    model is wanted, whatever the plan's steps run.
     """
     schedule = round_keeps(plan.schedule, spec)
     needs = {site.name: needs_of_site(schedule.work[:, k].tolist(), site.name) for k, site in enumerate(spec.sites)}
@@ -40,8 +41,10 @@ def lower_plan(plan: Plan, spec: ModelSpec, precision: Compute = "fp32") -> Prog
     ]
     indices = tuple(order[int(old)] for old in step_programs)
     baseline = _program(Schedule.full(spec, 1).work[0], set(), [], spec, plan.rows)
-    if baseline not in programs:
-        programs.append(baseline)
+    skip = _program(skipped_work(spec), set(), [], spec, plan.rows)
+    for wanted in (baseline, *([skip] if with_skip else [])):
+        if wanted not in programs:
+            programs.append(wanted)
     slots = _slots(programs, spec, plan.rows, VALUE_BYTES[precision])
     values = live_values([programs[i] for i in indices])
     sizes = [slots[str(value.slot)].bytes for value in values]

@@ -3,21 +3,22 @@
 In the order of processing: scheduler.py builds the diffusers scheduler or refuses it, probe.py measures what each of
 its steps does, table.py holds the result, step.py is the arithmetic that a step program contains; memory.py lets a
 table remember predictions, lagrange.py clean samples, fit.py fits it to a schedule; starts.py probes how it starts at a
-step from given latents, inpaint.py keeps what lies outside a mask.
+step from given latents, levels.py how noisy those are at each step, inpaint.py keeps what lies outside a mask.
 """
 
 from .fit import FittingSampler
 from .inpaint import KNOWN, KnownRegion, advance_known, levels_after, starts_with_known, with_known
-from .lagrange import with_nodes
+from .lagrange import lagrange_weights, with_nodes
+from .levels import Levels, levels_of, training_betas
 from .memory import MEMORY, MOST_STATE, Fill, can_skip, check_fills, check_skips, hold, with_memory
 from .scheduler import SAMPLERS, make_scheduler, own_sampler
 from .starts import Starts, freeze_starts
 from .step import advance_state, guide
-from .table import SamplerTable, Stepper, freeze_sampler
+from .table import SamplerTable, Stepper, freeze_sampler, widened_rows
 
 __all__ = [
-    "KNOWN", "MEMORY", "MOST_STATE", "SAMPLERS", "Fill", "FittingSampler", "KnownRegion", "SamplerTable", "Starts",
-    "Stepper", "advance_known", "advance_state", "can_skip", "check_fills", "check_skips", "freeze_sampler",
-    "freeze_starts", "guide", "hold", "levels_after", "make_scheduler", "own_sampler", "starts_with_known",
-    "with_known", "with_memory", "with_nodes",
+    "KNOWN", "MEMORY", "MOST_STATE", "SAMPLERS", "Fill", "FittingSampler", "KnownRegion", "Levels", "SamplerTable",
+    "Starts", "Stepper", "advance_known", "advance_state", "can_skip", "check_fills", "check_skips", "freeze_sampler",
+    "freeze_starts", "guide", "hold", "lagrange_weights", "levels_after", "levels_of", "make_scheduler", "own_sampler",
+    "starts_with_known", "training_betas", "widened_rows", "with_known", "with_memory", "with_nodes",
 ]  # fmt: skip

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError
+from .levels import Levels, levels_of
 from .memory import check_skips
-from .starts import Starts, freeze_starts
 from .table import SamplerTable
 
 NODES, PERIOD = 4, 4
@@ -29,9 +29,7 @@ def with_nodes(own: SamplerTable, config: dict[str, Any], skips: Sequence[bool],
     """The sampler with nodes in its state and fills for the skipped steps. config: of the model's scheduler. eta: as in
     freeze_sampler. Raises PlanError where this sampler has no clean sample to go by."""
     check_skips(own, skips, NODES)
-    starts = freeze_starts(own, config, eta)
-    if starts is None:
-        raise PlanError(f"--planner sada-static: {own.name} mixes no clean sample with noise; choose another --sampler")
+    levels = levels_of(own, config, "--planner sada-static", eta)
     n, m = own.state_size, own.state_size + NODES
     known: list[int] = []  # steps of the nodes, latest first
     wide = own.widened(m)
@@ -39,7 +37,7 @@ def with_nodes(own: SamplerTable, config: dict[str, Any], skips: Sequence[bool],
     for step, row in enumerate(rows):
         a, b = row[1 : 1 + m * m].reshape(m, m), row[1 + m * m : 1 + m * m + m]
         a[n:, n:] = np.eye(NODES)
-        of_x, of_prediction, x_of, clean_of = _clean_sample(starts, config, step)
+        of_x, of_prediction, x_of, clean_of = _clean_sample(levels, step)
         if skips[step]:
             fill = np.zeros(m)
             fill[0] = x_of
@@ -58,18 +56,15 @@ def lagrange_weights(step: int, nodes: Sequence[int]) -> list[float]:
     return [math.prod((step - r) / (q - r) for r in nodes if r != q) for q in nodes]
 
 
-def _clean_sample(starts: Starts, config: dict[str, Any], step: int) -> tuple[float, float, float, float]:
+def _clean_sample(levels: Levels, step: int) -> tuple[float, float, float, float]:
     """(p, q, u, v): the clean sample is p x + q prediction, the prediction u x + v clean sample."""
-    signal, share, is_flow = (float(value) for value in starts.levels[step])
-    kind = "flow_prediction" if is_flow else str(config.get("prediction_type", "epsilon"))
-    if kind == "epsilon":
-        return 1 / signal, -share / signal, 1 / share, -signal / share
-    if kind == "sample":
+    alpha, sigma, scale = levels.alpha[step], levels.sigma[step], levels.scale[step]
+    if levels.kind == "epsilon":
+        return scale / alpha, -sigma / alpha, scale / sigma, -alpha / sigma
+    if levels.kind == "sample":
         return 0.0, 1.0, 0.0, 1.0
-    if kind == "flow_prediction":  # x = signal x0 + share noise, signal + share = 1, prediction = noise - x0
-        return 1.0, -share, 1 / share, -1 / share
-    if kind == "v_prediction":  # of x / size: v = alpha noise - sigma x0
-        size = math.hypot(signal, share)
-        alpha, sigma = signal / size, share / size
-        return alpha / size, -sigma, alpha / (size * sigma), -1 / sigma
-    raise PlanError(f"--planner sada-static: knows no clean sample of prediction_type {kind!r:.40}; use zeus")
+    if levels.kind == "flow_prediction":  # noise - clean
+        return 1.0, -sigma, 1 / sigma, -1 / sigma
+    if levels.kind == "v_prediction":  # alpha noise - sigma clean
+        return alpha * scale, -sigma, alpha * scale / sigma, -1 / sigma
+    raise PlanError(f"--planner sada-static: knows no clean sample of prediction_type {levels.kind!r:.40}; use zeus")

@@ -20,7 +20,7 @@ from .table import SamplerTable
 
 MEMORY = 2
 """Earlier predictions that a step may use: of the computations before the latest one."""
-MOST_STATE = 8
+MOST_STATE = 16
 """Tensors of a bundle's state."""
 Fill = Callable[[int, int], tuple[float, ...]]
 """(how many steps in a row are skipped, this one included, how many predictions are known) -> weights of the remembered

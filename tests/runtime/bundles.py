@@ -31,9 +31,10 @@ GOLDEN_V4, GOLDEN_V4_TEXT = GOLDEN.with_name("v4"), GOLDEN.with_name("v4-text")
 GOLDEN_V5, GOLDEN_V5_TEXT, GOLDEN_V5_PORTS = (GOLDEN.with_name(name) for name in ("v5", "v5-text", "v5-ports"))
 GOLDEN_V5_START, GOLDEN_V5_INPAINT = GOLDEN.with_name("v5-start"), GOLDEN.with_name("v5-inpaint")
 GOLDEN_V5_SKIP = GOLDEN.with_name("v5-skip")
+GOLDEN_V5_POLICY, GOLDEN_V5_SADA = GOLDEN.with_name("v5-policy"), GOLDEN.with_name("v5-sada")
 GOLDENS = [
     GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT, GOLDEN_V5, GOLDEN_V5_TEXT,
-    GOLDEN_V5_START, GOLDEN_V5_INPAINT, GOLDEN_V5_SKIP,
+    GOLDEN_V5_START, GOLDEN_V5_INPAINT, GOLDEN_V5_SKIP, GOLDEN_V5_POLICY, GOLDEN_V5_SADA,
 ]  # fmt: skip
 """Of models; GOLDEN_V5_PORTS is made by hand, and requested by ports."""
 
@@ -43,15 +44,15 @@ Json = dict[str, Any]
 def golden_request(folder: Path) -> dict[str, Any]:
     """The stored request to a golden bundle, as arguments of `generate`."""
     with np.load(folder.with_name(folder.name + ".npz")) as stored:
-        request = {name: stored[name].tolist() for name in stored if name not in ("latents", "images")}
+        request = {name: stored[name].tolist() for name in stored if name not in ("latents", "images", "decisions")}
     ports = {name.partition(".")[2]: request.pop(name) for name in list(request) if name.startswith("inputs.")}
     return request | ({"inputs": ports} if ports else {})
 
 
 def golden_results(folder: Path) -> dict[str, NDArray[np.float32]]:
-    """The stored latents of a golden bundle's request, and images where it has a decoder."""
+    """The stored latents of a golden bundle's request, images where it has a decoder, decisions where it decides."""
     with np.load(folder.with_name(folder.name + ".npz")) as stored:
-        return {name: stored[name] for name in ("latents", "images") if name in stored}
+        return {name: stored[name] for name in ("latents", "images", "decisions") if name in stored}
 
 
 def copy_golden(folder: Path, golden: Path = GOLDEN) -> Path:

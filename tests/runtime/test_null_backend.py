@@ -127,7 +127,7 @@ def test_an_internal_error_is_none_that_the_user_can_mend() -> None:
 def test_a_step_bound_to_another_steps_arena_is_caught(bundle: Bundle, step: int) -> None:
     session = bundle.session()
     session.start(4)
-    other = Playback(bundle, 1, accelerated=True)
+    other = Playback(bundle, 1, "frozen")
     session.playback.steps[step] = other.steps[step]
     with pytest.raises(InternalError, match=f"step {step}: reads slot 0.attn, which nothing has written"):
         _finish(session)

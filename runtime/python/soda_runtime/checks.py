@@ -12,6 +12,7 @@ from .errors import BundleError
 from .files import REBUILD, Stamp, refusing_unreadable, require_regular_file, stamp_of
 from .initializers import check_initializers, external_locations
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, VERSION, FileEntry, Manifest
+from .policy import read_rules
 from .remembered import is_remembered, remember
 from .tensors import read_header
 from .versions import parse_manifest
@@ -70,9 +71,11 @@ def _read_whole(manifest: Manifest) -> Iterator[tuple[str, int]]:
 def _check_named_files(folder: Path, manifest: Manifest) -> None:
     """Programs take weights from files that the manifest lists, so that these were hashed and lie in the folder."""
     named: list[tuple[str, str]] = []
-    programs = (*manifest.prepare, *manifest.programs, *manifest.finish)
+    policy = read_rules(folder, manifest)
+    files = [each.file for each in (*manifest.prepare, *manifest.programs, *manifest.finish)]
+    files += [policy.signals] if policy else []
     if manifest.backend in _GRAPH_BACKENDS:
-        named = [(each.file, file) for each in programs for file in external_locations(folder / each.file)]
+        named = [(file, location) for file in files for location in external_locations(folder / file)]
     elif manifest.backend in INDEXED_BACKENDS:
         index = read_index(folder)
         if index.weights != "baked":

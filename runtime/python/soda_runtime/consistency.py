@@ -83,7 +83,7 @@ def _numbers(manifest: Manifest) -> _Numbers:
         yield f"tokenizers[{i}].pad_id", tokenizer.pad_id, -1, (1 << 31) - 1
     yield "rows_per_sample", manifest.rows_per_sample, 1, 2
     yield "sampler.steps", sampler.steps, 1, 10_000
-    yield "sampler.state_size", sampler.state_size, 1, 8
+    yield "sampler.state_size", sampler.state_size, 1, 16
     for i, timestep in enumerate(sampler.timesteps):
         yield f"sampler.timesteps[{i}]", timestep, 0, 1 << 31
     yield "forecasts", manifest.forecasts, 0, 1 << 16

@@ -19,6 +19,7 @@ from .errors import BundleError, EngineError
 from .files import CheckedFiles, Stamp, identity_of, refusing_unreadable, require_regular_file
 from .guard import OpenedHere
 from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram
+from .policy import POLICY_NAME, Policy, read_policy, signals_signature
 from .signature import (
     START_COEFFICIENTS,
     START_KNOWN,
@@ -56,7 +57,9 @@ class OpenedBundle(OpenedHere):
                 stamps = {name: require_regular_file(folder / name, e.bytes) for name, e in manifest.files.items()}
             self._files = CheckedFiles(folder, stamps)
             self.tables = _read_tables(folder, manifest)
-        self._files.require_same([manifest.tables])
+            self.policy = read_policy(folder, manifest)
+        tables = [manifest.tables, *([POLICY_NAME, self.policy.policy.tables] if self.policy else [])]
+        self._files.require_same(tables)
         self.backend = open_backend(backend, device, threads, weights, options)
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[int, PromptTokenizer] = {}
@@ -129,6 +132,10 @@ class OpenedBundle(OpenedHere):
     def finish_engine(self, program: FinishProgram) -> Engine:
         """The engine of the finish program."""
         return self._open(program.file, program.weights, finish_signature(self.manifest, program), once=True)
+
+    def signals_engine(self, policy: Policy) -> Engine:
+        """The engine of a policy's signals."""
+        return self._open(policy.signals, "", signals_signature(self.manifest, policy))
 
     def prepare_signature(self, program: PrepareProgram) -> Signature:
         """What a prepare program takes and gives, with the tables that the bundle has."""

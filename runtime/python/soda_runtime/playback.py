@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,20 +40,23 @@ from .starts import cached_steps, start_rows
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
 
 
+Play = Literal["frozen", "full", "adaptive"]
+"""What a request's steps follow: the schedule; nothing, so that everything is computed; the policy, as they go."""
+
+
 class Playback(OpenedHere):
-    """The buffers and bound calls of one (bundle, batch, accelerated or baseline, start). Used by one thread at a time.
+    """The buffers and bound calls of one (bundle, batch, play, start). Used by one thread at a time.
 
     first: the step that runs first. cached: steps that run the schedule's programs; the others compute everything.
     """
 
-    def __init__(self, bundle: OpenedBundle, batch: int, accelerated: bool, start: int | None = None) -> None:
+    def __init__(self, bundle: OpenedBundle, batch: int, play: Play, start: int | None = None) -> None:
         """start: the step at which a run from given latents starts; None where it begins with noise."""
         super().__init__()
-        self.batch, self.accelerated, self._bundle = batch, accelerated, bundle
-        self.kind = (batch, accelerated, start)
-        self.first = start or 0
-        self.cached = frozenset(range(bundle.manifest.sampler.steps)) if accelerated else frozenset[int]()
-        if accelerated and start is not None:
+        self.batch, self.play, self._bundle = batch, play, bundle
+        self.start, self.first = start, start or 0
+        self.cached = frozenset(range(bundle.manifest.sampler.steps)) if play == "frozen" else frozenset[int]()
+        if play == "frozen" and start is not None:
             self.cached = cached_steps(bundle.manifest, start)
         self._memories: list[Memory] = []
         self._loading: StepCalls | None = None
@@ -97,6 +100,11 @@ class Playback(OpenedHere):
         self.loop = self._make_loop()
 
     @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self._bundle.manifest.model.latent_shape
+
+    @property
     def initial_state(self) -> Memory:
         """Where the state goes before the first step."""
         return self.state_after(self.first)
@@ -104,6 +112,10 @@ class Playback(OpenedHere):
     def state_after(self, steps_done: int) -> Memory:
         """Where the state is after that many steps."""
         return self._states[steps_done % 2]
+
+    def run(self, index: int) -> None:
+        """Run a step."""
+        self.steps[index]()
 
     def wait(self) -> None:
         """Until every step's engine is open and bound. Raises EngineError."""
@@ -135,8 +147,8 @@ class Playback(OpenedHere):
             memory = self._allocate(signature.outputs[program.kind])
             call = engine.bind(
                 "finish",
-                {LATENTS: _view(self.state_after(steps_done), signature.inputs[LATENTS], self._axes)},
-                {program.kind: _view(memory, signature.outputs[program.kind], self._axes)},
+                {LATENTS: view_of(self.state_after(steps_done), signature.inputs[LATENTS], self._axes)},
+                {program.kind: view_of(memory, signature.outputs[program.kind], self._axes)},
             )
             self._finish[steps_done % 2] = (call, memory)
         call, memory = self._finish[steps_done % 2]
@@ -151,11 +163,15 @@ class Playback(OpenedHere):
 
     def _rows(self) -> NDArray[Any]:
         """What each step takes as `coefficients`: [S, columns]."""
-        bundle, start = self._bundle, self.kind[2]
-        if start is not None:
-            return start_rows(bundle.manifest, bundle.tables, start)
-        table: NDArray[Any] = bundle.tables[coefficient_table(bundle.manifest, self.accelerated)]
+        bundle = self._bundle
+        if self.start is not None:
+            return start_rows(bundle.manifest, bundle.tables, self.start)
+        table: NDArray[Any] = bundle.tables[coefficient_table(bundle.manifest, self.play == "frozen")]
         return table
+
+    def _row_offset(self, index: int) -> int:
+        """Where the row of a step begins, in bytes."""
+        return index * (self._coefficients.nbytes // self._bundle.manifest.sampler.steps)
 
     def _allocate(self, port: Port) -> Memory:
         return self._allocate_bytes(self._bytes(port))
@@ -233,11 +249,11 @@ class Playback(OpenedHere):
         axes = self._axes | {WINDOW_AXIS: min(self.window, manifest.sampler.steps - first)}
         places = self._tensors | self.request
         inputs = {
-            name: _view(self._tables[name], port, axes, row=first) if name in program.tables
-            else _view(places[name], port, axes)
+            name: view_of(self._tables[name], port, axes, row=first) if name in program.tables
+            else view_of(places[name], port, axes)
             for name, port in signature.inputs.items()
         }  # fmt: skip
-        outputs = {name: _view(places[name], port, axes) for name, port in signature.outputs.items()}
+        outputs = {name: view_of(places[name], port, axes) for name, port in signature.outputs.items()}
         steps = f" of steps {first}..{first + axes[WINDOW_AXIS] - 1}" if program.tables else ""
         return bundle.prepare_engine(program).bind(f"prepare{steps}", inputs, outputs)
 
@@ -256,15 +272,14 @@ class Playback(OpenedHere):
                 places[cache_in(slot, manifest.version)] = (self.arena, offset * self.batch)
             for slot, offset in zip(used.writes, step.write_offsets, strict=True):
                 places[cache_out(slot)] = (self.arena, offset * self.batch)
-        row_bytes = self._coefficients.nbytes // manifest.sampler.steps
-        places[COEFFICIENTS] = (self._coefficients, index * row_bytes)
+        places[COEFFICIENTS] = (self._coefficients, self._row_offset(index))
         rows: dict[str, tuple[Memory, int]] = {name: (memory, 0) for name, memory in self.request.items()}
         for tensor in manifest.tensors:
             rows[tensor.name] = (self._tensors[tensor.name], index % self.window if tensor.per_step else 0)
 
         def view(name: str, port: Port) -> View:
             if name in rows:
-                return _view(rows[name][0], port, self._axes, row=rows[name][1])
+                return view_of(rows[name][0], port, self._axes, row=rows[name][1])
             memory, offset = places[name]
             return View(memory, offset, port.dtype, port.at(self._axes))
 
@@ -275,7 +290,7 @@ class Playback(OpenedHere):
         )
 
 
-def _view(memory: Memory, port: Port, axes: Mapping[str, int], row: int = 0) -> View:
+def view_of(memory: Memory, port: Port, axes: Mapping[str, int], row: int = 0) -> View:
     """Rows `row`.. of a table in memory. A port without a window axis is one row of it."""
     shape = port.at(axes)
     row_shape = shape[1:] if port.shape[0] == WINDOW_AXIS else shape

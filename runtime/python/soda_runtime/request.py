@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,12 @@ class Request:
     single one; 0 takes their number. seed: 0 .. 2**64-1, ignored where noise is given. guidance: default the bundle's.
     accelerated=False plays the same model with everything computed at every step.
 
+    policy: `frozen` follows the bundle's schedule, `adaptive` its policy, which decides as the run goes, `full`
+    computes everything; default the policy where the bundle has one and the run begins with noise. vote: who decides in
+    a batch, each `sample` for itself, `any` (a step is computed for all where one needs it) or the `mean`; default
+    `sample` on the host, where results then do not depend on the batch, and `any` on a device. decisions: what each
+    step does, as Session.decisions has it, [S] or [S, B], in place of deciding.
+
     start_latents: clean latents [n, *latent_shape], n = 1 or one per sample, as the encoder of the model's VAE gives
     them, scaled as the model takes them. The run then starts at start_step, 0 .. S-1, from these and noise, or at the
     step that strength, above 0 and up to 1, stands for in diffusers' image-to-image pipelines. A bundle that inpaints
@@ -67,6 +73,9 @@ class Request:
     start_latents: NDArray[np.float32] | None = None
     strength: float | None = None
     start_step: int | None = None
+    policy: Literal["", "frozen", "adaptive", "full"] = ""
+    vote: Literal["", "sample", "any", "mean"] = ""
+    decisions: Any = None
 
 
 class Described(Protocol):

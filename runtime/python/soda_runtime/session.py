@@ -10,15 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .adaptive import AdaptivePlayback
 from .backends import DeviceBackend, DeviceOptions
 from .device_inputs import DeviceInputs, take_device_inputs
 from .dlpack import DeviceTensor
 from .errors import EngineError, RequestError
 from .guard import Turn
 from .judge import judge_request
+from .lane import Lane
 from .opened import OpenedBundle
 from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
+from .plays import JudgedPlay, judge_play
 from .port_inputs import name_inputs
 from .request import Embeds, Noise, Request
 from .signature import START_KNOWN
@@ -34,7 +37,8 @@ class Session:
 
     def __init__(self, bundle: OpenedBundle) -> None:
         self.bundle = bundle
-        self._playback: Playback | None = None
+        self._lanes: list[Lane] = []
+        self._kind: tuple[object, ...] = ()
         self._next_step = 0
         self._started = False
         self._noise: Noise | int = 0
@@ -80,6 +84,9 @@ class Session:
         start_latents: NDArray[np.float32] | None = None,
         strength: float | None = None,
         start_step: int | None = None,
+        policy: Literal["", "frozen", "adaptive", "full"] = "",
+        vote: Literal["", "sample", "any", "mean"] = "",
+        decisions: Any = None,
     ) -> NDArray[np.float32]:
         """Generate latents [B, *latent_shape] (pixels in -1..1 where the model's output is pixels); `result` decodes.
 
@@ -88,7 +95,7 @@ class Session:
         """
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated, start_latents, strength, start_step,
+            accelerated, start_latents, strength, start_step, policy, vote, decisions,
         )  # fmt: skip
         with self._taken():
             self._begin(request)
@@ -112,11 +119,14 @@ class Session:
         start_latents: NDArray[np.float32] | None = None,
         strength: float | None = None,
         start_step: int | None = None,
+        policy: Literal["", "frozen", "adaptive", "full"] = "",
+        vote: Literal["", "sample", "any", "mean"] = "",
+        decisions: Any = None,
     ) -> None:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated, start_latents, strength, start_step,
+            accelerated, start_latents, strength, start_step, policy, vote, decisions,
         )  # fmt: skip
         self.begin(request)
 
@@ -156,6 +166,8 @@ class Session:
             playback, backend = self.playback, self.bundle.backend
             if not isinstance(backend, DeviceBackend):
                 raise RequestError("this session's latents are in host memory; ask for latents()")
+            if len(self._lanes) > 1:
+                raise RequestError("the samples decide for themselves, so their latents lie apart; give vote='any'")
             shape = (playback.batch, *self.bundle.manifest.model.latent_shape)
             return DeviceTensor(playback.state_after(self._next_step), backend.cuda, shape)
 
@@ -192,11 +204,28 @@ class Session:
         return "image" if manifest.model.output == "pixels" else ""
 
     @property
+    def decisions(self) -> NDArray[np.int64]:
+        """What the steps so far of an adaptive request did: [steps, B], indices into the policy's actions, 0 computed.
+
+        Raises RequestError where the request is not adaptive.
+        """
+        playbacks = [lane.playback for lane in self._require_lanes()]
+        columns = [lane.decisions for lane in playbacks if isinstance(lane, AdaptivePlayback)]
+        if not columns:
+            raise RequestError(f"this request plays {playbacks[0].play!r}; policy='adaptive' has decisions")
+        repeats = [lane.batch for lane in playbacks]
+        return np.repeat(np.array(columns, np.int64).T, repeats, axis=1)
+
+    @property
     def playback(self) -> Playback:
-        """The buffers and bound calls of the request in progress, for instruments and tests."""
-        if self._playback is None or not self._started:
+        """The buffers and bound calls of the request in progress, of the first sample where each has its own; for
+        instruments and tests."""
+        return self._require_lanes()[0].playback
+
+    def _require_lanes(self) -> list[Lane]:
+        if not self._lanes or not self._started:
             raise RequestError("no request has been started; call start() or generate() first")
-        return self._playback
+        return self._lanes
 
     def reset(self) -> None:
         """Forget the request in progress; buffers stay allocated."""
@@ -217,11 +246,15 @@ class Session:
         tables = self.bundle.tables
         judged = judge_request(request, manifest, self.bundle.tokenize, self.bundle.vocabulary, tables)
         size, shape, start = judged.samples, manifest.model.latent_shape, judged.start
-        kind = (size, request.accelerated, None if start is None else start.first)
-        if self._playback is None or self._playback.kind != kind:
-            self._close()  # free the old buffers before new ones are allocated
-            self._playback = Playback(self.bundle, *kind)
-        playback = self._playback
+        opened = self.bundle.policy
+        how = judge_play(
+            request, opened.policy if opened else None, manifest.sampler.steps, size,
+            votes_alone=not isinstance(backend, DeviceBackend),
+        )  # fmt: skip
+        apart = how.play == "adaptive" and how.vote == "sample" and size > 1
+        if apart and on_device != DeviceInputs():
+            raise RequestError("vote='sample' of tensors on a device: give host arrays, or vote='any'")
+        self._open_lanes(size, how, None if start is None else start.first, apart)
         self._started = False  # until everything below is done: a program may fail
         state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
         noise = judged.noise
@@ -231,39 +264,57 @@ class Session:
         if START_KNOWN in tables:
             state[-2] = start.latents if start else 0.0
             state[-1] = initial
-        playback.initial_state.write(state)
-        for name, values in judged.ports.items():
-            playback.request[name].write(values)
-        playback.guidance.write(np.array([judged.guidance], np.float32))
-        if isinstance(backend, DeviceBackend) and on_device != DeviceInputs():
-            on_device.write(playback.initial_state, playback.request, backend.cuda, size)
-        encode = [call for file, call in playback.encode.items() if file in judged.encode]
-        for call in (*encode, *playback.prepare_request):
-            call()
+        for lane in self._lanes:
+            lane.write(state, judged, how.decisions)
+            playback = lane.playback
+            if isinstance(backend, DeviceBackend) and on_device != DeviceInputs():
+                on_device.write(playback.initial_state, playback.request, backend.cuda, size)
+            encode = [call for file, call in playback.encode.items() if file in judged.encode]
+            for call in (*encode, *playback.prepare_request):
+                call()
         self._noise = noise
-        self._next_step, self._started = playback.first, True
+        self._next_step, self._started = self._lanes[0].playback.first, True
+
+    def _open_lanes(self, size: int, how: JudgedPlay, start: int | None, apart: bool) -> None:
+        """Buffers and bound calls of a request of this kind: those that are there, where the last one was of it."""
+        kind = (size, how.play, how.vote, start)
+        if self._kind == kind and self._lanes:
+            return
+        self._close()  # free the old buffers before new ones are allocated
+        opened = self.bundle.policy
+        for first in range(size) if apart else (0,):
+            batch = 1 if apart else size
+            if how.play == "adaptive":
+                assert opened is not None
+                playback: Playback = AdaptivePlayback(self.bundle, opened, batch, how.vote)
+            else:
+                playback = Playback(self.bundle, batch, how.play, start)
+            self._lanes.append(Lane(playback, first, size))
+        self._kind = kind
 
     def _run_steps(self) -> None:
         playback = self.playback
         if playback.loop is None or self._next_step != playback.first:
-            for i in range(self._next_step, len(playback.steps)):
+            for i in range(self._next_step, self.bundle.manifest.sampler.steps):
                 self._step(i)
             return
-        self._write_noise(playback.first)
+        self._write_noise(self._lanes[0], playback.first)
         with self._dropping_failures():
             playback.loop()
         self._next_step = len(playback.steps)
 
     def _step(self, index: int) -> None:
-        playback = self.playback
-        if index != self._next_step or index >= len(playback.steps):
-            raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {len(playback.steps)} steps")
+        lanes, steps = self._require_lanes(), self.bundle.manifest.sampler.steps
+        if index != self._next_step or index >= steps:
+            raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {steps} steps")
         with self._dropping_failures():
-            for call in playback.prepares_before(index):
-                call()
-            if index in (playback.first, index - index % playback.noise_steps):
-                self._write_noise(index)
-            playback.steps[index]()
+            for lane in lanes:
+                playback = lane.playback
+                for call in playback.prepares_before(index):
+                    call()
+                if index in (playback.first, index - index % playback.noise_steps):
+                    self._write_noise(lane, index)
+                playback.run(index)
         self._next_step = index + 1
 
     @contextmanager
@@ -279,19 +330,16 @@ class Session:
             raise
 
     def _latents(self) -> NDArray[np.float32]:
-        playback, manifest = self.playback, self.bundle.manifest
-        state = playback.state_after(self._next_step).read().view(np.float32)
-        latents: NDArray[np.float32] = state.reshape(
-            manifest.sampler.state_size, playback.batch, *manifest.model.latent_shape
-        )[0]
+        latents = np.concatenate([lane.latents(self._next_step) for lane in self._require_lanes()])
         self._require_finite("latents", latents)
-        return latents.copy()
+        return latents
 
     def _result(self) -> NDArray[np.float32]:
-        manifest = self.bundle.manifest
+        manifest, lanes = self.bundle.manifest, self._require_lanes()
         if manifest.finish:
-            made = self.playback.finish(manifest.finish[0], self._next_step)
-            self._require_finite(manifest.finish[0].kind, made)
+            finish = manifest.finish[0]
+            made = np.concatenate([lane.playback.finish(finish, self._next_step) for lane in lanes])
+            self._require_finite(finish.kind, made)
         elif manifest.model.output == "pixels":
             made = np.clip(self._latents() / 2 + 0.5, 0.0, 1.0)
         else:
@@ -309,23 +357,24 @@ class Session:
             )
 
     def _close(self) -> None:
-        playback, self._playback = self._playback, None
+        lanes, self._lanes = self._lanes, []
         self._reset()
-        if playback is not None:
-            playback.close()
+        for lane in lanes:
+            lane.playback.close()
 
     def _reset(self) -> None:
         self._started, self._next_step = False, 0
 
-    def _write_noise(self, step: int) -> None:
+    def _write_noise(self, lane: Lane, step: int) -> None:
         """Put the noise of `step` and others where they read it, as many as there is room for."""
-        playback, manifest = self.playback, self.bundle.manifest
+        manifest, playback = self.bundle.manifest, lane.playback
         if not manifest.sampler.stochastic:
             return
-        shape = (playback.noise_steps, playback.batch, *manifest.model.latent_shape)
-        noise, first = np.zeros(shape, np.float32), step - step % playback.noise_steps
-        for row, index in enumerate(range(first, min(first + playback.noise_steps, len(playback.steps)))):
-            noise[row] = self._step_noise(index, playback.batch)
+        noise_steps, steps = playback.noise_steps, manifest.sampler.steps
+        first = step - step % noise_steps
+        noise = np.zeros((noise_steps, playback.batch, *manifest.model.latent_shape), np.float32)
+        for row, index in enumerate(range(first, min(first + noise_steps, steps))):
+            noise[row] = lane.of_samples(self._step_noise(index, lane.size))
         playback.noise.write(noise)
 
     def _step_noise(self, index: int, batch: int) -> NDArray[np.float32]:

@@ -2,7 +2,8 @@
 
 Each engine stamps (step label, slot) into every cache slot it writes, and on every read demands the stamp of the
 last engine that wrote that slot. Each step also demands the state of the step before it. A slot placed over a live
-one, a stale offset or a step run out of order is an InternalError.
+one, a stale offset or a step run out of order is an InternalError. Signals are scripted: after odd steps the first one
+is 0, after even ones 1e30, and the others are 1.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError
+from ..policy import SIGNAL
 from ..signature import ITEM_BYTES, STATE, STATE_OUT, Signature
 from . import DeviceOptions, View
 from .host import HostMemory
@@ -24,6 +26,7 @@ _ALIGNMENT_BYTES = 256  # of slots in the arena
 _VALUES_OF_A_SLOT = 3
 _STAMP_BYTES = 16
 _REQUEST = "the request"
+_LARGE = 1e30
 
 
 class NullMemory(HostMemory):
@@ -63,6 +66,17 @@ class NullBackend:
         assert isinstance(state.memory, NullMemory)
         state.memory.last_writer = label
 
+    def write_signals(self, label: str, before: View, after: View, signal: View) -> None:
+        """Signals stand between the states before and after one step."""
+        assert isinstance(before.memory, NullMemory)
+        assert isinstance(after.memory, NullMemory)
+        number = int(after.memory.last_writer.removeprefix("step "))
+        if before.memory.last_writer not in (_REQUEST, f"step {number - 1}"):
+            raise InternalError(f"{label}: the states were written by {before.memory.last_writer} and step {number}")
+        values = np.ones(signal.shape, np.float32)
+        values[:, 0] = 0.0 if number % 2 else _LARGE
+        _bytes(signal)[:] = values.reshape(-1).view(np.uint8)
+
     def write_stamp(self, label: str, slot: str, view: View, update: bool) -> None:
         """Mark a slot's place. update: the latest value, renewed in part; otherwise the others grow one older."""
         writers = self._writers.setdefault((id(view.memory), slot), [])
@@ -98,6 +112,9 @@ class NullEngine:
         def call() -> None:
             for (slot, age), view in reads.items():
                 self._backend.check_stamp(label, slot, age, view)
+            if SIGNAL in outputs:
+                self._backend.write_signals(label, inputs[STATE], inputs[STATE_OUT], outputs[SIGNAL])
+                return
             if STATE in inputs:
                 self._backend.check_order(label, inputs[STATE])
             for slot, view in writes.items():

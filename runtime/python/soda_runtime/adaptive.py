@@ -1,0 +1,98 @@
+"""A playback that decides after each step what the next one does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .automaton import Automaton, Vote
+from .backends import Memory
+from .loading import Call
+from .opened import OpenedBundle
+from .playback import Playback, view_of
+from .policy import FULL, SIGNAL, SIGNAL_ROW, OpenedPolicy, signals_signature
+from .signature import STATE, STATE_OUT
+
+
+class AdaptivePlayback(Playback):
+    """As a Playback of one (bundle, batch), whose steps run what its automaton says.
+
+    Rows of coefficients are written where programs read them before each step; a step that does not compute is bound
+    when it is first taken.
+    """
+
+    def __init__(self, bundle: OpenedBundle, opened: OpenedPolicy, batch: int, vote: Vote) -> None:
+        self._opened, self._vote = opened, vote
+        self.automaton = Automaton(opened.policy, vote)
+        self.decisions: list[int] = []
+        self._others: dict[tuple[int, int], Call] = {}  # step and action
+        self._listening: dict[int, Call] = {}  # which of the two states comes first
+        super().__init__(bundle, batch, "adaptive")
+
+    def begin_decisions(self, replay: NDArray[np.int64] | None) -> None:
+        """Before step 0. replay: [S] actions to take instead of deciding."""
+        self.automaton = Automaton(self._opened.policy, self._vote, replay)
+        self.decisions = []
+
+    def run(self, index: int) -> None:
+        automaton, opened = self.automaton, self._opened
+        action, variant = automaton.action, automaton.variant
+        used = opened.policy.actions[action]
+        self._coefficients.write(self._padded(opened.row(used.table, index, variant)[None]))
+        self._call_of(index, action)()
+        self.decisions.append(action)
+        heard = None
+        if automaton.needs_signals(index):
+            self._signal_row.write(self._padded(opened.row(used.signals, index, variant)[None]))
+            self._listen(index % 2)()
+            heard = self._signal.read().view(np.float32).reshape(self.batch, len(opened.policy.held))
+        automaton.observe(index, heard)
+
+    def memories(self) -> list[Memory]:
+        return [*super().memories(), self._coefficients, self._signal_row, self._signal]
+
+    def close(self) -> None:
+        self._others, self._listening = {}, {}
+        super().close()
+
+    def _bind(self) -> None:
+        policy = self._opened.policy
+        self._bundle.signals_engine(policy)  # opened, and so checked, before what it reads is allocated
+        super()._bind()
+        signature = signals_signature(self._bundle.manifest, policy)
+        row = np.zeros((1, *signature.inputs[SIGNAL_ROW].at(self._axes)), np.float32)
+        self._signal_row = self._allocate_bytes(self._padded(row).nbytes)
+        self._signal = self._allocate(signature.outputs[SIGNAL])
+
+    def _rows(self) -> NDArray[Any]:
+        """One row, written anew before each step."""
+        full = self._opened.policy.actions[FULL]
+        return self._opened.row(full.table, 0, 0)[None]
+
+    def _row_offset(self, index: int) -> int:
+        return 0
+
+    def _make_loop(self) -> Call | None:
+        return None  # what a step does is known when the one before it is done
+
+    def _call_of(self, index: int, action: int) -> Call:
+        if action == FULL:
+            return self.steps[index]
+        if (index, action) not in self._others:
+            self._others[index, action] = self._bind_step(index, self._opened.policy.actions[action].program)
+        return self._others[index, action]
+
+    def _listen(self, first: int) -> Call:
+        if first not in self._listening:
+            signature = signals_signature(self._bundle.manifest, self._opened.policy)
+            places = {
+                STATE: self.state_after(first), STATE_OUT: self.state_after(first + 1), SIGNAL_ROW: self._signal_row
+            }
+            self._listening[first] = self._bundle.signals_engine(self._opened.policy).bind(
+                "signals",
+                {name: view_of(places[name], port, self._axes) for name, port in signature.inputs.items()},
+                {SIGNAL: view_of(self._signal, signature.outputs[SIGNAL], self._axes)},
+            )
+        return self._listening[first]

@@ -1,0 +1,48 @@
+"""The noise level of each step: how much of the latents is signal and how much noise, and what the model predicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PlanError
+from .scheduler import make_scheduler
+from .starts import freeze_starts
+from .table import SamplerTable
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Before step i, scale[i] x = alpha[i] clean + sigma[i] noise, with alpha^2 + sigma^2 = 1; of flows alpha + sigma
+    = 1 and the scale is 1. kind: the scheduler's prediction_type; of flows `flow_prediction`, noise - clean."""
+
+    kind: str
+    is_flow: bool
+    alpha: tuple[float, ...]
+    sigma: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+def levels_of(own: SamplerTable, config: dict[str, Any], who: str, eta: float = 0.0) -> Levels:
+    """Probe the scheduler that `own` was frozen from. config: the model's. who: for messages. eta: as in
+    freeze_sampler. Raises PlanError where latents are no mixture of a clean sample and noise."""
+    starts = freeze_starts(own, config, eta)
+    if starts is None:
+        raise PlanError(f"{who}: {own.name} mixes no clean sample with noise; choose another --sampler")
+    is_flow = bool(starts.levels[0, 2])
+    alpha, sigma, scale = [], [], []
+    for signal, share, _ in starts.levels.tolist():
+        size = 1.0 if is_flow else math.hypot(signal, share)
+        alpha.append(signal / size)
+        sigma.append(share / size)
+        scale.append(1 / size)
+    kind = "flow_prediction" if is_flow else str(config.get("prediction_type", "epsilon"))
+    return Levels(kind, is_flow, tuple(alpha), tuple(sigma), tuple(scale))
+
+
+def training_betas(own: SamplerTable, config: dict[str, Any]) -> Sequence[float]:
+    """The beta of the training step that each step's timestep lies in."""
+    betas = make_scheduler(own.name, config, own.learned_variance).betas.double()
+    return [float(betas[int(timestep)]) for timestep in own.timesteps]
