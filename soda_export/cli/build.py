@@ -22,6 +22,7 @@ from ..models.hub import DEFAULT_PARTS, TEXT_PARTS
 from ..models.request import ModelRequest
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
+from ..policy.options import PolicyOptions
 from .terminal import megabytes, print_json, print_table, progress_bar, say, start_logging
 
 log = logging.getLogger("soda_export.build")
@@ -37,6 +38,7 @@ def build(
     planning: Annotated[PlanOptions | None, Parameter(name="*", group="Planning")] = None,
     bundle: Annotated[BundleOptions, Parameter(name="*", group="Bundle")] = BundleOptions(),
     engines: Annotated[EngineOptions, Parameter(name="*", group="Engines")] = EngineOptions(),
+    policy: Annotated[PolicyOptions, Parameter(name="*", group="Policy")] = PolicyOptions(),
     json: bool = False,
 ) -> None:
     """Build a bundle: profile, plan, lower, export, compile, pack.
@@ -55,6 +57,8 @@ def build(
 
         soda-export build --model flux-dev --random-weights 0 --flops-ratio 2 --planner soda --map uniform
 
+        soda-export build --model scenes --policy misfit --calls 14
+
     Parameters
     ----------
     map
@@ -67,8 +71,8 @@ def build(
         Print the result as JSON.
     """
     from ..bench.fastest import choose_backend  # with torch, which help pages do without
-    from ..search.planning import fit_plan
-    from .planning import budget_name, given_map, given_plan, open_workbench, solve
+    from ..search.planning import fit_plan, make_policy
+    from .planning import budget_name, given_map, given_plan, has_budget, open_workbench, solve
 
     start_logging()
     if plan is not None and (map is not None or not _fits_alone(planning)):
@@ -84,6 +88,10 @@ def build(
         parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
         bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
         bench.components.check(bundle.without)
+        policy.check(bench.sampler.steps)
+        decides = None if policy.policy is None else make_policy(bench, policy, profiling)
+        if decides is not None and plan is None and not has_budget(planning):
+            planning = replace(planning or PlanOptions(), planner="skip-fitted", budget=max(2, round(decides.calls)))
         if bundle.backend == AUTO:
             choice = choose_backend(bench, bundle)
             log.info("backend: %s (%s)", choice.backend, choice.why)
@@ -95,14 +103,17 @@ def build(
         else:
             chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
         kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
+        kind = kind if policy.policy is None else f"{policy.policy}-{kind}"
         name = f"{bench.loaded.spec.name}-{kind}-{bundle.backend}"
-        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines)
+        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines, decides)
     table = built.table
     result = {
         "bundle": str(built.out), "anchors": chosen.anchors, "flops_ratio": table.flops_ratio,
         "backend": bundle.backend, "engines": table.num_engines, "arena_bytes": table.arena.bytes,
         "reused_stages": built.reused,
     }  # fmt: skip
+    if decides is not None:
+        result |= {"policy": decides.name, "calls": decides.calls}
     if json:
         print_json(result)
         return
@@ -113,6 +124,7 @@ def build(
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
             ("engines", f"{table.num_engines} for {bundle.backend}"),
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
+            *([("policy", f"{decides.name}, {decides.calls:.1f} model calls on average")] if decides else []),
         ],
     )
     manifest = open_manifest(built.out)

@@ -26,6 +26,7 @@ _FIGURES = {
     "overlap": ("overlap with silhouettes (IoU)", "{:.3f}"), "overlap_reference": ("overlap, unaccelerated", "{:.3f}"),
     "fid_reference": ("FID to unaccelerated", "{:.2f}"), "clip_score": ("CLIP score", "{:.2f}"),
     "clip_score_reference": ("CLIP score, unaccelerated", "{:.2f}"), "lpips": ("LPIPS", "{:.4f}"),
+    "calls": ("model calls", "{:.1f}"),
 }  # fmt: skip
 
 

@@ -52,6 +52,13 @@ def given_plan(path: Path | None) -> Plan | None:
     return None if path is None else read_plan(path)
 
 
+def has_budget(options: PlanOptions | None) -> bool:
+    """Whether a target was given in some unit."""
+    return options is not None and bool(
+        options.budget or options.flops_ratio or options.speedup or options.latency_ms
+    )
+
+
 def budget_name(options: PlanOptions | None) -> str:
     """What was asked for, as a part of a file name: b17, x2.5 (FLOPs ratio), s2 (speedup), 400ms."""
     options = options or PlanOptions()

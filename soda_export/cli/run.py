@@ -39,6 +39,8 @@ def run(
     seed: int = 0,
     guidance: float | None = None,
     baseline: bool = False,
+    policy: Literal["adaptive", "frozen", "full"] | None = None,
+    vote: Literal["sample", "any", "mean"] | None = None,
     out: str = "out.png",
     backend: str = "",
     weights: Literal["prepacked", "shared"] | None = None,
@@ -93,6 +95,12 @@ def run(
         Guidance scale. [default: the bundle's]
     baseline
         Compute everything at every step, for comparison.
+    policy
+        What to follow, of a bundle that has a policy: adaptive, that policy; frozen, the schedule; full, neither.
+        [default: adaptive where the bundle can]
+    vote
+        Who decides in a batch: each sample for itself, any (a step is computed for all where one needs it) or the mean.
+        [default: sample on a CPU, any on a GPU]
     out
         File to write: .png for images, or .npy for latents [B, C, H, W].
     backend
@@ -126,7 +134,7 @@ def run(
     started = time.perf_counter()
     session.start(
         **condition, strength=strength, start_step=start_step, batch=batch, seed=seed, guidance=guidance,
-        accelerated=not baseline,
+        accelerated=not baseline, policy=policy or "", vote=vote or "",
     )  # fmt: skip
     if session.playback.loop is not None:
         session.run_steps()  # as one, which the host does not follow step by step
@@ -143,10 +151,18 @@ def run(
         save_images(session.images(), content)
     seconds = time.perf_counter() - started
     write_whole(path, content.getvalue())
+    calls = (session.decisions == 0).sum(axis=0).tolist() if session.playback.play == "adaptive" else []
     if json:
-        print_json({"out": out, "samples": len(latents), "seed": seed, "seconds": seconds})
-    else:
-        say(f"{out}: {len(latents)} samples in {seconds:.2f} s (engines opened on the way)")
+        result = {"out": out, "samples": len(latents), "seed": seed, "seconds": seconds}
+        print_json(result | ({"calls": calls} if calls else {}))
+        return
+    of_calls = f", {_numbers(calls)} model calls of {manifest.sampler.steps} steps" if calls else ""
+    say(f"{out}: {len(latents)} samples in {seconds:.2f} s (engines opened on the way){of_calls}")
+
+
+def _numbers(calls: list[int]) -> str:
+    """One number where all are alike, else the least and the greatest."""
+    return str(calls[0]) if len(set(calls)) == 1 else f"{min(calls)} to {max(calls)}"
 
 
 def _condition(

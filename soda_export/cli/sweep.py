@@ -47,14 +47,14 @@ def sweep(
     Parameters
     ----------
     map
-        Sensitivity map of `soda-export profile`; profiles if not given.
+        Sensitivity map of `soda-export profile`, or `uniform` where no planner needs one; profiles if not given.
     json
         Print rows and comparisons as JSON.
     """
     from ..sweep.rows import check_folder  # with torch, which help pages do without
     from ..sweep.run import check_workers
     from ..sweep.sweep import make_setting, make_units, run_sweep
-    from .planning import given_map, open_workbench
+    from .planning import UNIFORM, given_map, open_workbench
 
     start_logging()
     check_folder(options.out)
@@ -63,7 +63,11 @@ def sweep(
     check_workers(units, workers)
     with progress_bar() as progress:
         bench = open_workbench(model, sampler, progress, sensitivity)
-        measured = bench.profile(profiling) if sensitivity is None else sensitivity
+        measured = sensitivity
+        if map is not None and str(map) == UNIFORM:
+            measured = bench.uniform_map()
+        elif measured is None:
+            measured = bench.profile(profiling)
         setting = make_setting(model, bench, measured, profiling, options)
         logging.getLogger("soda_export").setLevel(logging.WARNING)  # the units' own lines tell enough
         logging.getLogger("soda_export.sweep").setLevel(logging.INFO)

@@ -24,7 +24,7 @@ class Scores(msgspec.Struct, frozen=True):
     the judge's features, to real pictures and to the unaccelerated ones. accuracy, accuracy_reference: share of
     samples that show what was asked for, of both. overlap, overlap_reference: how much of it is where ControlNets were
     told to, intersection over union. The rest are optional networks': fid_reference in Inception's features, clip_score
-    and clip_score_reference, lpips.
+    and clip_score_reference, lpips. calls: of the model in a run, where a policy decides.
     """
 
     rmse: Interval
@@ -39,6 +39,7 @@ class Scores(msgspec.Struct, frozen=True):
     clip_score: Interval | None = None
     clip_score_reference: Interval | None = None
     lpips: Interval | None = None
+    calls: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class _Tally:
         self._keep("latents", sample_errors(found.latents, exact.latents))
         self._low = min(self._low, float(exact.latents.min()))
         self._high = max(self._high, float(exact.latents.max()))
+        if found.calls is not None:
+            self._keep("calls", found.calls)
         if found.images is None or exact.images is None:
             if self._networks != Networks():
                 raise UsageError("--inception, --clip and --lpips judge pictures; nothing decodes this model's latents")
@@ -110,7 +113,7 @@ class _Tally:
             overlap=self._mean("overlaps accelerated"), overlap_reference=self._mean("overlaps reference"),
             fid_reference=self._distance("inception"),
             clip_score=self._mean("clip accelerated"), clip_score_reference=self._mean("clip reference"),
-            lpips=self._mean("lpips"),
+            lpips=self._mean("lpips"), calls=self._mean("calls"),
         )  # fmt: skip
         return Comparison(scores, errors)
 

@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 from soda_runtime import Bundle
 from soda_runtime.manifest import EmbeddingPort, HintPort, LabelPort, Manifest, MaskPort
 from soda_runtime.philox import INITIAL_STREAM, normal
+from soda_runtime.policy import FULL
+from torch import Tensor
 
 from ..build.pipeline import Workbench
+from ..eager.adaptive import run_policy
 from ..eager.reference import run_reference
+from ..eager.sampling import Sampling
 from ..export.decoder import load_decoder
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
+from ..policy import AdaptivePolicy
 from .conditions import SeedConditions, held_out_hints, model_prompts
 from .seeds import seed_noise
 
@@ -35,11 +40,12 @@ Images = NDArray[np.float32]
 @dataclass(frozen=True)
 class Drawn:
     """Samples of some seeds. images: None where latents are not pixels and there is no decoder. prompts: one a sample,
-    or none."""
+    or none. calls: model calls of each sample [B], where a policy decided."""
 
     latents: NDArray[np.float32]
     images: Images | None
     prompts: tuple[str, ...] = ()
+    calls: NDArray[np.int64] | None = None
 
 
 class SampleSource(Protocol):
@@ -59,6 +65,19 @@ class ModelSamples:
     def of_table(self, table: ProgramTable) -> SampleSource:
         """Samples of a lowered plan that fits the model."""
         return _Eager(self, lambda seeds: self._run(table, seeds))
+
+    def of_policy(self, policy: AdaptivePolicy) -> SampleSource:
+        """Samples that decide for themselves."""
+        return _Deciding(self, policy)
+
+    def sampling(self, seeds: range) -> Sampling:
+        """The seeds as a batch that any sampler may lead to its end."""
+        bench = self.bench
+        noise, steps = self._noise(seeds)
+        return Sampling(
+            bench.eager, bench.eager.place(self._conditions(seeds)), noise, bench.options.guidance, bench.rows,
+            bench.options.guided_channels, steps,
+        )  # fmt: skip
 
     def of_reference(self, seeds: range, batch: int, progress: Callable[[int, int], None]) -> SampleSource:
         """Samples of `seeds` with everything computed, drawn once and kept in the stage store for every later plan."""
@@ -105,13 +124,16 @@ class ModelSamples:
         return self._conditions.prompts_of(seeds)
 
     def _run(self, table: ProgramTable, seeds: range) -> NDArray[np.float32]:
-        sampler = self.bench.sampler
-        noise = seed_noise(seeds, self._spec.latent_shape, sampler.steps if sampler.stochastic else 0)
-        steps = None if noise.steps is None else torch.from_numpy(noise.steps)
+        noise, steps = self._noise(seeds)
         latents: NDArray[np.float32] = run_reference(
-            self.bench.eager, sampler, table, self._conditions(seeds), torch.from_numpy(noise.initial), steps
+            self.bench.eager, self.bench.sampler, table, self._conditions(seeds), noise, steps
         ).numpy()
         return latents
+
+    def _noise(self, seeds: range) -> tuple[Tensor, Tensor | None]:
+        sampler = self.bench.sampler
+        noise = seed_noise(seeds, self._spec.latent_shape, sampler.steps if sampler.stochastic else 0)
+        return torch.from_numpy(noise.initial), None if noise.steps is None else torch.from_numpy(noise.steps)
 
 
 @dataclass(frozen=True)
@@ -122,6 +144,17 @@ class _Eager:
     def draw(self, seeds: range) -> Drawn:
         latents = self.latents_of(seeds)
         return Drawn(latents, self.samples.images(latents), self.samples.prompts_of(seeds))
+
+
+@dataclass(frozen=True)
+class _Deciding:
+    samples: ModelSamples
+    policy: AdaptivePolicy
+
+    def draw(self, seeds: range) -> Drawn:
+        result = run_policy(self.samples.sampling(seeds), self.policy)
+        latents: NDArray[np.float32] = result.latents.cpu().numpy()
+        return Drawn(latents, self.samples.images(latents), self.samples.prompts_of(seeds), result.calls)
 
 
 class BundleSamples:
@@ -153,7 +186,9 @@ class BundleSamples:
         latents = self._session.generate(**request, noise=noise, accelerated=self._accelerated)
         has_images = bool(manifest.finish) or manifest.model.output == "pixels"
         images = np.ascontiguousarray(self._session.images().transpose(0, 3, 1, 2)) if has_images else None
-        return Drawn(latents, images, tuple(request.get("prompt", ())))
+        is_adaptive = self._session.playback.play == "adaptive"
+        calls = (self._session.decisions == FULL).sum(axis=0) if is_adaptive else None
+        return Drawn(latents, images, tuple(request.get("prompt", ())), calls)
 
     def _request(self, seeds: range) -> dict[str, Any]:
         manifest = self._manifest

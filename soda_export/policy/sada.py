@@ -99,7 +99,7 @@ def _make_flow(own: SamplerTable, weights: Weights) -> AdaptivePolicy:
     }
     of_full, one = wide.signal(after={"v1": -1.0, "v2": 2.0, "v3": -1.0}), wide.signal(constant=1.0)
     signals = {
-        name: np.broadcast_to(np.array(forms, np.float32), (own.steps, 1, 1, 2, len(one)))
+        name: np.tile(np.array(forms, np.float32), (own.steps, 1, 1, 1, 1))
         for name, forms in {"full": (of_full, one), "skip": (wide.signal(), one)}.items()
     }
     return AdaptivePolicy(

@@ -89,13 +89,17 @@ class SamplerTable:
             return self
         least = self.coefficients.shape[1]
         steps, columns = coefficients.shape
-        size = math.isqrt(columns - 2 * self.learned_variance) - 1  # 1 + n n + 2 n columns
+        size = self.state_size_of(columns)
         if steps != self.steps or columns < least or (size + 1) ** 2 + 2 * self.learned_variance != columns:
             raise PlanError(
                 f"the plan's coefficients are {steps} rows of {columns}, which are not a table of {self.name} with "
                 f"{self.steps} steps ({least} columns, or those of a larger state); plan again"
             )
         return replace(self, coefficients=coefficients, state_size=size)
+
+    def state_size_of(self, columns: int) -> int:
+        """Tensors in the state that rows of so many columns are of."""
+        return math.isqrt(columns - 2 * self.learned_variance) - 1  # 1 + n n + 2 n columns
 
     def widened(self, state_size: int) -> SamplerTable:
         """The same sampler over a larger state, whose further tensors it neither reads nor writes."""

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..eager.adaptive import AdaptiveResult, Group
-from ..policy import AdaptivePolicy
-from ..policy.misfit import GAP, MAX_RUN, variant_of
-from ..sampler import advance_state
+from ..eager.adaptive import Group, run_policy
+from ..policy import AdaptivePolicy, PolicyOptions
+from ..policy.catalog import FIXED
+from ..policy.easycache import make_easycache
+from ..policy.misfit import EARLIEST, GAP, MAX_RUN, make_misfit, variant_of
+from ..policy.sada import PAPER, RELEASED, make_sada
+from ..sampler import advance_state, check_skips
 from .trial import Trials
 
 log = logging.getLogger(__name__)
 _RIDGE = 1e-6
+_LEAST_MISFIT = 1e-9
+_GRID = 4  # steps between two whose weight is measured
 _LEAST_GROUP = 8  # samples that a row of a variant of its own is fitted on; smaller groups share their step's
 _ROUNDS, _CLOSE = 8, 0.01
+_WEIGHED = 8  # samples that steps are weighed on
 
 
 def full_run(trials: Trials) -> tuple[list[Tensor], list[Tensor]]:
@@ -31,14 +39,18 @@ def full_run(trials: Trials) -> tuple[list[Tensor], list[Tensor]]:
     return states, predictions
 
 
-def fit_fills(states: Sequence[Tensor], predictions: Sequence[Tensor]) -> NDArray[np.float64]:
+def fit_fills(
+    states: Sequence[Tensor], predictions: Sequence[Tensor]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[S, variants, 3]: the weights of the last two predictions and the latents that come nearest to the prediction of
-    each step, for every distance to them. On the path with everything computed."""
+    each step, for every distance to them, on the path with everything computed; and [S, variants]: what is left of its
+    squared norm."""
     steps = len(predictions)
     known = torch.stack([t.flatten() for t in (*predictions, *(state[0] for state in states[:steps]))])
     gram = (known.double() @ known.double().T).numpy()
     fills = np.zeros((steps, GAP * (MAX_RUN + 1), 3))
     fills[..., 0] = 1.0
+    misfits = np.ones((steps, GAP * (MAX_RUN + 1)))
     for step in range(steps):
         for run in range(1, MAX_RUN + 2):
             for gap in range(1, GAP + 1):
@@ -49,8 +61,33 @@ def fit_fills(states: Sequence[Tensor], predictions: Sequence[Tensor]) -> NDArra
                 normal = gram[np.ix_(columns, columns)]
                 scale = np.sqrt(np.diag(normal))
                 scaled = normal / np.outer(scale, scale) + _RIDGE * np.eye(3)
-                fills[step, variant_of(gap, run - 1)] = np.linalg.solve(scaled, gram[columns, step] / scale) / scale
-    return fills
+                weights = np.linalg.solve(scaled, gram[columns, step] / scale) / scale
+                fills[step, variant_of(gap, run - 1)] = weights
+                left = gram[step, step] - 2 * weights @ gram[columns, step] + weights @ normal @ weights
+                misfits[step, variant_of(gap, run - 1)] = max(left / gram[step, step], _LEAST_MISFIT)
+    return fills, misfits
+
+
+def weigh_steps(
+    trials: Trials, states: Sequence[Tensor], predictions: Sequence[Tensor], fills: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[S]: the mean squared error of the final sample for one of 1 in a step's prediction, relative to its norm.
+
+    Measured at every few steps, where one step is taken without the model and the others with it; in between
+    logarithms are interpolated.
+    """
+    sampler, steps = trials.sampler, len(predictions)
+    grid = sorted({*range(2, steps - 1, _GRID), steps - 2} & set(range(2, steps)))
+    found = []
+    for step in grid:
+        c1, c2, cx = fills[step, variant_of(1, 0)]
+        stand_in = c1 * predictions[step - 1] + c2 * predictions[step - 2] + cx * states[step][0]
+        state = trials.sampling.advance(sampler, step, states[step], stand_in)
+        final = trials.sampling.run(sampler, state=state, first=step + 1)[0]
+        misfit = ((stand_in - predictions[step]) ** 2).mean() / (predictions[step] ** 2).mean()
+        found.append(float(((final - states[-1][0]) ** 2).mean() / misfit.clamp_min(_LEAST_MISFIT)))
+    weights: NDArray[np.float64] = np.exp(np.interp(np.arange(steps), grid, np.log(np.maximum(found, 1e-30))))
+    return weights
 
 
 class ClosedLoop:
@@ -60,7 +97,6 @@ class ClosedLoop:
         self.policy, self._path = policy, path
         self.rows = {name: table.copy() for name, table in policy.rows.items()}
         self._names = list(policy.rows)
-        self._shared: dict[tuple[int, int], list[tuple[Group, Tensor, Tensor | None, list[int]]]] = {}
 
     def row(
         self, step: int, group: Group, state: Tensor, prediction: Tensor | None, members: list[int]
@@ -91,20 +127,50 @@ def _least_squares(known: Tensor, wanted: Tensor) -> NDArray[np.float32]:
     return np.asarray(weights.float().numpy(), np.float32)
 
 
-def meet_calls(
-    make: Callable[[float], tuple[AdaptivePolicy, AdaptiveResult]], calls: float, low: float, high: float
-) -> tuple[AdaptivePolicy, AdaptiveResult]:
+def calibrate_policy(trials: Trials, config: dict[str, Any], options: PolicyOptions) -> AdaptivePolicy:
+    """The policy that is asked for, with the mean calls of the trials' samples. config: of the model's scheduler.
+    Raises PlanError where this sampler cannot have it."""
+    own = trials.sampler
+    check_skips(own, [False] * EARLIEST + [True])
+    if options.policy in FIXED:
+        policy = make_sada(own, config, PAPER if options.policy == "sada-paper" else RELEASED)
+        return replace(policy, calls=float(run_policy(trials.sampling, policy).calls.mean()))
+    if options.policy == "easycache":
+        if options.threshold:
+            policy = make_easycache(own, options.threshold)
+            return replace(policy, calls=float(run_policy(trials.sampling, policy).calls.mean()))
+        return meet_calls(lambda threshold: _played(trials, make_easycache(own, threshold)), options.calls, 1e-4, 10.0)
+    return _calibrate_misfit(trials, options.calls)
+
+
+def _played(trials: Trials, policy: AdaptivePolicy) -> AdaptivePolicy:
+    return replace(policy, calls=float(run_policy(trials.sampling, policy).calls.mean()))
+
+
+def _calibrate_misfit(trials: Trials, calls: float) -> AdaptivePolicy:
+    states, predictions = full_run(trials)
+    fills, misfits = fit_fills(states, predictions)
+    few = trials.with_samples(trials.samples[:_WEIGHED])
+    weights = weigh_steps(few, *full_run(few), fills)
+    most = float(misfits.max() * weights.max())
+
+    def make(error: float) -> AdaptivePolicy:
+        policy = make_misfit(trials.sampler, fills, misfits, error / weights)
+        fitting = ClosedLoop(policy, states)
+        result = run_policy(trials.sampling, policy, row_of=fitting.row)
+        return replace(policy, rows=fitting.rows, calls=float(result.calls.mean()))
+
+    return meet_calls(make, calls, most * 1e-8, most)
+
+
+def meet_calls(make: Callable[[float], AdaptivePolicy], calls: float, low: float, high: float) -> AdaptivePolicy:
     """The policy whose mean calls are nearest: thresholds halved in logarithm between `low` and `high`."""
-    best: tuple[AdaptivePolicy, AdaptiveResult] | None = None
-    for _ in range(_ROUNDS):
+    found: list[AdaptivePolicy] = []
+    while len(found) < _ROUNDS:
         middle = float(np.sqrt(low * high))
-        policy, result = make(middle)
-        mean = float(result.calls.mean())
-        log.info("policy: threshold %.3g, %.2f calls", middle, mean)
-        if best is None or abs(mean - calls) < abs(best[1].calls.mean() - calls):
-            best = policy, result
-        if abs(mean - calls) <= _CLOSE * calls:
+        found.append(make(middle))
+        log.info("policy: threshold %.3g, %.2f calls", middle, found[-1].calls)
+        if abs(found[-1].calls - calls) <= _CLOSE * calls:
             break
-        low, high = (middle, high) if mean > calls else (low, middle)
-    assert best is not None
-    return best
+        low, high = (middle, high) if found[-1].calls > calls else (low, middle)
+    return min(found, key=lambda policy: abs(policy.calls - calls))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,10 @@ from ..plan.solve import (
     solve_plan,
     solve_without_map,
 )
+from ..policy import AdaptivePolicy, PolicyOptions, read_policy, write_policy
 from ..sampler import can_skip, check_skips, hold, with_nodes
 from .best import MORE_SAMPLES, affordable_samples, search_best
+from .gate import calibrate_policy
 from .journal import Journal
 from .trial import Trials
 
@@ -103,6 +106,27 @@ def _with_fills(bench: Workbench, plan: Plan, planner: str) -> Plan:
         table = with_nodes(bench.sampler, bench.loaded.scheduler_config, skips, bench.options.eta)
         return replace(plan, coefficients=table.coefficients)
     return bench.completed(plan, zeus_fill if planner == "zeus" else hold)
+
+
+def make_policy(bench: Workbench, options: PolicyOptions, calibration: ProfileOptions) -> AdaptivePolicy:
+    """The policy that is asked for, calibrated, or taken from its file. Raises PlanError, UsageError."""
+    options.check(bench.sampler.steps)
+    used = bench.calibration(replace(calibration, samples=max(calibration.samples, options.policy_samples)))
+    inputs = {
+        "model": bench.loaded.spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, **used.key,
+        "policy": asdict(options),
+    }  # fmt: skip
+
+    def make(folder: Path) -> None:
+        trials = Trials(
+            bench.eager, bench.sampler, bench.identity, bench.options.guidance, used.conditions(),
+            range(options.policy_samples),
+        )  # fmt: skip
+        policy = calibrate_policy(trials, bench.loaded.scheduler_config, options)
+        log.info("policy: %s, %.1f calls of %d steps on average", policy.name, policy.calls, policy.steps)
+        write_policy(policy, folder)
+
+    return read_policy(bench.store.produce("calibration", inputs, make), bench.sampler)
 
 
 def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: ProfileOptions) -> Plan:

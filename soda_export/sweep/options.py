@@ -14,7 +14,8 @@ class SweepOptions:
     """What to compare."""
 
     planners: str
-    """Planners, separated by commas; fewer-steps is the same sampler with fewer steps and everything computed."""
+    """Planners, separated by commas; fewer-steps is the same sampler with fewer steps and everything computed. Policies
+    (misfit, easycache, sada, sada-paper) are set to as many calls on average; SADA's own are fixed."""
     flops_ratios: str
     """Targets: FLOPs of computing everything / FLOPs of the plan, separated by commas."""
     out: Path

@@ -55,10 +55,11 @@ class RowFile:
 
     def add(self, finished: Finished) -> None:
         """Append a row; its errors and its plan are on disk before it is. Raises UsageError where the disk is full."""
-        if finished.plan is not None:
+        if not finished.row.error:
             content = io.BytesIO()
             np.save(content, finished.errors)
             write_whole(self._errors_path(finished.row.key), content.getvalue())
+        if finished.plan is not None:
             write_whole(self._plan_path(finished.row.key), plan_text(finished.plan))
         with naming(self._path), self._path.open("ab") as file:
             file.write(msgspec.json.encode(finished.row) + b"\n")

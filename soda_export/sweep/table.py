@@ -19,7 +19,7 @@ _FIGURES = {
     "rmse": ("RMSE", "{:.4f}"), "psnr": ("PSNR, dB", "{:.2f}"), "frechet_real": ("Frechet, real", "{:.3f}"),
     "frechet_reference": ("Frechet, unaccelerated", "{:.3f}"), "accuracy": ("accuracy", "{:.1%}"),
     "accuracy_reference": ("accuracy, unaccelerated", "{:.1%}"), "overlap": ("overlap (IoU)", "{:.3f}"),
-    "overlap_reference": ("overlap, unaccelerated", "{:.3f}"),
+    "overlap_reference": ("overlap, unaccelerated", "{:.3f}"), "calls": ("model calls", "{:.1f}"),
 }  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from ..bench import BenchOptions, BenchResult, bench_bundle
 from ..build.pipeline import Workbench
 from ..build.stages import StageStore
 from ..eager.hints import hint_ports
-from ..errors import PlanError
-from ..eval.compare import compare_samples
+from ..errors import PlanError, UsageError
+from ..eval.compare import Scores, compare_samples
 from ..eval.evaluate import PARTS
 from ..eval.judges import find_judge
 from ..eval.metrics import Interval
@@ -26,7 +26,9 @@ from ..options import ProfileOptions, SamplerOptions
 from ..plan.plan import Plan
 from ..plan.sensitivity import SensitivityMap
 from ..plan.solve import PlanOptions
-from ..search.planning import make_plan_for
+from ..policy import POLICIES, PolicyName, PolicyOptions
+from ..policy.catalog import FIXED
+from ..search.planning import make_plan_for, make_policy
 
 _ON_TARGET = 0.01
 FEWER_STEPS = "fewer-steps"
@@ -58,7 +60,8 @@ class Unit:
 class SweepRow(msgspec.Struct, frozen=True):
     """What came of it. Figures are None where the planner refused, and where the model has no such judge.
 
-    within_1_percent: whether flops_ratio is that close to the target. latency_s, speedup: of the bundle on ONNX
+    within_1_percent: whether flops_ratio is that close to the target. calls: of the model in a run, where a policy
+    decides; its FLOPs ratio is that of the steps that call it. latency_s, speedup: of the bundle on ONNX
     Runtime, from request to latents. error: the planner's refusal, "" for none.
     """
 
@@ -76,6 +79,7 @@ class SweepRow(msgspec.Struct, frozen=True):
     accuracy_reference: Interval | None = None
     overlap: Interval | None = None
     overlap_reference: Interval | None = None
+    calls: Interval | None = None
     latency_s: float | None = None
     speedup: float | None = None
     error: str = ""
@@ -89,7 +93,7 @@ class SweepRow(msgspec.Struct, frozen=True):
 @dataclass(frozen=True)
 class Finished:
     """A row, and what is not in it: the mean squared error of each sample's latents [n], and the plan. A refusal has
-    neither."""
+    neither, a policy's row no plan."""
 
     row: SweepRow
     errors: NDArray[np.float64]
@@ -138,6 +142,8 @@ class UnitRunner:
         """Plan, draw and score. A planner's refusal is a row, too."""
         planner, ratio, text = unit.key
         seeds, batch, started = range(*unit.seeds), self._setting.batch, time.perf_counter()
+        if planner in POLICIES:
+            return self._decide(unit, planner)
         try:
             plan = unit.plan or self._plan(planner, ratio)
             table = lower_plan(plan, self._loaded.spec)
@@ -150,17 +156,28 @@ class UnitRunner:
         seconds = unit.planning_seconds or time.perf_counter() - started
         reference = self._samples.of_reference(seeds, batch, lambda *_: None)
         compared = compare_samples(samples.of_table(table), reference, seeds, batch, judge=self._judge)
-        scores = compared.scores
-        row = SweepRow(
-            planner, ratio, text, seconds, reached, abs(reached / ratio - 1.0) <= _ON_TARGET, scores.rmse, scores.psnr,
-            scores.frechet_real, scores.frechet_reference, scores.accuracy, scores.accuracy_reference,
-            scores.overlap, scores.overlap_reference,
-        )  # fmt: skip
+        row = _row(unit, seconds, reached, compared.scores)
         if unit.bench:
             measured = self._measure(samples.bench, plan)
             speedup = measured.speedup * all_steps / steps
             row = msgspec.structs.replace(row, latency_s=measured.latency_s, speedup=speedup)
         return Finished(row, compared.errors, plan)
+
+    def _decide(self, unit: Unit, planner: PolicyName) -> Finished:
+        """Calibrate a policy for the target, or take it as published, and draw and score what it decides."""
+        seeds, batch, started = range(*unit.seeds), self._setting.batch, time.perf_counter()
+        steps = self._setting.sampler.steps
+        options = PolicyOptions(planner, calls=0.0 if planner in FIXED else steps / unit.flops_ratio)
+        try:
+            policy = make_policy(self._bench, options, self._setting.calibration)
+        except (PlanError, UsageError) as error:
+            refusal = SweepRow(*unit.key, time.perf_counter() - started, error=" ".join(str(error).split()))
+            return Finished(refusal, np.empty(0), None)
+        seconds = time.perf_counter() - started
+        reference = self._samples.of_reference(seeds, batch, lambda *_: None)
+        compared = compare_samples(self._samples.of_policy(policy), reference, seeds, batch, judge=self._judge)
+        assert compared.scores.calls is not None
+        return Finished(_row(unit, seconds, steps / compared.scores.calls.mean, compared.scores), compared.errors, None)
 
     def _plan(self, planner: str, ratio: float) -> Plan:
         if planner != FEWER_STEPS:
@@ -182,6 +199,14 @@ class UnitRunner:
             return bench_bundle(built.out, self._setting.bench, lambda done, total: None)
         finally:
             bench.store.discard(folder)
+
+
+def _row(unit: Unit, seconds: float, reached: float, scores: Scores) -> SweepRow:
+    return SweepRow(
+        *unit.key, seconds, reached, abs(reached / unit.flops_ratio - 1.0) <= _ON_TARGET, scores.rmse, scores.psnr,
+        scores.frechet_real, scores.frechet_reference, scores.accuracy, scores.accuracy_reference, scores.overlap,
+        scores.overlap_reference, scores.calls,
+    )  # fmt: skip
 
 
 def make_plan(bench: Workbench, setting: Setting, planner: str, flops_ratio: float) -> Plan:
