@@ -55,6 +55,7 @@ from tests.tiny import (  # noqa: E402
 )
 
 LABELS, SEED, START_STEP = [3, 7], 1234, 3
+THRESHOLD = 2e-3  # of misfit, where the two samples decide differently
 PROMPTS, NEGATIVE = ["a red circle", "a blue square above a red circle"], "blue"
 
 
@@ -212,8 +213,8 @@ def make_adaptive(
 def make_misfit_policy(bench: Workbench) -> AdaptivePolicy:
     conditions = bench.calibration(ProfileOptions()).conditions()
     trials = Trials(bench.eager, bench.sampler, bench.identity, bench.options.guidance, conditions, range(4))
-    steps = bench.sampler.steps
-    return make_misfit(bench.sampler, fit_fills(*full_run(trials)), np.linspace(1.0, 2.0, steps), 8e-3)
+    fills, misfits = fit_fills(*full_run(trials))
+    return make_misfit(bench.sampler, fills, misfits, np.linspace(2.0, 1.0, bench.sampler.steps) * THRESHOLD)
 
 
 def make_sada_policy(bench: Workbench) -> AdaptivePolicy:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 from soda_runtime.bundle import Bundle
 from soda_runtime.checks import verify_hashes
 from soda_runtime.manifest import Manifest
 from soda_runtime.request import example_request
+from soda_runtime.session import Session
 
 from ..compile import why_not_played
 
@@ -20,14 +22,17 @@ def prove_bundle(folder: Path) -> Manifest:
     manifest = verify_hashes(folder)
     bundle = Bundle(folder, manifest, "null", device="cpu", threads=0)
     session = bundle.session()
-    session.generate(**example_request(bundle, 1))
+    session.generate(**example_request(bundle, 1), policy="frozen")
     if manifest.finish:
         session.result()
+    if bundle.policy is not None:
+        session.generate(**example_request(bundle, 2), policy="adaptive")
     return manifest
 
 
 def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
-    """Play a request on the bundle's own backend, as many steps as have every program of them, and the decoder.
+    """Play a request on the bundle's own backend, as many steps as have every program of them, and the decoder; of a
+    policy, each action once.
 
     Raises EngineError for a NaN or an infinity, and where an engine does not run. Where this machine cannot run the
     backend, a line says so.
@@ -39,7 +44,7 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
     weights = "shared" if manifest.backend == "ort" else ""  # no copy of the weights for each engine
     left = {step.program for step in manifest.steps}
     with Bundle(folder, manifest, manifest.backend, device, 0, weights) as bundle, bundle.session() as session:
-        session.start(**example_request(bundle, 1))
+        session.start(**example_request(bundle, 1), policy="frozen")
         for index, step in enumerate(manifest.steps):
             if not left:
                 break
@@ -48,3 +53,17 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
             session.latents()  # refuses what is not finite
         if manifest.finish:
             session.result()
+        if bundle.policy is not None:
+            _play_actions(session, len(bundle.policy.policy.actions))
+
+
+def _play_actions(session: Session, actions: int) -> None:
+    """Every action after the first, with a computed step before each."""
+    steps = session.bundle.manifest.sampler.steps
+    decisions = np.zeros(steps, np.int64)
+    last = min(2 * actions - 1, steps)
+    decisions[1:last:2] = np.arange(1, actions)[: len(range(1, last, 2))]
+    session.start(**example_request(session.bundle, 1), decisions=decisions)
+    for index in range(last):
+        session.step(index)
+        session.latents()

@@ -2,8 +2,9 @@
 
 At a computed step i after the computed step k the model's gain is G = |e_i - e_k| / |u_i - u_k|, u its input. Before
 each following step j the estimate grows by G |u_j - u_{j-1}| / |e_i|, and step j is skipped while the sum is at most a
-threshold; it takes u_j + (e_i - u_i) for a prediction. The first steps and the last one are computed. Norms here are
-root mean squares of the guided prediction, where the released code has mean absolute values of each guidance branch.
+threshold, up to 16 in a row; it takes u_j + (e_i - u_i) for a prediction. The first steps and the last are computed.
+Norms here are root mean squares of the guided prediction, where the released code has mean absolute values of each
+guidance branch.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _RIDGE = 1e-6
 _LEAST_MISFIT = 1e-9
 _GRID = 4  # steps between two whose weight is measured
 _LEAST_GROUP = 8  # samples that a row of a variant of its own is fitted on; smaller groups share their step's
-_ROUNDS, _CLOSE = 8, 0.01
+_ROUNDS, _CLOSE = 10, 0.02
 _WEIGHED = 8  # samples that steps are weighed on
 
 
@@ -164,13 +164,22 @@ def _calibrate_misfit(trials: Trials, calls: float) -> AdaptivePolicy:
 
 
 def meet_calls(make: Callable[[float], AdaptivePolicy], calls: float, low: float, high: float) -> AdaptivePolicy:
-    """The policy whose mean calls are nearest: thresholds halved in logarithm between `low` and `high`."""
-    found: list[AdaptivePolicy] = []
+    """The policy whose mean calls are nearest: thresholds between `low` and `high`, by the line through the two nearest
+    ones in the threshold's logarithm."""
+    found: list[tuple[float, AdaptivePolicy]] = []
+    under, over = (np.log(low), np.inf), (np.log(high), -np.inf)  # logarithm and calls on each side
     while len(found) < _ROUNDS:
-        middle = float(np.sqrt(low * high))
-        found.append(make(middle))
-        log.info("policy: threshold %.3g, %.2f calls", middle, found[-1].calls)
-        if abs(found[-1].calls - calls) <= _CLOSE * calls:
+        guess = (under[0] + over[0]) / 2
+        if np.isfinite(under[1]) and np.isfinite(over[1]) and under[1] > over[1]:
+            share = (under[1] - calls) / (under[1] - over[1])
+            guess = under[0] + min(max(share, 0.1), 0.9) * (over[0] - under[0])
+        policy = make(float(np.exp(guess)))
+        log.info("policy: threshold %.3g, %.2f calls", np.exp(guess), policy.calls)
+        found.append((abs(policy.calls - calls), policy))
+        if found[-1][0] <= _CLOSE * calls:
             break
-        low, high = (middle, high) if found[-1].calls > calls else (low, middle)
-    return min(found, key=lambda policy: abs(policy.calls - calls))
+        if policy.calls > calls:
+            under = (guess, policy.calls)
+        else:
+            over = (guess, policy.calls)
+    return min(found, key=lambda each: each[0])[1]
