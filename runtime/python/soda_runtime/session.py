@@ -80,6 +80,10 @@ class Session:
         start_latents: NDArray[np.float32] | None = None,
         strength: float | None = None,
         start_step: int | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Generate latents [B, *latent_shape] (pixels in -1..1 where the model's output is pixels); `result` decodes.
 
@@ -88,7 +92,7 @@ class Session:
         """
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated, start_latents, strength, start_step,
+            accelerated, start_latents, strength, start_step, prompt_2, prompt_3, negative_prompt_2, negative_prompt_3,
         )  # fmt: skip
         with self._taken():
             self._begin(request)
@@ -112,11 +116,15 @@ class Session:
         start_latents: NDArray[np.float32] | None = None,
         strength: float | None = None,
         start_step: int | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
     ) -> None:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated, start_latents, strength, start_step,
+            accelerated, start_latents, strength, start_step, prompt_2, prompt_3, negative_prompt_2, negative_prompt_3,
         )  # fmt: skip
         self.begin(request)
 
