@@ -140,6 +140,8 @@ def add_tiny_controlnet(folder: Path, part: str = "controlnet", seed: int = 1) -
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
+    if unet.config.in_channels != unet.config.out_channels:  # ControlNets take the latents alone
+        unet = UNet2DConditionModel(**{**unet.config, "in_channels": unet.config.out_channels})
     control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
     _save_stirred(control, folder, part, by=0.1)
     return folder

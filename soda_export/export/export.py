@@ -80,6 +80,8 @@ def export_programs(
     own = own.widened(sampler.state_size)
     mask_shape = mask_shape_of(loaded.spec) if inpainting else ()
     if inpainting:
+        if any(port.name == MASK for port in loaded.spec.ports):
+            raise ExportError(f"--inpainting: {loaded.spec.name} takes a mask beside its latents anyway; leave it out")
         own, sampler, starts = _inpainting(own, sampler, starts)
     total, compute, spec = 3 + len(table.programs), COMPUTE[precision], loaded.spec
     graph = _trace(loaded, table, DTYPES[compute])

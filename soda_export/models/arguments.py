@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .family import Argument, Constant, Family, Latents, Request, Sizes, Timestep
@@ -28,7 +29,8 @@ def forward_arguments(
         made: dict[str, Any] = {}
         for name, argument in arguments.items():
             if isinstance(argument, Latents):
-                made[name] = latents
+                beside = [inputs[port].to(floating) for port in argument.beside]
+                made[name] = torch.cat([latents, *beside], dim=1) if beside else latents  # [R, C, ...]
             elif isinstance(argument, Timestep):
                 made[name] = timestep * argument.scale if argument.scale != 1.0 else timestep
             elif isinstance(argument, Request):

@@ -14,7 +14,11 @@ from .family import Family, Request, SiteRule, Sizes
 from .spec import Port
 
 KIND, UNET, CONTROLS = "ControlNetModel", "unet", "controls"
-_MUST_AGREE = ("block_out_channels", "cross_attention_dim", "in_channels", "layers_per_block")
+_MUST_AGREE = {
+    "block_out_channels": "block_out_channels", "cross_attention_dim": "cross_attention_dim",
+    "in_channels": "out_channels", "layers_per_block": "layers_per_block",
+}  # fmt: skip
+"""Of a ControlNet -> of the UNet: it takes the latents alone, without what a UNet for inpainting takes beside them."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class ControlledUNet(nn.Module):
         scales: Mapping[str, Tensor], timestep_cond: Tensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None, return_dict: bool = False,
     ) -> Any:  # fmt: skip
+        channels = self.unet.config.out_channels  # type: ignore[union-attr]
+        latents = sample if sample.shape[1] == channels else sample[:, :channels]
         made = [
-            control(sample, timestep, encoder_hidden_states, hint, scale, timestep_cond, added_cond_kwargs)
+            control(latents, timestep, encoder_hidden_states, hint, scale, timestep_cond, added_cond_kwargs)
             for control, hint, scale in zip(self.controls, hints.values(), scales.values(), strict=True)
         ]
         *down, middle = (sum(same[1:], same[0]) for same in zip(*made, strict=True))
@@ -83,8 +89,8 @@ def controlled_family(family: Family, controls: Sequence[Control], config: Mappi
     ports, its picture and its scale. config: of the UNet. Raises ModelError where one does not fit the UNet."""
     suffixes = ["", *(f"_{i}" for i in range(2, len(controls) + 1))]
     for control in controls:
-        for key in _MUST_AGREE:
-            ours, theirs = _plain(config[key]), _plain(control.config.get(key, config[key]))
+        for key, own in _MUST_AGREE.items():
+            ours, theirs = _plain(config[own]), _plain(control.config.get(key, config[own]))
             if ours != theirs:
                 raise ModelError(f"{control.path}: {key}={theirs}, but the UNet has {ours}; it is another model's")
     sites = [replace(rule, path=f"{UNET}.{rule.path}") for rule in family.sites]

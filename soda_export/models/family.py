@@ -40,7 +40,10 @@ class SiteRule:
 
 @dataclass(frozen=True)
 class Latents:
-    """An argument of forward that takes the latents [R, *latent_shape]."""
+    """An argument of forward that takes the latents [R, *latent_shape]. beside: ports whose values follow these along
+    the channels."""
+
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

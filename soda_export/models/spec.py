@@ -12,6 +12,9 @@ STACK = "stack"
 DEEP = "deep"
 """Kind of the site that is a UNet's deep feature (DeepCache)."""
 
+MASK, MASKED_LATENTS = "mask", "masked_latents"
+"""Ports of a model that was made for inpainting: 1 where it draws, and the latents of the picture without that."""
+
 
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A named value of the model's graph, or several values of one call, that a plan decides about.
@@ -50,8 +53,9 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input that a request gives, row by row. shape: of one row, () for a number.
 
     label: class 0 .. num_classes - 1; rows that guidance steers away from take null_class. embedding and mask (1 =
-    attend): of a text; those rows take the negative prompt's. hint: a picture in 0..1, and scalar: a number, `default`
-    where the request says nothing; all rows of a sample take it.
+    attend): of a text; those rows take the negative prompt's. hint: a picture in 0..1, or what a model for
+    inpainting takes beside its latents, and scalar: a number, `default` where the request says nothing; all rows of a
+    sample take it.
     """
 
     name: str
