@@ -95,7 +95,7 @@ def export_programs(
     write_tensors(folder / WEIGHTS_NAME, sources)
     weights = WeightsFile(folder)
     progress(2, total)
-    prepare = PrepareWriter(graph, spec, crossing, prepared, weights).write(folder)
+    prepare = PrepareWriter(graph, spec, crossing, prepared, weights, table.rows).write(folder)
     progress(3, total)
     pieces = Pieces(spec, sampler, table, DTYPES[compute], mask_shape)
     writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights, mask_shape)
