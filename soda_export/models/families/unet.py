@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..family import Constant, Family, Latents, Request, Sizes, Timestep
+from ..family import Combined, Constant, Family, Latents, Request, Sizes, Timestep
+from ..published import AESTHETICS
 from ..spec import MASK, MASKED_LATENTS, Port
-from .clip_texts import SD_TEXTS, SDXL_TEXTS
+from .clip_texts import REFINER_TEXTS, SD_TEXTS, SDXL_TEXTS
 from .unet_parts import (
+    SCORES,
     check_unet,
     embedded_guidance,
+    original_size,
     region_ports,
+    score_ports,
+    scored_ids,
     takes_region,
     time_ids,
     unet_latents,
@@ -26,8 +31,9 @@ def _ports(sizes: Sizes) -> tuple[Port, ...]:
     config = sizes.config
     ports = [Port("embeds", "embedding", (sizes.text_tokens, config["cross_attention_dim"]))]
     if config["addition_embed_type"]:
-        width = config["projection_class_embeddings_input_dim"] - _TIME_IDS * config["addition_time_embed_dim"]
-        ports.append(Port("pooled_embeds", "embedding", (width,)))
+        ids = _TIME_IDS - config[AESTHETICS]  # one score in the place of two sizes
+        width = config["projection_class_embeddings_input_dim"] - ids * config["addition_time_embed_dim"]
+        ports += [Port("pooled_embeds", "embedding", (width,)), *(score_ports() if config[AESTHETICS] else ())]
     if config["time_cond_proj_dim"]:
         ports.append(Port("distilled_guidance", "scalar", default=8.5))
     return (*ports, *region_ports(sizes)) if takes_region(config) else tuple(ports)
@@ -35,16 +41,18 @@ def _ports(sizes: Sizes) -> tuple[Port, ...]:
 
 def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
     """XL takes the image's size and a pooled text, and is guided less; LCM's guidance is distilled into the model; a
-    UNet for inpainting takes a mask and masked latents."""
+    UNet for inpainting takes a mask and masked latents; XL's refiner takes how pleasing the picture is to be."""
     family = replace(family, sites=unet_sites(config), patch=1 << (len(config["block_out_channels"]) - 1))
     if takes_region(config):
         family = replace(family, arguments={**family.arguments, "sample": Latents((MASK, MASKED_LATENTS))})
     if config["addition_embed_type"]:
-        size: dict[str, Request | Constant] = {
-            "text_embeds": Request("pooled_embeds"), "time_ids": Constant(time_ids, rows=True)
+        scored = config[AESTHETICS]
+        ids = Combined(original_size, SCORES, scored_ids) if scored else Constant(time_ids, rows=True)
+        arguments = {
+            **family.arguments, "added_cond_kwargs": {"text_embeds": Request("pooled_embeds"), "time_ids": ids}
         }
-        arguments = {**family.arguments, "added_cond_kwargs": size}
-        family = replace(family, arguments=arguments, default_guidance=5.0, texts=SDXL_TEXTS)
+        texts = REFINER_TEXTS if scored else SDXL_TEXTS
+        family = replace(family, arguments=arguments, default_guidance=5.0, texts=texts)
     width = config["time_cond_proj_dim"]
     if width:
         guided = Request("distilled_guidance", lambda scale: embedded_guidance(width, scale))

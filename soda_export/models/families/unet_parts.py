@@ -9,9 +9,11 @@ from typing import Any
 
 from ...errors import ModelError
 from ..family import SiteRule, Sizes
-from ..spec import DEEP, MASK, MASKED_LATENTS, STACK, Port
+from ..spec import DEEP, IS_NEGATIVE, MASK, MASKED_LATENTS, STACK, Port
 from .square import sized_latents
 
+SCORES = ("aesthetic_score", "negative_aesthetic_score", IS_NEGATIVE)
+"""Ports of the refiner."""
 _PLAIN = {
     "addition_embed_type": (None, "text_time"), "attention_type": ("default",), "center_input_sample": (False,),
     "class_embed_type": (None,), "encoder_hid_dim_type": (None,), "mid_block_type": ("UNetMidBlock2DCrossAttn",),
@@ -61,6 +63,28 @@ def time_ids(sizes: Sizes) -> Any:
 
     side = float(sizes.latent_shape[1] * sizes.pixels_per_latent)
     return torch.tensor([[side, side, 0.0, 0.0, side, side]])
+
+
+def original_size(sizes: Sizes) -> Any:
+    """Size of the original and corner of the crop: [1, 4] pixels."""
+    return time_ids(sizes)[:, :4]
+
+
+def score_ports() -> tuple[Port, ...]:
+    """The refiner's aesthetic scores, of conditional and of unconditional rows, with the defaults of its pipeline."""
+    score, negative, row = SCORES
+    return (
+        Port(score, "scalar", default=6.0, most=10.0), Port(negative, "scalar", default=2.5, most=10.0),
+        Port(row, "row"),
+    )  # fmt: skip
+
+
+def scored_ids(size: Any, score: Any, negative: Any, is_negative: Any) -> Any:
+    """[R, 4], and three times [R] -> [R, 5]."""
+    import torch
+
+    own = score * (1 - is_negative) + negative * is_negative
+    return torch.cat([size.to(own.dtype), own[:, None]], dim=1)
 
 
 def embedded_guidance(width: int, guidance: Any) -> Any:
