@@ -20,7 +20,7 @@ BOUND = 1e-4
 
 
 def pipeline(folder: Path, kind: str, **settings: Any) -> Any:
-    """diffusers' own, with text parts alone."""
+    """diffusers' own, with text parts alone, but for those in settings."""
     parts: dict[str, Any] = {}
     for number in ("", "_2", "_3"):
         if kind != "StableDiffusionPipeline" or not number:
@@ -35,7 +35,7 @@ def pipeline(folder: Path, kind: str, **settings: Any) -> Any:
         parts |= {"transformer": None, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(), "vae": None}
     if kind in ("StableDiffusionXLPipeline", "FluxPipeline"):
         parts = {name: part for name, part in parts.items() if not name.endswith("_3")}
-    return getattr(diffusers, kind)(**parts, **settings)
+    return getattr(diffusers, kind)(**{**parts, **settings})
 
 
 def _encoder(path: Path) -> Any:

@@ -133,14 +133,18 @@ def save_tiny_unet(folder: Path, kind: str = "sd15", seed: int = 0, **config: ob
     return folder
 
 
-def add_tiny_controlnet(folder: Path, part: str = "controlnet", seed: int = 1) -> Path:
+def add_tiny_controlnet(folder: Path, part: str = "controlnet", seed: int = 1, **config: object) -> Path:
     """A ControlNet with random weights for the UNet of a folder: hints of 16 x 16 pixels for 8 x 8 latents."""
     import torch
     from diffusers import ControlNetModel, UNet2DConditionModel
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
+    if unet.config.in_channels != unet.config.out_channels:  # ControlNets take the latents alone
+        unet = UNet2DConditionModel(**{**unet.config, "in_channels": unet.config.out_channels})
     control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    if config:
+        control = ControlNetModel(**{**control.config, **config})
     _save_stirred(control, folder, part, by=0.1)
     return folder
 

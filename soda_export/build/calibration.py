@@ -19,7 +19,7 @@ from ..eager.conditions import (
     read_texts,
     text_ports,
 )
-from ..eager.hints import hint_files, hint_ports, noise_hints, read_hints
+from ..eager.hints import hint_files, hint_ports, noise_hints, picture_ports, read_hints
 from ..errors import UsageError
 from ..models.load import LoadedModel
 from ..options import ProfileOptions
@@ -67,7 +67,7 @@ class Calibration:
         key = {"texts": texts, "text_encoder": self.components.text_hashes if texts else {}}
         if self._hints_folder is None:
             return key
-        files = hint_files(self._hints_folder, hint_ports(self.loaded.spec))
+        files = hint_files(self._hints_folder, picture_ports(hint_ports(self.loaded.spec)))
         return {**key, "hints": {port: [sha256_of(path) for path in paths] for port, paths in files.items()}}
 
     def conditions(self) -> Conditions:
@@ -84,17 +84,21 @@ class Calibration:
         return made | random_texts(spec, options.samples, options.seed)
 
     def _hints(self) -> Conditions:
-        ports = hint_ports(self.loaded.spec)
+        ports, options = hint_ports(self.loaded.spec), self.options
+        pictures = picture_ports(ports)
+        made = noise_hints(ports, options.samples, options.seed)
         if self._hints_folder is not None:
-            return Conditions(read_hints(self._hints_folder, ports), {})
-        if ports:
+            return Conditions({**made, **read_hints(self._hints_folder, pictures)}, {})
+        if pictures:
             log.warning("profile: hints are pictures of noise; --hints gives real ones")
-        return Conditions(noise_hints(ports, self.options.samples, self.options.seed), {})
+        if len(pictures) < len(ports):
+            log.warning("profile: masks are squares, and the masked latents around them noise")
+        return Conditions(made, {})
 
     @property
     def _hints_folder(self) -> Path | None:
         """The one that was asked for, else what came with the ControlNet."""
-        asked, ports = self.options.hints, hint_ports(self.loaded.spec)
+        asked, ports = self.options.hints, picture_ports(hint_ports(self.loaded.spec))
         if asked is not None and not ports:
             raise UsageError(f"--hints {asked}: this model has no ControlNet; give one with --controlnet")
         folders = [control.folder for control in self.loaded.controls]

@@ -133,18 +133,17 @@ def make_manifest(
     )  # fmt: skip
 
 
-_MOST_SCALAR = 1000.0
-
-
 def _ports(spec: ModelSpec, components: Components) -> Iterator[RequestPort]:
     """What requests give: the model's own ports, and with a text encoder the tokens of prompts."""
     yield from components.token_ports
     tokens = {port.name for port in components.token_ports}
     for port in spec.ports:
+        if port.kind == "row":
+            continue  # programs make it themselves
         if port.kind == "label":
             yield LabelPort(port.name, "int64", (), "label", port.num_classes, port.null_class)
         elif port.kind == "scalar":
-            yield ScalarPort(port.name, "float32", (), "scalar", port.default, 0.0, _MOST_SCALAR)
+            yield ScalarPort(port.name, "float32", (), "scalar", port.default, 0.0, port.most)
         elif port.kind == "hint":
             yield HintPort(port.name, "float32", port.shape, "hint")
         elif port.kind == "embedding":

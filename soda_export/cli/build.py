@@ -147,7 +147,7 @@ def _example(manifest: Manifest, prompts: Sequence[str]) -> str:
         if isinstance(port, LabelPort):
             words.append(f"--labels {','.join(str(i) for i in range(min(4, port.num_classes)))}")
         elif isinstance(port, HintPort):
-            words.append(f"--input {port.name}={port.name}.png")
+            words.append(f"--input {port.name}={port.name}.{'png' if port.shape[0] in (1, 3) else 'npy'}")
     if manifest.tokenizers:
         words.append(f"--prompt {shlex.quote(prompts[0] if prompts else 'a lighthouse at dawn')}")
     elif any(isinstance(port, EmbeddingPort) for port in manifest.ports):

@@ -34,7 +34,7 @@ def inspect_model(request: ModelRequest, json: bool) -> None:
     if json:
         print_json(fields)
         return
-    ports = ", ".join(f"{port.name} {list(port.shape)}" for port in spec.ports)
+    ports = ", ".join(f"{port.name} {list(port.shape)}" for port in spec.ports if port.kind != "row")
     kinds = ", ".join(f"{len(numbers)} {kind}" for kind, numbers in spec.kinds.items())
     rows = [(key, str(value)) for key, value in fields.items() if key not in ("sites", "ports")]
     print_table(request.model, [*rows, ("ports", ports), ("sites", kinds)])

@@ -30,6 +30,10 @@ def run(
     labels: str | None = None,
     prompt: list[str] | None = None,
     negative_prompt: str = "",
+    prompt_2: list[str] | None = None,
+    prompt_3: list[str] | None = None,
+    negative_prompt_2: str = "",
+    negative_prompt_3: str = "",
     embeds: Path | None = None,
     input: list[str] | None = None,
     start_latents: Path | None = None,
@@ -72,6 +76,14 @@ def run(
         What to draw, where the model takes text; give it several times for several samples.
     negative_prompt
         What to steer away from.
+    prompt_2
+        What the second text encoder gets in place of --prompt (SDXL, FLUX.1, SD3), once or once a sample.
+    prompt_3
+        The same of the third one (SD3).
+    negative_prompt_2
+        What the second text encoder gets in place of --negative-prompt.
+    negative_prompt_3
+        The same of the third one.
     embeds
         Safetensors file of text embeddings with the names of diffusers' encode_prompt: prompt_embeds,
         prompt_attention_mask, pooled_prompt_embeds and the same with negative_ in front, as far as the model takes
@@ -127,6 +139,10 @@ def run(
         raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
     is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)
     condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
+    condition |= _more_prompts(
+        prompt is None, prompt_2=prompt_2, prompt_3=prompt_3, negative_prompt_2=negative_prompt_2,
+        negative_prompt_3=negative_prompt_3,
+    )  # fmt: skip
     if input:
         condition["inputs"] = parse_inputs(input, manifest)
     if start_latents is not None:
@@ -180,6 +196,18 @@ def _condition(
     if labels is None and is_text:
         raise UsageError("this bundle draws from text: give --prompt, or --embeds with a file of text embeddings")
     return {"labels": _parse_labels(labels or "0")}
+
+
+def _more_prompts(alone: bool, **given: list[str] | str | None) -> dict[str, Any]:
+    """What the other text encoders get. alone: there is no --prompt."""
+    for name, value in given.items():
+        if value and alone:
+            raise UsageError(f"--{name.replace('_', '-')}: goes with --prompt; leave it out")
+    return {
+        name: _decoded(value) if isinstance(value, str) else [_decoded(text) for text in value]
+        for name, value in given.items()
+        if value
+    }
 
 
 def _decoded(text: str) -> str:

@@ -61,6 +61,8 @@ def own_conditions(spec: ModelSpec, scalars: Mapping[str, float] | None = None) 
         elif port.kind == "scalar":
             number = (scalars or {}).get(port.name, port.default)
             positive[port.name] = torch.full((1, *port.shape), float(number))
+        elif port.kind == "row":
+            positive[port.name], negative[port.name] = torch.zeros(1), torch.ones(1)
     return Conditions(positive, negative)
 
 

@@ -1,17 +1,17 @@
-"""Pictures that ControlNets take as hints: those of a folder, else noise."""
+"""Hints: pictures that ControlNets take, those of a folder or noise; regions that models for inpainting draw in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UsageError, first_line
-from ..models.spec import ModelSpec, Port
+from ..models.spec import MASK, MASKED_LATENTS, ModelSpec, Port
 from .conditions import Conditions, Rows, own_conditions, random_texts
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -27,9 +27,17 @@ class HintPort(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+AnyHint = TypeVar("AnyHint", bound=HintPort)
+
+
 def hint_ports(spec: ModelSpec) -> tuple[Port, ...]:
-    """Ports that take a picture, one a ControlNet."""
+    """Ports that take a picture, one a ControlNet, or a mask and masked latents."""
     return tuple(port for port in spec.ports if port.kind == "hint")
+
+
+def picture_ports(ports: Sequence[AnyHint]) -> tuple[AnyHint, ...]:
+    """Those of them that are ControlNets'."""
+    return tuple(port for port in ports if port.name not in (MASK, MASKED_LATENTS))
 
 
 def hint_files(folder: Path, ports: Sequence[HintPort]) -> dict[str, list[Path]]:
@@ -46,21 +54,33 @@ def hint_files(folder: Path, ports: Sequence[HintPort]) -> dict[str, list[Path]]
 
 
 def read_hints(folder: Path, ports: Sequence[HintPort]) -> Rows:
-    """By port [n, C, H, W] in 0..1. Raises UsageError, also where a picture has another size."""
+    """Of ports of pictures: [n, C, H, W] in 0..1 each. Raises UsageError, also where one has another size."""
     files = hint_files(folder, ports)
     return {port.name: torch.stack([_read(path, port.shape) for path in files[port.name]]) for port in ports}
 
 
 def noise_hints(ports: Sequence[HintPort], count: int, seed: int) -> Rows:
-    """Pictures of noise, for models whose weights are random, too: [count, C, H, W]."""
+    """For models whose weights are random, too: pictures of noise, squares to draw in, and latents of noise around
+    these: [count, C, H, W]."""
     generator = torch.Generator().manual_seed(seed)
-    return {port.name: torch.rand((count, *port.shape), generator=generator) for port in ports}
+    return {port.name: _noise_hint(port, count, generator) for port in ports}
 
 
 def random_conditions(spec: ModelSpec, count: int, seed: int, scalars: Mapping[str, float] | None = None) -> Conditions:
     """All that a model takes, for where its meaning does not matter: random texts and hints of noise, `count` each."""
     hints = Conditions(noise_hints(hint_ports(spec), count, seed), {})
     return own_conditions(spec, scalars) | random_texts(spec, count, seed) | hints
+
+
+def _noise_hint(port: HintPort, count: int, generator: torch.Generator) -> Tensor:
+    if port.name not in (MASK, MASKED_LATENTS):
+        return torch.rand((count, *port.shape), generator=generator)
+    squares = torch.zeros(count, *port.shape)
+    half = port.shape[-1] // 2
+    for i in range(count):
+        top, left = (7 * i) % (half + 1), (11 * i + half // 2) % (half + 1)
+        squares[i, :, top : top + half, left : left + half] = 1.0
+    return squares if port.name == MASK else (1 - squares) * torch.randn(squares.shape, generator=generator)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..build.pipeline import Workbench
 from ..eager.conditions import DEFAULT_PROMPTS, Conditions, Rows, own_conditions, random_texts, text_ports
-from ..eager.hints import HintPort, hint_ports, noise_hints, read_hints
+from ..eager.hints import HintPort, hint_ports, noise_hints, picture_ports, read_hints
 from ..options import ProfileOptions
 from .scenes import IMAGE_SIZE, Scene, held_out_prompts, silhouette
 
@@ -40,14 +40,16 @@ def model_prompts(name: str, usual: Sequence[str] = DEFAULT_PROMPTS) -> Sequence
 
 def held_out_hints(name: str, ports: Sequence[HintPort], folder: Path | None = None) -> Rows:
     """What a model's ControlNets are given, [n, C, H, W] by port: the folder's pictures, else the silhouettes of what
-    its prompts say, else noise."""
+    its prompts say, else noise. Models for inpainting draw in squares."""
+    made, pictures = noise_hints(ports, _RANDOM_TEXTS, _RANDOM_SEED), picture_ports(ports)
     if folder is not None:
-        return read_hints(folder, ports)
-    if name in DRAWS_SCENES and all(port.shape == (3, IMAGE_SIZE, IMAGE_SIZE) for port in ports):
-        return {p.name: torch.from_numpy(np.stack([silhouette(s) for s in held_out_scenes()])) for p in ports}
-    if ports:
+        return {**made, **read_hints(folder, pictures)}
+    if pictures and name in DRAWS_SCENES and all(port.shape == (3, IMAGE_SIZE, IMAGE_SIZE) for port in pictures):
+        scenes = torch.from_numpy(np.stack([silhouette(scene) for scene in held_out_scenes()]))
+        return {**made, **{port.name: scenes for port in pictures}}
+    if pictures:
         log.warning("eval: hints are pictures of noise; --hints gives real ones")
-    return noise_hints(ports, _RANDOM_TEXTS, _RANDOM_SEED)
+    return made
 
 
 class SeedConditions:

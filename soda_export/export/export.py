@@ -81,6 +81,8 @@ def export_programs(
     own = own.widened(sampler.state_size)
     mask_shape = mask_shape_of(loaded.spec) if inpainting else ()
     if inpainting:
+        if any(port.name == MASK for port in loaded.spec.ports):
+            raise ExportError(f"--inpainting: {loaded.spec.name} takes a mask beside its latents anyway; leave it out")
         own, sampler, starts = _inpainting(own, sampler, starts)
     total, compute, spec = 3 + len(table.programs), COMPUTE[precision], loaded.spec
     graph = _trace(loaded, table, DTYPES[compute])
@@ -94,7 +96,7 @@ def export_programs(
     write_tensors(folder / WEIGHTS_NAME, sources)
     weights = WeightsFile(folder)
     progress(2, total)
-    prepare = PrepareWriter(graph, spec, crossing, prepared, weights).write(folder)
+    prepare = PrepareWriter(graph, spec, crossing, prepared, weights, table.rows).write(folder)
     progress(3, total)
     pieces = Pieces(spec, sampler, table, DTYPES[compute], mask_shape)
     writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights, mask_shape)

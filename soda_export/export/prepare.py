@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from soda_runtime.manifest import PrepareProgram
 from soda_runtime.signature import ROWS_AXIS, WINDOW_AXIS
 
-from ..models.spec import ModelSpec
+from ..models.spec import IS_NEGATIVE, ModelSpec
 from ..trace.bind import REQUEST, STEP
 from ..trace.denoiser import TIMESTEP
 from ..trace.graph import DenoiserGraph
@@ -60,9 +60,11 @@ class PrepareWriter:
     """Writes the prepare programs of one model."""
 
     def __init__(
-        self, graph: DenoiserGraph, spec: ModelSpec, crossing: Crossing, prepared: Prepared, weights: WeightsFile
-    ) -> None:
-        self._graph, self._spec, self._crossing = graph, spec, crossing
+        self, graph: DenoiserGraph, spec: ModelSpec, crossing: Crossing, prepared: Prepared, weights: WeightsFile,
+        rows: int,
+    ) -> None:  # fmt: skip
+        """rows: of each sample."""
+        self._graph, self._spec, self._crossing, self._rows = graph, spec, crossing, rows
         self._prepared, self._weights = prepared, weights
 
     def write(self, folder: Path) -> tuple[PrepareProgram, ...]:
@@ -73,7 +75,7 @@ class PrepareWriter:
     def _write_request(self, path: Path) -> PrepareProgram:
         builder, tensors = GraphBuilder("request", self._weights), self._prepared.request
         known = self._ports(builder, [part for tensor in tensors for part in tensor.parts])
-        ports = tuple(str(value.name) for value in known)
+        ports = self._given(known)
         for tensor in tensors:
             builder.emit(tensor.parts, known, self._graph.weights)
             packed = _pack(builder, tensor, known)
@@ -86,7 +88,7 @@ class PrepareWriter:
         builder, prepared = GraphBuilder("steps", self._weights), self._prepared
         joint = [part for tensor in prepared.steps if tensor.rows for part in tensor.parts]
         before = self._ports(builder, joint)
-        ports = tuple(str(value.name) for value in before)
+        ports = self._given(before)
         sizes = [_row_size(value) for value in prepared.table]
         table = builder.input(TABLE, "float32", [WINDOW_AXIS, sum(sizes)])
         window = builder.node("Shape", [table], prefix="window", start=0, end=1)
@@ -137,9 +139,30 @@ class PrepareWriter:
         known: Known = {}
         for port in self._spec.ports:
             value = self._graph.inputs[port.name]
-            if value in used:
+            if value in used and port.kind != "row":
                 known[value] = builder.input(port.name, port.dtype, [ROWS_AXIS, *port.shape])
+        for port in self._spec.ports:
+            value = self._graph.inputs[port.name]
+            if value in used and port.kind == "row":
+                known[value] = self._is_negative(builder, next(iter(known.values())))
         return known
+
+    def _given(self, known: Known) -> tuple[str, ...]:
+        """Names of the ports among values that `_ports` made: what a request gives."""
+        rows = {port.name for port in self._spec.ports if port.kind == "row"}
+        return tuple(str(value.name) for value in known if value.name not in rows)
+
+    def _is_negative(self, builder: GraphBuilder, port: ir.Value) -> ir.Value:
+        """[R]: 1 in the second half of the rows where there is guidance, else 0. port: any, for their number."""
+        shape = builder.node("Shape", [port], prefix=IS_NEGATIVE, start=0, end=1)
+        if self._rows == 1:
+            return builder.node("Expand", [builder.constant(np.zeros(1, np.float32)), shape], prefix=IS_NEGATIVE)
+        rows = builder.node("Squeeze", [shape], prefix=IS_NEGATIVE)
+        zero, one, two = (builder.constant(np.array(number, np.int64)) for number in (0, 1, 2))
+        numbers = builder.node("Range", [zero, rows, one], prefix=IS_NEGATIVE)
+        twice = builder.node("Mul", [numbers, two], prefix=IS_NEGATIVE)
+        later = builder.node("GreaterOrEqual", [twice, rows], prefix=IS_NEGATIVE)
+        return builder.node("Cast", [later], prefix=IS_NEGATIVE, to=int(ir.DataType.FLOAT))
 
 
 def evaluate_table(

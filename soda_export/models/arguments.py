@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .family import Argument, Constant, Family, Latents, Request, Sizes, Timestep
+from .family import Argument, Combined, Constant, Family, Latents, Request, Sizes, Timestep
 
 
 def forward_arguments(
@@ -17,7 +18,7 @@ def forward_arguments(
     """Keyword arguments of forward.
 
     latents: [R, *latent_shape]. timestep: [R], as the scheduler counts. inputs: what a request gives by port, [R, ...].
-    constants: argument -> what its Constant makes, with one row where `rows` is set (make_constants).
+    constants: argument -> what its Constant or Combined makes, one row for all (make_constants).
     """
     floating, rows = latents.dtype, latents.shape[0]
 
@@ -28,7 +29,8 @@ def forward_arguments(
         made: dict[str, Any] = {}
         for name, argument in arguments.items():
             if isinstance(argument, Latents):
-                made[name] = latents
+                beside = [inputs[port].to(floating) for port in argument.beside]
+                made[name] = torch.cat([latents, *beside], dim=1) if beside else latents  # [R, C, ...]
             elif isinstance(argument, Timestep):
                 made[name] = timestep * argument.scale if argument.scale != 1.0 else timestep
             elif isinstance(argument, Request):
@@ -37,6 +39,9 @@ def forward_arguments(
                 value = inputs[argument.port]
                 value = value.to(floating) if value.is_floating_point() else value
                 made[name] = argument.change(value) if argument.change else value
+            elif isinstance(argument, Combined):
+                values = [inputs[port].to(floating) for port in argument.ports]
+                made[name] = argument.combine(repeated(constants[name]), *values)
             elif isinstance(argument, Constant):
                 made[name] = map_tensors(constants[name], repeated) if argument.rows else constants[name]
             else:
@@ -50,7 +55,7 @@ def make_constants(arguments: Mapping[str, Argument], sizes: Sizes) -> dict[str,
     """Argument -> what its Constant makes; for a dict of arguments those of its keys that are constant."""
     made: dict[str, Any] = {}
     for name, argument in arguments.items():
-        if isinstance(argument, Constant):
+        if isinstance(argument, (Constant, Combined)):
             made[name] = argument.make(sizes)
         elif isinstance(argument, Mapping):
             made[name] = make_constants(argument, sizes)

@@ -40,7 +40,10 @@ class SiteRule:
 
 @dataclass(frozen=True)
 class Latents:
-    """An argument of forward that takes the latents [R, *latent_shape]."""
+    """An argument of forward that takes the latents [R, *latent_shape]. beside: ports whose values follow these along
+    the channels."""
+
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,23 @@ class Constant:
     rows: bool = False
 
 
-Argument = Latents | Timestep | Request | Constant | Mapping[str, Request | Constant]
+@dataclass(frozen=True)
+class Combined:
+    """An argument made of a constant and of what the request gives: combine(constant [R, ...], *values of the ports
+    [R, ...]), in torch. make: as a Constant's with one row."""
+
+    make: Callable[[Sizes], Any]
+    ports: tuple[str, ...]
+    combine: Callable[..., Any]
+
+
+Argument = Latents | Timestep | Request | Constant | Combined | Mapping[str, Request | Constant | Combined]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a family reads off a configuration. config: of the denoiser, defaults filled in. parts: of the other parts
+    """What a family reads off a configuration. config: of the denoiser, defaults filled in, and whether its
+    pipeline has AESTHETICS (published.py). parts: of the other parts
     of the pipeline, by name. text_tokens: length that prompts are padded to. image_side: pixels that were asked for, 0
     for the model's own size."""
 

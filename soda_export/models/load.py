@@ -25,7 +25,7 @@ from .families import FAMILIES
 from .family import Family, Sizes
 from .hub import DEFAULT_PARTS, TEXT_PARTS
 from .origin import Origin, find_origin, resolve_folder
-from .published import BUILTIN_FOLDER, BUILTIN_SIDES, CONFIG_FILES, builtin_models, read_json
+from .published import AESTHETICS, BUILTIN_FOLDER, BUILTIN_SIDES, CONFIG_FILES, builtin_models, read_json
 from .request import ModelRequest
 from .schedule import pipeline_schedule
 from .spec import ModelSpec
@@ -123,6 +123,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
         raise ModelError(f"{origin.controls[0].path}: a ControlNet goes with a UNet, and the model is a {kind}")
     fake = make_fake(_builder(kind, path, config, origin.controls), torch.float32)
     settings: dict[str, Any] = dict(fake.module.config)  # type: ignore[arg-type]  # defaults filled in
+    settings[AESTHETICS] = bool(origin.published.get(AESTHETICS))
     family = FAMILIES[kind].adapt(FAMILIES[kind], settings)
     family.check(path, settings)
     if origin.controls:

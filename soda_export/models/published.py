@@ -21,6 +21,8 @@ DENOISERS = ("transformer", "unet")
 CONTROLNETS = ("controlnet", "controlnet_1", "controlnet_2", "controlnet_3")
 """Folders of the ControlNets that a pipeline comes with."""
 PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+AESTHETICS = "requires_aesthetics_score"
+"""Of a pipeline: whether its UNet takes how pleasing the picture is to be, as XL's refiner does."""
 
 
 def builtin_models() -> list[str]:
@@ -47,7 +49,8 @@ def published_alias(model: str) -> str | None:
 
 
 def read_published(alias: str) -> dict[str, Any]:
-    """{"repository", "pipeline", and the configuration of each of PARTS that the pipeline has} of an alias."""
+    """{"repository", "pipeline", perhaps AESTHETICS, and the configuration of each of PARTS that the pipeline has} of
+    an alias."""
     return read_json(published_path(alias), "it comes with the package; install the package again")
 
 
@@ -65,7 +68,9 @@ def folder_configs(folder: Path) -> dict[str, Any]:
     """The same of a diffusers folder: a part is there if its configuration is."""
     found: dict[str, Any] = {}
     if (folder / "model_index.json").is_file():
-        found["pipeline"] = read_json(folder / "model_index.json", "").get("_class_name")
+        index = read_json(folder / "model_index.json", "")
+        found["pipeline"] = index.get("_class_name")
+        found[AESTHETICS] = bool(index.get(AESTHETICS, False))
     for part in PARTS:
         path = folder / part / CONFIG_FILES.get(part, "config.json")
         if path.is_file():

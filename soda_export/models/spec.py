@@ -12,6 +12,12 @@ STACK = "stack"
 DEEP = "deep"
 """Kind of the site that is a UNet's deep feature (DeepCache)."""
 
+MASK, MASKED_LATENTS = "mask", "masked_latents"
+"""Ports of a model that was made for inpainting: 1 where it draws, and the latents of the picture without that."""
+
+IS_NEGATIVE = "is_negative"
+"""Port of kind row, of models that treat unconditional rows in another way."""
+
 
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A named value of the model's graph, or several values of one call, that a plan decides about.
@@ -50,16 +56,18 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input that a request gives, row by row. shape: of one row, () for a number.
 
     label: class 0 .. num_classes - 1; rows that guidance steers away from take null_class. embedding and mask (1 =
-    attend): of a text; those rows take the negative prompt's. hint: a picture in 0..1, and scalar: a number, `default`
-    where the request says nothing; all rows of a sample take it.
+    attend): of a text; those rows take the negative prompt's. hint: a picture in 0..1, or what a model for
+    inpainting takes beside its latents, and scalar: a number, 0 .. `most`, `default` where the request says nothing;
+    all rows of a sample take it. row: no request gives it; it is 1 in the rows that guidance steers away from, else 0.
     """
 
     name: str
-    kind: Literal["label", "embedding", "mask", "hint", "scalar"]
+    kind: Literal["label", "embedding", "mask", "hint", "scalar", "row"]
     shape: tuple[int, ...] = ()
     num_classes: int = 0
     null_class: int = 0
     default: float = 0.0
+    most: float = 1000.0
 
     @property
     def dtype(self) -> Literal["int64", "float32"]:

@@ -94,6 +94,10 @@ profile --out PLACE
 run --labels x -1 99 1,,2 2.5
 run --prompt red
 run --negative-prompt red
+run --prompt-2 red
+run --prompt-3 red
+run --negative-prompt-2 red
+run --negative-prompt-3 red
 run --embeds FILE
 run --start-latents FILE bundle bundle/weights.safetensors
 run --start-step x 1 -1
@@ -181,6 +185,8 @@ plan --model model --latency-ms 2 --flops-ratio 2
 profile
 run
 run bundle text-bundle
+run text-bundle --prompt red --prompt-2 blue --out out.npy
+run text-bundle --embeds missing --prompt-2 blue --out out.npy
 run bundle --labels 1 --prompt x
 run bundle --batch 2 --labels 1,2,3
 run bundle --seed

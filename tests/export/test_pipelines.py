@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from soda_runtime import Noise, Session
+from soda_runtime import Noise, RequestError, Session
 from torch import Tensor
 
 from soda_export.build.pipeline import Workbench
@@ -35,6 +35,11 @@ PIPELINES: dict[str, tuple[str, dict[str, object], int | None, float, tuple[str,
     "sd15-control": ("StableDiffusionControlNetPipeline", {}, None, 7.5, ("pndm",)),
     "sd15-controls": ("StableDiffusionControlNetPipeline", {}, None, 7.5, ("ddim",)),
     "sdxl-control": ("StableDiffusionXLControlNetPipeline", {}, None, 5.0, ("euler",)),
+    "sd15-guess": ("StableDiffusionControlNetPipeline", {}, None, 4.0, ("ddim",)),
+    "sd15-guesses": ("StableDiffusionControlNetPipeline", {}, None, 4.0, ("euler",)),
+    "sd15-shuffle": ("StableDiffusionControlNetPipeline", {}, None, 7.5, ("ddim",)),
+    "sdxl-guess": ("StableDiffusionXLControlNetPipeline", {}, None, 5.0, ("euler",)),
+    "sdxl-guess-unguided": ("StableDiffusionXLControlNetPipeline", {}, None, 1.0, ("euler",)),
     "lcm": ("StableDiffusionPipeline", {"time_cond_proj_dim": 8}, None, 1.0, ("lcm",)),
     "flux-dev": ("FluxPipeline", {}, 32, 1.0, FLOWS),
     "flux-schnell": ("FluxPipeline", {"guidance_embeds": False}, 32, 1.0, FLOWS),
@@ -45,9 +50,13 @@ PIPELINES: dict[str, tuple[str, dict[str, object], int | None, float, tuple[str,
 published scheduler's first."""
 CONTROLS = {
     "sd15-control": {"controlnet": 1.0}, "sdxl-control": {"controlnet": 0.7},
-    "sd15-controls": {"controlnet": 0.8, "controlnet_1": 0.4},
+    "sd15-controls": {"controlnet": 0.8, "controlnet_1": 0.4}, "sd15-guess": {"controlnet": 0.9},
+    "sd15-guesses": {"controlnet": 0.8, "controlnet_1": 0.4}, "sdxl-guess": {"controlnet": 0.7},
+    "sdxl-guess-unguided": {"controlnet": 0.7}, "sd15-shuffle": {"controlnet": 0.6},
 }  # fmt: skip
 """Pipeline -> folders of its ControlNets and what their residuals are times."""
+GUESSING = ("sd15-guess", "sd15-guesses", "sdxl-guess", "sdxl-guess-unguided", "sd15-shuffle")
+"""Pipelines in guess_mode: asked for, or, with a ControlNet that pools, of their own."""
 CASES = [(name, sampler) for name, (*_, samplers) in PIPELINES.items() for sampler in samplers]
 
 
@@ -59,7 +68,8 @@ def save_toy(name: str, folder: Path) -> Path:
         return save_tiny_sd3(folder, **config)
     save_tiny_unet(folder, name.split("-")[0] if name != "lcm" else "sd15", **config)
     for part in CONTROLS.get(name, {}):
-        add_tiny_controlnet(folder, part, seed=len(part))
+        own = {"global_pool_conditions": True} if name.endswith("shuffle") else {}
+        add_tiny_controlnet(folder, part, seed=len(part), **own)
     return folder
 
 
@@ -77,15 +87,19 @@ def test_a_bundle_equals_the_pipeline(
     spec = bench.loaded.spec
     plan = bench.plan_of(Schedule.full(spec, STEPS), "everything")
     session = Session.open(bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS).out)
-    scales = zip(("control_scale", "control_scale_2"), CONTROLS.get(name, {}).values(), strict=False)
-    texts = random_conditions(spec, BATCH, 1, dict(scales))
-    given = {port: tensor.numpy() for port, tensor in texts.rows(range(BATCH), 1).items()}
+    scales = dict(zip(("control_scale", "control_scale_2"), CONTROLS.get(name, {}).values(), strict=False))
+    texts = random_conditions(spec, BATCH, 1, scales | {"guess_mode": float(name in GUESSING)})
+    asked_for = [port.name for port in spec.ports if port.kind != "row"]
+    given = {port: tensor.numpy() for port, tensor in texts.rows(range(BATCH), 1).items() if port in asked_for}
     asked: dict[str, Any] = {"inputs": given, "batch": BATCH}
     if bench.rows == 2:
-        asked["negative_inputs"] = {port: tensor.numpy() for port, tensor in texts.negative.items()}
+        asked["negative_inputs"] = {p: tensor.numpy() for p, tensor in texts.negative.items() if p in asked_for}
     noise = torch.randn(STEPS + 1, BATCH, *spec.latent_shape, generator=torch.Generator().manual_seed(5))
     later = noise[1:].numpy() if bench.sampler.stochastic else None
     found = session.generate(**asked, noise=Noise(noise[0].numpy(), later))
+    if name in CONTROLS:
+        with pytest.raises(RequestError, match=r"guess_mode.* 0.* 1"):
+            session.start(**{**asked, "inputs": {**given, "guess_mode": 2.0}})
     scheduler = make_scheduler(sampler, bench.loaded.scheduler_config)
     replace_noise(scheduler, iter(noise[1:]), monkeypatch)
     expected = run_pipeline(bench, name, scheduler, texts.rows(range(BATCH), bench.rows), noise[0])
@@ -131,6 +145,7 @@ def run_pipeline(bench: Workbench, name: str, scheduler: Any, rows: dict[str, Te
         texts |= {"image": hints, "controlnet_conditioning_scale": scales} if len(hints) > 1 else {
             "image": hints[0], "controlnet_conditioning_scale": scales[0]
         }  # fmt: skip
+        texts["guess_mode"] = name in GUESSING
     guidance = rows["distilled_guidance"][0].item() if "distilled_guidance" in rows else bench.options.guidance
     side = PIPELINES[name][2] or 16
     steps = STEPS - (type(scheduler) is diffusers.PNDMScheduler)  # which calls the model once more

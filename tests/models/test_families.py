@@ -275,7 +275,7 @@ def test_pickled_weights_are_refused(tmp_path: Path, tiny_model: Path) -> None:
         (save_plain_pixart, {"cross_attention_dim": 32}, "PixArtTransformer2DModel cannot be run"),
         (save_tiny_sd3, {"sample_size": 9}, "sample_size=9, patch_size=2: the first must be a multiple"),
         (save_tiny_sd3, {"pos_embed_max_size": 2}, "SD3Transformer2DModel cannot be run: Height"),
-        (save_tiny_unet, {"in_channels": 9}, "in_channels=9, out_channels=4: a UNet that takes a mask"),
+        (save_tiny_unet, {"in_channels": 8}, "in_channels=8, out_channels=4: beside the latents a UNet may take"),
         (save_tiny_unet, {"sample_size": (8, 4)}, r"sample_size=\[8, 4\]: one number is needed"),
         (save_tiny_unet, {"class_embed_type": "timestep"}, "class_embed_type='timestep' is not supported"),
         (save_tiny_sana, {"out_channels": 5}, "out_channels=5 is neither in_channels=4 nor"),

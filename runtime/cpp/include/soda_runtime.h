@@ -202,7 +202,7 @@ typedef struct soda_input {
 
 /* A request. Labels, or embeddings (in memory or in a file), or token ids: whichever the bundle takes. These fields are
  * the bundle's port of their kind (embeds: of more than one axis) where there is one alone, whatever its name; other
- * ports are given in `inputs`.
+ * ports are given in `inputs`. So are the ids of several tokenizers, which may be those of other texts (prompt_2).
  * One sample's condition is repeated `samples` times; `samples` 0 takes their number. Arrays are dense, row-major,
  * the caller's, and read before soda_start or soda_generate returns (noise_steps: until the last step has run). */
 typedef struct soda_request {

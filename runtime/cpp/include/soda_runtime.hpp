@@ -57,7 +57,8 @@ public:
         return set(negative_mask_, std::move(mask));
     }
     Request& embeds_file(std::string path) { return set(file_, std::move(path)); }
-    // Values of one port, by name (soda_port.port): [rows, and its axes], one row for all samples or one for each.
+    // Values of one port, by name (soda_port.port): [rows, and its axes], one row for all samples or one for each. Of
+    // several tokenizers each one's ids are given so, which may be those of other texts (diffusers' prompt_2).
     Request& input(const std::string& port, std::vector<float> values, int32_t rows = 1) {
         return set_input({port, false}, std::move(values), {}, rows);
     }

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from .errors import RequestError
 from .manifest import HintPort, LabelPort, Manifest, RequestPort, ScalarPort, TokenIdsPort
-from .port_inputs import MAX_BATCH, Tokenize, name_inputs, prompts_of, require_all, running_encoders, tokens_of
+from .port_inputs import MAX_BATCH, name_inputs, require_all, running_encoders
+from .prompts import Tokenize, prompts_of, tokens_of
 from .request import Noise, Request
 from .starts import Start, Tables, judge_start
 from .values import brief, real_array, rows_of
@@ -46,7 +47,7 @@ def judge_request(
     require_all(request, manifest, running)
     ports = {port.name: port for port in manifest.ports}
     given = {name: rows_of(values, ports[name], name) for name, values in request.inputs.items()}
-    counts = {name: len(values) for name, values in given.items()} | ({"prompt": len(texts[0])} if texts[0] else {})
+    counts = {name: len(values) for name, values in given.items()} | {own.name: len(own.prompts) for own in texts}
     start = judge_start(request, manifest, tables)
     counts |= {"start_latents": len(start.latents)} if start else {}
     samples = _samples(counts, request.batch)
@@ -57,7 +58,7 @@ def judge_request(
     for name, values in rows.items():
         _require_tokens(ports[name], values, vocabulary)
     noise = seed if request.noise is None else judge_noise(request.noise, manifest, samples)
-    if texts[0]:
+    if texts:
         rows |= tokens_of(texts, manifest, samples, tokenize)
     return Judged(samples, rows, frozenset(program.file for program in running), guidance, noise, start)
 

@@ -1,12 +1,9 @@
-"""A request's labels, prompts and embeddings as values of the bundle's ports, and whether all ports are there."""
+"""A request's labels and embeddings as values of the bundle's ports, and whether all ports are there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 from .errors import RequestError
 from .manifest import (
@@ -25,7 +22,6 @@ from .signature import encoders
 from .values import brief
 
 MAX_BATCH = 65536
-Tokenize = Callable[[int, Sequence[str]], tuple[NDArray[np.int64], NDArray[np.int64]]]
 _EMBEDS_FIELDS = (
     ("prompt_embeds", "negative_prompt_embeds"), ("prompt_attention_mask", "negative_prompt_attention_mask"),
     ("pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
@@ -71,28 +67,6 @@ def running_encoders(request: Request, manifest: Manifest) -> list[PrepareProgra
     return running
 
 
-def prompts_of(request: Request, manifest: Manifest, running: Sequence[PrepareProgram]) -> tuple[list[str], list[str]]:
-    """Prompts and negative prompts, none where the request has none."""
-    is_empty = isinstance(request.negative_prompt, str) and not request.negative_prompt
-    ids = [port for port in manifest.ports if isinstance(port, TokenIdsPort)]
-    takes_ids = any(port.name in program.inputs for program in running for port in ids)
-    if manifest.rows_per_sample == 1 and not is_empty:
-        raise RequestError("this bundle was built without guidance; a negative prompt has no effect in it")
-    if request.prompt is None:
-        if not is_empty:
-            raise RequestError("a negative prompt has no effect without a prompt; give negative_prompt_embeds")
-        return [], []
-    if not manifest.tokenizers:
-        if any(isinstance(port, LabelPort) for port in manifest.ports):
-            raise RequestError("this bundle is conditioned on class labels; it takes no prompt and no embeddings")
-        raise RequestError("this bundle has no text encoder; give embeddings, or build it with one")
-    if not takes_ids:
-        raise RequestError("give either a prompt or embeddings")
-    prompts = _prompts(request.prompt, "prompt")
-    negative = _prompts(request.negative_prompt, "negative prompt") if manifest.rows_per_sample == 2 else []
-    return prompts, negative
-
-
 def require_all(request: Request, manifest: Manifest, running: Sequence[PrepareProgram]) -> None:
     """Every port is there but those that encoders make, or encoders alone take that do not run."""
     made = {name for program in running for name in program.outputs}
@@ -114,21 +88,6 @@ def require_all(request: Request, manifest: Manifest, running: Sequence[PrepareP
     for name in request.negative_inputs:
         if name not in request.inputs:
             raise RequestError(f"the negative of {name} has no effect without {name}")
-
-
-def tokens_of(
-    texts: tuple[list[str], list[str]], manifest: Manifest, samples: int, tokenize: Tokenize
-) -> dict[str, NDArray[np.generic]]:
-    """Every port of tokens of the prompts, by each tokenizer once."""
-    prompts, negative = (half * samples if len(half) == 1 else half for half in texts)
-    if len(negative) != samples * (manifest.rows_per_sample - 1):
-        raise RequestError(f"{len(negative)} negative prompts for {samples} samples; give one, or one per sample")
-    made = [tokenize(number, [*prompts, *negative]) for number in range(len(manifest.tokenizers))]
-    rows: dict[str, NDArray[np.generic]] = {}
-    for port in manifest.ports:
-        if isinstance(port, (TokenIdsPort, TokenMaskPort)):
-            rows[port.name] = made[port.tokenizer][isinstance(port, TokenMaskPort)]
-    return rows
 
 
 def _embeds_ports(manifest: Manifest) -> tuple[list[RequestPort], ...]:
@@ -159,12 +118,3 @@ def _wanted(port: RequestPort) -> str:
     if isinstance(port, LabelPort):
         return "labels are missing, one or one per sample"
     return "give a prompt or embeddings" if isinstance(port, (TokenIdsPort, TokenMaskPort)) else "an input is missing"
-
-
-def _prompts(prompt: object, name: str) -> list[str]:
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, (list, tuple)) else []
-    if not prompts or not all(isinstance(text, str) for text in prompts):
-        raise RequestError(f"{name} {brief(prompt)}: give a string or a list of strings")
-    if len(prompts) > MAX_BATCH:
-        raise RequestError(f"{len(prompts)} prompts are more than {MAX_BATCH}")
-    return prompts

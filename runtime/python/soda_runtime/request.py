@@ -57,6 +57,9 @@ class Request:
     them, scaled as the model takes them. The run then starts at start_step, 0 .. S-1, from these and noise, or at the
     step that strength, above 0 and up to 1, stands for in diffusers' image-to-image pipelines. A bundle that inpaints
     keeps them where the port `mask` is 0, and begins with noise alone at a strength of 1.
+
+    prompt_2, prompt_3 and their negative ones: what the second and the third text encoder get, as in diffusers'
+    pipelines; None and "" stand for the prompt and the negative prompt.
     """
 
     labels: int | Sequence[int] | None = None
@@ -73,6 +76,10 @@ class Request:
     start_latents: NDArray[np.float32] | None = None
     strength: float | None = None
     start_step: int | None = None
+    prompt_2: str | Sequence[str] | None = None
+    prompt_3: str | Sequence[str] | None = None
+    negative_prompt_2: str | Sequence[str] | None = None
+    negative_prompt_3: str | Sequence[str] | None = None
     policy: Literal["", "frozen", "adaptive", "full"] = ""
     vote: Literal["", "sample", "any", "mean"] = ""
     decisions: Any = None

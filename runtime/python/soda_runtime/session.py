@@ -84,6 +84,10 @@ class Session:
         start_latents: NDArray[np.float32] | None = None,
         strength: float | None = None,
         start_step: int | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
         policy: Literal["", "frozen", "adaptive", "full"] = "",
         vote: Literal["", "sample", "any", "mean"] = "",
         decisions: Any = None,
@@ -95,7 +99,8 @@ class Session:
         """
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated, start_latents, strength, start_step, policy, vote, decisions,
+            accelerated, start_latents, strength, start_step, prompt_2, prompt_3, negative_prompt_2, negative_prompt_3,
+            policy, vote, decisions,
         )  # fmt: skip
         with self._taken():
             self._begin(request)
@@ -119,6 +124,10 @@ class Session:
         start_latents: NDArray[np.float32] | None = None,
         strength: float | None = None,
         start_step: int | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
         policy: Literal["", "frozen", "adaptive", "full"] = "",
         vote: Literal["", "sample", "any", "mean"] = "",
         decisions: Any = None,
@@ -126,7 +135,8 @@ class Session:
         """Begin a request; arguments as for `generate`. Raises RequestError before anything changes."""
         request = Request(
             labels, prompt, negative_prompt, embeds, inputs or {}, negative_inputs or {}, seed, batch, noise, guidance,
-            accelerated, start_latents, strength, start_step, policy, vote, decisions,
+            accelerated, start_latents, strength, start_step, prompt_2, prompt_3, negative_prompt_2, negative_prompt_3,
+            policy, vote, decisions,
         )  # fmt: skip
         self.begin(request)
 

@@ -12,3 +12,7 @@ SDXL_TEXTS = TextRecipe(
     {"embeds": ((_FIRST.penultimate, _SECOND.penultimate),), "pooled_embeds": ((_SECOND.pooled,),)},
     zeros_for_empty=True,
 )
+REFINER_TEXTS = TextRecipe(
+    {"embeds": ((_SECOND.penultimate,),), "pooled_embeds": ((_SECOND.pooled,),)}, zeros_for_empty=True
+)
+"""XL's refiner has the second encoder alone."""

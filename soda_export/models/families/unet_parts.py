@@ -9,8 +9,11 @@ from typing import Any
 
 from ...errors import ModelError
 from ..family import SiteRule, Sizes
-from ..spec import DEEP, STACK
+from ..spec import DEEP, IS_NEGATIVE, MASK, MASKED_LATENTS, STACK, Port
+from .square import sized_latents
 
+SCORES = ("aesthetic_score", "negative_aesthetic_score", IS_NEGATIVE)
+"""Ports of the refiner."""
 _PLAIN = {
     "addition_embed_type": (None, "text_time"), "attention_type": ("default",), "center_input_sample": (False,),
     "class_embed_type": (None,), "encoder_hid_dim_type": (None,), "mid_block_type": ("UNetMidBlock2DCrossAttn",),
@@ -38,12 +41,50 @@ def unet_sites(config: Mapping[str, Any]) -> tuple[SiteRule, ...]:
     return (*rules, SiteRule(deep, DEEP, outputs, contains=True), SiteRule("conv_out", STACK))
 
 
+def takes_region(config: Mapping[str, Any]) -> bool:
+    """Whether a UNet was made for inpainting: it takes a mask and the latents of the masked picture, too."""
+    return bool(config["in_channels"] == 2 * config["out_channels"] + 1)
+
+
+def unet_latents(sizes: Sizes) -> tuple[int, ...]:
+    """[C, side, side] of the latents alone."""
+    return (sizes.config["out_channels"], *sized_latents(sizes)[1:])
+
+
+def region_ports(sizes: Sizes) -> tuple[Port, ...]:
+    """What is drawn anew, and the rest of the picture, as StableDiffusionInpaintPipeline prepares them."""
+    channels, *size = sizes.latent_shape
+    return (Port(MASK, "hint", (1, *size)), Port(MASKED_LATENTS, "hint", (channels, *size)))
+
+
 def time_ids(sizes: Sizes) -> Any:
     """Size of the original, corner of the crop and size wanted, of an image that was never cropped: [1, 6] pixels."""
     import torch
 
     side = float(sizes.latent_shape[1] * sizes.pixels_per_latent)
     return torch.tensor([[side, side, 0.0, 0.0, side, side]])
+
+
+def original_size(sizes: Sizes) -> Any:
+    """Size of the original and corner of the crop: [1, 4] pixels."""
+    return time_ids(sizes)[:, :4]
+
+
+def score_ports() -> tuple[Port, ...]:
+    """The refiner's aesthetic scores, of conditional and of unconditional rows, with the defaults of its pipeline."""
+    score, negative, row = SCORES
+    return (
+        Port(score, "scalar", default=6.0, most=10.0), Port(negative, "scalar", default=2.5, most=10.0),
+        Port(row, "row"),
+    )  # fmt: skip
+
+
+def scored_ids(size: Any, score: Any, negative: Any, is_negative: Any) -> Any:
+    """[R, 4], and three times [R] -> [R, 5]."""
+    import torch
+
+    own = score * (1 - is_negative) + negative * is_negative
+    return torch.cat([size.to(own.dtype), own[:, None]], dim=1)
 
 
 def embedded_guidance(width: int, guidance: Any) -> Any:
@@ -61,9 +102,9 @@ def check_unet(path: Path, config: Mapping[str, Any]) -> None:
         if config[key] not in known:
             supported = ", ".join(map(repr, known))
             raise ModelError(f"{path}: {key}={config[key]!r} is not supported; supported: {supported}")
-    if config["in_channels"] != config["out_channels"]:
+    if config["in_channels"] != config["out_channels"] and not takes_region(config):
         channels = f"in_channels={config['in_channels']}, out_channels={config['out_channels']}"
-        what = "a UNet that takes a mask or a picture beside the latents is not supported"
+        what = "beside the latents a UNet may take a mask and masked latents (9 channels of 4), nothing else"
         raise ModelError(f"{path}: {channels}: {what}")
     for key in ("sample_size", "cross_attention_dim"):
         if not isinstance(config[key], int):
