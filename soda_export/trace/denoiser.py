@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..models.paths import SiteModule, site_modules
 from ..models.spec import ModelSpec
 from .marks import input_mark, marked
 from .onnx import TracedGraph, trace_to_onnx
+from .repeat import Repeats
 
 LATENTS, TIMESTEP, KEPT = "latents", "timestep", "kept"
 _ROWS = 3  # sizes of 0 and 1 would be specialised
@@ -48,12 +49,13 @@ def trace_denoiser(
     known = {f"model.{name}": value for name, value in fake.buffers.items()}
     known |= _flat_constants(constants)
     with marked(sites), recorder:
+        repeats = Repeats(fake.module, "model.")
         whole = trace_to_onnx(
-            call, examples, dict.fromkeys(examples, (0,)), fake.mode, known, where=type(fake.module).__name__
+            call, examples, dict.fromkeys(examples, (0,)), fake.mode, known, type(fake.module).__name__, repeats=repeats
         )
     whole = whole.renamed(lambda name: name.removeprefix("model."))
-    forms = recorder.forms()
-    calls = [_renewal_call(alike[0], recorder.arguments[alike[0].path]) for alike in forms]
+    forms = recorder.forms(repeats.traced_path)
+    calls = [_renewal_call(alike[0], recorder.arguments[repeats.traced_path(alike[0].path)]) for alike in forms]
     renewals = _trace_renewals(calls, fake, known) if calls else None
     return DenoiserTrace(whole, renewals, tuple(tuple(site.path for site in alike) for alike in forms))
 
@@ -111,12 +113,13 @@ class _Recorder:
         self.arguments: dict[str, dict[str, Any]] = {}
         self._handles: list[Any] = []
 
-    def forms(self) -> list[list[SiteModule]]:
-        """The sites, those together whose modules and arguments are alike."""
+    def forms(self, traced: Callable[[str], str]) -> list[list[SiteModule]]:
+        """The sites, those together whose modules and arguments are alike. traced: path of a site -> of one that was
+        called in its place."""
         alike: dict[Hashable, list[SiteModule]] = {}
         for site in self._sites:
             weights = tuple((name, tuple(weight.shape)) for name, weight in site.module.named_parameters())
-            noted = tuple((name, *_form(value)) for name, value in self.arguments[site.path].items())
+            noted = tuple((name, *_form(value)) for name, value in self.arguments[traced(site.path)].items())
             alike.setdefault((site.rule.kind, type(site.module), weights, noted), []).append(site)
         return list(alike.values())
 
@@ -135,6 +138,7 @@ class _Recorder:
                 for name, value in kwargs.items()
             }
 
+        hook.form = self._note.__qualname__  # type: ignore[attr-defined]  # for alike.py
         return hook
 
 

@@ -56,6 +56,7 @@ def _name_inputs(site: SiteModule) -> Any:
         }
         return (), named
 
+    hook.form = (_name_inputs.__qualname__, site.rule)  # type: ignore[attr-defined]  # for alike.py
     return hook
 
 
@@ -68,4 +69,5 @@ def _name_outputs(site: SiteModule) -> Any:
             values[position] = mark(values[position], output_mark(site.path, number))
         return tuple(values)
 
+    hook.form = (_name_outputs.__qualname__, site.rule)  # type: ignore[attr-defined]
     return hook

@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
@@ -17,6 +17,9 @@ from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor, nn
 
 from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from .repeat import Repeats
 
 OPSET = 23  # the first with Attention
 _FOLDED_BYTES = 1 << 30  # largest constant that is worked out beforehand: position embeddings are large
@@ -49,12 +52,13 @@ class TracedGraph:
 def trace_to_onnx(
     module: nn.Module, examples: Mapping[str, Tensor], symbolic: Mapping[str, tuple[int, ...]], mode: Any,
     buffers: Mapping[str, Tensor], where: str, independent: bool = False, calls: Mapping[str, int] | None = None,
+    repeats: Repeats | None = None,
 ) -> TracedGraph:  # fmt: skip
     """Trace module(*examples) -> one tensor. symbolic: axes of each example that may have any size. buffers: real
     values of initializers, which are folded into the graph; all others stay names. Axis 0 of all examples is the same
     number of rows, and axis 1 the same number of tokens, unless they are independent. calls: number of the call that an
-    example belongs to, where there are several; none is computed from the sizes of another's examples. Raises
-    ModelError, naming `where`.
+    example belongs to, where there are several; none is computed from the sizes of another's examples.
+    repeats: blocks of the module of which each kind is traced once. Raises ModelError, naming `where`.
     """
     numbers = dict.fromkeys(examples, 0) if calls is None else calls
     sizes: dict[tuple[int, int], Any] = {
@@ -63,19 +67,25 @@ def trace_to_onnx(
         for axis, (word, most) in enumerate((("rows", _TRACED_ROWS), ("tokens", None)))
     }
     shapes = tuple({axis: sizes[numbers[name], axis] for axis in symbolic[name]} for name in examples)
-    try:
-        with quiet(), torch.no_grad(), mode:
-            exported = torch.export.export(
-                module, tuple(examples.values()), dynamic_shapes=(shapes,), strict=False
-            )
+
+    def traced() -> ir.Model:
+        with quiet(), torch.no_grad(), mode, repeats or contextlib.nullcontext():
+            exported = torch.export.export(module, tuple(examples.values()), dynamic_shapes=(shapes,), strict=False)
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 exported, dynamo=True, opset_version=OPSET, optimize=False, verbose=False, input_names=list(examples),
             )  # fmt: skip
+        assert program is not None
+        return program.model
+
+    try:
+        model = traced()
+        if repeats is not None and not repeats.stamp(model.graph):
+            repeats.forget()
+            model = traced()
     except Exception as error:
         raise ModelError(f"{_innermost(module, error, where)}: cannot be traced: {_first_cause(error)}") from error
-    assert program is not None
-    graph = program.model.graph
+    graph = model.graph
     for value in graph.inputs:
         for axis in symbolic[str(value.name)]:
             size = value.shape[axis] if value.shape is not None else 0
@@ -87,7 +97,7 @@ def trace_to_onnx(
             value.const_value = TorchTensor(buffers[name].contiguous(), name=name)
         elif not _is_real(value):
             value.const_value, weights[value] = None, name
-    _fold(program.model)
+    _fold(model)
     left = set(graph.initializers.values())
     return TracedGraph(graph, {value: name for value, name in weights.items() if value in left})
 

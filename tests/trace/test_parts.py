@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from soda_export.errors import ModelError
-from soda_export.models.fake import make_fake
+from soda_export.models.fake import FakeModel, make_fake
 from soda_export.trace.fuse import fuse
 from soda_export.trace.narrow import narrow
 from soda_export.trace.onnx import OPSET, TracedGraph, trace_to_onnx
@@ -23,7 +23,9 @@ from soda_export.trace.tidy import TRANSPOSED, tidy
 LOW, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
-def _trace(make: Callable[[], nn.Module], example: Tensor, independent: bool = False) -> TracedGraph:
+def fake_of(make: Callable[[], nn.Module]) -> FakeModel:
+    """What `make` makes, without its weights."""
+
     def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
         module = make().eval()
         for part in module.modules():
@@ -31,13 +33,17 @@ def _trace(make: Callable[[], nn.Module], example: Tensor, independent: bool = F
                 part._parameters[name] = None if own is None else nn.Parameter(parameter(own), requires_grad=False)
         return module
 
-    fake = make_fake(build, torch.float32)
+    return make_fake(build, torch.float32)
+
+
+def _trace(make: Callable[[], nn.Module], example: Tensor, independent: bool = False) -> TracedGraph:
+    fake = fake_of(make)
     with fake.mode:
         examples = {"x": example.clone()}
     return trace_to_onnx(fake.module, examples, {"x": (0,)}, fake.mode, {}, "Toy", independent)
 
 
-def _run(traced: TracedGraph, state: dict[str, Tensor], x: Tensor) -> np.ndarray[Any, Any]:
+def run_traced(traced: TracedGraph, state: dict[str, Tensor], x: Tensor) -> np.ndarray[Any, Any]:
     """With the weights of `state`."""
     graph = traced.graph
     for value, name in traced.weights.items():
@@ -94,7 +100,7 @@ def test_spelled_out_norms_and_activations_become_one_operator() -> None:
     assert not {"Pow", "Tanh", "Sqrt", "Reciprocal", "Mul", "Div", "Identity"} & ops.keys()
     with torch.no_grad():
         expected = module(x[:2]).numpy()
-    np.testing.assert_allclose(_run(traced, module.state_dict(), x[:2]), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run_traced(traced, module.state_dict(), x[:2]), expected, rtol=0, atol=1e-5)
 
 
 def test_narrow_products_leave_sums_norms_and_softmax_in_float32() -> None:
@@ -112,7 +118,7 @@ def test_narrow_products_leave_sums_norms_and_softmax_in_float32() -> None:
     assert stored == {"norm.weight": FLOAT, "up.weight.T": LOW, "up.bias": FLOAT, "down.weight.T": FLOAT}
     with torch.no_grad():
         expected = module(x).numpy()
-    np.testing.assert_allclose(_run(traced, module.state_dict(), x), expected, rtol=0, atol=0.02)
+    np.testing.assert_allclose(run_traced(traced, module.state_dict(), x), expected, rtol=0, atol=0.02)
 
 
 def test_what_is_only_moved_between_products_is_never_widened() -> None:
@@ -132,7 +138,7 @@ def test_what_is_only_moved_between_products_is_never_widened() -> None:
     assert _ops(traced)["Cast"] == 2  # of x, and of the result
     with torch.no_grad():
         expected = module(x).numpy()
-    np.testing.assert_allclose(_run(traced, module.state_dict(), x), expected, rtol=0, atol=0.02)
+    np.testing.assert_allclose(run_traced(traced, module.state_dict(), x), expected, rtol=0, atol=0.02)
 
 
 def test_a_table_is_stored_narrow_and_what_is_looked_up_is_widened() -> None:
@@ -148,7 +154,7 @@ def test_a_table_is_stored_narrow_and_what_is_looked_up_is_widened() -> None:
     traced = narrow(tidy(_trace(Table, ids)), LOW, lambda name: False)
     assert [value.dtype for value in traced.weights] == [LOW]
     assert traced.graph.outputs[0].dtype == FLOAT
-    found = _run(traced, module.state_dict(), ids)
+    found = run_traced(traced, module.state_dict(), ids)
     np.testing.assert_allclose(found, module(ids).detach(), rtol=1e-3, atol=1e-6)
 
 
