@@ -32,6 +32,12 @@ def rows_of(result: BenchResult) -> list[tuple[str, str]]:
                     f"{_mb(memory.weights_private)} private, {_mb(memory.weights_mapped)} mapped"),
         ("arena / activations", f"{_mb(memory.arena)} / {_mb(memory.activations)}; peak {_mb(memory.peak)}"),
     ]  # fmt: skip
+    if result.policy is not None:
+        decided = result.policy
+        times = ", ".join(f"{calls}: {1e3 * seconds:.1f} ms" for calls, seconds in decided.latency_by_calls.items())
+        rows.insert(2, ("model calls", f"{decided.calls:.1f} a sample ({decided.least_calls} to {decided.most_calls}), "
+                                       f"decided by {decided.name}"))  # fmt: skip
+        rows.insert(3, ("latency by calls", f"{times} (calls of all samples together)"))
     if result.text_encoder_s is not None:
         rows.append(("text encoder", f"{1e3 * result.text_encoder_s:.2f} ms a request, not in the latency"))
     if result.decoder_s is not None:

@@ -94,13 +94,25 @@ class Conditions(msgspec.Struct, frozen=True):
     versions: dict[str, str]
 
 
+class PolicyResult(msgspec.Struct, frozen=True):
+    """What a policy decided in the timed generations. calls, least_calls, most_calls: of the model, by a sample.
+    latency_by_calls: calls of all samples of a generation together -> median seconds."""
+
+    name: str
+    calls: float
+    least_calls: int
+    most_calls: int
+    latency_by_calls: dict[int, float]
+
+
 class BenchResult(msgspec.Struct, frozen=True):
     """What `soda-export bench --json` prints. Latencies are from request to latents, in seconds.
 
     outside_steps_s: of a request with embeddings, before its first step: what does not depend on the step. steps_s:
     median of each step. text_encoder_s, decoder_s: median of what makes embeddings of prompts, and images of the
     latents, None without; latency_s is without them. energy_j: of one generation by the processor's counter,
-    accelerated and all-compute, where it can be read.
+    accelerated and all-compute, where it can be read. policy: where the bundle has one, which was followed; its
+    flops_ratio is that of the calls.
     """
 
     bundle: str
@@ -129,3 +141,4 @@ class BenchResult(msgspec.Struct, frozen=True):
     text_encoder_s: float | None
     decoder_s: float | None
     conditions: Conditions
+    policy: PolicyResult | None = None

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from soda_runtime import Bundle, DeviceOptions, Session
 from soda_runtime.manifest import HintPort, LabelPort, Manifest
+from soda_runtime.policy import FULL
 from soda_runtime.request import example_request
 
 from .. import __version__
@@ -23,7 +24,7 @@ from ..errors import UsageError
 from .doctor import describe_machine
 from .probe import measure_opening
 from .process import describe_process
-from .result import BenchOptions, BenchResult, Conditions, Error, ProgramTiming, Timing
+from .result import BenchOptions, BenchResult, Conditions, Error, PolicyResult, ProgramTiming, Timing
 from .timing import Generations, measure_dispatch, measure_encoding, speedup_interval, timing
 
 _PROMPT = "a lighthouse at dawn"
@@ -57,19 +58,20 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     for each in (fast, whole):  # the first round warmed up
         each.forget_first()
     latency, base = timing(fast.whole), timing(whole.whole)
-    speedup = base.median / latency.median
+    speedup, policy = base.median / latency.median, _policy(bundle, fast)
+    flops_ratio = manifest.flops_ratio if policy is None else manifest.sampler.steps / policy.calls
     base_step = timing([seconds for run in whole.steps for seconds in run])
     return BenchResult(
         bundle=str(path), backend=options.backend or manifest.backend, precision=manifest.precision,
         weights=options.weights or "", batch=options.batch, rounds=options.rounds, latency_s=latency.median,
-        baseline_latency_s=base.median, speedup=speedup, flops_ratio=manifest.flops_ratio,
-        realization=speedup / manifest.flops_ratio,
+        baseline_latency_s=base.median, speedup=speedup, flops_ratio=flops_ratio,
+        realization=speedup / flops_ratio,
         latency=latency, baseline_latency=base, speedup_interval=speedup_interval(whole.whole, fast.whole),
         outside_steps_s=statistics.median(fast.before), dispatch_us_per_step=dispatch,
         steps_s=tuple(np.median(fast.steps, axis=0).tolist()), baseline_step=base_step,
-        programs=_programs(manifest, fast, base_step), opening=opening, error=_error(fast, whole),
+        programs=_programs(bundle, fast, base_step), opening=opening, error=_error(fast, whole),
         memory_bytes=memory, energy_j=_energy(fast, whole), text_encoder_s=encoding, decoder_s=decoder,
-        conditions=conditions,
+        conditions=conditions, policy=policy,
     )  # fmt: skip
 
 
@@ -99,16 +101,38 @@ def _decoder_seconds(session: Session, rounds: int) -> float:
     return statistics.median(times[1:])
 
 
-def _programs(manifest: Manifest, fast: Generations, base: Timing) -> tuple[ProgramTiming, ...]:
-    """Each program's latency over all steps that run it, in the order of first use."""
-    ran = [step.program for step in manifest.steps]
+def _programs(bundle: Bundle, fast: Generations, base: Timing) -> tuple[ProgramTiming, ...]:
+    """Each program's latency over all steps that run it, in the order of first use. Of a policy: over the steps in
+    which all samples run it."""
+    manifest, opened = bundle.manifest, bundle.policy
+    ran = [[step.program for step in manifest.steps]] * len(fast.steps)
+    if fast.decisions and opened is not None:
+        of_action = [action.program for action in opened.policy.actions]
+        ran = [[of_action[row[0]] if len(set(row)) == 1 else -1 for row in each.tolist()] for each in fast.decisions]
     full = manifest.programs[manifest.baseline_program].flops
     programs = []
-    for program, count in Counter(ran).items():
-        found = timing([run[i] for run in fast.steps for i in range(len(ran)) if ran[i] == program])
-        used = manifest.programs[program]
-        programs.append(ProgramTiming(used.file, count, found, found.median / base.median, used.flops / full))
+    for program, count in Counter(program for each in ran for program in each if program >= 0).items():
+        found = timing([
+            seconds for run, each in zip(fast.steps, ran, strict=True)
+            for seconds, which in zip(run, each, strict=True) if which == program
+        ])  # fmt: skip
+        used, steps = manifest.programs[program], round(count / len(ran))
+        programs.append(ProgramTiming(used.file, steps, found, found.median / base.median, used.flops / full))
     return tuple(programs)
+
+
+def _policy(bundle: Bundle, fast: Generations) -> PolicyResult | None:
+    """Of the generations that followed the bundle's policy."""
+    if not fast.decisions or bundle.policy is None:
+        return None
+    calls = np.array([(each == FULL).sum(axis=0) for each in fast.decisions])  # [rounds, B]
+    by_calls: dict[int, list[float]] = {}
+    for seconds, total in zip(fast.whole, calls.sum(axis=1).tolist(), strict=True):
+        by_calls.setdefault(total, []).append(seconds)
+    return PolicyResult(
+        bundle.policy.policy.name, float(calls.mean()), int(calls.min()), int(calls.max()),
+        {total: statistics.median(seconds) for total, seconds in sorted(by_calls.items())},
+    )  # fmt: skip
 
 
 def _error(fast: Generations, whole: Generations) -> Error:

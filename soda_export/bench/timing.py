@@ -20,7 +20,8 @@ _RESAMPLES = 1000
 
 class Generations:
     """What repeated generations of one kind took: seconds of the whole [rounds], before the first step [rounds] and of
-    each step [rounds, S]; the latents [rounds, B, C, H, W]; joules [rounds] where they can be read."""
+    each step [rounds, S]; the latents [rounds, B, C, H, W]; joules [rounds] where they can be read. decisions: of each
+    generation that followed a policy, [S, B]."""
 
     def __init__(self, session: Session, request: dict[str, Any], accelerated: bool) -> None:
         self._session, self._request, self._accelerated = session, request, accelerated
@@ -30,6 +31,7 @@ class Generations:
         self.steps: list[list[float]] = []
         self.latents: list[NDArray[np.float32]] = []
         self.joules: list[float | None] = []
+        self.decisions: list[NDArray[np.int64]] = []
 
     def run(self, seed: int) -> None:
         """One more."""
@@ -43,6 +45,8 @@ class Generations:
         latents = session.latents()
         self.whole.append(clock() - started)
         self.latents.append(latents)
+        if session.playback.play == "adaptive":
+            self.decisions.append(session.decisions)
         self.joules.append(self._meter.joules(counters, self._meter.read()))
         if is_one_call:  # on a device; its steps are timed in a run of their own
             session.start(**self._request, seed=seed, accelerated=self._accelerated)
@@ -51,8 +55,8 @@ class Generations:
 
     def forget_first(self) -> None:
         """Drop the first one."""
-        for values in (self.whole, self.before, self.steps, self.latents, self.joules):
-            del values[0]  # type: ignore[attr-defined]
+        for values in (self.whole, self.before, self.steps, self.latents, self.joules, self.decisions):
+            del values[:1]  # type: ignore[attr-defined]
 
 
 def time_steps(session: Session, steps: int) -> list[float]:
@@ -92,6 +96,7 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def measure_encoding(session: Session, request: dict[str, Any], rounds: int) -> float:
     """Median seconds that a request with prompts spends in text encoders, after one that warms up."""
+    request = request | {"policy": "frozen"}  # one playback, whatever decides
     session.start(**request)
     playback, backend, spent = session.playback, session.bundle.backend, 0.0
 
@@ -124,8 +129,8 @@ def measure_encoding(session: Session, request: dict[str, Any], rounds: int) -> 
 
 
 def measure_dispatch(session: Session, request: dict[str, Any], seed: int) -> float:
-    """Median microseconds that a step spends in our Python, outside the engine's call."""
-    session.start(**request, seed=seed)
+    """Median microseconds that a step of the schedule spends in our Python, outside the engine's call."""
+    session.start(**request, seed=seed, policy="frozen")
     playback = session.playback
     spent = 0.0
 

@@ -89,6 +89,8 @@ def build(
         bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
         bench.components.check(bundle.without)
         policy.check(bench.sampler.steps)
+        if policy.policy is not None and bundle.inpainting:
+            raise UsageError("--policy: a bundle that inpaints follows its schedule; leave out one of the two")
         decides = None if policy.policy is None else make_policy(bench, policy, profiling)
         if decides is not None and plan is None and not has_budget(planning):
             planning = replace(planning or PlanOptions(), planner="skip-fitted", budget=max(2, round(decides.calls)))

@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import HintPort, LabelPort, Manifest
+from soda_runtime.policy import FULL, Policy, read_rules
 from soda_runtime.signature import START_LEVELS
 from soda_runtime.starts import cached_steps
+from soda_runtime.strict_json import encode
 from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
@@ -96,6 +98,9 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         "bundle_bytes": files, "fitted": manifest.sampler.fitted,
         "full_steps_by_start": full_steps,
     }  # fmt: skip
+    policy = read_rules(folder, manifest)
+    if policy is not None:
+        result["policy"] = encode(policy)
     if json:
         print_json(result)
         return
@@ -125,6 +130,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
                         + (", fitted to the schedule" if manifest.sampler.fitted else "")),
             ("FLOPs ratio", f"{manifest.flops_ratio:.3f}"),
             ("starts", _starts(full_steps)),
+            *([("policy", describe_policy(policy))] if policy else []),
             *engines,
             ("cache arena", f"{megabytes(manifest.arena.bytes)} a sample (lower bound "
                             f"{megabytes(manifest.arena.lower_bound_bytes)}, naive "
@@ -141,6 +147,12 @@ def full_steps_by_start(folder: Path, manifest: Manifest) -> list[int]:
         return []
     steps = manifest.sampler.steps
     return [steps - first - len(cached_steps(manifest, first)) for first in range(steps)]
+
+
+def describe_policy(policy: Policy) -> str:
+    """Its name, and what may become of each step: # computes, ? decides, - is skipped unless too many in a row were."""
+    marks = ["#", *("#" if rule.action == FULL else "-" if rule.always else "?" for rule in policy.rules)]
+    return f"{policy.name}: {''.join(marks)} (# computes, ? decides, - skips; at most {policy.max_run} in a row)"
 
 
 def _starts(full_steps: list[int]) -> str:

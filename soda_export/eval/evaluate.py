@@ -72,7 +72,10 @@ class Evaluator:
         rows = []
         for target, what in opened:
             if isinstance(what, Bundle):
-                rows.append(self._row(target, what.manifest.flops_ratio, self._bundle(target, what)))
+                compared = self._bundle(target, what)
+                calls = compared.scores.calls  # of what its policy decided
+                ratio = what.manifest.flops_ratio if calls is None else what.manifest.sampler.steps / calls.mean
+                rows.append(self._row(target, ratio, compared))
             else:
                 rows.append(self._row(target, *self._plan(target, what)))
         return rows

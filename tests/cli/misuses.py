@@ -53,6 +53,12 @@ BASE = {
 
 OPTIONS = """
 build --budget WHOLE 1 9
+build --policy WORD misfit
+build --calls REAL 0.5
+build --threshold REAL
+build --policy-samples WHOLE 0
+run --policy WORD adaptive
+run --vote WORD any
 build --steps WHOLE 0 1001
 build --guidance REAL
 build --eta REAL 1.5
