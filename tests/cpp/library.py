@@ -52,7 +52,7 @@ class Info(ctypes.Structure):
         ("has_guidance", c_int32), ("stochastic", c_int32), ("guidance", c_double), ("cuda_stream", c_void_p),
         ("latent_rank", c_int32), ("latent_axes", c_int64 * 4), ("result", c_int32), ("result_rank", c_int32),
         ("result_axes", c_int64 * 4), ("result_rate", c_double), ("num_slots", c_int32),
-        ("takes_start_latents", c_int32), ("inpaints", c_int32),
+        ("takes_start_latents", c_int32), ("inpaints", c_int32), ("policy", c_char_p), ("num_actions", c_int32),
     )  # fmt: skip
 
 
@@ -111,7 +111,11 @@ class Request(ctypes.Structure):
         ("progress_user", c_void_p), ("device_arrays", POINTER(DeviceArray)), ("num_device_arrays", c_int32),
         ("num_inputs", c_int32), ("inputs", POINTER(Input)), ("start_latents", c_void_p),
         ("num_start_latents", c_int32), ("start_step", c_int32), ("has_strength", c_int32), ("strength", c_double),
+        ("policy", c_char_p), ("vote", c_char_p), ("decisions", c_void_p), ("num_decisions", c_size_t),
     )  # fmt: skip
+
+
+_WHOLE = {"labels", "token_ids", "negative_token_ids", "token_mask", "negative_token_mask", "decisions"}
 
 
 def request(**fields: Any) -> Request:
@@ -135,9 +139,13 @@ def request(**fields: Any) -> Request:
         fields.setdefault("num_start_latents", len(fields["start_latents"]))
     if "strength" in fields:
         fields.setdefault("has_strength", 1)
+    if "decisions" in fields:
+        fields.setdefault("num_decisions", np.size(fields["decisions"]))
     for name, value in fields.items():
+        if isinstance(value, str):
+            value = value.encode()
         if isinstance(value, (np.ndarray, list)):
-            whole = name in ("labels", "token_ids", "negative_token_ids", "token_mask", "negative_token_mask")
+            whole = name in _WHOLE
             array = np.ascontiguousarray(value, np.int64 if whole else np.float32)
             made._arrays.append(array)
             value = array.ctypes.data
@@ -171,6 +179,7 @@ class Library:
         self.c.soda_start.argtypes = [c_void_p, POINTER(Request)]
         self.c.soda_step.argtypes = [c_void_p, c_int32]
         self.c.soda_latents.argtypes = self.c.soda_images.argtypes = [c_void_p, POINTER(c_float), c_size_t]
+        self.c.soda_decisions.argtypes = [c_void_p, POINTER(c_int64), c_size_t]
         self.c.soda_result.argtypes = self.c.soda_latents.argtypes
         self.c.soda_images_rgb.argtypes = self.c.soda_result_rgb.argtypes = [c_void_p, POINTER(c_uint8), c_size_t]
         self.c.soda_to_device.argtypes = [c_void_p, c_char_p, c_void_p, c_size_t]
@@ -296,6 +305,14 @@ class CppSession:
         self._call("soda_latents", self.handle, _floats(values), values.size)
         return values
 
+    def decisions(self) -> NDArray[np.int64]:
+        """[steps so far, samples]."""
+        values = np.empty((self.next_step(), self.samples()), np.int64)
+        room = np.empty(values.size + 1, np.int64)  # its address is never null
+        self._call("soda_decisions", self.handle, room.ctypes.data_as(POINTER(c_int64)), values.size)
+        values[:] = room[:-1].reshape(values.shape)
+        return values
+
     def result(self) -> Floats:
         """Images, a video or sound: whatever the bundle makes."""
         values = np.empty((max(1, self.samples()), *self.info.result_axes[: self.info.result_rank]), np.float32)
@@ -345,7 +362,9 @@ def load() -> Library:
 
 def fields_of(request: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
     """A request to the Python runtime in the fields of C++: token ids in the place of texts, ports of their types."""
-    plain = ("seed", "labels", "guidance", "start_latents", "strength", "start_step")
+    plain = (
+        "seed", "labels", "guidance", "start_latents", "strength", "start_step", "policy", "vote", "decisions"
+    )  # fmt: skip
     fields = {name: request[name] for name in plain if name in request}
     fields["has_guidance"] = int("guidance" in request)
     fields["baseline"] = int(not request.get("accelerated", True))

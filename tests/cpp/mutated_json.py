@@ -19,7 +19,8 @@ TEXTS = [
     "weights.safetensors", "manifest.json", "engines.json", "trt", "trt_rtx", "ort", "openvino", "baked", "stripped",
     "inputs", "video", "audio", "strip", "none", "F32", "F64", "BF16", "I64", "BOOL", "__metadata__", "shape", "dtype",
     "é", "\x00", "\x1b[2J", "\u2028", "\u202e", "\ud800", "\U0001f600", "\x7f", "\x85", "\ufeff", "a" * 101, "0" * 64,
-    "A" * 64, "name\n", ".hidden", "-x", "a b", "a/b", "\u00aa",
+    "A" * 64, "name\n", ".hidden", "-x", "a b", "a/b", "\u00aa", "policy.json", "policy.safetensors", "signals.onnx",
+    "full", "skip", "full-signals", "soda-policy",
 ]  # fmt: skip
 BITS = [
     b"", b"0", b"9", b"-", b"-0", b"+1", b"01", b".5", b"1.", b"1e9", b"1e999", b"1E400", b"NaN", b"Infinity",

@@ -13,13 +13,14 @@ from typing import Any
 
 from soda_runtime.engine_index import FORMAT, INDEX_NAME, VERSION, EngineEntry, EngineIndex, index_text
 from soda_runtime.manifest import VERSION as MANIFEST_VERSION
+from soda_runtime.policy import POLICY_NAME
 
 from tests.runtime.bundles import GOLDEN, add_starts, safetensors_bytes
 
 from .mutated_json import mutate_json, mutate_text
 
 MANIFEST = "manifest.json"
-KINDS = {"manifest": 8, "tables": 4, "weights": 3, "tokenizer": 3, "program": 3, "index": 4, "folder": 1}
+KINDS = {"manifest": 8, "tables": 4, "weights": 3, "tokenizer": 3, "program": 3, "index": 4, "policy": 8, "folder": 1}
 Json = dict[str, Any]
 
 
@@ -59,7 +60,7 @@ class Mutator:
             said = f"{folder.name}/{name}: {changes}"
             if name != MANIFEST and choose.random() < 0.95:
                 changed[MANIFEST] = _hashed(contents[MANIFEST], {name: changed[name]})
-            if kind in ("tokenizer", "tables") and choose.random() < 0.1:
+            if kind in ("tokenizer", "tables", "policy") and choose.random() < 0.1:
                 changed[MANIFEST], more = _mutate_json_file(changed.get(MANIFEST, contents[MANIFEST]), choose)
                 said += f"; {MANIFEST}: {more}"
         for name, content in changed.items():
@@ -75,19 +76,31 @@ def _files_of(contents: dict[str, bytes]) -> dict[str, list[str]]:
     manifest = json.loads(contents[MANIFEST])
     tokenizers = [each["file"] for each in manifest.get("tokenizers", [])]
     tokenizers.append(manifest["model"].get("condition", {}).get("tokenizer", ""))  # before version 5
-    programs = [each["file"] for each in (*manifest["prepare"], *manifest["programs"], *manifest["finish"])]
+    policy = _policy_of(contents)
     files = {
-        "manifest": [MANIFEST], "tables": [manifest["tables"]], "weights": manifest["weights"],
-        "tokenizer": [name for name in tokenizers if name], "program": programs,
-        "index": [INDEX_NAME] if INDEX_NAME in contents else [],
+        "manifest": [MANIFEST], "tables": [manifest["tables"], *([policy["tables"]] if policy else [])],
+        "weights": manifest["weights"], "tokenizer": [name for name in tokenizers if name],
+        "program": _programs_of(manifest, policy), "index": [INDEX_NAME] if INDEX_NAME in contents else [],
+        "policy": [POLICY_NAME] if policy else [],
     }  # fmt: skip
     return {kind: names for kind, names in files.items() if names}
+
+
+def _policy_of(contents: dict[str, bytes]) -> Json:
+    policy: Json = json.loads(contents.get(POLICY_NAME, b"{}"))
+    return policy
+
+
+def _programs_of(manifest: Json, policy: Json) -> list[str]:
+    files = [each["file"] for each in (*manifest["prepare"], *manifest["programs"], *manifest["finish"])]
+    return [*files, *([policy["signals"]] if policy else [])]
 
 
 def _add_index(folder: Path) -> None:
     """Make a bundle over into one of TensorRT engines, as far as a reader without the library looks."""
     manifest: Json = json.loads((folder / MANIFEST).read_text())
-    programs = [each["file"] for each in (*manifest["prepare"], *manifest["programs"], *manifest["finish"])]
+    policy = folder / POLICY_NAME
+    programs = _programs_of(manifest, json.loads(policy.read_text()) if policy.exists() else {})
     weights = manifest["weights"][0]
     entries = {name: EngineEntry(hashlib.sha256(name.encode()).hexdigest(), weights, 0) for name in programs}
     index = EngineIndex(FORMAT, VERSION, "trt", "10.9.0.34", ("sm89",), "stripped", 4, "toy", "fp32", entries)
@@ -173,5 +186,6 @@ def _mutate_program(content: bytes, choose: random.Random) -> tuple[bytes, str]:
 
 MUTATIONS: dict[str, Callable[[bytes, random.Random], tuple[bytes, str]]] = {
     "manifest": _mutate_json_file, "tokenizer": _mutate_json_file, "index": _mutate_json_file,
+    "policy": _mutate_json_file,
     "tables": _mutate_tensors, "weights": _mutate_tensors, "program": _mutate_program,
 }  # fmt: skip

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from soda_runtime import Bundle, BundleError, EngineError, RequestError, checks, initializers
+from soda_runtime import Bundle, BundleError, EngineError, RequestError, Session, checks, initializers
 from soda_runtime.manifest import TokenIdsPort
 from soda_runtime.philox import latent_noise
 from soda_runtime.request import example_request
 
 from tests.runtime.test_fuzz import PLAYED_BYTES, _played_bytes
 
-from .library import CppBundle, Library, fields_of, has_backend
+from .library import CppBundle, CppSession, Library, fields_of, has_backend
 
 FAMILIES = (BundleError, EngineError, RequestError)
 ENGINES_EVERY = 64  # bundles that open are played by their own engines, too; the others by the null backend alone
@@ -102,13 +102,24 @@ def _judged(what: str, python: _Said, cpp: _Said) -> Answer:
 
 def _played(python: Bundle, cpp: CppBundle, request: dict[str, Any]) -> Answer:
     fields = fields_of(request, python)
-    expected, one = _try(lambda: python.session().generate(**request))
-    latents, other = _try(lambda: cpp.session().generate(**fields))
+    session, other_session = python.session(), cpp.session()
+    expected, one = _try(lambda: session.generate(**request))
+    latents, other = _try(lambda: other_session.generate(**fields))
     answer = _judged("playing", one, other)
     difference = answer.difference
+    if expected is not None and latents is not None:
+        difference = _differing_decisions(session, other_session)
     if expected is not None and latents is not None and not np.array_equal(expected, latents):
         difference = f"latents differ by {np.abs(expected - latents).max()} of {np.abs(expected).max()}"
     return Answer(answer.said, difference, opened=True, played=True)
+
+
+def _differing_decisions(python: Session, cpp: CppSession) -> str:
+    expected, one = _try(lambda: python.decisions)
+    decisions, other = _try(cpp.decisions)
+    if expected is None or decisions is None:
+        return _judged("decisions", one, other).difference
+    return "" if np.array_equal(expected, decisions) else f"decisions {expected.tolist()} and {decisions.tolist()}"
 
 
 def random_request(bundle: Bundle, choose: random.Random) -> dict[str, Any]:
@@ -119,6 +130,8 @@ def random_request(bundle: Bundle, choose: random.Random) -> dict[str, Any]:
         request["guidance"] = choose.choice([1.0, 4.0, bundle.manifest.guidance, 0.0, -1.0, 1e39, float("nan")])
     if choose.random() < 0.4:
         _give_start(bundle, request, choose)
+    if choose.random() < (0.6 if bundle.policy else 0.1):
+        _give_play(bundle, request, choose)
     ids = [port for port in bundle.manifest.ports if isinstance(port, TokenIdsPort)]
     if ids and choose.random() < 0.5:  # by the text encoders, with ids at the vocabulary's ends
         _give_ids(bundle, request, ids, choose)
@@ -136,6 +149,15 @@ def _give_start(bundle: Bundle, request: dict[str, Any], choose: random.Random) 
         request["start_step"] = choose.choice([0, steps - 1, steps, -1, choose.randrange(steps)])
     else:
         request["strength"] = choose.choice([choose.random(), 0.01, 1.0, 1.5, 0.0, -1.0, float("nan")])
+
+
+def _give_play(bundle: Bundle, request: dict[str, Any], choose: random.Random) -> None:
+    request["policy"] = choose.choice(["", "", "adaptive", "adaptive", "frozen", "full", "fast"])
+    request["vote"] = choose.choice(["", "", "sample", "any", "mean", "two"])
+    if choose.random() < 0.4:
+        steps, columns = bundle.manifest.sampler.steps, choose.choice([1, request["batch"], 2])
+        actions = [choose.choice([0, 0, 0, 0, 1, 2, choose.randint(-1, 8)]) for _ in range((steps - 1) * columns)]
+        request["decisions"] = np.array([*[0] * columns, *actions], np.int64).reshape(steps, columns)
 
 
 def _give_ids(bundle: Bundle, request: dict[str, Any], ports: list[TokenIdsPort], choose: random.Random) -> None:

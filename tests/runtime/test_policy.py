@@ -108,6 +108,26 @@ def test_requests_of_every_kind_leave_nothing_to_the_next(bundle: Bundle) -> Non
         fresh.close()
 
 
+def test_samples_whose_buffers_cannot_be_had_leave_the_session_usable(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = bundle.session()
+    expected = session.generate([1, 2], seed=1, vote="any")
+    made: list[AdaptivePlayback] = []
+
+    def make(*arguments: Any) -> AdaptivePlayback:
+        if made:
+            raise EngineError("no memory for the second one")
+        made.append(AdaptivePlayback(*arguments))
+        return made[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("soda_runtime.session.AdaptivePlayback", make)
+        with pytest.raises(EngineError, match="no memory for the second one"):
+            session.generate([1, 2], seed=1)
+    assert np.array_equal(session.generate([1, 2], seed=1, vote="any"), expected)
+
+
 def test_steps_are_taken_one_by_one_and_decisions_read_between_them(golden: Path, bundle: Bundle) -> None:
     session, request = bundle.session(), golden_request(golden)
     whole = session.generate(**request)

@@ -25,6 +25,19 @@ static int32_t show_progress(void *user, int32_t done, int32_t steps) {
     return 0; /* anything else cancels */
 }
 
+/* Of each sample, how many steps computed; the others did what the bundle's policy has instead. */
+static void show_decisions(soda_session *session, int32_t samples, int32_t steps) {
+    const size_t count = (size_t)samples * (size_t)steps;
+    int64_t *actions = malloc(count * sizeof *actions);
+    demand(actions ? soda_decisions(session, actions, count) : SODA_ENGINE_MEMORY);
+    for (int32_t b = 0; b < samples; ++b) {
+        int computed = 0;
+        for (int32_t i = 0; i < steps; ++i) computed += actions[i * samples + b] == 0;
+        fprintf(stderr, "sample %d: %d of %d steps computed\n", (int)b, computed, (int)steps);
+    }
+    free(actions);
+}
+
 int main(int argc, char **argv) {
     soda_open_options options = SODA_INIT(soda_open_options);
     soda_request request = SODA_INIT(soda_request);
@@ -50,6 +63,7 @@ int main(int argc, char **argv) {
     const int64_t height = info.image_shape[0], width = info.image_shape[1], channels = info.image_shape[2];
     int32_t samples = 0;
     demand(soda_progress_of(session, &samples, NULL));
+    if (*info.policy) show_decisions(session, samples, info.steps);
     const size_t bytes = (size_t)(samples * height * width * channels);
     uint8_t *pixels = malloc(bytes + 1);
     demand(pixels ? soda_images_rgb(session, pixels, bytes) : SODA_ENGINE_MEMORY);

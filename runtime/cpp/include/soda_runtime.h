@@ -111,6 +111,8 @@ typedef struct soda_info {
     double result_rate;               /* frames of a video, or values of sound, in a second; else 0 */
     int32_t num_slots;                /* values that steps keep for later ones */
     int32_t takes_start_latents, inpaints; /* 1: takes start_latents; keeps them where the port `mask` is 0 */
+    const char *policy;                    /* name of the bundle's policy; "": it has none */
+    int32_t num_actions;                   /* of the policy; 0 computes everything */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
@@ -208,7 +210,7 @@ typedef struct soda_input {
 typedef struct soda_request {
     size_t size;
     int32_t samples;
-    int32_t baseline; /* 1: compute every module at every step, without the cache */
+    int32_t baseline; /* 1: compute every module at every step, without the cache, as the policy "full" does */
     uint64_t seed;    /* ignored where noise_initial is given */
     double guidance;  /* read where has_guidance is 1 */
     int32_t has_guidance;
@@ -236,6 +238,12 @@ typedef struct soda_request {
     int32_t start_step;         /* 0 .. steps - 1: the step that runs first; 0 where has_strength is 1 */
     int32_t has_strength;       /* 1: `strength` says where the run starts */
     double strength;            /* above 0, up to 1, as in diffusers' image-to-image pipelines */
+    const char *policy; /* "frozen": the bundle's schedule; "adaptive": its policy, which decides as the run goes;
+                           "full"; NULL or "": the policy where there is one and start_latents are not given */
+    const char *vote;   /* who decides for an adaptive batch: "sample" (each for itself), "any" (a step is computed for
+                           all where one needs it) or "mean"; NULL or "": "sample" on the CPU, "any" on a device */
+    const int64_t *decisions; /* [steps] or [steps, samples]: actions to take in place of deciding; NULL: it decides */
+    size_t num_decisions;     /* how many these are */
 } soda_request;
 
 /* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least those of all samples; NULL with
@@ -249,6 +257,8 @@ SODA_API soda_status soda_step(soda_session *session, int32_t index);
 SODA_API soda_status soda_progress_of(const soda_session *session, int32_t *samples, int32_t *steps_done);
 /* Latents [samples, their axes] after the steps run so far; SODA_ENGINE_ERROR where one is NaN or infinite. */
 SODA_API soda_status soda_latents(soda_session *session, float *latents, size_t count);
+/* What the steps so far of an adaptive request did, [steps so far, samples]: actions of the policy, 0 computed. */
+SODA_API soda_status soda_decisions(const soda_session *session, int64_t *decisions, size_t count);
 /* What is made of the latents after the steps run so far: images [samples, height, width, channels] or video [samples,
  * frames, height, width, channels] in 0 .. 1, or sound [samples, channels, length] in -1 .. 1. SODA_ENGINE_ERROR where
  * a value is NaN or infinite. */

@@ -107,6 +107,11 @@ public:
         return set(guidance_, scale);
     }
     Request& baseline(bool on = true) { return set(baseline_, on); }
+    // "frozen", "adaptive" or "full", and who decides: "sample", "any" or "mean". See soda_request.
+    Request& policy(std::string name) { return set(policy_, std::move(name)); }
+    Request& vote(std::string name) { return set(vote_, std::move(name)); }
+    // [steps], or [steps, samples]: what each step does, as Session::decisions has it, in place of deciding.
+    Request& decisions(std::vector<int64_t> actions) { return set(decisions_, std::move(actions)); }
     // Called after every step with steps done and their number; true cancels. It must not throw.
     Request& progress(std::function<bool(int, int)> callback) { return set(progress_, std::move(callback)); }
 
@@ -162,6 +167,10 @@ public:
         request.start_step = start_step_;
         request.has_strength = has_strength_;
         request.strength = strength_;
+        request.policy = policy_.c_str();
+        request.vote = vote_.c_str();
+        request.decisions = data(decisions_);
+        request.num_decisions = decisions_.size();
         arrays_.clear();
         for (const auto& [name, array] : device_)
             arrays_.push_back({sizeof(soda_device_array), name.c_str(), array.first, array.second});
@@ -220,9 +229,9 @@ private:
         return found == device_.end() ? 0 : found->second.second / sizeof(int64_t);
     }
 
-    std::vector<int64_t> labels_, ids_, negative_ids_, mask_, negative_mask_;
+    std::vector<int64_t> labels_, ids_, negative_ids_, mask_, negative_mask_, decisions_;
     std::vector<float> embeds_, negative_embeds_, noise_, noise_steps_, start_latents_;
-    std::string file_;
+    std::string file_, policy_, vote_;
     std::map<std::string, std::pair<const void*, size_t>> device_;  // address and bytes
     mutable std::vector<soda_device_array> arrays_;                 // the same for the C struct
     std::map<std::pair<std::string, bool>, Input> inputs_;          // by port; true: negative
@@ -262,6 +271,15 @@ public:
     std::vector<float> latents() {
         return read<float>(info_.latent_axes, info_.latent_rank,
                            [this](float* to, size_t n) { return soda_latents(handle_.get(), to, n); });
+    }
+    // What the steps so far of an adaptive request did, [steps, samples]: actions of the policy, 0 computed.
+    std::vector<int64_t> decisions() const {
+        int32_t count = 0, steps = 0;
+        check(soda_progress_of(handle_.get(), &count, &steps));
+        std::vector<int64_t> actions(static_cast<size_t>(count) * static_cast<size_t>(steps) + 1);
+        check(soda_decisions(handle_.get(), actions.data(), actions.size()));
+        actions.pop_back();  // was there so that the pointer is never null
+        return actions;
     }
     // What is made of the latents: see soda_result. Images and video in 0 .. 1, or as bytes 0 .. 255; sound in -1 .. 1.
     std::vector<float> result() {

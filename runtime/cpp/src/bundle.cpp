@@ -62,8 +62,11 @@ CheckedBundle check_once(const std::string& path) {
     Manifest manifest = open_manifest(folder);
     const CheckedFiles files(folder, check_files(folder, manifest));
     auto tables = read_and_check_tables(folder, manifest);
-    files.require_same({manifest.tables});
-    return {folder, std::move(manifest), files, std::move(tables)};
+    auto policy = read_policy(folder, manifest);
+    std::vector<std::string> read = {manifest.tables};
+    if (policy) read.insert(read.end(), {policy_name, policy->policy.tables});
+    files.require_same(read);
+    return {folder, std::move(manifest), files, std::move(tables), std::move(policy)};
 }
 
 // What changes where another bundle is put in a folder's place; no value where there is none.
@@ -99,7 +102,9 @@ CheckedBundle check_known(const std::string& folder, Manifest manifest) {
     for (const auto& [name, entry] : manifest.files)
         stamps[name] = require_regular_file(folder + "/" + name, entry.bytes);
     auto tables = read_and_check_tables(folder, manifest);
-    return {folder, std::move(manifest), CheckedFiles(folder, std::move(stamps)), std::move(tables)};
+    auto policy = read_policy(folder, manifest);
+    return {folder, std::move(manifest), CheckedFiles(folder, std::move(stamps)), std::move(tables),
+            std::move(policy)};
 }
 
 BackendOptions with_defaults(BackendOptions options, const Manifest& manifest) {
@@ -121,6 +126,7 @@ Bundle::Bundle(CheckedBundle checked, std::unique_ptr<Backend> backend)
       manifest_(std::move(checked.manifest)),
       files_(std::move(checked.files)),
       tables_(std::move(checked.tables)),
+      policy_(std::move(checked.policy)),
       backend_(std::move(backend)) {}
 
 Bundle::Bundle(CheckedBundle checked, BackendOptions options)
@@ -128,6 +134,7 @@ Bundle::Bundle(CheckedBundle checked, BackendOptions options)
       manifest_(std::move(checked.manifest)),
       files_(std::move(checked.files)),
       tables_(std::move(checked.tables)),
+      policy_(std::move(checked.policy)),
       backend_(open_backend(with_defaults(std::move(options), manifest_))) {}
 
 const Engine& Bundle::step_engine(size_t program) {
@@ -141,6 +148,11 @@ const Engine& Bundle::prepare_engine(const PrepareProgram& program) {
 const Engine& Bundle::finish_engine() {
     const FinishProgram& program = manifest_.finish.at(0);
     return open(program.file, finish_signature(manifest_, program), true);
+}
+
+const Engine& Bundle::signals_engine() {
+    const Policy& policy = policy_.value().policy;
+    return open(policy.signals, signals_signature(manifest_, policy), false);
 }
 
 Signature Bundle::signature_of(const PrepareProgram& program) const {

@@ -8,6 +8,7 @@
 #include "files.hpp"
 #include "guard.hpp"
 #include "manifest.hpp"
+#include "policy.hpp"
 #include "tensors.hpp"
 
 namespace soda {
@@ -18,6 +19,7 @@ struct CheckedBundle {
     Manifest manifest;
     CheckedFiles files;
     std::map<std::string, Table> tables;
+    std::optional<OpenedPolicy> policy;
 };
 
 class Bundle : public OpenedHere {
@@ -35,11 +37,13 @@ public:
     const Engine& step_engine(size_t program);
     const Engine& prepare_engine(const PrepareProgram& program);
     const Engine& finish_engine();
+    const Engine& signals_engine();  // of a bundle that has a policy
     Signature signature_of(const PrepareProgram& program) const;
     // A table in the backend's memory, uploaded at first use.
     const Memory& table(const std::string& name);
     int64_t row_bytes(const std::string& table) const { return tables_.at(table).row_bytes(); }
     const std::map<std::string, Table>& tables() const { return tables_; }
+    const OpenedPolicy* policy() const { return policy_ ? &*policy_ : nullptr; }
 
     // Token ids of tokenizer `number` are below this; 0 where its file does not say.
     int64_t vocabulary(size_t number);
@@ -56,6 +60,7 @@ private:
     Manifest manifest_;
     CheckedFiles files_;
     std::map<std::string, Table> tables_;
+    std::optional<OpenedPolicy> policy_;
     std::unique_ptr<Backend> backend_;
     std::mutex lock_;  // guards what follows
     std::map<std::string, std::unique_ptr<Engine>> engines_;

@@ -294,6 +294,15 @@ soda_status soda_latents(soda_session* session, float* latents, size_t count) {
     return in_turn(session, [&](Session& player) { player.latents(latents, count); });
 }
 
+soda_status soda_decisions(const soda_session* session, int64_t* decisions, size_t count) {
+    return in_turn(session, [&](const Session& player) {
+        demand(decisions, "decisions");
+        const std::vector<int64_t> made = player.decisions();
+        if (count < made.size()) refuse(say("room for ", count, " decisions, the steps so far have ", made.size()));
+        std::copy(made.begin(), made.end(), decisions);
+    });
+}
+
 soda_status soda_result(soda_session* session, float* result, size_t count) {
     return in_turn(session, [&](Session& player) { copy_result(player, &Session::result, result, count); });
 }

@@ -8,6 +8,7 @@
 #include "consistency.hpp"
 #include "errors.hpp"
 #include "files.hpp"
+#include "policy.hpp"
 #include "tensors.hpp"
 
 namespace soda {
@@ -43,11 +44,13 @@ void check_named_files(const std::string& folder, const Manifest& manifest) {
             throw BundleError(say(folder, "/", program, ": takes weights from ", shown(file, 120),
                                   ", which the manifest does not list; ", rebuild));
     };
+    const auto policy = read_rules(folder, manifest);
     if (manifest.backend == "ort" || manifest.backend == "openvino") {
         Names programs;
         for (const auto& program : manifest.prepare) programs.push_back(program.file);
         for (const auto& program : manifest.programs) programs.push_back(program.file);
         for (const auto& program : manifest.finish) programs.push_back(program.file);
+        if (policy) programs.push_back(policy->signals);
         for (const auto& program : programs)
             for (const auto& file : graph_locations(folder + "/" + program)) check(program, file);
     } else if (manifest.backend == "trt" || manifest.backend == "trt_rtx") {

@@ -74,7 +74,7 @@ std::string range_problem(const Manifest& m) {
     check_ports(m, ranges);
     ranges.check(m.rows_per_sample, 1, 2, "rows_per_sample");
     ranges.check(m.sampler.steps, 1, 10000, "sampler.steps");
-    ranges.check(m.sampler.state_size, 1, 8, "sampler.state_size");
+    ranges.check(m.sampler.state_size, 1, 16, "sampler.state_size");
     for (size_t i = 0; i < m.sampler.timesteps.size(); ++i)
         ranges.check(m.sampler.timesteps[i], 0, int64_t(1) << 31, "sampler.timesteps[", i, "]");
     ranges.check(m.forecasts, 0, 1 << 16, "forecasts");
@@ -137,16 +137,6 @@ std::string port_problem(const Manifest& m) {
     return "";
 }
 
-Names files_in_use(const Manifest& m) {
-    Names used = m.weights;
-    used.push_back(m.tables);
-    for (const auto& program : m.prepare) used.push_back(program.file);
-    for (const auto& program : m.programs) used.push_back(program.file);
-    for (const auto& program : m.finish) used.push_back(program.file);
-    for (const auto& tokenizer : m.tokenizers) used.push_back(tokenizer.file);
-    return used;
-}
-
 std::string file_problem(const Manifest& m) {
     const Names used = files_in_use(m);
     Names all = used;
@@ -175,6 +165,16 @@ std::string file_problem(const Manifest& m) {
 }
 
 }  // namespace
+
+Names files_in_use(const Manifest& m) {
+    Names used = m.weights;
+    used.push_back(m.tables);
+    for (const auto& program : m.prepare) used.push_back(program.file);
+    for (const auto& program : m.programs) used.push_back(program.file);
+    for (const auto& program : m.finish) used.push_back(program.file);
+    for (const auto& tokenizer : m.tokenizers) used.push_back(tokenizer.file);
+    return used;
+}
 
 std::string first_problem(const Manifest& manifest) {
     for (auto* check : {range_problem, size_problem, port_problem, file_problem, prepare_problem, program_problem}) {

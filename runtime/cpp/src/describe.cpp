@@ -144,6 +144,8 @@ soda_info describe_bundle(const Bundle& bundle) {
     info.cuda_stream = bundle.backend().stream();
     info.num_slots = int32_t(m.slots.size());
     info.inpaints = bundle.tables().count(start_known_table) != 0;
+    info.policy = bundle.policy() ? bundle.policy()->policy.name.c_str() : "";
+    info.num_actions = bundle.policy() ? int32_t(bundle.policy()->policy.actions.size()) : 0;
     info.takes_start_latents = bundle.tables().count(start_levels_table) != 0;
     return info;
 }

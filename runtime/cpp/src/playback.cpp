@@ -18,10 +18,10 @@ Playback::Playback(Bundle& bundle, const PlaybackKind& wanted, const std::functi
       batch(wanted.batch),
       first(wanted.start.value_or(0)),
       bundle_(bundle),
-      cached_(wanted.accelerated && wanted.start
-                  ? cached_steps(bundle.manifest(), first)
-                  : std::vector<bool>(size_t(bundle.manifest().sampler.steps), wanted.accelerated)),
       axes_{batch, batch * bundle.manifest().rows_per_sample, 1},
+      cached_(wanted.play == Play::frozen && wanted.start
+                  ? cached_steps(bundle.manifest(), first)
+                  : std::vector<bool>(size_t(bundle.manifest().sampler.steps), wanted.play == Play::frozen)),
       window_(window_steps()) {
     const Manifest& m = bundle.manifest();
     std::vector<size_t> programs;
@@ -68,10 +68,14 @@ void Playback::prepare_request() {
     for (const Call& call : once_) call();
 }
 
-void Playback::run_step(int64_t i) {
+void Playback::prepare_window(int64_t i) {
     if (i == first || i % window_ == 0)
         for (const Call& call : windows_[size_t(i / window_)]) call();
-    steps_[size_t(i - first)]();
+}
+
+void Playback::run_step(int64_t i) {
+    prepare_window(i);
+    call_of_step(i)();
 }
 
 Memory& Playback::finish(int64_t steps_done) {
@@ -109,6 +113,8 @@ int64_t Playback::written_bytes() const {
     constexpr int64_t padding = 256;  // of each write
     int64_t bytes = states_[0]->bytes() + guidance_->bytes() + 2 * padding;
     if (sampler.stochastic) bytes += checked_product(noise_->bytes() + padding, sampler.steps);
+    if (kind.play == Play::adaptive)  // a row for each step, while the signals of the one before it are waited for
+        bytes += checked_product(bundle_.row_bytes("coefficients") + padding, sampler.steps);
     for (const auto& [name, memory] : ports_) bytes += memory->bytes() + padding;
     return bytes;
 }
@@ -141,13 +147,20 @@ Call Playback::bind_prepare(const PrepareProgram& program, int64_t first) {
 }
 
 const Memory& Playback::coefficients() {
-    if (!kind.start) return bundle_.table(coefficient_table(bundle_.manifest(), kind.accelerated));
-    if (!start_rows_) {
+    const bool adaptive = kind.play == Play::adaptive;
+    if (adaptive && !own_rows_) own_rows_ = bundle_.backend().allocate(bundle_.row_bytes("coefficients"));
+    if (!adaptive && !kind.start)
+        return bundle_.table(coefficient_table(bundle_.manifest(), kind.play == Play::frozen));
+    if (!own_rows_) {
         const std::vector<float> rows = start_rows(bundle_.manifest(), bundle_.tables(), first);
-        start_rows_ = bundle_.backend().allocate(int64_t(rows.size()) * 4);
-        start_rows_->write(rows.data(), start_rows_->bytes());
+        own_rows_ = bundle_.backend().allocate(int64_t(rows.size()) * 4);
+        own_rows_->write(rows.data(), own_rows_->bytes());
     }
-    return *start_rows_;
+    return *own_rows_;
+}
+
+void Playback::write_row(const float* row) {
+    own_rows_->write(row, own_rows_->bytes());
 }
 
 Call Playback::bind_step(int64_t index, size_t program) {
@@ -159,7 +172,8 @@ Call Playback::bind_step(int64_t index, size_t program) {
         {"state_out", {states_[(index + 1) % 2].get(), 0}},
         {"guidance", {guidance_.get(), 0}},
         {"noise", {noise_.get(), 0}},
-        {"coefficients", {&coefficients(), index * bundle_.row_bytes("coefficients")}}};
+        {"coefficients",
+         {&coefficients(), kind.play == Play::adaptive ? 0 : index * bundle_.row_bytes("coefficients")}}};
     const bool cached = cached_[size_t(index)];
     for (size_t i = 0; cached && i < used.reads.size(); ++i)
         places["cache." + used.reads[i].text] = {arena_.get(), step.read_offsets[i] * batch};

@@ -6,18 +6,15 @@
 #include <optional>
 
 #include "bundle.hpp"
+#include "plays.hpp"
 
 namespace soda {
 
 // What a playback is bound for. start: the step at which a run from given latents starts; none: it begins with noise.
 struct PlaybackKind {
     int64_t batch;
-    bool accelerated;
+    Play play;
     std::optional<int64_t> start;
-
-    bool operator==(const PlaybackKind& other) const {
-        return batch == other.batch && accelerated == other.accelerated && start == other.start;
-    }
 };
 
 // The buffers and bound calls of one (bundle, kind). Used by one thread at a time.
@@ -25,11 +22,15 @@ class Playback {
 public:
     // poll is called between programs that are opened; it may throw.
     Playback(Bundle& bundle, const PlaybackKind& kind, const std::function<void()>& poll);
+    virtual ~Playback() = default;
+    Playback(const Playback&) = delete;
+    Playback& operator=(const Playback&) = delete;
 
     const PlaybackKind kind;
     const int64_t batch;
     const int64_t first;  // the step that runs first
 
+    Memory& initial_state() { return state_after(first); }
     Memory& state_after(int64_t steps_done) { return *states_[steps_done % 2]; }
     Memory& guidance() { return *guidance_; }
     Memory& noise() { return *noise_; }
@@ -37,24 +38,30 @@ public:
 
     void encode(size_t program);         // ports that an encoder makes; it is opened at the first call
     void prepare_request();              // tensors of the request
-    void run_step(int64_t i);            // before it, tensors of its window of steps where one begins
+    virtual void run_step(int64_t i);    // before it, tensors of its window of steps where one begins
     Memory& finish(int64_t steps_done);  // the finish program's result, float32 [batch, *shape]
 
-private:
+protected:
+    void prepare_window(int64_t i);  // where step i is the first of one that runs
+    const Call& call_of_step(int64_t i) const { return steps_[size_t(i - first)]; }
+    Call bind_step(int64_t index, size_t program);
+    void write_row(const float* row);  // what an adaptive play's next step takes as `coefficients`
     std::unique_ptr<Memory> allocate(const Port& port, int64_t times = 1) const;
+    View view_of(const Memory& memory, const Port& port, const Axes& axes, int64_t row = 0) const;
+
+    Bundle& bundle_;
+    Axes axes_;
+
+private:
     int64_t window_steps() const;
     int64_t written_bytes() const;
     Call bind_prepare(const PrepareProgram& program, int64_t first);
-    Call bind_step(int64_t index, size_t program);
-    const Memory& coefficients();  // what each step takes as `coefficients`, row by row
-    View view_of(const Memory& memory, const Port& port, const Axes& axes, int64_t row = 0) const;
+    const Memory& coefficients();  // what each step takes as `coefficients`, row by row; of an adaptive play one row
     const Memory& place_of(const std::string& name) const;
 
-    Bundle& bundle_;
     const std::vector<bool> cached_;  // steps that run the schedule's programs; the others compute everything
-    Axes axes_;
     int64_t window_;
-    std::unique_ptr<Memory> arena_, states_[2], guidance_, noise_, start_rows_;
+    std::unique_ptr<Memory> arena_, states_[2], guidance_, noise_, own_rows_;
     std::map<std::string, std::unique_ptr<Memory>> ports_, tensors_;
     std::map<size_t, Call> encode_;  // by index into `prepare`
     std::vector<Call> once_, steps_;  // steps_: from `first` on

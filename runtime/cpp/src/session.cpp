@@ -10,7 +10,11 @@
 namespace soda {
 
 int64_t Session::latent_count() const {
-    return checked_product(playback_->batch, element_count(bundle_->manifest().model.latent_shape));
+    return checked_product(kind_.samples, sample_count());
+}
+
+int64_t Session::sample_count() const {
+    return element_count(bundle_->manifest().model.latent_shape);
 }
 
 void Session::check_cancelled() {
@@ -36,11 +40,17 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
     judge_noise(m, request, device, condition.samples);
     if ((first || bundle_->tables().count(start_known_table)) && device.count("noise_initial"))
         throw RequestError("noise_initial lies on the device, and is mixed with latents; give it on the host");
+    const OpenedPolicy* policy = bundle_->policy();
+    const JudgedPlay how = judge_play(request, policy ? &policy->policy : nullptr, m.sampler.steps, condition.samples,
+                                      !bundle_->backend().stream());
+    const Kind kind{condition.samples, how.play, how.vote, first};
+    if (kind.apart() && (!device.empty() || !condition.on_device.empty()))
+        throw RequestError("vote='sample' of tensors on a device: give host arrays, or vote='any'");
     bundle_->require_weights();
     started_ = false;  // until everything below is done: a program may fail
     current_ = ++requests_;
     try {
-        begin(request, device, condition, guidance, first);
+        begin(request, device, condition, guidance, kind, how.decisions);
     } catch (...) {
         current_ = 0;
         throw;
@@ -50,13 +60,9 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
 }
 
 void Session::begin(const soda_request& request, const DeviceArrays& device, const Condition& condition,
-                    double guidance, std::optional<int64_t> first) {
+                    double guidance, const Kind& kind, const std::vector<int64_t>& decisions) {
     const Manifest& m = bundle_->manifest();
-    const PlaybackKind kind{condition.samples, !request.baseline, first};
-    if (!playback_ || !(playback_->kind == kind)) {
-        playback_.reset();  // free the old buffers before new ones are allocated
-        playback_ = std::make_unique<Playback>(*bundle_, kind, [this] { check_cancelled(); });
-    }
+    open_lanes(kind);
     const size_t count = size_t(latent_count());
     scratch_.assign(count * size_t(m.sampler.state_size), 0.0f);
     const auto initial = device.find("noise_initial"), steps = device.find("noise_steps");
@@ -66,34 +72,54 @@ void Session::begin(const soda_request& request, const DeviceArrays& device, con
         latent_noise(request.seed, initial_stream, size_t(condition.samples), count / size_t(condition.samples),
                      scratch_.data());
     if (bundle_->tables().count(start_known_table)) keep_known(request, condition.samples, scratch_, count);
-    if (first)
-        mix_start(bundle_->tables(), request, *first, condition.samples, scratch_, count);
+    if (kind.start)
+        mix_start(bundle_->tables(), request, *kind.start, condition.samples, scratch_, count);
     else
         for (size_t i = 0; i < count; ++i) scratch_[i] *= float(m.sampler.initial_scale);
-    Memory& state = playback_->state_after(playback_->first);
-    state.write(scratch_.data(), int64_t(scratch_.size()) * 4);
-    if (initial != device.end()) state.copy_from(initial->second.address, int64_t(count) * 4);
-    for (const auto& [name, values] : condition.values)
-        if (!values.empty()) playback_->port(name).write(values.data(), int64_t(values.size()));
-    for (const DeviceRows& rows : condition.on_device) rows.write(playback_->port(rows.input));
-    const float scale = float(guidance);
-    playback_->guidance().write(&scale, 4);
-    for (size_t program : condition.encoders) playback_->encode(program);
-    playback_->prepare_request();
+    for (const Lane& lane : lanes_) {
+        Playback& player = lane.playback();
+        lane.write(m, scratch_, condition, guidance, decisions);
+        if (initial != device.end())
+            player.initial_state().copy_from(initial->second.address, int64_t(count) * 4);
+        for (const DeviceRows& rows : condition.on_device) rows.write(player.port(rows.input));
+        for (size_t program : condition.encoders) player.encode(program);
+        player.prepare_request();
+    }
     request_ = request;
     noise_on_device_ = steps == device.end() ? nullptr : steps->second.address;
 }
 
+// Buffers and bound calls of a request of this kind: those that are there, where the last one was of it.
+void Session::open_lanes(const Kind& kind) {
+    if (kind_ == kind && !lanes_.empty()) return;
+    lanes_.clear();  // free the old buffers before new ones are allocated
+    const auto poll = [this] { check_cancelled(); };
+    const int64_t batch = kind.apart() ? 1 : kind.samples;
+    std::vector<Lane> lanes;
+    for (int64_t first = 0; first < kind.samples; first += batch) {
+        const PlaybackKind wanted{batch, kind.play, kind.start};
+        if (kind.play == Play::adaptive)
+            lanes.emplace_back(std::make_unique<AdaptivePlayback>(*bundle_, wanted, kind.vote, poll), first,
+                               kind.samples);
+        else
+            lanes.emplace_back(std::make_unique<Playback>(*bundle_, wanted, poll), first, kind.samples);
+    }
+    lanes_ = std::move(lanes);
+    kind_ = kind;
+}
+
 void Session::step(int64_t index) {
-    Playback& player = playback();
+    const std::vector<Lane>& players = lanes();
     const Sampler& sampler = bundle_->manifest().sampler;
     if (index != next_step_ || index >= sampler.steps)
         throw RequestError(
             say("step ", index, " cannot run now; next is ", next_step_, " of ", sampler.steps, " steps"));
     check_cancelled();
     try {
-        if (sampler.stochastic) write_noise(index);
-        player.run_step(index);
+        for (const Lane& lane : players) {
+            if (sampler.stochastic) write_noise(lane, index);
+            lane.playback().run_step(index);
+        }
     } catch (...) {
         reset();
         throw;
@@ -109,13 +135,16 @@ void Session::step(int64_t index) {
     throw Cancelled();
 }
 
-void Session::write_noise(int64_t index) {
-    const int64_t count = latent_count(), batch = playback_->batch;
-    Memory& noise = playback_->noise();
-    if (noise_on_device_) return noise.copy_from(noise_on_device_ + index * count * 4, count * 4);
-    if (request_.noise_steps) return noise.write(request_.noise_steps + index * count, count * 4);
-    latent_noise(request_.seed, uint32_t(1 + index), size_t(batch), size_t(count / batch), scratch_.data());
-    noise.write(scratch_.data(), count * 4);
+void Session::write_noise(const Lane& lane, int64_t index) {
+    const int64_t count = sample_count(), begin = index * latent_count() + lane.first * count;
+    const int64_t bytes = lane.batch() * count * 4;
+    Memory& noise = lane.playback().noise();
+    if (noise_on_device_) return noise.copy_from(noise_on_device_ + begin * 4, bytes);
+    if (request_.noise_steps) return noise.write(request_.noise_steps + begin, bytes);
+    for (int64_t i = 0; i < lane.batch(); ++i)
+        normal(request_.seed, uint32_t(1 + index), uint32_t(lane.first + i), scratch_.data() + i * count,
+               size_t(count));
+    noise.write(scratch_.data(), bytes);
 }
 
 void Session::run_all() {
@@ -123,18 +152,32 @@ void Session::run_all() {
 }
 
 void Session::latents(float* values, size_t count) {
-    Memory& state = playback().state_after(next_step_);
+    const std::vector<Lane>& players = lanes();
     if (!values) throw RequestError("latents is NULL", SODA_REQUEST_ARGUMENT);
     demand_room(count);
-    state.read(values, latent_count() * 4);
+    for (const Lane& lane : players)
+        lane.playback().state_after(next_step_).read(values + lane.first * sample_count(),
+                                                     lane.batch() * sample_count() * 4);
     require_finite("latents", values, latent_count());
+}
+
+std::vector<int64_t> Session::decisions() const {
+    const std::vector<Lane>& players = lanes();
+    if (!players[0].adaptive())
+        throw RequestError(
+            say("this request plays '", play_name(kind_.play), "'; policy='adaptive' has decisions"));
+    std::vector<int64_t> decisions;
+    for (size_t i = 0; i < players[0].adaptive()->decisions().size(); ++i)
+        for (const Lane& lane : players)
+            decisions.insert(decisions.end(), size_t(lane.batch()), lane.adaptive()->decisions()[i]);
+    return decisions;
 }
 
 void Session::require_finite(const std::string& what, const float* values, int64_t count) const {
     const float* wrong = std::find_if_not(values, values + count, [](float value) { return std::isfinite(value); });
     if (wrong == values + count) return;
     const Manifest& m = bundle_->manifest();
-    throw EngineError(say(bundle_->folder(), ": ", what, " of sample ", (wrong - values) / (count / playback_->batch),
+    throw EngineError(say(bundle_->folder(), ": ", what, " of sample ", (wrong - values) / (count / kind_.samples),
                           " after ", next_step_, " of ", m.sampler.steps, " steps: a value is NaN or infinite; ",
                           m.precision, " may be too narrow for the model: build with another --precision"));
 }
@@ -147,17 +190,19 @@ void Session::demand_room(size_t count) const {
 
 std::vector<float> Session::planes(size_t room) {
     const Manifest& m = bundle_->manifest();
-    Playback& player = playback();
+    const std::vector<Lane>& players = lanes();
     if (m.finish.empty() && !m.model.pixels)
         throw RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE");
     const Sizes& shape = m.finish.empty() ? m.model.latent_shape : m.finish[0].shape;
-    const int64_t needed = checked_product(player.batch, element_count(shape));
+    const int64_t needed = checked_product(kind_.samples, element_count(shape));
     if (room < size_t(needed))
         throw RequestError(say("room for ", room, " values, the result has ", needed), SODA_REQUEST_ARGUMENT);
     std::vector<float> planes(size_t(needed), 0.0f);
     if (!m.finish.empty()) {
-        const Memory& made = player.finish(next_step_);
-        made.read(planes.data(), made.bytes());
+        for (const Lane& lane : players) {
+            const Memory& made = lane.playback().finish(next_step_);
+            made.read(planes.data() + lane.first * element_count(shape), made.bytes());
+        }
         require_finite(result_name(m.finish[0].kind), planes.data(), needed);
         return planes;
     }
@@ -197,7 +242,7 @@ std::vector<float> Session::images(size_t room) {
 
 void Session::to_device(const std::string& output, void* address, size_t bytes) {
     const Manifest& m = bundle_->manifest();
-    Playback& player = playback();
+    const std::vector<Lane>& players = lanes();
     const auto refuse = [](const auto&... what) { throw RequestError(say(what...), SODA_REQUEST_ARGUMENT); };
     const bool latents = output == "latents";
     if (!latents && output != "images" && output != "video" && output != "audio")
@@ -209,6 +254,9 @@ void Session::to_device(const std::string& output, void* address, size_t bytes) 
     if (!latents && output != output_name(m.finish[0].kind))
         throw RequestError(say("this bundle makes ", output_name(m.finish[0].kind), ", not ", output));
     const Sizes& shape = latents ? m.model.latent_shape : m.finish[0].shape;
+    if (players.size() > 1)
+        throw RequestError("the samples decide for themselves, so their latents lie apart; give vote='any'");
+    Playback& player = players[0].playback();
     const int64_t needed = checked_product(player.batch, element_count(shape) * 4);
     if (bytes < size_t(needed)) refuse("room for ", bytes, " bytes, the ", output, " have ", needed);
     bundle_->backend().judge_address(output, address);
@@ -221,9 +269,9 @@ void Session::reset() {
     current_ = 0;
 }
 
-Playback& Session::playback() {
-    if (!playback_ || !started_) throw RequestError("no request has been started; start one first");
-    return *playback_;
+const std::vector<Lane>& Session::lanes() const {
+    if (lanes_.empty() || !started_) throw RequestError("no request has been started; start one first");
+    return lanes_;
 }
 
 }  // namespace soda

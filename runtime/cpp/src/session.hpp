@@ -3,8 +3,7 @@
 
 #include <atomic>
 
-#include "playback.hpp"
-#include "request.hpp"
+#include "lane.hpp"
 
 namespace soda {
 
@@ -17,6 +16,8 @@ public:
     void step(int64_t index);
     void run_all();  // what is left of the steps
     void latents(float* values, size_t count);
+    // What the steps so far of an adaptive request did, [steps, samples]: actions of the policy, 0 computed.
+    std::vector<int64_t> decisions() const;
     // Images [samples, height, width, channels], video [samples, frames, height, width, channels] or audio [samples,
     // channels, length]; RequestError beyond room.
     std::vector<float> result(size_t room);
@@ -29,23 +30,40 @@ public:
     void reset();
     void cancel() { cancelled_ = current_.load(); }  // from any thread
 
-    int64_t samples() const { return playback_ && started_ ? playback_->batch : 0; }
+    int64_t samples() const { return started_ ? kind_.samples : 0; }
     int64_t steps_done() const { return started_ ? next_step_ : 0; }
     Bundle& bundle() const { return *bundle_; }
 
 private:
-    Playback& playback();
+    // What the lanes are bound for.
+    struct Kind {
+        int64_t samples;
+        Play play;
+        Vote vote;
+        std::optional<int64_t> start;
+
+        bool operator==(const Kind& other) const {
+            return samples == other.samples && play == other.play && vote == other.vote && start == other.start;
+        }
+        // Each sample has a lane of its own.
+        bool apart() const { return play == Play::adaptive && vote == Vote::sample && samples > 1; }
+    };
+
+    const std::vector<Lane>& lanes() const;  // of a request that has been started
+    void open_lanes(const Kind& kind);
     void begin(const soda_request& request, const DeviceArrays& device, const Condition& condition, double guidance,
-               std::optional<int64_t> first);
+               const Kind& kind, const std::vector<int64_t>& decisions);
     std::vector<float> planes(size_t room);  // the result with its axes in the program's order
-    void write_noise(int64_t index);
+    void write_noise(const Lane& lane, int64_t index);
     void check_cancelled();
     int64_t latent_count() const;
+    int64_t sample_count() const;  // of one sample
     // values: [samples, ...]. EngineError where one is NaN or infinite.
     void require_finite(const std::string& what, const float* values, int64_t count) const;
 
     std::shared_ptr<Bundle> bundle_;
-    std::unique_ptr<Playback> playback_;
+    std::vector<Lane> lanes_;
+    Kind kind_{};
     bool started_ = false;
     int64_t next_step_ = 0;
     soda_request request_{};                 // of what is read while steps run: seed, noise_steps, progress

@@ -214,6 +214,54 @@ void another_thread_cancels_within_a_step() {
     }
 }
 
+void a_policy_decides_and_is_replayed() {
+    const soda::Bundle bundle(golden + "/v5-policy", chosen());
+    const soda_info info = bundle.info();
+    CHECK(std::string(info.policy) == "misfit" && info.num_actions == 2);
+    soda::Session session = bundle.session();
+    const auto latents = session.generate(request());
+    const auto decisions = session.decisions();
+    CHECK(decisions.size() == 2 * size_t(info.steps));
+    CHECK(std::count(decisions.begin(), decisions.end(), 1) > 0 && decisions[0] == 0 && decisions[1] == 0);
+    CHECK(session.generate(request().decisions(decisions)) == latents && session.decisions() == decisions);
+    std::vector<int64_t> first_alone(static_cast<size_t>(info.steps));
+    for (size_t i = 0; i < first_alone.size(); ++i) first_alone[i] = decisions[2 * i];
+    session.generate(request().decisions(first_alone).vote("any"));
+    for (size_t i = 0; i < decisions.size(); ++i) CHECK(session.decisions()[i] == first_alone[i / 2]);
+    CHECK(session.generate(request().policy("full")) == session.generate(request().baseline()));
+    CHECK(status_of([&] { session.decisions(); }) == SODA_REQUEST_ERROR);
+    const auto refused = [&](const soda::Request& wrong) { return status_of([&] { session.start(wrong); }); };
+    CHECK(refused(request().policy("fast")) == SODA_REQUEST_ERROR);
+    CHECK(refused(request().policy("frozen").vote("any")) == SODA_REQUEST_ERROR);
+    CHECK(refused(request().decisions({0, 1})) == SODA_REQUEST_ERROR);
+    const soda::Session other = soda::Bundle(golden + "/v5", chosen()).session();
+    CHECK(!*soda::Bundle(golden + "/v5", chosen()).info().policy);
+    CHECK(status_of([&] { other.decisions(); }) == SODA_REQUEST_ERROR);
+}
+
+void decisions_are_read_in_c() {
+    const soda::Bundle bundle(golden + "/v5-policy", chosen());
+    soda::Session session = bundle.session();
+    const soda::Request owner = request();
+    soda_request given = owner.c_request(bundle.info());
+    given.size = offsetof(soda_request, policy);  // an older application, whatever lies behind its struct
+    given.policy = "fast";
+    CHECK(soda_start(session.handle(), &given) == SODA_OK);
+    int64_t decisions[2] = {5, 5};
+    CHECK(soda_decisions(session.handle(), decisions, 0) == SODA_OK && decisions[0] == 5);  // no step yet
+    session.step(0);
+    CHECK(soda_decisions(session.handle(), decisions, 1) == SODA_REQUEST_ARGUMENT && decisions[0] == 5);
+    CHECK(soda_decisions(session.handle(), decisions, 2) == SODA_OK && decisions[0] == 0 && decisions[1] == 0);
+    CHECK(soda_decisions(session.handle(), nullptr, 2) == SODA_REQUEST_ARGUMENT);
+    CHECK(soda_decisions(nullptr, decisions, 2) == SODA_REQUEST_ARGUMENT);
+    given = owner.c_request(bundle.info());
+    given.policy = given.vote = nullptr;
+    given.num_decisions = size_t(bundle.info().steps);
+    CHECK(soda_start(session.handle(), &given) == SODA_REQUEST_ARGUMENT);
+    given.num_decisions = 0;
+    CHECK(soda_start(session.handle(), &given) == SODA_OK);
+}
+
 void sixteen_threads_generate_as_one_does() {
     const soda::Bundle bundle(golden + "/v3", chosen());
     std::vector<std::vector<float>> serial(16), parallel(16);
@@ -355,6 +403,8 @@ int main(int argc, char** argv) {
         {"ports by name are the fields that stand for them", ports_by_name_are_the_fields_that_stand_for_them},
         {"text is given by name", text_is_given_by_name},
         {"a request starts from latents", a_request_starts_from_latents},
+        {"a policy decides, and is replayed", a_policy_decides_and_is_replayed},
+        {"decisions are read in C", decisions_are_read_in_c},
         {"sixteen threads generate as one does", sixteen_threads_generate_as_one_does},
         {"opening and closing does not grow", opening_and_closing_does_not_grow},
     });

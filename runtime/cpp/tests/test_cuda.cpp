@@ -315,6 +315,33 @@ void device_memory_that_does_not_fit_is_refused() {
     CHECK(room.floats() == cpu.latents());
 }
 
+// Samples on a device decide together unless the request says otherwise, and the host waits for signals alone.
+void a_policy_decides_on_the_device(const std::string& name) {
+    const soda::Bundle bundle(golden + "/" + name, device("cuda"));
+    const soda_info info = bundle.info();
+    soda::Session session = bundle.session();
+    soda::Session cpu = soda::Bundle(golden + "/" + name, device("cpu")).session();
+    const auto expected = cpu.generate(request_for(info).vote("any"));
+    const auto decisions = cpu.decisions();
+    CHECK(play(session, info) == expected && session.decisions() == decisions);
+    const OnDevice room(expected.size() * 4);
+    session.to_device("latents", room.address(), room.bytes());
+    finish();
+    CHECK(room.floats() == expected);
+    clear_log();
+    const auto given = request_for(info).decisions(decisions).vote("any");
+    session.run(given);  // all is open and bound, and nothing is to be heard
+    for (const auto& line : log_lines()) CHECK(line != "malloc" && line != "copy out" && line != "synchronize");
+    CHECK(session.latents() == expected);
+    const auto alone = request_for(info).vote("sample");
+    CHECK(session.generate(alone) == cpu.generate(request_for(info)) && session.decisions() == cpu.decisions());
+    CHECK(says(refusal([&] { session.to_device("latents", room.address(), room.bytes()); }), "give vote='any'"));
+    Twin twin(info, 2);
+    session.run(twin.device);
+    CHECK(session.latents() == cpu.generate(twin.host.vote("any")));
+    CHECK(says(refusal([&] { session.start(twin.device.vote("sample")); }), "of tensors on a device"));
+}
+
 void a_session_moves_with_its_request() {
     const soda::Bundle bundle(golden + "/v3", device("cuda"));
     int seen = 0;
@@ -368,6 +395,8 @@ int main() {
         {"what is on its way is not overwritten", what_is_on_its_way_is_not_overwritten},
         {"threads share the stream", threads_share_the_stream},
         {"device memory that does not fit is refused", device_memory_that_does_not_fit_is_refused},
+        {"v5-policy: a policy decides on the device", [] { a_policy_decides_on_the_device("v5-policy"); }},
+        {"v5-sada: a policy decides on the device", [] { a_policy_decides_on_the_device("v5-sada"); }},
         {"a session moves with its request", a_session_moves_with_its_request},
         {"the caller's stream is used, and left", the_callers_stream_is_used_and_left},
         {"devices that are not there are refused", devices_that_are_not_there_are_refused},

@@ -367,7 +367,7 @@ class Session:
             )
 
     def _close(self) -> None:
-        lanes, self._lanes = self._lanes, []
+        lanes, self._lanes, self._kind = self._lanes, [], ()
         self._reset()
         for lane in lanes:
             lane.playback.close()

@@ -1,7 +1,8 @@
 // A backend that computes nothing and checks everything: liveness and dispatch bugs fail without an engine library.
 //
 // Each engine stamps (step label, slot) into every cache slot it writes, and on every read demands the stamp of the
-// engine that wrote that value. Each step also demands the state of the step before it.
+// engine that wrote that value. Each step also demands the state of the step before it. Signals are scripted: after odd
+// steps the first one is 0, after even ones 1e30, and the others are 1.
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@ namespace {
 
 constexpr int64_t alignment_bytes = 256;  // of slots in the arena
 constexpr size_t values_of_a_slot = 3;
+constexpr float large_signal = 1e30f;
 
 const std::string the_request = "the request";
 
@@ -80,9 +82,12 @@ public:
         if (slot) (input ? reads_ : writes_).push_back({view, *slot, size_t(age)});
         if (name == "state") state_ = view;
         if (name == "state_out") state_out_ = view;
+        if (name == "state_out") listens_ = input;
+        if (name == "signal") signal_ = view;
     }
 
     void run() {
+        if (listens_) return write_signals();
         for (const SlotView& read : reads_) check_stamp(read);
         if (state_) check_order(*state_);
         for (const SlotView& write : writes_) write_stamp(write);
@@ -129,8 +134,22 @@ private:
                 say(label_, ": the state was written by ", shown(writer), ", not by step ", number - 1));
     }
 
+    // Signals stand between the states before and after one step.
+    void write_signals() const {
+        const std::string& before = memory_of(*state_).last_writer;
+        const std::string& after = memory_of(*state_out_).last_writer;
+        const int number = after.compare(0, 5, "step ") ? -1 : std::stoi(after.substr(5));
+        if (number < 0 || (before != the_request && before != say("step ", number - 1)))
+            throw InternalError(say(label_, ": the states were written by ", before, " and ", after));
+        auto* values = reinterpret_cast<float*>(bytes_of(*signal_));
+        for (int64_t b = 0; b < signal_->dims[0]; ++b)
+            for (int64_t k = 0; k < signal_->dims[1]; ++k)
+                values[b * signal_->dims[1] + k] = k ? 1.0f : number % 2 ? 0.0f : large_signal;
+    }
+
     std::string label_;
-    std::optional<SodaView> state_, state_out_;
+    std::optional<SodaView> state_, state_out_, signal_;
+    bool listens_ = false;  // a program of signals, which takes the state after a step, too
     std::vector<SlotView> reads_, writes_;
 };
 

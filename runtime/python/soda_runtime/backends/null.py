@@ -112,7 +112,7 @@ class NullEngine:
         def call() -> None:
             for (slot, age), view in reads.items():
                 self._backend.check_stamp(label, slot, age, view)
-            if SIGNAL in outputs:
+            if STATE_OUT in inputs:
                 self._backend.write_signals(label, inputs[STATE], inputs[STATE_OUT], outputs[SIGNAL])
                 return
             if STATE in inputs:
