@@ -4,7 +4,8 @@ All on seeds and prompts that calibration never saw, at SADA's own number of cal
 misfit, misfit's decisions given to other samples, EasyCache, the frozen `skip-fitted`, and the same sampler with fewer
 steps. Each row: mean, least and most calls; RMSE with its interval, median and worst sample; PSNR; what the model's
 judge says. With --cost, a bundle with misfit is built and an all-compute run with signals is timed against one without,
-in turn.
+in turn. With --engines, bundles with SADA and with misfit are played beside the eager runs: whether every decision is
+the same, and the largest relative difference of a sample's latents.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from soda_runtime import Session
+from soda_runtime import Noise, Session
 from soda_runtime.policy import FULL
 from soda_runtime.request import example_request
 
@@ -27,14 +28,16 @@ from soda_export.bench.doctor import describe_machine
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eager.adaptive import run_policy
+from soda_export.eager.conditions import text_ports
 from soda_export.eager.hints import hint_ports
+from soda_export.eager.sampling import Sampling
 from soda_export.eval.compare import Comparison, compare_samples
 from soda_export.eval.evaluate import PARTS
 from soda_export.eval.judges import find_judge
 from soda_export.eval.sample import Drawn, ModelSamples, SampleSource, compute_everything
 from soda_export.lower.lower import lower_plan
 from soda_export.models.load import ModelRequest, load_model
-from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
+from soda_export.options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
 from soda_export.plan.plan import Plan
 from soda_export.plan.solve import PlanOptions
 from soda_export.policy import AdaptivePolicy, PolicyName, PolicyOptions
@@ -162,6 +165,52 @@ def measure_cost(case: Case) -> dict[str, float]:
     }  # fmt: skip
 
 
+def measure_engines(case: Case) -> dict[str, Any]:
+    """Decisions and latents of a bundle on ONNX Runtime against the eager run, for SADA and for misfit. Where a
+    decision differs, latents are those of the eager run's decisions replayed."""
+    steps, seeds = case.bench.sampler.steps, case.seeds[: case.args.samples]
+    result: dict[str, Any] = {}
+    names: tuple[PolicyName, ...] = ("sada", "misfit")
+    for name in names:
+        policy = case.policy(name, 0.0 if name == "sada" else case.args.calls or 0.5 * steps)
+        place = case.args.store / f"engines-{name}"
+        plan = compute_everything(case.bench)
+        case.bench.build(plan, "ort", place, BundleOptions(without=("text-encoder", "decoder")), policy=policy)
+        sampling = case.samples.sampling(seeds)
+        eager = run_policy(sampling, policy)
+        session = Session.open(place)
+        inputs, negative = _halves(sampling)
+        request: dict[str, Any] = {"inputs": inputs, "negative_inputs": negative}
+        request["noise"] = Noise(sampling.noise.numpy())
+        found = session.generate(**request)
+        differ = (session.decisions != eager.decisions).any(axis=0)
+        if differ.any():
+            found = session.generate(**request, decisions=eager.decisions)
+        expected = eager.latents.numpy()
+        size = (len(expected), -1)
+        errors = np.linalg.norm((found - expected).reshape(size), axis=1)
+        relative = errors / np.linalg.norm(expected.reshape(size), axis=1)
+        result[name] = {
+            "samples": len(seeds), "samples_that_decide_otherwise": int(differ.sum()),
+            "largest_relative_difference": float(relative.max()), "calls": float(eager.calls.mean()),
+        }  # fmt: skip
+        print(json.dumps({name: result[name]}), flush=True)
+    return result
+
+
+def _halves(sampling: Sampling) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values of ports for the conditional rows, and those of the unconditional ones that a request may give."""
+    inputs: dict[str, Any] = {}
+    negative: dict[str, Any] = {}
+    count = len(sampling.noise)
+    texts = {port.name for port in text_ports(sampling.model.spec)}
+    for name, values in sampling.inputs.items():
+        inputs[name] = values[:count].numpy()
+        if sampling.rows == 2 and name in texts:
+            negative[name] = values[count:].numpy()
+    return inputs, negative
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model")
@@ -172,6 +221,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--policy-samples", type=int, default=64)
     parser.add_argument("--cost", action="store_true", help="measure the cost of deciding alone")
+    parser.add_argument("--engines", action="store_true", help="compare engines with eager runs alone")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--store", type=Path, default=Path("engines/.work"))
     parser.add_argument("--out", type=Path, help="JSON file")
@@ -182,8 +232,13 @@ def main() -> None:
         "guidance": case.bench.options.guidance, "samples": args.samples, "policy_samples": args.policy_samples,
         "processor": describe_machine().processor,
     }  # fmt: skip
-    result |= {"cost": measure_cost(case)} if args.cost else {"rows": measure_fidelity(case)}
-    print(json.dumps(result.get("cost", {})))
+    if args.cost:
+        result["cost"] = measure_cost(case)
+        print(json.dumps(result["cost"]))
+    elif args.engines:
+        result["engines"] = measure_engines(case)
+    else:
+        result["rows"] = measure_fidelity(case)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
