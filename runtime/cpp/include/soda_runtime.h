@@ -270,7 +270,7 @@ SODA_API soda_status soda_images(soda_session *session, float *images, size_t co
 SODA_API soda_status soda_images_rgb(soda_session *session, uint8_t *images, size_t count);
 /* Copy "latents", or "images", "video" or "audio" of a bundle with a decoder as [samples, (frames,) channels, height,
  * width] or [samples, channels, length], to `bytes` bytes of the bundle's CUDA device. The copy is put into the stream;
- * the host does not wait. */
+ * the host does not wait. Refused where each of several samples decides for itself: theirs lie apart. */
 SODA_API soda_status soda_to_device(soda_session *session, const char *output, void *address, size_t bytes);
 /* Forget the request in progress; buffers stay allocated. */
 SODA_API soda_status soda_reset(soda_session *session);
