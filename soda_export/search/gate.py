@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..eager.adaptive import Group, run_policy
+from ..eager.sampling import Sampling
 from ..policy import AdaptivePolicy, PolicyOptions
 from ..policy.catalog import FIXED
 from ..policy.easycache import make_easycache
 from ..policy.misfit import EARLIEST, GAP, MAX_RUN, make_misfit, variant_of
 from ..policy.sada import PAPER, RELEASED, make_sada
-from ..sampler import advance_state, check_skips
+from ..sampler import SamplerTable, advance_state, check_skips
 from .trial import Trials
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,12 @@ _WEIGHED = 8  # samples that steps are weighed on
 
 def full_run(trials: Trials) -> tuple[list[Tensor], list[Tensor]]:
     """The states before each step and after the last, and the predictions, with everything computed."""
-    sampler, states, predictions = trials.sampler, trials.states, []
-    channels = trials.spec.latent_shape[0]
+    sampler, sampling, channels = trials.sampler, trials.sampling, trials.spec.latent_shape[0]
+    states, predictions = [sampling.begin(sampler)], []
     for step in range(sampler.steps):
-        predictions.append(trials.sampling.predict(sampler, step, states[step])[:, :channels])
+        output = sampling.predict(sampler, step, states[-1])
+        predictions.append(output[:, :channels])
+        states.append(sampling.advance(sampler, step, states[-1], output))
     return states, predictions
 
 
@@ -69,21 +72,22 @@ def fit_fills(
 
 
 def weigh_steps(
-    trials: Trials, states: Sequence[Tensor], predictions: Sequence[Tensor], fills: NDArray[np.float64]
-) -> NDArray[np.float64]:
+    sampling: Sampling, sampler: SamplerTable, states: Sequence[Tensor], predictions: Sequence[Tensor],
+    fills: NDArray[np.float64],
+) -> NDArray[np.float64]:  # fmt: skip
     """[S]: the mean squared error of the final sample for one of 1 in a step's prediction, relative to its norm.
 
     Measured at every few steps, where one step is taken without the model and the others with it; in between
     logarithms are interpolated.
     """
-    sampler, steps = trials.sampler, len(predictions)
+    steps = len(predictions)
     grid = sorted({*range(2, steps - 1, _GRID), steps - 2} & set(range(2, steps)))
     found = []
     for step in grid:
         c1, c2, cx = fills[step, variant_of(1, 0)]
         stand_in = c1 * predictions[step - 1] + c2 * predictions[step - 2] + cx * states[step][0]
-        state = trials.sampling.advance(sampler, step, states[step], stand_in)
-        final = trials.sampling.run(sampler, state=state, first=step + 1)[0]
+        state = sampling.advance(sampler, step, states[step], stand_in)
+        final = sampling.run(sampler, state=state, first=step + 1)[0]
         misfit = ((stand_in - predictions[step]) ** 2).mean() / (predictions[step] ** 2).mean()
         found.append(float(((final - states[-1][0]) ** 2).mean() / misfit.clamp_min(_LEAST_MISFIT)))
     weights: NDArray[np.float64] = np.exp(np.interp(np.arange(steps), grid, np.log(np.maximum(found, 1e-30))))
@@ -150,8 +154,8 @@ def _played(trials: Trials, policy: AdaptivePolicy) -> AdaptivePolicy:
 def _calibrate_misfit(trials: Trials, calls: float) -> AdaptivePolicy:
     states, predictions = full_run(trials)
     fills, misfits = fit_fills(states, predictions)
-    few = trials.with_samples(trials.samples[:_WEIGHED])
-    weights = weigh_steps(few, *full_run(few), fills)
+    few = [state[:, :_WEIGHED] for state in states], [prediction[:_WEIGHED] for prediction in predictions]
+    weights = weigh_steps(trials.sampling.of(range(len(few[1][0]))), trials.sampler, *few, fills)
     most = float(misfits.max() * weights.max())
 
     def make(error: float) -> AdaptivePolicy:

@@ -23,6 +23,7 @@ from soda_runtime.strict_json import decode
 
 from tests.runtime.bundles import (
     GOLDEN_V1,
+    GOLDEN_V4,
     GOLDEN_V5_POLICY,
     GOLDEN_V5_SADA,
     GOLDEN_V5_SKIP,
@@ -83,6 +84,18 @@ def test_golden_policies_play_as_in_python(library: Library, golden: Path, vote:
         assert relative(cpp.generate(**fields_of(request, bundle)), expected) < 1e-6
         assert np.array_equal(cpp.decisions(), python.decisions)
         assert np.array_equal(cpp.images(), python.images())
+
+
+@needs_ort
+def test_to_a_bundle_of_an_older_version_its_file_is_one_like_any_other(library: Library, tmp_path: Path) -> None:
+    v4_folder = copy_golden(tmp_path / "bundle", GOLDEN_V4)
+    (v4_folder / POLICY_NAME).write_bytes((GOLDEN_V5_POLICY / POLICY_NAME).read_bytes())
+    manifest = json.loads((v4_folder / "manifest.json").read_text())
+    manifest["files"][POLICY_NAME] = {"bytes": 0, "sha256": ""}
+    (v4_folder / "manifest.json").write_text(json.dumps(manifest))
+    fix_hashes(v4_folder)
+    session = library.open(v4_folder, threads=1).session()
+    assert not session.info.num_actions
 
 
 @needs_ort

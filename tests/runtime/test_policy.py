@@ -16,6 +16,7 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.policy import POLICY_NAME
 
 from .bundles import (
+    GOLDEN_V4,
     GOLDEN_V5_POLICY,
     GOLDEN_V5_SADA,
     GOLDEN_V5_SKIP,
@@ -316,6 +317,17 @@ def test_a_changed_file_of_a_policy_is_refused(
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     refuses(folder, name)
+
+
+def test_to_a_bundle_of_an_older_version_its_file_is_one_like_any_other(v4_folder: Path) -> None:
+    (v4_folder / POLICY_NAME).write_bytes((GOLDEN_V5_POLICY / POLICY_NAME).read_bytes())
+    manifest = json.loads((v4_folder / "manifest.json").read_text())
+    manifest["files"][POLICY_NAME] = {"bytes": 0, "sha256": ""}
+    (v4_folder / "manifest.json").write_text(json.dumps(manifest))
+    fix_hashes(v4_folder)
+    session = Bundle.open(v4_folder, threads=1).session()
+    session.generate(**golden_request(GOLDEN_V4))
+    assert session.playback.play == "frozen"
 
 
 def test_signals_of_another_shape_are_refused_when_they_are_opened(tmp_path: Path) -> None:

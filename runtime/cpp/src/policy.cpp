@@ -143,7 +143,7 @@ Policy parse_policy(std::string_view text, const std::string& where) {
 }
 
 std::optional<Policy> read_rules(const std::string& folder, const Manifest& manifest) {
-    if (manifest.files.count(policy_name) == 0) return {};
+    if (manifest.version != current_version || manifest.files.count(policy_name) == 0) return {};
     const std::string path = folder + "/" + policy_name;
     try {
         const int64_t bytes = stamp_of(path).bytes;

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import BundleError
 from .files import REBUILD
+from .manifest import VERSION as FORMAT_VERSION
 from .manifest import Manifest
 from .signature import BATCH_AXIS, STATE, STATE_OUT, Port, Signature, scalar_count
 from .strict_json import StrictJsonError, decode, encode, parse_json, require_printable
@@ -134,8 +135,9 @@ def read_policy(folder: Path, manifest: Manifest) -> OpenedPolicy | None:
 
 
 def read_rules(folder: Path, manifest: Manifest) -> Policy | None:
-    """policy.json of a bundle that lists it, held against its manifest. Raises BundleError."""
-    if POLICY_NAME not in manifest.files:
+    """policy.json of a bundle that lists it, held against its manifest; to older versions it is a file like any other.
+    Raises BundleError."""
+    if manifest.version != FORMAT_VERSION or POLICY_NAME not in manifest.files:
         return None
     path = folder / POLICY_NAME
     try:
