@@ -40,7 +40,9 @@ from soda_export.models.load import ModelRequest, load_model
 from soda_export.options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
 from soda_export.plan.plan import Plan
 from soda_export.plan.solve import PlanOptions
-from soda_export.policy import AdaptivePolicy, PolicyName, PolicyOptions
+from soda_export.policy.adaptive import AdaptivePolicy
+from soda_export.policy.catalog import PolicyName
+from soda_export.policy.options import PolicyOptions
 from soda_export.search.planning import make_plan_for, make_policy
 
 FIRST_SEED, BATCH = 1_000_000, 32

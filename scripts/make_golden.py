@@ -34,7 +34,7 @@ from soda_export.eager.reference import Start, run_reference
 from soda_export.eager.sampling import Sampling
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule, skipped_work
-from soda_export.policy import AdaptivePolicy
+from soda_export.policy.adaptive import AdaptivePolicy
 from soda_export.policy.misfit import make_misfit
 from soda_export.policy.sada import make_sada
 from soda_export.sampler import KnownRegion, freeze_starts, levels_after

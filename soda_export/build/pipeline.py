@@ -33,7 +33,7 @@ from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_t
 from ..plan.prior import uniform_map
 from ..plan.schedule import Schedule
 from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
-from ..policy import PROGRAM_FILE, TABLES_FILE, AdaptivePolicy
+from ..policy.adaptive import PROGRAM_FILE, TABLES_FILE, AdaptivePolicy
 from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from ..profile.resample import resample_map
 from ..sampler import Fill, SamplerTable, check_fills, check_skips, freeze_sampler, hold, with_memory

@@ -12,7 +12,7 @@ from soda_runtime.automaton import Automaton, Vote
 from soda_runtime.policy import FULL
 from torch import Tensor
 
-from ..policy import AdaptivePolicy
+from ..policy.adaptive import AdaptivePolicy
 from ..sampler import advance_state
 from .sampling import Sampling
 

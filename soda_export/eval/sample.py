@@ -28,7 +28,7 @@ from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
-from ..policy import AdaptivePolicy
+from ..policy.adaptive import AdaptivePolicy
 from .conditions import SeedConditions, held_out_hints, model_prompts
 from .seeds import seed_noise
 

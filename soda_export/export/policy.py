@@ -11,7 +11,7 @@ from soda_runtime.policy import POLICY_NAME, SIGNAL, SIGNAL_ROW, policy_text, si
 from soda_runtime.signature import BATCH_AXIS, STATE, STATE_OUT
 
 from ..lower.program import ProgramTable
-from ..policy import PROGRAM_FILE, TABLES_FILE, AdaptivePolicy
+from ..policy.adaptive import PROGRAM_FILE, TABLES_FILE, AdaptivePolicy
 from .builder import GraphBuilder
 
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..eager.adaptive import Group, run_policy
 from ..eager.sampling import Sampling
-from ..policy import AdaptivePolicy, PolicyOptions
+from ..policy.adaptive import AdaptivePolicy
 from ..policy.catalog import FIXED
 from ..policy.easycache import make_easycache
 from ..policy.misfit import EARLIEST, GAP, MAX_RUN, make_misfit, variant_of
+from ..policy.options import PolicyOptions
 from ..policy.sada import PAPER, RELEASED, make_sada
 from ..sampler import SamplerTable, advance_state, check_skips
 from .trial import Trials

@@ -30,7 +30,9 @@ from ..plan.solve import (
     solve_plan,
     solve_without_map,
 )
-from ..policy import AdaptivePolicy, PolicyOptions, read_policy, write_policy
+from ..policy.adaptive import AdaptivePolicy
+from ..policy.file import read_policy, write_policy
+from ..policy.options import PolicyOptions
 from ..sampler import can_skip, check_skips, hold, with_nodes
 from .best import MORE_SAMPLES, affordable_samples, search_best
 from .gate import calibrate_policy

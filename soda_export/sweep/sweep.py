@@ -18,7 +18,7 @@ from ..plan.plan import describe_sampler, hash_of
 from ..plan.planners import PLANNERS
 from ..plan.sensitivity import SensitivityMap, map_bytes
 from ..plan.solve import PlanOptions
-from ..policy import POLICIES
+from ..policy.catalog import POLICIES
 from .options import SweepOptions, WorkerOptions
 from .plot import plot_sweep
 from .rows import RowFile

@@ -26,8 +26,8 @@ from ..options import ProfileOptions, SamplerOptions
 from ..plan.plan import Plan
 from ..plan.sensitivity import SensitivityMap
 from ..plan.solve import PlanOptions
-from ..policy import POLICIES, PolicyName, PolicyOptions
-from ..policy.catalog import FIXED
+from ..policy.catalog import FIXED, POLICIES, PolicyName
+from ..policy.options import PolicyOptions
 from ..search.planning import make_plan_for, make_policy
 
 _ON_TARGET = 0.01

@@ -234,8 +234,10 @@ def test_a_random_plan_that_inpaints_equals_the_reference(open_bench: OpenBench,
     ],
 )
 def test_a_sampler_that_cannot_inpaint_is_refused(
-    open_text_bench: Any, tmp_path: Path, sampler: str, scheduler: dict[str, object], fitted: bool, message: str
-) -> None:
+    open_text_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, scheduler: dict[str, object],
+    fitted: bool, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("soda_export.export.export.MOST_STATE", 8)
     bench = open_text_bench(sampler, scheduler=scheduler)
     plan = bench.plan_of(Schedule.full(bench.loaded.spec, 8), "everything")
     if fitted:

@@ -18,8 +18,8 @@ from soda_export.sampler import (
     SamplerTable,
     check_fills,
     freeze_sampler,
-    freeze_starts,
     hold,
+    levels_of,
     with_memory,
     with_nodes,
 )
@@ -100,14 +100,13 @@ def test_clean_samples_that_are_a_cubic_of_the_step_are_met_exactly(sampler: str
     config = flow if sampler.startswith("flow") else CONFIG | settings
     own = freeze_sampler(sampler, config, steps)
     skips = [t > 14 and t % 4 != 1 and t < 22 for t in range(steps)]
-    table, starts = with_nodes(own, config, skips), freeze_starts(own, config)
-    assert starts is not None
+    table, levels = with_nodes(own, config, skips), levels_of(own, config, "test")
 
     def play(stepper: SamplerTable) -> torch.Tensor:
         state = stepper.begin(torch.ones(2, 1, 4, 4))
         for step in range(steps):
             clean = sum(CUBIC[power] * ((step - 12) / 12) ** power for power in range(4))
-            _, _, of_x, of_clean = _clean_sample(starts, config, step)
+            _, _, of_x, of_clean = _clean_sample(levels, step)
             state = stepper.advance(step, state, of_x * state[0] + of_clean * clean, None)
         return state[0]
 

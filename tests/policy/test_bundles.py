@@ -17,7 +17,8 @@ from soda_export.eager.sampling import Sampling
 from soda_export.errors import PlanError, UsageError
 from soda_export.options import BundleOptions, ProfileOptions
 from soda_export.plan.schedule import Schedule
-from soda_export.policy import POLICIES, PolicyName, PolicyOptions
+from soda_export.policy.catalog import POLICIES, PolicyName
+from soda_export.policy.options import PolicyOptions
 from soda_export.search.planning import make_policy
 from tests.conftest import OpenBench
 from tests.runtime.bundles import relative

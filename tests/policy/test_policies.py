@@ -15,9 +15,11 @@ from soda_runtime.policy import MOST_RUN
 
 from soda_export.eager.adaptive import run_policy, signals_of
 from soda_export.errors import UsageError
-from soda_export.policy import AdaptivePolicy, PolicyOptions, read_policy, write_policy
+from soda_export.policy.adaptive import AdaptivePolicy
 from soda_export.policy.easycache import make_easycache
+from soda_export.policy.file import read_policy, write_policy
 from soda_export.policy.misfit import GAP, MAX_RUN, make_misfit, variant_of
+from soda_export.policy.options import PolicyOptions
 from soda_export.policy.sada import make_sada
 from soda_export.sampler import SamplerTable, freeze_sampler
 
