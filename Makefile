@@ -1,4 +1,5 @@
 # make demo: build the built-in model's bundle and play it.   make test: everything CI checks.
+# make test-long: further cases of what make test shows with one, minutes of them.
 # make test-gpu: what only a GPU can show, with the reason where something is skipped.
 # make cpp: build the C++ runtime and test it.   make cpp-check: the same with sanitizers, fuzzing (of both readers, too) and 1,000 openings.
 # make floors, make newest: both distributions with the lowest and with the newest allowed dependencies, checked.
@@ -11,7 +12,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test test-gpu lint clean cpp cpp-check floors newest audit
+.PHONY: setup demo test test-long test-gpu lint clean cpp cpp-check floors newest audit
 
 setup: $(STAMP)
 
@@ -27,6 +28,9 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long --numprocesses 2
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu -rs

@@ -100,7 +100,9 @@ def test_a_bundle_that_inpaints_equals_the_pipeline(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "sampler"), OWN_CASES)
+@pytest.mark.parametrize(
+    ("name", "sampler"), [OWN_CASES[0], *(pytest.param(*case, marks=pytest.mark.long) for case in OWN_CASES[1:])]
+)
 def test_a_unet_that_takes_a_mask_equals_the_pipeline(
     name: str, sampler: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,8 @@ CONTROLS = {
     "sdxl-guess-unguided": {"controlnet": 0.7}, "sd15-shuffle": {"controlnet": 0.6},
 }  # fmt: skip
 """Pipeline -> folders of its ControlNets and what their residuals are times."""
+LONG = ("sd15-guess", "sd15-shuffle", "sdxl-guess", "sdxl-guess-unguided")  # sd15-guesses stays
+LONG_SAMPLERS = (("sd15", "dpm-solver++"), ("sd21", "euler"), ("sd21", "unipc"))
 GUESSING = ("sd15-guess", "sd15-guesses", "sdxl-guess", "sdxl-guess-unguided", "sd15-shuffle")
 """Pipelines in guess_mode: asked for, or, with a ControlNet that pools, of their own."""
 CASES = [(name, sampler) for name, (*_, samplers) in PIPELINES.items() for sampler in samplers]
@@ -74,7 +76,10 @@ def save_toy(name: str, folder: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "sampler"), CASES)
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [pytest.param(*case, marks=[pytest.mark.long] * (case[0] in LONG or case in LONG_SAMPLERS)) for case in CASES],
+)
 def test_a_bundle_equals_the_pipeline(
     name: str, sampler: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

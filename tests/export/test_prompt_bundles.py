@@ -110,7 +110,9 @@ def drawn_by_diffusers(folder: Path, family: str, noise: torch.Tensor, words: di
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", PIPELINES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[pytest.mark.long] * (family != "sd3")) for family in PIPELINES]
+)
 def test_each_text_encoder_may_get_a_prompt_of_its_own_as_in_diffusers(family: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path / family, family)
     bench = open_bench(folder, tmp_path / "work")

@@ -19,7 +19,7 @@ from soda_export.trace.denoiser import trace_denoiser
 from soda_export.trace.graph import DenoiserGraph, join_graph
 from soda_export.trace.onnx import producers, trace_to_onnx
 from soda_export.trace.repeat import Repeats
-from tests.tiny_models import save_tiny_pixart, save_tiny_sd3, save_tiny_unet
+from tests.tiny_models import save_tiny_sd3, save_tiny_unet
 from tests.trace.test_parts import fake_of, run_traced
 
 bodies: list[int] = []
@@ -151,7 +151,7 @@ def form_of(graph: DenoiserGraph) -> dict[str, object]:
             "weights": sorted(set(graph.weights.values()))}  # fmt: skip
 
 
-@pytest.mark.parametrize("save", [save_tiny_pixart, save_tiny_sd3, save_tiny_unet])
+@pytest.mark.parametrize("save", [save_tiny_sd3, pytest.param(save_tiny_unet, marks=pytest.mark.long)])
 def test_a_models_graph_is_the_same_as_if_every_block_were_traced(
     save: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
