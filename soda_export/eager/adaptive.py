@@ -18,8 +18,8 @@ from .sampling import Sampling
 
 Group = tuple[int, int]
 """Samples that do the same in a step: action and variant."""
-RowOf = Callable[[int, Group, Tensor, Tensor | None, list[int]], NDArray[np.float32]]
-"""(step, group, its state [n, b, ...], its prediction or None, its samples) -> the row that it takes."""
+RowOf = Callable[[int, Group, Tensor, Tensor | None, Tensor | None, list[int]], NDArray[np.float32]]
+"""(step, group, its state [n, b, ...], its prediction or None, its noise or None, its samples) -> the row it takes."""
 
 
 class AdaptiveResult(NamedTuple):
@@ -50,15 +50,16 @@ def run_policy(
         taken.append(np.concatenate([[a.action] * len(who) for a, who in zip(automata, together, strict=True)]))
         after = torch.empty_like(state)
         prediction = _predict(sampling, policy, step, state, np.flatnonzero(taken[-1] == FULL).tolist())
+        noise = sampling.noise_at(policy.own, step)
         for group, members in _groups(automata, together):
             action, variant = group
             here = state[:, members]
             output = prediction[members] if action == FULL else None
             table = policy.rows[names[action]][step]
-            row = table[variant % len(table)] if row_of is None else row_of(step, group, here, output, members)
+            added = None if noise is None else noise[members]
+            row = table[variant % len(table)] if row_of is None else row_of(step, group, here, output, added, members)
             after[:, members] = advance_state(
-                torch.from_numpy(row).to(state.device), here,
-                here[0] if output is None else output, _noise(sampling, policy, step, members),
+                torch.from_numpy(row).to(state.device), here, here[0] if output is None else output, added,
                 policy.own.learned_variance,
             )  # fmt: skip
         for automaton, who in zip(automata, together, strict=True):
@@ -94,10 +95,3 @@ def _groups(automata: list[Automaton], together: list[list[int]]) -> Iterator[tu
     for automaton, who in zip(automata, together, strict=True):
         found.setdefault((automaton.action, automaton.variant), []).extend(who)
     return iter(found.items())
-
-
-def _noise(sampling: Sampling, policy: AdaptivePolicy, step: int, members: list[int]) -> Tensor | None:
-    used = sampling.step_noise is not None and policy.own.stochastic
-    if sampling.step_noise is None or not used:
-        return None
-    return sampling.step_noise[step][members].to(sampling.model.device)

@@ -93,9 +93,13 @@ class Sampling:
 
     def advance(self, stepper: Stepper, step: int, state: Tensor, prediction: Tensor) -> Tensor:
         """The state after a step."""
-        used = self.step_noise is not None and stepper.stochastic
-        noise = self.step_noise[step].to(state.device) if self.step_noise is not None and used else None
-        return stepper.advance(step, state, prediction, noise)
+        return stepper.advance(step, state, prediction, self.noise_at(stepper, step))
+
+    def noise_at(self, stepper: Stepper, step: int) -> Tensor | None:
+        """What a step adds, [B, *latent_shape]; None where the sampler adds none."""
+        if self.step_noise is None or not stepper.stochastic:
+            return None
+        return self.step_noise[step].to(self.model.device)
 
 
 def sample_noise(seed: int, stream: int, samples: Sequence[int], latent_shape: tuple[int, ...]) -> Tensor:

@@ -6,7 +6,7 @@ table remember predictions, lagrange.py clean samples, fit.py fits it to a sched
 step from given latents, levels.py how noisy those are at each step, inpaint.py keeps what lies outside a mask.
 """
 
-from .fit import FittingSampler
+from .fit import FittingSampler, least_squares
 from .inpaint import KNOWN, KnownRegion, advance_known, levels_after, starts_with_known, with_known
 from .lagrange import lagrange_weights, with_nodes
 from .levels import Levels, levels_of, training_betas
@@ -19,6 +19,7 @@ from .table import SamplerTable, Stepper, freeze_sampler, widened_rows
 __all__ = [
     "KNOWN", "MEMORY", "MOST_STATE", "SAMPLERS", "Fill", "FittingSampler", "KnownRegion", "Levels", "SamplerTable",
     "Starts", "Stepper", "advance_known", "advance_state", "can_skip", "check_fills", "check_skips", "freeze_sampler",
-    "freeze_starts", "guide", "hold", "lagrange_weights", "levels_after", "levels_of", "make_scheduler", "own_sampler",
-    "starts_with_known", "training_betas", "widened_rows", "with_known", "with_memory", "with_nodes",
+    "freeze_starts", "guide", "hold", "lagrange_weights", "least_squares", "levels_after", "levels_of",
+    "make_scheduler", "own_sampler", "starts_with_known", "training_betas", "widened_rows",
+    "with_known", "with_memory", "with_nodes",
 ]  # fmt: skip

@@ -94,9 +94,15 @@ class FittingSampler:
         x, y = known.flatten(2).double(), wanted.flatten(2).double()
         if self._weights is not None:
             x, y = x * self._weights.to(x.device), y * self._weights.to(x.device)
-        x, y = x.flatten(1), y.flatten(1)
-        norm = x.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        x = x / norm
-        gram = x @ x.T + _RIDGE * torch.eye(len(x), dtype=torch.float64, device=x.device)
-        solved: NDArray[np.float32] = (torch.linalg.solve(gram, x @ y.T) / norm).T.float().cpu().numpy()
-        return solved
+        return least_squares(x, y)
+
+
+def least_squares(known: Tensor, wanted: Tensor) -> NDArray[np.float32]:
+    """[k, ...], [n, ...] -> the [n, k] weights whose sums of the known come nearest to the wanted; in float64, with a
+    ridge against tensors that are multiples of each other."""
+    x, y = known.flatten(1).double(), wanted.flatten(1).double()
+    norm = x.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    x = x / norm
+    gram = x @ x.T + _RIDGE * torch.eye(len(x), dtype=torch.float64, device=x.device)
+    solved: NDArray[np.float32] = (torch.linalg.solve(gram, x @ y.T) / norm).T.float().cpu().numpy()
+    return solved

@@ -20,14 +20,14 @@ from ..policy.easycache import make_easycache
 from ..policy.misfit import EARLIEST, GAP, MAX_RUN, make_misfit, variant_of
 from ..policy.options import PolicyOptions
 from ..policy.sada import PAPER, RELEASED, make_sada
-from ..sampler import SamplerTable, advance_state, check_skips
+from ..sampler import SamplerTable, advance_state, check_skips, least_squares
 from .trial import Trials
 
 log = logging.getLogger(__name__)
 _RIDGE = 1e-6
 _LEAST_MISFIT = 1e-9
 _GRID = 4  # steps between two whose weight is measured
-_LEAST_GROUP = 8  # samples that a row of a variant of its own is fitted on; smaller groups share their step's
+_LEAST_GROUP = 8  # samples that a row is fitted on; smaller groups keep what the fills make
 _ROUNDS, _CLOSE = 10, 0.02
 _WEIGHED = 8  # samples that steps are weighed on
 
@@ -104,8 +104,9 @@ class ClosedLoop:
         self._names = list(policy.rows)
 
     def row(
-        self, step: int, group: Group, state: Tensor, prediction: Tensor | None, members: list[int]
-    ) -> NDArray[np.float32]:
+        self, step: int, group: Group, state: Tensor, prediction: Tensor | None, noise: Tensor | None,
+        members: list[int],
+    ) -> NDArray[np.float32]:  # fmt: skip
         """The row that a group takes, fitted on its samples where they are enough."""
         action, variant = group
         row: NDArray[np.float32] = self.rows[self._names[action]][step, variant]
@@ -113,23 +114,14 @@ class ClosedLoop:
             return row
         n, m = self.policy.own.state_size, self.policy.state_size
         output = state[0] if prediction is None else prediction
-        reached = advance_state(torch.from_numpy(row), state, output, None, False)
+        reached = advance_state(torch.from_numpy(row), state, output, noise, False)
         wanted = self._path[step + 1][:n, members] - reached[:n]
         known = state if prediction is None else torch.cat([state, prediction[None]])
-        change = _least_squares(known, wanted)
+        change = least_squares(known, wanted)
         row[1 : 1 + m * m].reshape(m, m)[:n] += change[:, :m]
         if prediction is not None:
             row[1 + m * m : 1 + m * m + n] += change[:, m]
         return row
-
-
-def _least_squares(known: Tensor, wanted: Tensor) -> NDArray[np.float32]:
-    x, y = known.flatten(1).double(), wanted.flatten(1).double()
-    norm = x.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    x = x / norm
-    normal = x @ x.T + _RIDGE * torch.eye(len(x), dtype=torch.float64)
-    weights = torch.linalg.solve(normal, x @ y.T).T / norm.T
-    return np.asarray(weights.float().numpy(), np.float32)
 
 
 def calibrate_policy(trials: Trials, config: dict[str, Any], options: PolicyOptions) -> AdaptivePolicy:
@@ -139,11 +131,10 @@ def calibrate_policy(trials: Trials, config: dict[str, Any], options: PolicyOpti
     check_skips(own, [False] * EARLIEST + [True])
     if options.policy in FIXED:
         policy = make_sada(own, config, PAPER if options.policy == "sada-paper" else RELEASED)
-        return replace(policy, calls=float(run_policy(trials.sampling, policy).calls.mean()))
+        return _played(trials, policy)
     if options.policy == "easycache":
         if options.threshold:
-            policy = make_easycache(own, options.threshold)
-            return replace(policy, calls=float(run_policy(trials.sampling, policy).calls.mean()))
+            return _played(trials, make_easycache(own, options.threshold))
         return meet_calls(lambda threshold: _played(trials, make_easycache(own, threshold)), options.calls, 1e-4, 10.0)
     return _calibrate_misfit(trials, options.calls)
 

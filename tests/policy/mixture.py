@@ -20,7 +20,6 @@ class MixtureSampling:
 
     levels: Levels
     noise: Tensor
-    step_noise: Tensor | None = None
 
     @classmethod
     def of_sampler(cls, own: SamplerTable, config: dict[str, Any], samples: int, seed: int = 0) -> MixtureSampling:
@@ -29,6 +28,9 @@ class MixtureSampling:
 
     def of(self, samples: Sequence[int]) -> MixtureSampling:
         return replace(self, noise=self.noise[list(samples)])
+
+    def noise_at(self, stepper: SamplerTable, step: int) -> None:
+        """These samplers add none."""
 
     def begin(self, stepper: SamplerTable) -> Tensor:
         return stepper.begin(self.noise)
