@@ -20,7 +20,7 @@ import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from scene_data import number_captions, training_latents
-from scene_language import MAX_TOKENS, WORDS, learn_language
+from scene_language import MAX_TOKENS, WORDS, learn_scenes
 from scene_score import finish_folder, save_autoencoder, score_pipeline
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, pre_tokenizers, trainers
@@ -107,7 +107,7 @@ def train_text_encoder(iterations: int) -> dict[str, Any]:
         ids = tokenize(tokenizer, captions)
         return ids, torch.ones_like(ids), ids == tokenizer.eos_token_id
 
-    learned = learn_language("scenes-text", encoder, encoder.config.hidden_size, iterations, read)
+    learned = learn_scenes("scenes-text", encoder, encoder.config.hidden_size, iterations, read)
     tokenizer.save_pretrained(OUT / "tokenizer")
     encoder.save_pretrained(OUT / "text_encoder")
     return learned

@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from scene_autoencoder import train_vae, vae_psnr
 from scene_data import number_captions, training_latents
-from scene_language import MAX_TOKENS, WORDS, learn_language
+from scene_language import MAX_TOKENS, WORDS, learn_scenes
 from scene_score import LEAST_SATISFIED, checker_accuracy, draw_held_out, judge, train_checker
 from torch import Tensor
 from training import BUILTIN_FOLDER, optimise, run_stages, save_half
@@ -92,7 +92,7 @@ def train_text_encoder(iterations: int) -> dict[str, Any]:
         tokens = tokenize(tokenizer, captions)
         return tokens.input_ids, tokens.attention_mask, tokens.attention_mask.bool()
 
-    learned = learn_language("shapes-text", encoder, encoder.config.d_model, iterations, read)
+    learned = learn_scenes("shapes-text", encoder, encoder.config.d_model, iterations, read)
     tokenizer.save_pretrained(OUT / "tokenizer")
     encoder.save_pretrained(OUT / "text_encoder")
     return learned
