@@ -33,7 +33,7 @@ from soda_runtime.signature import (
     WINDOW_AXIS,
     Port,
     Signature,
-    finish_signature,
+    finish_programs,
     step_signature,
 )
 
@@ -97,8 +97,8 @@ def _programs(bundle: Bundle) -> Iterator[tuple[str, Signature, Callable[[], Any
     for i, program in enumerate(manifest.programs):
         yield program.file, step_signature(manifest, i), partial(bundle.engine, i)
     for finish in manifest.finish:
-        signature = finish_signature(manifest, finish)
-        yield finish.file, signature, partial(bundle.finish_engine, finish)
+        for file, signature in finish_programs(manifest).items():
+            yield file, signature, partial(bundle.finish_engine, finish, file != finish.file)
 
 
 def example_inputs(bundle: Bundle, signature: Signature, seed: int) -> Values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,7 @@ def prove_bundle(folder: Path) -> Manifest:
     bundle = Bundle(folder, manifest, "null", device="cpu", threads=0)
     session = bundle.session()
     session.generate(**example_request(bundle, 1), policy="frozen")
-    if manifest.finish:
-        session.result()
+    _finish(session)
     if bundle.policy is not None:
         session.generate(**example_request(bundle, 2), policy="adaptive")
     return manifest
@@ -51,10 +51,18 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
             session.step(index)
             left.discard(step.program)
             session.latents()  # refuses what is not finite
-        if manifest.finish:
-            session.result()
+        _finish(session)
         if bundle.policy is not None:
             _play_actions(session, len(bundle.policy.policy.actions))
+
+
+def _finish(session: Session) -> None:
+    """Run the decoder, of a video each of its programs once."""
+    if session.num_chunks:
+        for _ in islice(session.chunks(), 2):
+            pass
+    elif session.bundle.manifest.finish:
+        session.result()
 
 
 def _play_actions(session: Session, actions: int) -> None:

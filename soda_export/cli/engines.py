@@ -11,6 +11,7 @@ import onnx
 from soda_runtime.checks import open_manifest
 from soda_runtime.engine_index import INDEX_NAME, read_index
 from soda_runtime.manifest import Manifest
+from soda_runtime.signature import program_files
 
 from ..build.engines import LAYERS_NAME
 from ..errors import UsageError
@@ -57,8 +58,7 @@ def _show_built(folder: Path, json: bool) -> None:
 def _show_graphs(folder: Path, manifest: Manifest, json: bool) -> None:
     """Engines that are ONNX graphs: the library fuses them when it opens them, and tells nobody."""
     described: dict[str, dict[str, Any]] = {}
-    files = [p.file for p in manifest.prepare] + [p.file for p in manifest.programs] + [p.file for p in manifest.finish]
-    for file in files:
+    for file, _ in program_files(manifest):
         graph = onnx.load(str(folder / file), load_external_data=False).graph
         kinds = Counter(node.op_type for node in graph.node)
         operators = dict(kinds.most_common())

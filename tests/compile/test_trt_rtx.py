@@ -14,7 +14,7 @@ from soda_runtime.backends.preflight import check_identity, check_machine
 from soda_runtime.backends.trt_rtx import LIBRARY
 from soda_runtime.bundle import Bundle
 from soda_runtime.engine_index import read_index
-from soda_runtime.signature import finish_signature, step_signature
+from soda_runtime.signature import finish_programs, step_signature
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx", exc_type=ImportError)
 
@@ -52,7 +52,7 @@ def _check_ports(bench: Workbench, built: Built) -> None:
     engines = next(iter(sorted(bench.store.root.glob("engines-trt_rtx-*"), key=lambda p: -p.stat().st_mtime)))
     signatures = {p.file: step_signature(bundle.manifest, i) for i, p in enumerate(bundle.manifest.programs)}
     signatures |= {p.file: bundle.prepare_signature(p) for p in bundle.manifest.prepare}
-    signatures |= {p.file: finish_signature(bundle.manifest, p) for p in bundle.manifest.finish}
+    signatures |= finish_programs(bundle.manifest)
     for name, signature in signatures.items():
         card_file = engines / f"{name}.json"
         if not card_file.is_file():

@@ -92,7 +92,8 @@ def _policy_of(contents: dict[str, bytes]) -> Json:
 
 
 def _programs_of(manifest: Json, policy: Json) -> list[str]:
-    files = [each["file"] for each in (*manifest["prepare"], *manifest["programs"], *manifest["finish"])]
+    first = [each for finish in manifest["finish"] for each in finish.get("first", [])]
+    files = [each["file"] for each in (*manifest["prepare"], *manifest["programs"], *manifest["finish"], *first)]
     return [*files, *([policy["signals"]] if policy else [])]
 
 

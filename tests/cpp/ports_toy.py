@@ -87,7 +87,7 @@ class PortsToy:
             program |= {"weights": weights if program["inputs"] == ["gain"] else "", "flops": 1}
         finish = {"file": "finish.onnx", "weights": weights, "kind": self.result, "shape": [3, 3, 2, 2]}
         if self.result == "video":
-            finish["frames_per_second"] = 7.5
+            finish |= {"frames_per_second": 7.5, "latent_frames": 3, "frames": 3, "first": [], "carry": []}
         else:
             finish |= {"weights": "", "shape": [2, 12], "sample_rate": 16000}
         small_at = 2 * big

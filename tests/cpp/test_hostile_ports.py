@@ -77,6 +77,14 @@ LIES: dict[str, Callable[[Json], object]] = {
     "no frames a second": put("finish", 0, "frames_per_second", value=0),
     "a video of three axes": put("finish", 0, "shape", value=[3, 2, 2]),
     "a video with a sample rate": put("finish", 0, "sample_rate", value=1),
+    "calls that leave a latent frame over": both(
+        put("finish", 0, "latent_frames", value=2), put("finish", 0, "frames", value=2)
+    ),
+    "a call without its frames": lambda m: m["finish"][0].pop("frames"),
+    "a carry named twice": put("finish", 0, "carry", value=[{"name": "a", "dtype": "float32", "shape": [1]}] * 2),
+    "a first call that takes everything": put(
+        "finish", 0, "first", value=[{"file": "one.json", "latent_frames": 3, "frames": 3}]
+    ),
     "a finish program of an unknown kind": put("finish", 0, "kind", value="text"),
     "a tokenizer of no tokens": put("tokenizers", 1, "max_tokens", value=0),
     "a tokenizer that cleans otherwise": put("tokenizers", 1, "clean", value="lower"),

@@ -43,8 +43,22 @@ def _image(file: str, shape: list[int]) -> Json:
     return {"file": file, "weights": "", "kind": "image", "shape": shape}
 
 
-def _video(shape: list[int], rate: float = 16.0) -> Json:
-    return {"file": "plan.json", "weights": "", "kind": "video", "shape": shape, "frames_per_second": rate}
+def _video(shape: list[int], rate: float = 16.0, latents: int = 1, **keys: object) -> Callable[[Json], None]:
+    """Make it a bundle of so many frames of latents, whose decoder makes a video of them in one call."""
+    finish = {"file": "plan.json", "weights": "", "kind": "video", "shape": shape, "frames_per_second": rate}
+    finish |= {"latent_frames": latents, "frames": shape[0], "first": [], "carry": []} | keys
+    model = both(put("model", "latent_shape", value=[1, latents, 8, 8]), put("model", "output", value="latents"))
+    return both(model, put("finish", value=[finish]))
+
+
+_CARRY = {"name": "up.0.conv", "dtype": "float16", "shape": [2, 8, 8]}
+_FIRST = {"file": "programs.json", "latent_frames": 1, "frames": 1}
+
+
+def _chunked(**keys: object) -> Callable[[Json], None]:
+    """One frame of the first of 5 latent frames, then 4 of every two."""
+    whole: Json = {"latent_frames": 2, "frames": 4, "first": [_FIRST], "carry": [_CARRY]}
+    return _video([9, 3, 8, 8], latents=5, **(whole | keys))
 
 
 def _audio(shape: list[int], rate: float = 44100) -> Json:
@@ -222,12 +236,50 @@ LIES: dict[str, Callable[[Json], object]] = {
     "an image of 2**36 values": put("finish", value=[_image("plan.json", [1 << 12] * 3)]),
     "a finish program of an unknown kind": put("finish", value=[{**_image("plan.json", [3, 8, 8]), "kind": "text"}]),
     "a finish program without a kind": put("finish", value=[{"file": "plan.json", "weights": "", "shape": [3, 8, 8]}]),
-    "a video without a rate": put("finish", value=[{**_image("plan.json", [2, 3, 8, 8]), "kind": "video"}]),
+    "a video without a rate": both(_video([2, 3, 8, 8]), drop("finish", 0, "frames_per_second")),
     "an image with a rate": put("finish", value=[{**_image("plan.json", [3, 8, 8]), "frames_per_second": 16.0}]),
-    "a video of three sides": put("finish", value=[_video([3, 8, 8])]),
-    "a video of no frames a second": put("finish", value=[_video([2, 3, 8, 8], rate=0.0)]),
-    "a video of a million frames a second": put("finish", value=[_video([2, 3, 8, 8], rate=1e6)]),
-    "a video of 2**40 values": put("finish", value=[_video([1 << 16, 4, 1 << 11, 1 << 11])]),
+    "a video of three sides": _video([3, 8, 8]),
+    "a video of no frames a second": _video([2, 3, 8, 8], rate=0.0),
+    "a video of a million frames a second": _video([2, 3, 8, 8], rate=1e6),
+    "a video of 2**40 values": _video([1 << 16, 4, 1 << 11, 1 << 11]),
+    "a video of latents without frames": both(_video([2, 3, 8, 8]), put("model", "latent_shape", value=[1, 8, 8])),
+    "a video that does not say what a call takes": both(_chunked(), drop("finish", 0, "latent_frames")),
+    "a video that does not say what a call makes": both(_chunked(), drop("finish", 0, "frames")),
+    "a video without first": both(_chunked(), drop("finish", 0, "first")),
+    "a video without carry": both(_chunked(), drop("finish", 0, "carry")),
+    "an image with carry": put("finish", value=[{**_image("plan.json", [3, 8, 8]), "carry": []}]),
+    "calls of no latent frames": _chunked(latent_frames=0),
+    "calls of negative latent frames": _chunked(latent_frames=-2, frames=-4),
+    "calls of 2**62 latent frames": _chunked(latent_frames=1 << 62),
+    "calls of half a latent frame": _chunked(latent_frames=0.5),
+    "calls of no frames": _chunked(frames=0),
+    "calls of 2**17 frames": _chunked(frames=1 << 17),
+    "calls that leave a latent frame over": _chunked(latent_frames=3),
+    "calls that make too few frames": _chunked(frames=3),
+    "calls that make too many frames": _chunked(frames=8),
+    "calls that make the frames of more latent frames than there are": _chunked(latent_frames=4),
+    "a first call that takes everything": _chunked(first=[{**_FIRST, "latent_frames": 5, "frames": 9}]),
+    "a first call that takes more than there is": _chunked(first=[{**_FIRST, "latent_frames": 7, "frames": 13}]),
+    "a first call that makes as much as the others": _chunked(first=[{**_FIRST, "frames": 4}]),
+    "a first call of no latent frames": _chunked(first=[{**_FIRST, "latent_frames": 0}]),
+    "a first call of 2**62 frames": _chunked(first=[{**_FIRST, "frames": 1 << 62}]),
+    "a first call of negative frames": _chunked(first=[{**_FIRST, "frames": -3}]),
+    "two first calls": _chunked(first=[_FIRST, {**_FIRST, "file": "step-00.onnx"}]),
+    "a first call without a file": _chunked(first=[{"latent_frames": 1, "frames": 1}]),
+    "a first call with weights": _chunked(first=[{**_FIRST, "weights": ""}]),
+    "first that is no array": _chunked(first=_FIRST),
+    "65 carried tensors": _chunked(carry=[{**_CARRY, "name": f"c{i}"} for i in range(65)]),
+    "a carried tensor without axes": _chunked(carry=[{**_CARRY, "shape": []}]),
+    "a carried tensor of seven axes": _chunked(carry=[{**_CARRY, "shape": [1] * 7}]),
+    "a carried tensor of no values": _chunked(carry=[{**_CARRY, "shape": [2, 0]}]),
+    "a carried tensor of 2**35 values": _chunked(carry=[{**_CARRY, "shape": [1 << 20, 1 << 15]}]),
+    "a carried tensor of 2**21 rows": _chunked(carry=[{**_CARRY, "shape": [1 << 21]}]),
+    "a carried tensor of ints": _chunked(carry=[{**_CARRY, "dtype": "int64"}]),
+    "a carried tensor with rows": _chunked(carry=[{**_CARRY, "rows": True}]),
+    "a carried tensor without a name": _chunked(carry=[{**_CARRY, "name": ""}]),
+    "a carried tensor of an odd name": _chunked(carry=[{**_CARRY, "name": "up/0"}]),
+    "a carried tensor of a long name": _chunked(carry=[{**_CARRY, "name": "a" * 97}]),
+    "two carried tensors of one name": _chunked(carry=[_CARRY, _CARRY]),
     "sound of three sides": put("finish", value=[_audio([2, 8, 8])]),
     "sound of a rate of zero": put("finish", value=[_audio([2, 8], rate=0)]),
     "sound of a fractional rate": put("finish", value=[_audio([2, 8], rate=44100.5)]),
@@ -372,6 +424,10 @@ LIES: dict[str, Callable[[Json], object]] = {
     "two programs of one file": put("programs", 1, "file", value="step-00.onnx"),
     "a prepare program that is also a step's": put("prepare", 0, "file", value="step-00.onnx"),
     "a finish program that is also a step's": put("finish", value=[_image("step-00.onnx", [3, 8, 8])]),
+    "a first call's program that is the other calls'": _chunked(first=[{**_FIRST, "file": "plan.json"}]),
+    "a first call's program that is also a step's": _chunked(first=[{**_FIRST, "file": "step-00.onnx"}]),
+    "a first call's program that is not listed": _chunked(first=[{**_FIRST, "file": "more.onnx"}]),
+    "a first call's program outside the bundle": _chunked(first=[{**_FIRST, "file": "../programs.json"}]),
     "a finish program that is not listed": put("finish", value=[_image("more.onnx", [3, 8, 8])]),
     "a finish program outside the bundle": put("finish", value=[_image("../plan.json", [3, 8, 8])]),
     "engines built ahead of time without their index": put("backend", value="trt"),
@@ -649,7 +705,15 @@ TRUTHS: dict[str, Callable[[Json], object]] = {
         put("model", "latent_shape", value=[1, 2, 8, 8]), put("model", "output", value="latents"),
     ),
     "latents of one side": both(put("model", "latent_shape", value=[64]), put("model", "output", value="latents")),
-    "a video": put("finish", value=[_video([2, 3, 8, 8])]),
+    "a video": _video([2, 3, 8, 8]),
+    "a video in chunks": _chunked(),
+    "a video in chunks that carry nothing": _chunked(carry=[]),
+    "a video whose calls are alike": _video([8, 3, 8, 8], latents=4, latent_frames=1, frames=2, carry=[_CARRY]),
+    "a video of two programs, each called once": _chunked(latent_frames=4, frames=8),
+    "a video whose first call makes more": _chunked(first=[{**_FIRST, "latent_frames": 3, "frames": 5}]),
+    "64 carried tensors of long names": _chunked(
+        carry=[{**_CARRY, "name": f"{i:096}#9", "shape": [1] * 6} for i in range(64)]
+    ),
     "sound": put("finish", value=[_audio([2, 1 << 20])]),
     "a program without weights": put("programs", 0, "weights", value=""),
     "learned variance without noise": both(

@@ -46,10 +46,7 @@ void check_named_files(const std::string& folder, const Manifest& manifest) {
     };
     const auto policy = read_rules(folder, manifest);
     if (manifest.backend == "ort" || manifest.backend == "openvino") {
-        Names programs;
-        for (const auto& program : manifest.prepare) programs.push_back(program.file);
-        for (const auto& program : manifest.programs) programs.push_back(program.file);
-        for (const auto& program : manifest.finish) programs.push_back(program.file);
+        Names programs = program_files(manifest);
         if (policy) programs.push_back(policy->signals);
         for (const auto& program : programs)
             for (const auto& file : graph_locations(folder + "/" + program)) check(program, file);

@@ -59,12 +59,26 @@ void check_ports(const Manifest& m, Ranges& ranges) {
     }
 }
 
+void check_chunks(const FinishProgram& finish, Ranges& ranges) {
+    std::vector<Chunk> chunks = finish.first;
+    ranges.check(chunks.size(), 0, 1, "len(finish[0].first)");
+    chunks.push_back({finish.file, finish.latent_frames, finish.frames});
+    for (const Chunk& chunk : chunks) {
+        ranges.check(chunk.latent_frames, 1, 1 << 20, "finish[0]: latent_frames");
+        ranges.check(chunk.frames, 1, 1 << 16, "finish[0]: frames");
+    }
+    ranges.check(finish.carry.size(), 0, 64, "len(finish[0].carry)");
+    for (size_t i = 0; i < finish.carry.size(); ++i)
+        ranges.check_shape(finish.carry[i].shape, 1, 6, 1 << 20, "finish[0].carry[", i, "].shape");
+}
+
 void check_finish(const FinishProgram& finish, Ranges& ranges) {
     const bool audio = finish.kind == ResultKind::audio;
     if (audio) ranges.check(finish.shape[0], 1, 1 << 16, "finish[0].shape[0]");
     if (audio) ranges.check(finish.rate, 1, 1 << 20, "finish[0].sample_rate");
     if (finish.kind == ResultKind::video) ranges.check(finish.rate, 0.001, 1000, "finish[0].frames_per_second");
     ranges.check_shape(finish.shape, 2, 4, audio ? std::numeric_limits<int32_t>::max() : 1 << 16, "finish[0].shape");
+    if (finish.kind == ResultKind::video) check_chunks(finish, ranges);
 }
 
 std::string range_problem(const Manifest& m) {
@@ -91,13 +105,6 @@ std::string range_problem(const Manifest& m) {
     for (const auto& finish : m.finish) check_finish(finish, ranges);
     ranges.check(m.weights.size(), 1, 16, "len(weights)");
     return ranges.problem();
-}
-
-// "transformer_blocks.3.attn#1"
-bool is_slot_name(const std::string& name) {
-    const size_t end = name.find('#');
-    const bool plain = matches(name.substr(0, end), "a-z0-9_", "a-z0-9_.", 96);
-    return plain && (end == std::string::npos || matches(name.substr(end + 1), "1-9", "", 1));
 }
 
 std::string size_problem(const Manifest& m) {
@@ -166,18 +173,27 @@ std::string file_problem(const Manifest& m) {
 
 }  // namespace
 
+Names program_files(const Manifest& m) {
+    Names files;
+    for (const auto& program : m.prepare) files.push_back(program.file);
+    for (const auto& program : m.programs) files.push_back(program.file);
+    for (const auto& program : m.finish) {
+        files.push_back(program.file);
+        for (const Chunk& chunk : program.first) files.push_back(chunk.file);
+    }
+    return files;
+}
+
 Names files_in_use(const Manifest& m) {
-    Names used = m.weights;
+    Names used = program_files(m);
+    used.insert(used.end(), m.weights.begin(), m.weights.end());
     used.push_back(m.tables);
-    for (const auto& program : m.prepare) used.push_back(program.file);
-    for (const auto& program : m.programs) used.push_back(program.file);
-    for (const auto& program : m.finish) used.push_back(program.file);
     for (const auto& tokenizer : m.tokenizers) used.push_back(tokenizer.file);
     return used;
 }
 
 std::string first_problem(const Manifest& manifest) {
-    for (auto* check : {range_problem, size_problem, port_problem, file_problem, prepare_problem, program_problem}) {
+    for (auto* check : {range_problem, size_problem, chunk_problem, port_problem, file_problem, prepare_problem, program_problem}) {
         std::string problem = check(manifest);
         if (!problem.empty()) return problem;
     }

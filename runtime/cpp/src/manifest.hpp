@@ -76,12 +76,27 @@ struct PrepareProgram {
 
 enum class ResultKind { image, video, audio };
 
+// One call of a program that makes video: latent frames that it takes, frames that it makes.
+struct Chunk {
+    std::string file;
+    int64_t latent_frames, frames;
+};
+
+// What such a call hands to the next one.
+struct Carry {
+    std::string name, dtype;
+    Sizes shape;  // of one sample
+};
+
 struct FinishProgram {
     std::string file;
     WeightsName weights;
     ResultKind kind;
     Sizes shape;
-    double rate;  // frames or samples in a second; 0 of images
+    double rate;                            // frames or samples in a second; 0 of images
+    int64_t latent_frames = 0, frames = 0;  // of one call, of video
+    std::vector<Chunk> first = {};          // of video: the first call, where it is another program's
+    std::vector<Carry> carry = {};          // of video
 };
 
 struct Slot {

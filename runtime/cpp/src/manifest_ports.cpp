@@ -40,6 +40,17 @@ Tokenizer decode_tokenizer(const Field& field) {
             field["clean"].one_of({"lower-strip", "strip", "none"}), field["pad_id"].integer()};
 }
 
+static Chunk decode_chunk(const Field& field) {
+    field.object({"file", "latent_frames", "frames"});
+    return {field["file"].string(), field["latent_frames"].integer(), field["frames"].integer()};
+}
+
+static Carry decode_carry(const Field& field) {
+    field.object({"name", "dtype", "shape"});
+    return {field["name"].string(), field["dtype"].one_of({"float32", "float16", "bfloat16"}),
+            field["shape"].integers()};
+}
+
 FinishProgram decode_finish(const Field& field) {
     const std::string kind = decode_kind(field, {"image", "video", "audio"});
     FinishProgram program{};
@@ -48,10 +59,15 @@ FinishProgram decode_finish(const Field& field) {
         program.kind = ResultKind::image;
         program.shape = field["shape"].integers(3);
     } else if (kind == "video") {
-        field.object({"kind", "file", "weights", "shape", "frames_per_second"});
+        field.object({"kind", "file", "weights", "shape", "frames_per_second", "latent_frames", "frames", "first",
+                      "carry"});
         program.kind = ResultKind::video;
         program.shape = field["shape"].integers(4);
         program.rate = field["frames_per_second"].number();
+        program.latent_frames = field["latent_frames"].integer();
+        program.frames = field["frames"].integer();
+        program.first = decode_each(field["first"], decode_chunk);
+        program.carry = decode_each(field["carry"], decode_carry);
     } else {
         field.object({"kind", "file", "weights", "shape", "sample_rate"});
         program.kind = ResultKind::audio;

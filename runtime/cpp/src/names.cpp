@@ -29,4 +29,10 @@ bool matches(const std::string& text, const char* first, const char* others, siz
     return std::all_of(text.begin() + 1, text.end(), [&](unsigned char c) { return is_in(c, others); });
 }
 
+bool is_slot_name(const std::string& name) {
+    const size_t end = name.find('#');
+    const bool plain = matches(name.substr(0, end), "a-z0-9_", "a-z0-9_.", 96);
+    return plain && (end == std::string::npos || matches(name.substr(end + 1), "1-9", "", 1));
+}
+
 }  // namespace soda

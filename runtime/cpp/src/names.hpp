@@ -7,6 +7,8 @@
 
 namespace soda {
 
+// "transformer_blocks.3.attn#1"
+bool is_slot_name(const std::string& name);
 bool has_duplicates(const Names& names);
 // A name that a file of a bundle may have.
 bool is_plain_file(const std::string& name);

@@ -130,9 +130,20 @@ Signature prepare_signature(const Manifest& manifest, const PrepareProgram& prog
     return signature;
 }
 
-Signature finish_signature(const Manifest& manifest, const FinishProgram& program) {
-    return {{{"latents", {Dtype::float32, behind(batch_axis, manifest.model.latent_shape)}}},
-            {{result_name(program.kind), {Dtype::float32, behind(batch_axis, program.shape)}}}};
+Signature finish_signature(const Manifest& manifest, const FinishProgram& program, bool first) {
+    Sizes latents = manifest.model.latent_shape, made = program.shape;
+    if (program.kind == ResultKind::video) {
+        latents[1] = first ? program.first[0].latent_frames : program.latent_frames;
+        made[0] = first ? program.first[0].frames : program.frames;
+    }
+    Signature signature{{{"latents", {Dtype::float32, behind(batch_axis, latents)}}},
+                        {{result_name(program.kind), {Dtype::float32, behind(batch_axis, made)}}}};
+    for (const Carry& carry : program.carry) {
+        const Port port{dtype_of(carry.dtype), behind(batch_axis, carry.shape)};
+        signature.inputs["carry." + carry.name] = port;
+        signature.outputs["carry_out." + carry.name] = port;
+    }
+    return signature;
 }
 
 }  // namespace soda

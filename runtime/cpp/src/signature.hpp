@@ -56,6 +56,7 @@ Signature step_signature(const Manifest& manifest, size_t program);
 // tables: full shape [steps, ...] of each table by name.
 Signature prepare_signature(const Manifest& manifest, const PrepareProgram& program,
                             const std::map<std::string, Sizes>& tables);
-Signature finish_signature(const Manifest& manifest, const FinishProgram& program);
+// Of a video, in one call. first: that of the first call's own program.
+Signature finish_signature(const Manifest& manifest, const FinishProgram& program, bool first = false);
 
 }  // namespace soda

@@ -14,6 +14,7 @@ from .initializers import check_initializers, external_locations
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, VERSION, FileEntry, Manifest
 from .policy import read_rules
 from .remembered import is_remembered, remember
+from .signature import program_files
 from .tensors import read_header
 from .versions import parse_manifest
 
@@ -72,7 +73,7 @@ def _check_named_files(folder: Path, manifest: Manifest) -> None:
     """Programs take weights from files that the manifest lists, so that these were hashed and lie in the folder."""
     named: list[tuple[str, str]] = []
     policy = read_rules(folder, manifest)
-    files = [each.file for each in (*manifest.prepare, *manifest.programs, *manifest.finish)]
+    files = [file for file, _ in program_files(manifest)]
     files += [policy.signals] if policy else []
     if manifest.backend in _GRAPH_BACKENDS:
         named = [(file, location) for file in files for location in external_locations(folder / file)]
@@ -95,10 +96,10 @@ def verify_hashes(folder: Path) -> Manifest:
             _check_hash(folder / name, entry)
         _check_named_files(folder, manifest)
         headers = {name: read_header(folder / name) for name in manifest.weights} | {"": {}}
-        for program in (*manifest.prepare, *manifest.programs, *manifest.finish):
-            is_known = program.weights or manifest.version == VERSION  # which file it is, old bundles may not say
+        for file, weights in program_files(manifest):
+            is_known = weights or manifest.version == VERSION  # which file it is, old bundles may not say
             if manifest.backend in _GRAPH_BACKENDS and is_known:
-                check_initializers(folder / program.file, program.weights, headers[program.weights])
+                check_initializers(folder / file, weights, headers[weights])
         return manifest
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
+from .chunks import chunk_problem
 from .dispatch import dispatch_problem
 from .engine_index import INDEX_NAME, INDEXED_BACKENDS
 from .manifest import (
@@ -34,6 +35,7 @@ from .signature import (
     STATE,
     STATE_OUT,
     encoders,
+    program_files,
     slot_bytes,
 )
 
@@ -55,6 +57,8 @@ def first_problem(manifest: Manifest) -> str | None:
     return (
         _slot_problem(manifest)
         or _length_problem(manifest)
+        or chunk_problem(manifest)
+        or _carry_problem(manifest)
         or _port_problem(manifest)
         or _file_problem(manifest)
         or _prepare_problem(manifest)
@@ -109,8 +113,20 @@ def _finish_numbers(manifest: Manifest) -> _Numbers:
         yield "elements of finish[0]", math.prod(finish.shape), 1, _MAX_ELEMENTS
         if isinstance(finish, VideoFinish):
             yield "finish[0].frames_per_second", finish.frames_per_second, 1e-3, 1e3
+            yield from _chunk_numbers(finish)
         elif isinstance(finish, AudioFinish):
             yield "finish[0].sample_rate", finish.sample_rate, 1, 1 << 20
+
+
+def _chunk_numbers(finish: VideoFinish) -> _Numbers:
+    yield "len(finish[0].first)", len(finish.first), 0, 1
+    calls = [(first.latent_frames, first.frames) for first in finish.first] + [(finish.latent_frames, finish.frames)]
+    for latent_frames, frames in calls:
+        yield "finish[0]: latent_frames", latent_frames, 1, MAX_SIDE
+        yield "finish[0]: frames", frames, 1, 1 << 16
+    yield "len(finish[0].carry)", len(finish.carry), 0, 64
+    for i, carry in enumerate(finish.carry):
+        yield from _sides(f"finish[0].carry[{i}].shape", carry.shape, 1, 6)
 
 
 def _sides(name: str, shape: Sequence[int], least: int, most: int) -> _Numbers:
@@ -139,6 +155,14 @@ def _length_problem(manifest: Manifest) -> str | None:
         return f"{len(manifest.steps)} steps and {len(sampler.timesteps)} timesteps, expected {sampler.steps}"
     if model.output == "pixels" and len(model.latent_shape) != 3:
         return f"latents of shape {list(model.latent_shape)} are no pixels"
+    return None
+
+
+def _carry_problem(manifest: Manifest) -> str | None:
+    for finish in manifest.finish:
+        names = [carry.name for carry in finish.carry] if isinstance(finish, VideoFinish) else []
+        if len(set(names)) != len(names) or not all(_SLOT_NAME.fullmatch(name) for name in names):
+            return "finish[0].carry: a name stands twice, or is not plain"
     return None
 
 
@@ -226,8 +250,8 @@ def _encoder_problem(manifest: Manifest) -> str | None:
 
 
 def _file_problem(manifest: Manifest) -> str | None:
-    programs = [*manifest.prepare, *manifest.programs, *manifest.finish]
-    used = [*manifest.weights, manifest.tables, *(program.file for program in programs)]
+    programs = program_files(manifest)
+    used = [*manifest.weights, manifest.tables, *(file for file, _ in programs)]
     used += [tokenizer.file for tokenizer in manifest.tokenizers]
     for name in [*manifest.files, *used]:
         if not _PLAIN_NAME.fullmatch(name) or ".." in name:
@@ -237,9 +261,9 @@ def _file_problem(manifest: Manifest) -> str | None:
             return f"file {name!r} is used but not listed under `files`"
     if len(set(used)) != len(used):
         return "a file has two uses"
-    for program in programs:
-        if program.weights and program.weights not in manifest.weights:
-            return f"{program.file} has its weights in {program.weights!r:.80}, which is no weights file"
+    for file, weights in programs:
+        if weights and weights not in manifest.weights:
+            return f"{file} has its weights in {weights!r:.80}, which is no weights file"
     for name, entry in manifest.files.items():
         if entry.bytes < 0 or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
             return f"files[{name!r}] has a malformed size or hash"

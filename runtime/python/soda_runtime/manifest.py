@@ -172,10 +172,30 @@ class ImageFinish:
 
 
 @dataclass(frozen=True)
-class VideoFinish:
-    """A program that turns `latents` into `video`, float32 [batch, *shape] in 0..1.
+class FirstChunk:
+    """A program for the first call alone, of the same weights: latent frames that it takes, frames that it makes."""
 
-    shape: frames, channels, height, width.
+    file: str
+    latent_frames: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What a call hands to the next one, [batch, *shape], zero before the first: caches of causal convolutions."""
+
+    name: str
+    dtype: SlotDtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VideoFinish:
+    """A program that turns `latents` into `video`, float32 in 0..1, chunk by chunk. shape: frames, channels, height,
+    width of the whole.
+
+    A call takes latent_frames of the latents' axis 1 and makes `frames` [batch, frames, channels, height, width]; the
+    first one is `first`'s, where that is there. Each takes `carry.<name>` and gives `carry_out.<name>`.
     """
 
     file: str
@@ -183,6 +203,10 @@ class VideoFinish:
     kind: Literal["video"]
     shape: tuple[int, int, int, int]
     frames_per_second: float
+    latent_frames: int
+    frames: int
+    first: tuple[FirstChunk, ...]
+    carry: tuple[Carry, ...]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .engine_index import INDEX_NAME
 from .errors import BundleError, EngineError
 from .files import CheckedFiles, Stamp, identity_of, refusing_unreadable, require_regular_file
 from .guard import OpenedHere
-from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram
+from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram, VideoFinish
 from .policy import POLICY_NAME, Policy, read_policy, signals_signature
 from .signature import (
     START_COEFFICIENTS,
@@ -129,9 +129,10 @@ class OpenedBundle(OpenedHere):
         """The engine of a prepare program: weights are not copied, since it runs once per request."""
         return self._open(program.file, program.weights, self.prepare_signature(program), once=True)
 
-    def finish_engine(self, program: FinishProgram) -> Engine:
-        """The engine of the finish program."""
-        return self._open(program.file, program.weights, finish_signature(self.manifest, program), once=True)
+    def finish_engine(self, program: FinishProgram, first: bool = False) -> Engine:
+        """The engine of the finish program. first: that of a video's first call, which has its own."""
+        file = program.first[0].file if first and isinstance(program, VideoFinish) else program.file
+        return self._open(file, program.weights, finish_signature(self.manifest, program, first), once=True)
 
     def signals_engine(self, policy: Policy) -> Engine:
         """The engine of a policy's signals."""

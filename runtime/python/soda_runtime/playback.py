@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .backends import DeviceBackend, Memory, View
 from .guard import OpenedHere
 from .loading import Call, StepCalls
-from .manifest import FinishProgram, PreparedTensor, PrepareProgram
+from .manifest import AudioFinish, ImageFinish, PreparedTensor, PrepareProgram, VideoFinish
 from .opened import OpenedBundle
 from .signature import (
     BATCH_AXIS,
@@ -36,6 +36,7 @@ from .signature import (
     tensor_port,
 )  # fmt: skip
 from .starts import cached_steps, start_rows
+from .video import VideoMaker
 
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
 
@@ -60,6 +61,7 @@ class Playback(OpenedHere):
             self.cached = cached_steps(bundle.manifest, start)
         self._memories: list[Memory] = []
         self._loading: StepCalls | None = None
+        self._video: VideoMaker | None = None
         try:
             self._bind()
         except BaseException:
@@ -128,7 +130,7 @@ class Playback(OpenedHere):
             self._loading.close()
             self._loading = None
         self.encode, self.prepare_request, self.prepares, self.steps = {}, [], [], []
-        self._finish, self.loop = {}, None
+        self._finish, self._video, self.loop = {}, None, None
         while self._memories:
             self._memories.pop().free()
 
@@ -136,11 +138,11 @@ class Playback(OpenedHere):
         """Every block of memory that could carry a value from one request to the next."""
         return [
             self.arena, *self._states, self.guidance, self.noise, *self.request.values(), *self._tensors.values(),
-            *(memory for _, memory in self._finish.values()),
+            *(memory for _, memory in self._finish.values()), *(self._video.memories() if self._video else []),
         ]  # fmt: skip
 
-    def finish(self, program: FinishProgram, steps_done: int) -> NDArray[np.float32]:
-        """Run the finish program on the latents after that many steps: [B, *shape of its output]."""
+    def finish(self, program: ImageFinish | AudioFinish, steps_done: int) -> NDArray[np.float32]:
+        """Run an image's or sound's finish program on the latents after that many steps: [B, *shape of its output]."""
         if steps_done % 2 not in self._finish:
             signature = finish_signature(self._bundle.manifest, program)
             engine = self._bundle.finish_engine(program)
@@ -155,6 +157,12 @@ class Playback(OpenedHere):
         call()
         made: NDArray[np.float32] = memory.read().view(np.float32).reshape(self.batch, *program.shape)
         return made
+
+    def video(self, program: VideoFinish) -> VideoMaker:
+        """What makes the video; bound at first use."""
+        if self._video is None:
+            self._video = VideoMaker(self._bundle, program, self.batch, self._allocate_bytes)
+        return self._video
 
     def prepares_before(self, step: int) -> list[Call]:
         """What makes the tensors of a window of steps, where `step` is the first of it that runs."""

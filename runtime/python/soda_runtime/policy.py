@@ -16,7 +16,7 @@ from .errors import BundleError
 from .files import REBUILD
 from .manifest import VERSION as FORMAT_VERSION
 from .manifest import Manifest
-from .signature import BATCH_AXIS, STATE, STATE_OUT, Port, Signature, scalar_count
+from .signature import BATCH_AXIS, STATE, STATE_OUT, Port, Signature, program_files, scalar_count
 from .strict_json import StrictJsonError, decode, encode, parse_json, require_printable
 from .tensors import read_tensors
 
@@ -200,7 +200,7 @@ def _rule_problem(policy: Policy, manifest: Manifest) -> str | None:
 def _use_problem(policy: Policy, manifest: Manifest) -> str | None:
     """Its files are the bundle's, and of no other use."""
     used = {*manifest.weights, manifest.tables, *(tokenizer.file for tokenizer in manifest.tokenizers), POLICY_NAME}
-    used.update(program.file for program in (*manifest.prepare, *manifest.programs, *manifest.finish))
+    used.update(file for file, _ in program_files(manifest))
     for file in (policy.signals, policy.tables):
         if file not in manifest.files:
             return f"file {file!r:.80} is used but not listed in the manifest"

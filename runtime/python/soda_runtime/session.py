@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from .adaptive import AdaptivePlayback
 from .backends import DeviceBackend, DeviceOptions
+from .chunks import chunks_of
 from .device_inputs import DeviceInputs, take_device_inputs
 from .dlpack import DeviceTensor
 from .errors import EngineError, RequestError
 from .guard import Turn
 from .judge import judge_request
 from .lane import Lane
+from .manifest import VideoFinish
 from .opened import OpenedBundle
 from .philox import INITIAL_STREAM, latent_noise
 from .playback import Playback
@@ -25,6 +27,7 @@ from .plays import JudgedPlay, judge_play
 from .port_inputs import name_inputs
 from .request import Embeds, Noise, Request
 from .signature import START_KNOWN
+from .video import VideoMaker
 
 
 class Session:
@@ -41,6 +44,7 @@ class Session:
         self._kind: tuple[object, ...] = ()
         self._next_step = 0
         self._started = False
+        self._chunks = object()  # stands for the video that is being made
         self._noise: Noise | int = 0
         self._turn = Turn()
 
@@ -191,6 +195,24 @@ class Session:
         with self._taken():
             return self._result()
 
+    def chunks(self) -> Iterator[NDArray[np.float32]]:
+        """The video that `result` gives, as `num_chunks` pieces [B, frames, H, W, channels] along its frames, in order.
+        Each is made when it is asked for, in the same memory; later steps do not change them.
+
+        Raises RequestError where the bundle makes no video, and in the iteration when another request, result or a
+        reset came in between; EngineError where a value is not finite.
+        """
+        with self._taken():
+            began = self._begin_chunks()
+
+        def pieces() -> Iterator[NDArray[np.float32]]:
+            for index in range(self.num_chunks):
+                with self._taken():
+                    piece = self._chunk(began, index)
+                yield piece
+
+        return pieces()
+
     def images(self) -> NDArray[np.float32]:
         """The latents after the steps run so far as images [B, H, W, channels] in 0..1.
 
@@ -212,6 +234,11 @@ class Session:
         if manifest.finish:
             return manifest.finish[0].kind
         return "image" if manifest.model.output == "pixels" else ""
+
+    @property
+    def num_chunks(self) -> int:
+        """Pieces that `chunks` gives; 0 where the bundle makes no video."""
+        return len(chunks_of(self.bundle.manifest))
 
     @property
     def decisions(self) -> NDArray[np.int64]:
@@ -265,7 +292,7 @@ class Session:
         if apart and on_device != DeviceInputs():
             raise RequestError("vote='sample' of tensors on a device: give host arrays, or vote='any'")
         self._open_lanes(size, how, None if start is None else start.first, apart)
-        self._started = False  # until everything below is done: a program may fail
+        self._reset()  # until everything below is done: a program may fail
         state = np.zeros((manifest.sampler.state_size, size, *shape), np.float32)
         noise = judged.noise
         initial = noise.initial if isinstance(noise, Noise) else latent_noise(noise, INITIAL_STREAM, size, shape)
@@ -348,6 +375,8 @@ class Session:
         manifest, lanes = self.bundle.manifest, self._require_lanes()
         if manifest.finish:
             finish = manifest.finish[0]
+            if isinstance(finish, VideoFinish):
+                return self._video()
             made = np.concatenate([lane.playback.finish(finish, self._next_step) for lane in lanes])
             self._require_finite(finish.kind, made)
         elif manifest.model.output == "pixels":
@@ -355,6 +384,41 @@ class Session:
         else:
             raise RequestError("this bundle has no decoder, its results are latents; build it with the model's VAE")
         return made if self.result_kind == "audio" else np.ascontiguousarray(np.moveaxis(made, -3, -1))
+
+    def _video(self) -> NDArray[np.float32]:
+        """All chunks in one array, written as they are made."""
+        began, chunks = self._begin_chunks(), chunks_of(self.bundle.manifest)
+        first = self._chunk(began, 0)
+        video = np.empty((len(first), chunks[-1].frames.stop, *first.shape[2:]), np.float32)
+        video[:, chunks[0].frames] = first
+        for index in range(1, len(chunks)):
+            video[:, chunks[index].frames] = self._chunk(began, index)
+        return video
+
+    def _begin_chunks(self) -> object:
+        """Make a video of the latents of now; what is returned stands for it."""
+        makers, latents = self._makers(), self._latents()
+        for lane, maker in makers:
+            maker.begin(lane.of_samples(latents))
+        self._chunks = object()
+        return self._chunks
+
+    def _chunk(self, began: object, index: int) -> NDArray[np.float32]:
+        if began is not self._chunks:
+            raise RequestError(
+                "these chunks have ended: a request, another result or a reset came in between; ask for chunks() anew"
+            )
+        made = np.concatenate([maker.make(index) for _, maker in self._makers()])
+        self._require_finite("video", made)
+        return np.ascontiguousarray(np.moveaxis(made, -3, -1))
+
+    def _makers(self) -> list[tuple[Lane, VideoMaker]]:
+        lanes = self._require_lanes()
+        for finish in self.bundle.manifest.finish:
+            if isinstance(finish, VideoFinish):
+                return [(lane, lane.playback.video(finish)) for lane in lanes]
+        what = f"{self.result_kind or 'latents'}, not video; ask for {'result' if self.result_kind else 'latents'}()"
+        raise RequestError(f"this bundle makes {what}")
 
     def _require_finite(self, what: str, values: NDArray[np.float32]) -> None:
         rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
@@ -373,7 +437,7 @@ class Session:
             lane.playback.close()
 
     def _reset(self) -> None:
-        self._started, self._next_step = False, 0
+        self._started, self._next_step, self._chunks = False, 0, object()
 
     def _write_noise(self, lane: Lane, step: int) -> None:
         """Put the noise of `step` and others where they read it, as many as there is room for."""

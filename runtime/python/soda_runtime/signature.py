@@ -6,7 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .manifest import VERSION, FinishProgram, Manifest, PreparedTensor, PrepareProgram, RequestPort, Slot, SlotDtype
+from .manifest import (
+    VERSION,
+    Carry,
+    FinishProgram,
+    Manifest,
+    PreparedTensor,
+    PrepareProgram,
+    RequestPort,
+    Slot,
+    SlotDtype,
+    VideoFinish,
+)
 
 LABELS = "labels"
 INPUT_IDS, ATTENTION_MASK, EMBEDS = "input_ids", "attention_mask", "embeds"
@@ -64,6 +75,16 @@ def cache_in(read: str, version: int = VERSION) -> str:
 def cache_out(slot: str) -> str:
     """Output name of a cache slot."""
     return f"cache_out.{slot}"
+
+
+def carry_in(name: str) -> str:
+    """Input name of what a call of a video's finish program takes from the one before."""
+    return f"carry.{name}"
+
+
+def carry_out(name: str) -> str:
+    """Output name of what a call of a video's finish program hands to the next one."""
+    return f"carry_out.{name}"
 
 
 def coefficient_count(state_size: int, learned_variance: bool = False) -> int:
@@ -145,7 +166,36 @@ def prepare_signature(manifest: Manifest, program: PrepareProgram, tables: Mappi
     return Signature(inputs, outputs)
 
 
-def finish_signature(manifest: Manifest, program: FinishProgram) -> Signature:
-    """What the finish program must take and give."""
-    latents = Port("float32", (BATCH_AXIS, *manifest.model.latent_shape))
-    return Signature({LATENTS: latents}, {program.kind: Port("float32", (BATCH_AXIS, *program.shape))})
+def finish_signature(manifest: Manifest, program: FinishProgram, first: bool = False) -> Signature:
+    """What the finish program must take and give; of a video, in one call. first: that of its first program."""
+    latents, made = manifest.model.latent_shape, tuple(program.shape)
+    carried: tuple[Carry, ...] = ()
+    if isinstance(program, VideoFinish):
+        chunk, carried = program.first[0] if first else program, program.carry
+        latents, made = (latents[0], chunk.latent_frames, *latents[2:]), (chunk.frames, *made[1:])
+    carry = {each.name: Port(each.dtype, (BATCH_AXIS, *each.shape)) for each in carried}
+    inputs = {LATENTS: Port("float32", (BATCH_AXIS, *latents))}
+    outputs = {program.kind: Port("float32", (BATCH_AXIS, *made))}
+    return Signature(
+        inputs | {carry_in(name): port for name, port in carry.items()},
+        outputs | {carry_out(name): port for name, port in carry.items()},
+    )
+
+
+def finish_programs(manifest: Manifest) -> dict[str, Signature]:
+    """File and signature of each program that makes the result: of a video perhaps two."""
+    found: dict[str, Signature] = {}
+    for program in manifest.finish:
+        if isinstance(program, VideoFinish):
+            found |= {each.file: finish_signature(manifest, program, first=True) for each in program.first}
+        found[program.file] = finish_signature(manifest, program)
+    return found
+
+
+def program_files(manifest: Manifest) -> list[tuple[str, str]]:
+    """Every program's file with the weights file that it takes its weights from, "" for none."""
+    files = [(each.file, each.weights) for each in (*manifest.prepare, *manifest.programs, *manifest.finish)]
+    for each in manifest.finish:
+        if isinstance(each, VideoFinish):
+            files += [(first.file, each.weights) for first in each.first]
+    return files
