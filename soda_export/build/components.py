@@ -1,18 +1,14 @@
-"""The parts of a pipeline around the denoiser: text encoders and image decoder, each a stage of its own."""
+"""The parts of a pipeline around the denoiser: text encoders and decoder, each a stage of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from soda_runtime.manifest import ImageFinish
 
 from ..compile.options import EngineOptions
 from ..eager.conditions import Conditions
-from ..export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, check_decoder, export_decoder, image_shape
+from ..export.decoders import Decoder, decoder_source, open_decoder
 from ..export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME
 from ..models.checkpoint import hash_files
 from ..models.load import LoadedModel
@@ -23,7 +19,6 @@ from .prompts import PromptMaker
 from .stages import StageStore
 
 Progress = Callable[[str, int, int], None]
-_RANDOM_SEED = 0  # of a decoder whose weights are nowhere: it is there for its latency
 
 
 class ComponentMaker:
@@ -48,22 +43,21 @@ class ComponentMaker:
                 (self._prompts.program(),), (), (TEXT_WEIGHTS_NAME,), tokenizers, self._prompts.token_ports(), files,
                 (engine,),
             )  # fmt: skip
-        if self._vae is not None and "decoder" not in without:
-            folder, shape = self._decoder(self._vae)
-            engine = self._compile(backend, folder, DECODER_NAME, options)
+        decoder = self._decoder(without)
+        if decoder is not None:
+            folder, finish = self._export(decoder), decoder.finish
+            engine = self._compile(backend, folder, finish.file, options)
             made = replace(
-                made, finish=(ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", shape),),
-                weights=(*made.weights, DECODER_WEIGHTS_NAME), engines=(*made.engines, engine),
-                files=(*made.files, engine, folder / DECODER_WEIGHTS_NAME),
-            )  # fmt: skip
+                made, finish=(finish,), weights=(*made.weights, finish.weights), engines=(*made.engines, engine),
+                files=(*made.files, engine, folder / finish.weights),
+            )
         return made
 
     def check(self, without: tuple[str, ...]) -> None:
         """Refuse early what `make` cannot carry. Raises ModelError."""
         if self.has_text_encoder and "text-encoder" not in without:
             self._prompts.check()
-        if self._vae is not None and "decoder" not in without:
-            check_decoder(self._vae)
+        self._decoder(without)
 
     @property
     def has_text_encoder(self) -> bool:
@@ -85,26 +79,23 @@ class ComponentMaker:
 
         return self._store.produce("text-encoder", {**self._prompts.export_inputs, "precision": precision}, export)
 
-    @cached_property
-    def _vae(self) -> Path | dict[str, Any] | None:
-        """The image decoder's folder, else its configuration."""
-        config = self._loaded.component_config("vae")
-        return config if config is None else self._loaded.component_folder("vae") or config
+    def _decoder(self, without: tuple[str, ...]) -> Decoder | None:
+        source = None if "decoder" in without else decoder_source(self._loaded)
+        return None if source is None else open_decoder(source)
 
-    def _decoder(self, source: Path | dict[str, Any]) -> tuple[Path, tuple[int, int, int]]:
-        seed = None if isinstance(source, Path) else _RANDOM_SEED
-        config, latent_shape = check_decoder(source)[1], self._loaded.spec.latent_shape
+    def _export(self, decoder: Decoder) -> Path:
+        source = decoder.source
+        places = {part: source.parts[part] for part in decoder.parts}
+        files = {part: hash_files(place) if isinstance(place, Path) else place for part, place in places.items()}
+        inputs = {
+            "kind": type(decoder).__name__, "files": files, "seed": source.seed, "latents": source.latent_shape,
+            "variant": source.variant,
+        }  # fmt: skip
 
         def export(out: Path) -> None:
-            export_decoder(
-                source, out, latent_shape=latent_shape, seed=seed, variant=self._loaded.variant,
-                progress=lambda done, total: self._progress("decoder", done, total),
-            )  # fmt: skip
+            decoder.export(out, lambda done, total: self._progress("decoder", done, total))
 
-        files = hash_files(source) if isinstance(source, Path) else source
-        inputs = {"files": files, "seed": seed, "latents": latent_shape, "variant": self._loaded.variant}
-        made = self._store.produce("decoder", inputs, export)
-        return made, image_shape(config, latent_shape)
+        return self._store.produce("decoder", inputs, export)
 
     def _compile(self, backend: str, folder: Path, name: str, options: EngineOptions) -> Path:
         """The engine of one graph; its weights stay where they are."""

@@ -23,7 +23,7 @@ from ..build.pipeline import Workbench
 from ..eager.adaptive import run_policy
 from ..eager.reference import run_reference
 from ..eager.sampling import Sampling
-from ..export.decoder import load_decoder
+from ..export.decoders import decoder_source, open_decoder
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable
 from ..plan.plan import Plan
@@ -111,8 +111,8 @@ class ModelSamples:
 
     @cached_property
     def _decoder(self) -> Any:
-        folder = self.bench.loaded.component_folder("vae")
-        return None if folder is None else load_decoder(folder)
+        source = decoder_source(self.bench.loaded)
+        return None if source is None or source.seed is not None else open_decoder(source).module()
 
     @property
     def prompts(self) -> tuple[str, ...]:

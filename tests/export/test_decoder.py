@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soda_export.errors import ModelError, UsageError
-from soda_export.export.decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, export_decoder, load_decoder
+from soda_export.export.decoders import DECODER_NAME, DECODER_WEIGHTS_NAME, DecoderSource, open_decoder
 
 SHAPE = (4, 4, 6)
 CONFIG: dict[str, Any] = {
@@ -22,6 +22,19 @@ CONFIG: dict[str, Any] = {
     "sample_size": 8, "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
 }  # fmt: skip
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def _export(
+    place: Path | dict[str, Any], out: Path, latent_shape: tuple[int, ...], seed: int | None = None
+) -> tuple[int, ...]:
+    """The shape of the picture that the exported decoder makes."""
+    decoder = open_decoder(DecoderSource({"vae": place}, latent_shape, seed=seed))
+    decoder.export(out)
+    return decoder.finish.shape
+
+
+def _load(place: Path | dict[str, Any], seed: int | None = None) -> Any:
+    return open_decoder(DecoderSource({"vae": place}, SHAPE, seed=seed)).module()
 
 
 def _save(folder: Path, **changes: object) -> Any:
@@ -77,7 +90,7 @@ def _difference(out: Path, vae: Any, batch: int) -> float:
 )
 def test_the_decoder_is_that_of_diffusers_in_onnx_runtime(changes: dict[str, object], tmp_path: Path) -> None:
     vae = _save(tmp_path, **changes)
-    assert export_decoder(tmp_path, tmp_path, latent_shape=SHAPE) == (3, 8, 12)
+    assert _export(tmp_path, tmp_path, SHAPE) == (3, 8, 12)
     for batch in (1, 3):
         assert _difference(tmp_path, vae, batch) <= 1e-5
     written = load_file(tmp_path / DECODER_WEIGHTS_NAME)
@@ -87,7 +100,7 @@ def test_the_decoder_is_that_of_diffusers_in_onnx_runtime(changes: dict[str, obj
 
 def test_an_autoencoder_dc_is_decoded_as_diffusers_does(tmp_path: Path) -> None:
     vae = _save_dc(tmp_path)
-    assert export_decoder(tmp_path, tmp_path, latent_shape=SHAPE) == (3, 8, 12)
+    assert _export(tmp_path, tmp_path, SHAPE) == (3, 8, 12)
     for batch in (1, 3):
         assert _difference(tmp_path, vae, batch) <= 1e-5
 
@@ -100,7 +113,7 @@ def test_a_tiny_autoencoder_is_decoded_as_diffusers_does(tmp_path: Path) -> None
     blocks = {f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")}
     vae = AutoencoderTiny(**blocks, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()
     vae.save_pretrained(tmp_path)
-    assert export_decoder(tmp_path, tmp_path, latent_shape=SHAPE) == (3, 8, 12)
+    assert _export(tmp_path, tmp_path, SHAPE) == (3, 8, 12)
     for batch in (1, 3):
         assert _difference(tmp_path, vae, batch) <= 1e-5
 
@@ -110,7 +123,7 @@ def test_packed_latents_are_those_of_fluxs_pipeline(tmp_path: Path) -> None:
     from diffusers import FluxPipeline
 
     vae = _save(tmp_path, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=0.4)
-    assert export_decoder(tmp_path, tmp_path, latent_shape=(9, 16)) == (3, 12, 12)
+    assert _export(tmp_path, tmp_path, (9, 16)) == (3, 12, 12)
     for batch in (1, 2):
         latents = torch.randn(batch, 4, 6, 6, generator=torch.Generator().manual_seed(batch))
         packed = FluxPipeline._pack_latents(latents, batch, 4, 6, 6)
@@ -123,7 +136,7 @@ def test_packed_latents_are_those_of_fluxs_pipeline(tmp_path: Path) -> None:
 def test_a_large_batch_is_decoded_like_its_rows(tmp_path: Path) -> None:
     """diffusers takes another way from 64 rows on, which differs in the layout of memory alone."""
     _save(tmp_path, mid_block_add_attention=False)
-    export_decoder(tmp_path, tmp_path, latent_shape=(4, 2, 2))
+    _export(tmp_path, tmp_path, (4, 2, 2))
     session = ort.InferenceSession(tmp_path / DECODER_NAME, providers=["CPUExecutionProvider"])
     latents = np.random.default_rng(0).standard_normal((65, 4, 2, 2)).astype(np.float32)
     image = session.run(["image"], {"latents": latents})[0]
@@ -134,14 +147,14 @@ def test_a_large_batch_is_decoded_like_its_rows(tmp_path: Path) -> None:
 def test_weights_of_half_precision_are_decoded_in_fp32(tmp_path: Path) -> None:
     vae = _save(tmp_path).half()
     vae.save_pretrained(tmp_path)
-    export_decoder(tmp_path, tmp_path, latent_shape=SHAPE)
+    _export(tmp_path, tmp_path, SHAPE)
     assert {tensor.dtype for tensor in load_file(tmp_path / DECODER_WEIGHTS_NAME).values()} == {torch.float32}
     assert _difference(tmp_path, vae.float(), 1) <= 1e-5
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:
     state = torch.random.get_rng_state()
-    a, b, c = (load_decoder(CONFIG, seed).state_dict()["decoder.conv_in.weight"] for seed in (7, 7, 8))
+    a, b, c = (_load(CONFIG, seed).state_dict()["decoder.conv_in.weight"] for seed in (7, 7, 8))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -181,18 +194,18 @@ def test_what_cannot_be_used_is_refused_by_name(change: Callable[[Path], None], 
     _save(tmp_path)
     change(tmp_path)
     with pytest.raises(ModelError, match=message):
-        export_decoder(tmp_path, tmp_path, latent_shape=SHAPE)
+        _export(tmp_path, tmp_path, SHAPE)
     assert not (tmp_path / DECODER_WEIGHTS_NAME).exists()
 
 
 def test_what_the_encoder_lacks_does_not_matter(tmp_path: Path) -> None:
     vae = _save(tmp_path)
     _edit(lambda stored: stored.pop("encoder.conv_in.weight"))(tmp_path)
-    assert torch.equal(load_decoder(tmp_path).decoder.conv_in.weight, vae.decoder.conv_in.weight)
+    assert torch.equal(_load(tmp_path).decoder.conv_in.weight, vae.decoder.conv_in.weight)
 
 
 def test_latents_of_other_channels_and_a_missing_seed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="takes 4 channels, the denoiser has 16"):
-        export_decoder(CONFIG, tmp_path, latent_shape=(16, 4, 4), seed=0)
+        _export(CONFIG, tmp_path, (16, 4, 4), seed=0)
     with pytest.raises(UsageError, match="seed"):
-        export_decoder(CONFIG, tmp_path, latent_shape=SHAPE)
+        _export(CONFIG, tmp_path, SHAPE)

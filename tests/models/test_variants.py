@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soda_export.errors import ModelError
-from soda_export.export.decoder import load_decoder
+from soda_export.export.decoders import DecoderSource, open_decoder
 from soda_export.export.tensor_file import Checkpoint
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.origin import find_origin
@@ -37,7 +37,7 @@ def test_a_part_with_half_precision_alone_is_read_whatever_the_part(tiny_pixart:
         path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
     assert load_model(str(tmp_path / "model")).weights.names
     assert "encoder.final_layer_norm.weight" in Checkpoint(tmp_path / "model/text_encoder")
-    assert load_decoder(tmp_path / "model/vae").decoder is not None
+    assert open_decoder(DecoderSource({"vae": tmp_path / "model/vae"}, (4, 4, 4))).module().decoder is not None
 
 
 def test_of_several_variants_the_one_without_a_word_or_the_one_asked_for_is_taken(model: Path) -> None:

@@ -1,0 +1,83 @@
+"""The decoder half of an autoencoder of images, as one program: latents -> a picture."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from soda_runtime.manifest import ImageFinish
+from soda_runtime.signature import IMAGE, LATENTS
+from torch import Tensor, nn
+
+from ...errors import ModelError
+from ...models.family import pixels_per_latent
+from .autoencoder import load_autoencoder
+from .decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, Decoder
+from .programs import DecoderProgram, Progress, write_programs
+from .source import DecoderSource
+
+log = logging.getLogger(__name__)
+
+
+class ImageModule(nn.Module):
+    """Latents as the denoiser has them -> image [B, 3, H, W] in 0..1, as diffusers' pipelines scale.
+
+    Latents are [B, C, h, w] or, packed, [B, h/2 w/2, 4 C] in square images, two by two of each channel side by side
+    (FluxPipeline).
+    """
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        config = vae.config
+        self.scaling, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
+        self.post_quant_conv, self.decoder = getattr(vae, "post_quant_conv", None) or nn.Identity(), vae.decoder
+
+    def forward(self, *given: Tensor) -> Tensor:
+        (latents,) = given
+        if latents.ndim == 3:
+            side, channels = math.isqrt(latents.shape[1]), latents.shape[2] // 4
+            grid = latents.reshape(-1, side, side, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+            latents = grid.reshape(-1, channels, 2 * side, 2 * side)
+        decoded = self.decoder(self.post_quant_conv(latents / self.scaling + self.shift))
+        return (decoded / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
+
+
+class ImageDecoder(Decoder):
+    """Latents [C, h, w], or packed, to an image."""
+
+    classes = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")
+
+    def __init__(self, source: DecoderSource) -> None:
+        super().__init__(source)
+        source.refuse("vae", {"latents_mean": None, "latents_std": None, "out_channels": 3})
+
+    @cached_property
+    def finish(self) -> ImageFinish:
+        """Channels, height and width follow from the latents' shape."""
+        shape = self.source.latent_shape
+        sides = (2 * math.isqrt(shape[0]),) * 2 if len(shape) == 2 else shape[1:]
+        height, width = (side * pixels_per_latent(self.source.config("vae")) for side in sides)
+        return ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", (3, height, width))
+
+    def module(self) -> nn.Module:
+        """The decoder half alone. Raises ModelError."""
+        vae, shape = load_autoencoder(self.source), self.source.latent_shape
+        channels, given = int(vae.config.latent_channels), shape[1] // 4 if len(shape) == 2 else shape[0]
+        if given != channels:
+            where = self.source.where("vae")
+            raise ModelError(f"{where}: the decoder takes {channels} channels, the denoiser has {given}")
+        return ImageModule(vae)
+
+    def export(self, out: Path, progress: Progress = lambda done, total: None) -> None:
+        """One program and its weights."""
+        started, shape = time.perf_counter(), self.finish.shape
+        program = DecoderProgram(
+            DECODER_NAME, self.module(), {LATENTS: self.source.latent_shape}, {IMAGE: shape},
+            "latents -> images in 0..1",
+        )  # fmt: skip
+        write_programs([program], DECODER_WEIGHTS_NAME, out, progress)
+        log.info("decoder: %d x %d pixels in %.1f s", shape[2], shape[1], time.perf_counter() - started)
