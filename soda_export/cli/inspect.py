@@ -27,7 +27,8 @@ from .terminal import megabytes, print_json, print_table, say
 
 def inspect(
     path: str, /, *, engines: bool = False, sites: bool = False, random_weights: int | None = None,
-    image_size: int | None = None, json: bool = False,
+    image_size: int | None = None, size: str | None = None, frames: int | None = None, fps: float | None = None,
+    json: bool = False,
 ) -> None:  # fmt: skip
     """Show what a bundle, a stage's file (map, plan, program table) or a model is.
 
@@ -57,16 +58,25 @@ def inspect(
         Of a model: seed of random weights in the place of its own.
     image_size
         Of a model of any size: side of the image in pixels. [default: the pipeline's]
+    size
+        Of a model of clips: height x width in pixels, e.g. 480x832. [default: the pipeline's]
+    frames
+        Of a model of clips: how many. [default: the pipeline's]
+    fps
+        Of a model of clips: frames per second. [default: the pipeline's]
     json
         Print the result as JSON.
     """
     target = Path(path)
+    request = ModelRequest(
+        path, random_weights=random_weights or 0, image_size=image_size, size=size, frames=frames, fps=fps
+    )
     if engines:
         inspect_engines(target, json)
     elif sites:
-        inspect_sites(ModelRequest(path, random_weights=random_weights or 0, image_size=image_size), json)
-    elif random_weights is not None or image_size is not None:
-        inspect_model(ModelRequest(path, random_weights=random_weights or 0, image_size=image_size), json)
+        inspect_sites(request, json)
+    elif request != ModelRequest(path, random_weights=0) or random_weights is not None:
+        inspect_model(request, json)
     elif target.is_dir() and (target / "manifest.json").exists():
         _inspect_bundle(target, json)
     elif target.is_file() and target.suffix == ".safetensors":

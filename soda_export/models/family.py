@@ -85,17 +85,31 @@ Argument = Latents | Timestep | Request | Constant | Combined | Mapping[str, Req
 
 
 @dataclass(frozen=True)
+class Size:
+    """Of what a model makes, in pixels, 0 where its configuration decides. frames, fps: of a clip, 0 for pictures."""
+
+    height: int = 0
+    width: int = 0
+    frames: int = 0
+    fps: float = 0.0
+
+
+@dataclass(frozen=True)
 class Sizes:
     """What a family reads off a configuration. config: of the denoiser, defaults filled in, and whether its
-    pipeline has AESTHETICS (published.py). parts: of the other parts
-    of the pipeline, by name. text_tokens: length that prompts are padded to. image_side: pixels that were asked for, 0
-    for the model's own size."""
+    pipeline has AESTHETICS (published.py). parts: of the other parts of the pipeline, by name. text_tokens: length that
+    prompts are padded to. size: the family's, with what the user chose of it."""
 
     config: Mapping[str, Any]
     parts: Mapping[str, Any]
     text_tokens: int
-    image_side: int = 0
+    size: Size = Size()
     latent_shape: tuple[int, ...] = ()
+
+    @property
+    def image_side(self) -> int:
+        """Side of a square image in pixels, 0 for the model's own."""
+        return self.size.height
 
     @property
     def pixels_per_latent(self) -> int:
@@ -106,8 +120,11 @@ class Sizes:
 
 def pixels_per_latent(vae: Mapping[str, Any]) -> int:
     """The same, of an autoencoder's configuration: each of its levels but one halves the image."""
-    channels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
-    return 1 << (len(channels) - 1) if channels else 8
+    given = vae.get("scale_factor_spatial")
+    if given:
+        return int(given)
+    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or vae.get("dim_mult")
+    return 1 << (len(levels) - 1) if levels else 8
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,8 @@ class Family:
     blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
     guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
     texts: how prompts become ports (recipe.py); text_tokens: length that they are padded to.
+    size: of what it makes unless the user chooses; with frames where it makes clips. any_size: whether the user may
+    choose the height and width.
     check(path, config) refuses what would not be reproduced exactly.
     """
 
@@ -140,6 +159,7 @@ class Family:
     texts: TextRecipe = NO_TEXT
     patch: int = 0
     any_size: bool = False
+    size: Size = Size()
     image_tokens: Callable[[Sizes], int] = lambda sizes: 0
     uniform_sigmas: bool = False
     adapt: Callable[[Family, Mapping[str, Any]], Family] = lambda family, config: family

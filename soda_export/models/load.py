@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from .controlled import CONTROLS, KIND, UNET, Control, ControlledUNet, controlle
 from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
-from .family import Family, Sizes
+from .family import Family
 from .hub import DEFAULT_PARTS, TEXT_PARTS
 from .origin import Origin, find_origin, resolve_folder
-from .published import AESTHETICS, BUILTIN_FOLDER, BUILTIN_SIDES, CONFIG_FILES, builtin_models, read_json
+from .published import AESTHETICS, BUILTIN_FOLDER, CONFIG_FILES, builtin_models, read_json
 from .request import ModelRequest
 from .schedule import pipeline_schedule
+from .sizes import read_sizes, size_key
 from .spec import ModelSpec
 from .weights import CheckpointWeights, JoinedWeights, RandomWeights, Weights, num_parameters
 
@@ -46,7 +47,7 @@ class LoadedModel:
     where that stands. constants: argument of forward -> what its Constant makes, with one row. scheduler_config: with
     what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
     configurations of parts that lie in no folder. text_tokens: length that prompts are padded to. clip_skip: layers of
-    CLIP text encoders to do without, None for what the pipeline takes.
+    CLIP text encoders to do without, None for what the pipeline takes. fps: frames per second of clips, 0 for pictures.
     """
 
     spec: ModelSpec
@@ -63,6 +64,7 @@ class LoadedModel:
     text_tokens: int = 0
     clip_skip: int | None = None
     variant: str = ""
+    fps: float = 0.0
 
     @cached_property
     def module(self) -> nn.Module:
@@ -128,7 +130,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     family.check(path, settings)
     if origin.controls:
         family = controlled_family(family, origin.controls, settings)
-    sizes = _sizes(family, settings, origin, request)
+    sizes = read_sizes(family, settings, origin, request)
     weights = _weights(origin, request, fake.module)
     constants = make_constants(family.arguments, sizes)
     spec = ModelSpec(
@@ -145,6 +147,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
         origin.controls, sizes.text_tokens, request.clip_skip, request.variant,
+        sizes.size.fps,
     )  # fmt: skip
 
 
@@ -176,38 +179,15 @@ def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights
 
 
 def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
-    """Of configuration and weights, and of the image's size where the user chose it."""
+    """Of configuration and weights, and of the size where the user chose it."""
     if origin.denoiser is not None:
         own = hash_model(origin.denoiser, request.variant)
     else:
         assert request.random_weights is not None
         own = hash_random({**origin.config, "_class_name": kind}, request.random_weights)
-    given = [str(request.image_size)] if request.image_size else []
+    given = size_key(request)
     for control in origin.controls:
         random = request.random_weights or 0
         stored = control.folder and hash_model(control.folder, request.variant)
         given.append(stored or hash_random(control.config, random))
     return hashlib.sha256(" ".join([own, *given]).encode()).hexdigest() if given else own
-
-
-def _sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:
-    side = request.image_size or BUILTIN_SIDES.get(origin.name, 0)
-    if side and not family.any_size:
-        raise ModelError(f"--image-size {side}: a {family.name} model has the one size that it was trained for")
-    sizes = Sizes(config, origin.published, _text_tokens(family, origin), side)
-    unit = sizes.pixels_per_latent * max(family.patch, 1)
-    if side < 0 or side % unit:
-        raise ModelError(f"--image-size {side}: must be a multiple of {unit} pixels")
-    return replace(sizes, latent_shape=family.latent_shape(sizes))
-
-
-def _text_tokens(family: Family, origin: Origin) -> int:
-    """Length that prompts are padded to: the pipeline's, but no more than the tokenizer gives."""
-    count = family.text_tokens_by_pipeline.get(str(origin.published.get("pipeline")), family.text_tokens)
-    path = None if origin.folder is None else origin.folder / family.texts.tokenizer / "tokenizer_config.json"
-    if path is not None and path.is_file():
-        longest = read_json(path, "").get("model_max_length", count)
-        if not isinstance(longest, int | float) or longest < 1:
-            raise ModelError(f"{path}: model_max_length={longest!r} is no number of tokens")
-        count = int(min(count, longest))
-    return count

@@ -11,8 +11,6 @@ from ..errors import ModelError
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 BUILTIN_CONTROLNETS = BUILTIN_FOLDER / "controlnets"
-BUILTIN_SIDES = {"shapes-flux": 64}
-"""Built-in model whose configuration does not say it -> side of its image in pixels."""
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """Part -> name of its configuration; config.json where not listed."""

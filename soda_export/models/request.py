@@ -25,5 +25,11 @@ class ModelRequest:
     folder, or owner/name of a hub repository. [default: those of the pipeline folder]"""
     image_size: int | None = None
     """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
+    size: str | None = None
+    """Height x width of clips in pixels, e.g. 480x832, for families of any size. [default: the pipeline's]"""
+    frames: int | None = None
+    """Frames of a clip. [default: the pipeline's]"""
+    fps: float | None = None
+    """Frames per second of a clip. [default: the pipeline's]"""
     clip_skip: int | None = None
     """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""

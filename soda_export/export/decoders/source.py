@@ -63,4 +63,4 @@ def decoder_source(loaded: LoadedModel) -> DecoderSource | None:
         return None
     is_random = not all(isinstance(place, Path) for place in parts.values())
     seed = _RANDOM_SEED if is_random else None
-    return DecoderSource(parts, loaded.spec.latent_shape, seed=seed, variant=loaded.variant)
+    return DecoderSource(parts, loaded.spec.latent_shape, loaded.fps, seed, loaded.variant)

@@ -1,0 +1,90 @@
+"""What the user asked for, a family's record and a model's configurations, as the sizes that the record reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import ModelError
+from .family import Family, Size, Sizes
+from .origin import Origin
+from .published import read_json
+from .request import ModelRequest
+
+BUILTIN_SIZES = {"shapes-flux": Size(64, 64)}
+"""Built-in model whose configuration does not say it -> size of what it makes."""
+_MOST_FPS = 1000.0  # of the bundle's format
+
+
+def read_sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:
+    """Sizes of a model of that family. Raises ModelError for a request that the family cannot follow."""
+    size = _size(family, BUILTIN_SIZES.get(origin.name, family.size), request)
+    sizes = Sizes(config, origin.published, _text_tokens(family, origin), size)
+    unit = sizes.pixels_per_latent * max(family.patch, 1)
+    for side in (size.height, size.width):
+        if side < 0 or side % unit:
+            raise ModelError(f"{_option(request)}: must be a multiple of {unit} pixels")
+    return replace(sizes, latent_shape=family.latent_shape(sizes))
+
+
+def size_key(request: ModelRequest) -> list[str]:
+    """What a model's hash depends on beside its configuration and weights: whatever the user chose of its size."""
+    chosen = [str(request.image_size)] if request.image_size else []
+    for name, value in (("size", request.size), ("frames", request.frames), ("fps", request.fps)):
+        chosen += [f"{name}={value}"] if value is not None else []
+    return chosen
+
+
+def _size(family: Family, own: Size, request: ModelRequest) -> Size:
+    """The model's own size with what the user chose of it."""
+    size = own
+    if request.size is not None or request.image_size:
+        height, width = _sides(request)
+        if not family.any_size:
+            raise ModelError(f"{_option(request)}: a {family.name} model has the one size that it was trained for")
+        if height != width and not own.frames:
+            raise ModelError(f"{_option(request)}: a {family.name} model makes squares; give --image-size")
+        size = replace(size, height=height, width=width)
+    for option, value in (("--frames", request.frames), ("--fps", request.fps)):
+        if value is not None and not own.frames:
+            raise ModelError(f"{option} {value:g}: a {family.name} model makes single images; leave it out")
+    if request.frames is not None:
+        if request.frames < 1:
+            raise ModelError(f"--frames {request.frames}: a clip has at least one")
+        size = replace(size, frames=request.frames)
+    if request.fps is not None:
+        if not 1 / _MOST_FPS <= request.fps <= _MOST_FPS:
+            raise ModelError(f"--fps {request.fps:g}: must be within {1 / _MOST_FPS:g} .. {_MOST_FPS:g}")
+        size = replace(size, fps=request.fps)
+    return size
+
+
+def _sides(request: ModelRequest) -> tuple[int, int]:
+    """Height and width that were asked for."""
+    if request.size is None:
+        assert request.image_size is not None
+        return request.image_size, request.image_size
+    if request.image_size is not None:
+        raise ModelError("--size and --image-size: give one of them")
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", request.size)
+    if found is None:
+        raise ModelError(f"--size {request.size}: give height x width in pixels, e.g. 480x832")
+    return int(found[1]), int(found[2])
+
+
+def _option(request: ModelRequest) -> str:
+    return f"--size {request.size}" if request.size is not None else f"--image-size {request.image_size}"
+
+
+def _text_tokens(family: Family, origin: Origin) -> int:
+    """Length that prompts are padded to: the pipeline's, but no more than the tokenizer gives."""
+    count = family.text_tokens_by_pipeline.get(str(origin.published.get("pipeline")), family.text_tokens)
+    path = None if origin.folder is None else origin.folder / family.texts.tokenizer / "tokenizer_config.json"
+    if path is not None and path.is_file():
+        longest = read_json(path, "").get("model_max_length", count)
+        if not isinstance(longest, int | float) or longest < 1:
+            raise ModelError(f"{path}: model_max_length={longest!r} is no number of tokens")
+        count = int(min(count, longest))
+    return count
