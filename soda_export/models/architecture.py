@@ -1,4 +1,4 @@
-"""A denoiser's configuration to an empty diffusers model of its class."""
+"""A denoiser's configuration to an empty model of its class, diffusers' or ours."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, first_line
+from .own import denoiser_class, idle_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,17 +24,21 @@ _EMA = frozenset(
     {"decay", "min_decay", "inv_gamma", "power", "optimization_step", "update_after_step", "use_ema_warmup"}
 )
 """What EMAModel.save_pretrained of diffusers adds to a configuration."""
-_COUNTS = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels")
+_COUNTS = (
+    "num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "depth", "num_heads",
+    "hidden_size",
+)  # fmt: skip
 log = logging.getLogger(__name__)
 _MUST_AGREE = (
     "num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size",
-    "in_channels",
+    "in_channels", "depth", "num_heads", "hidden_size",
 )  # fmt: skip
 
 
 def architecture_class(path: Path, config: dict[str, Any], supported: list[str]) -> str:
-    """The diffusers class of a configuration. path: where it stands, for the message."""
-    kind = config.get("_class_name")
+    """The class of a configuration: diffusers', or by its `model_type` one of ours. path: where it stands, for the
+    message."""
+    kind = config.get("_class_name", config.get("model_type"))
     if kind == "Transformer2DModel":
         kind = _LEGACY.get(str(config.get("norm_type")), kind)
     if not isinstance(kind, str) or kind not in supported:
@@ -51,8 +56,11 @@ def build_empty(
     """
     import diffusers
 
-    maker = getattr(diffusers, kind)
+    maker = denoiser_class(kind)
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    for key, allowed in idle_settings(maker).items():
+        if allowed is None or settings.get(key, allowed) == allowed:
+            settings.pop(key, None)
     if "quantization_config" in settings:
         raise ModelError(f"{path}: the weights are quantized (quantization_config); get them as they were before")
     _check_counts(path, settings)
@@ -140,12 +148,10 @@ def check_agrees(
     path: Path, config: dict[str, Any], kind: str, expected: dict[str, Any], supported: list[str], model: str
 ) -> None:
     """Refuse weights of another model than the one that --model names."""
-    import diffusers
-
     expected_kind = architecture_class(path, expected, supported)
     if kind != expected_kind:
         raise ModelError(f"{path}: _class_name={kind}, but --model {model} has {expected_kind}")
-    defaults = _defaults(getattr(diffusers, kind))
+    defaults = _defaults(denoiser_class(kind))
     for key in filter(defaults.__contains__, _MUST_AGREE):
         found, wanted = (c.get(key, defaults[key]) for c in (config, expected))
         if found != wanted:
