@@ -36,7 +36,7 @@ class SamplerRequest:
 
     sampler: Literal[
         "ddim", "ddpm", "dpm-solver++", "euler", "euler-ancestral", "flow-euler", "flow-dpm-solver++", "flow-unipc",
-        "lcm", "pndm", "tcd", "unipc",
+        "lcm", "pndm", "rflow", "tcd", "unipc",
         "dpm-solver++-karras", "euler-karras", "unipc-karras",
     ] | None = None  # fmt: skip
     """Sampler; -karras forces Karras et al.'s noise levels. [default: the given map's or plan's, else the model's

@@ -168,6 +168,22 @@ def save_tiny_sana(folder: Path, seed: int = 0, **config: object) -> Path:
     return folder
 
 
+def save_tiny_opensora(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Random weights, 2 layers, latents of 2 frames of 4 x 4 tokens, width 48; --size 16x16 --frames 2."""
+    import torch
+
+    from soda_export.models.own.stdit import STDiT3
+    from soda_export.sampler.rflow import RFlowScheduler
+
+    torch.manual_seed(seed)
+    settings = {"hidden_size": 48, "depth": 2, "num_heads": 2, "caption_channels": 16, "model_max_length": 8}
+    _save_stirred(STDiT3(**{**settings, **config}), folder)
+    RFlowScheduler(use_timestep_transform=True).save_pretrained(folder / "scheduler")
+    _save_tiny_vae(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "OpenSora"}))
+    return folder
+
+
 def _save_stirred(denoiser: object, folder: Path, part: str = "transformer", by: float = 0.02) -> None:
     """diffusers leaves some parameters at zero, where nothing could be compared."""
     import torch

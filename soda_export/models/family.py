@@ -134,11 +134,13 @@ class Family:
     classes: diffusers classes. arguments: of forward, by name, those of a dict by its keys; what is not named keeps its
     default. latent_shape, prediction_shape, ports: read off the sizes. sites: in any order, as the model's run
     tells it. once: paths of linear layers that count once a step, whatever the batch (adaLN).
-    blocks: paths of the blocks; 3 FLOPs count for an entry of each's output (docs/concepts.md).
+    blocks: paths of the blocks, several in one text where they take turns; 3 FLOPs count for an entry of each's output
+    (docs/concepts.md).
     guidance: "rows" = two rows a sample; "port" = a number that the model takes; "none" = distilled away.
     texts: how prompts become ports (recipe.py); text_tokens: length that they are padded to.
     size: of what it makes unless the user chooses; with frames where it makes clips. any_size: whether the user may
-    choose the height and width.
+    choose the height and width; cuts: these need not be multiples of what a latent covers, the rest is cut off.
+    shift: by which a scheduler with use_timestep_transform shifts timesteps.
     check(path, config) refuses what would not be reproduced exactly.
     """
 
@@ -160,7 +162,9 @@ class Family:
     patch: int = 0
     any_size: bool = False
     size: Size = Size()
+    cuts: bool = False
     image_tokens: Callable[[Sizes], int] = lambda sizes: 0
+    shift: Callable[[Sizes], float] = lambda sizes: 1.0
     uniform_sigmas: bool = False
     adapt: Callable[[Family, Mapping[str, Any]], Family] = lambda family, config: family
     check: Callable[[Path, Mapping[str, Any]], None] = lambda path, config: None

@@ -143,7 +143,9 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
         "model %s: %.3g M weights, %d sites, %.1f s", spec.name, num_parameters(weights) / 1e6, len(spec.sites),
         time.perf_counter() - started,
     )  # fmt: skip
-    scheduler = pipeline_schedule(origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas)
+    scheduler = pipeline_schedule(
+        origin.scheduler, family.image_tokens(sizes), family.uniform_sigmas, family.shift(sizes)
+    )
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
         origin.controls, sizes.text_tokens, request.clip_skip, request.variant,

@@ -38,8 +38,12 @@ def site_modules(model: nn.Module, family: Family) -> list[SiteModule]:
 
 
 def block_paths(modules: dict[str, nn.Module], family: Family) -> list[str]:
-    """Paths of a family's blocks, in order."""
-    return [path for pattern in family.blocks for path in expand_path(modules, pattern)]
+    """Paths of a family's blocks, in order; those of patterns in one word group take turns."""
+    found = []
+    for patterns in family.blocks:
+        expanded = [expand_path(modules, pattern) for pattern in patterns.split()]
+        found += [path for layer in zip(*expanded, strict=True) for path in layer]
+    return found
 
 
 def expand_path(modules: dict[str, nn.Module], pattern: str) -> list[str]:

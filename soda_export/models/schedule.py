@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def pipeline_schedule(config: Mapping[str, Any], image_tokens: int, uniform_sigmas: bool) -> dict[str, Any]:
+def pipeline_schedule(
+    config: Mapping[str, Any], image_tokens: int, uniform_sigmas: bool, shift: float
+) -> dict[str, Any]:
     """`mu`: the shift for an image of so many tokens, where the scheduler shifts by them; 0: not known.
-    `uniform_sigmas`: the pipeline gives the noise levels linspace(1, 1/S, S), which the scheduler then shifts."""
+    `uniform_sigmas`: the pipeline gives the noise levels linspace(1, 1/S, S), which the scheduler then shifts.
+    `shift`: of RFlow where it has use_timestep_transform."""
     made = dict(config)
     if config.get("use_dynamic_shifting") and image_tokens:
         made["mu"] = _shift(config, image_tokens)
     if uniform_sigmas:
         made["uniform_sigmas"] = True
+    if config.get("use_timestep_transform"):
+        made["shift"] = shift
     return made
 
 

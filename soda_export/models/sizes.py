@@ -22,7 +22,7 @@ def read_sizes(family: Family, config: Mapping[str, Any], origin: Origin, reques
     """Sizes of a model of that family. Raises ModelError for a request that the family cannot follow."""
     size = _size(family, BUILTIN_SIZES.get(origin.name, family.size), request)
     sizes = Sizes(config, origin.published, _text_tokens(family, origin), size)
-    unit = sizes.pixels_per_latent * max(family.patch, 1)
+    unit = 1 if family.cuts else sizes.pixels_per_latent * max(family.patch, 1)
     for side in (size.height, size.width):
         if side < 0 or side % unit:
             raise ModelError(f"{_option(request)}: must be a multiple of {unit} pixels")

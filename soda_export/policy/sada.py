@@ -52,7 +52,7 @@ def make_sada(own: SamplerTable, config: dict[str, Any], weights: Weights = RELE
     """SADA's policy for a frozen sampler. config: of the model's scheduler. Raises PlanError where it has none."""
     levels = levels_of(own, config, f"--policy {weights.name}")
     if levels.is_flow:
-        return _make_flow(own, weights)
+        return _make_flow(own, weights, 1.0 if levels.kind == "flow_prediction" else -1.0)
     if levels.kind not in ("epsilon", "v_prediction"):
         raise PlanError(f"--policy {weights.name}: not defined for prediction_type {levels.kind!r:.40}; use misfit")
     nodes = [f"node{k}" for k in range(_NODES)]
@@ -87,7 +87,8 @@ def make_sada(own: SamplerTable, config: dict[str, Any], weights: Weights = RELE
     )  # fmt: skip
 
 
-def _make_flow(own: SamplerTable, weights: Weights) -> AdaptivePolicy:
+def _make_flow(own: SamplerTable, weights: Weights, sign: float) -> AdaptivePolicy:
+    """sign: of the prediction, 1 where it is noise - clean."""
     wide = WideState(own, ["v1", "v2", "v3"])
     shifted = {"v2": wide.form(v1=1.0), "v3": wide.form(v2=1.0)}
     full, line = {"v1": wide.form(e=1.0), **shifted}, wide.form(v1=2.0, v2=-1.0)
@@ -97,7 +98,7 @@ def _make_flow(own: SamplerTable, weights: Weights) -> AdaptivePolicy:
         "full": np.array([wide.row(step, full) for step in steps])[:, None],
         "skip": np.array([wide.row(step, skip, line) for step in steps])[:, None],
     }
-    of_full, one = wide.signal(after={"v1": -1.0, "v2": 2.0, "v3": -1.0}), wide.signal(constant=1.0)
+    of_full, one = wide.signal(after={"v1": -sign, "v2": 2 * sign, "v3": -sign}), wide.signal(constant=1.0)
     signals = {
         name: np.tile(np.array(forms, np.float32), (own.steps, 1, 1, 1, 1))
         for name, forms in {"full": (of_full, one), "skip": (wide.signal(), one)}.items()

@@ -65,6 +65,8 @@ def _clean_sample(levels: Levels, step: int) -> tuple[float, float, float, float
         return 0.0, 1.0, 0.0, 1.0
     if levels.kind == "flow_prediction":  # noise - clean
         return 1.0, -sigma, 1 / sigma, -1 / sigma
+    if levels.kind == "rflow_prediction":  # clean - noise
+        return 1.0, sigma, -1 / sigma, 1 / sigma
     if levels.kind == "v_prediction":  # alpha noise - sigma clean
         return alpha * scale, -sigma, alpha * scale / sigma, -1 / sigma
     raise PlanError(f"--planner sada-static: knows no clean sample of prediction_type {levels.kind!r:.40}; use zeus")

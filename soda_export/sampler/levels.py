@@ -16,7 +16,8 @@ from .table import SamplerTable
 @dataclass(frozen=True)
 class Levels:
     """Before step i, scale[i] x = alpha[i] clean + sigma[i] noise, with alpha^2 + sigma^2 = 1; of flows alpha + sigma
-    = 1 and the scale is 1. kind: the scheduler's prediction_type; of flows `flow_prediction`, noise - clean."""
+    = 1 and the scale is 1. kind: the scheduler's prediction_type; of flows `flow_prediction`, noise - clean, of
+    RFlow `rflow_prediction`, clean - noise."""
 
     kind: str
     is_flow: bool
@@ -38,7 +39,9 @@ def levels_of(own: SamplerTable, config: dict[str, Any], who: str, eta: float = 
         alpha.append(signal / size)
         sigma.append(share / size)
         scale.append(1 / size)
-    kind = "flow_prediction" if is_flow else str(config.get("prediction_type", "epsilon"))
+    kind = str(config.get("prediction_type", "epsilon"))
+    if is_flow:
+        kind = "rflow_prediction" if own.name == "rflow" else "flow_prediction"
     return Levels(kind, is_flow, tuple(alpha), tuple(sigma), tuple(scale))
 
 

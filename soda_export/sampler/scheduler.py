@@ -17,10 +17,12 @@ from ..models.architecture import check_kinds
 CONFIG = "scheduler/scheduler_config.json"
 _DPM, _EULER, _UNIPC = "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"
 _FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
+_RFLOW = "RFlowScheduler"
 _CLASSES = {
     "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "dpm-solver++": _DPM, "euler": _EULER,
     "euler-ancestral": "EulerAncestralDiscreteScheduler", "flow-euler": _FLOW_EULER, "flow-dpm-solver++": _DPM,
-    "flow-unipc": _UNIPC, "lcm": "LCMScheduler", "pndm": "PNDMScheduler", "tcd": "TCDScheduler", "unipc": _UNIPC,
+    "flow-unipc": _UNIPC, "lcm": "LCMScheduler", "pndm": "PNDMScheduler", "rflow": _RFLOW, "tcd": "TCDScheduler",
+    "unipc": _UNIPC,
     "dpm-solver++-karras": _DPM, "euler-karras": _EULER, "unipc-karras": _UNIPC,
 }  # fmt: skip
 SAMPLERS = tuple(_CLASSES)
@@ -53,6 +55,8 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
         raise ModelError(f"--sampler {sampler}: not supported; choose one of {', '.join(SAMPLERS)}")
     import diffusers  # slow to import
 
+    from .rflow import RFlowScheduler
+
     mu, shift = config.get(MU), config.get("shift", 1.0)
     config = {key: value for key, value in config.items() if key not in (MU, UNIFORM_SIGMAS)}
     _check_family(sampler, config)
@@ -69,7 +73,7 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
     if sampler.endswith("-karras"):  # the spacings exclude each other
         others = {"use_exponential_sigmas": False, "use_beta_sigmas": False, "use_lu_lambdas": False}
         config = {**config, **{key: off for key, off in others.items() if key in config}, "use_karras_sigmas": True}
-    maker = getattr(diffusers, _CLASSES[sampler])
+    maker = RFlowScheduler if sampler == "rflow" else getattr(diffusers, _CLASSES[sampler])
     check_kinds(CONFIG, config, maker)
     try:
         scheduler = maker.from_config(config)
@@ -118,6 +122,10 @@ def own_sampler(config: dict[str, Any]) -> str:
 def _check_family(sampler: str, config: dict[str, Any]) -> None:
     """A model of velocities along straight paths and one of noise at a level cannot trade samplers."""
     own_class = config.get("_class_name", "DDIMScheduler")
+    if _RFLOW in (own_class, _CLASSES[sampler]):
+        if own_class != _CLASSES[sampler]:
+            raise ModelError(f"{CONFIG}: {own_class!r} has no schedule that {sampler} could follow; give it its own")
+        return
     if sampler.startswith("flow-"):
         if own_class != _FLOW_EULER:
             raise ModelError(

@@ -14,6 +14,7 @@ from soda_export.models.spec import ModelSpec, Site
 from tests.tiny_models import (
     save_tiny_flux,
     save_tiny_model,
+    save_tiny_opensora,
     save_tiny_pixart,
     save_tiny_sana,
     save_tiny_sd3,
@@ -71,7 +72,11 @@ def test_a_pixart_step_is_the_one_counted_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "save", [save_tiny_model, save_tiny_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_unet]
+    "save",
+    [
+        save_tiny_model, save_tiny_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_opensora,
+        save_tiny_unet,
+    ],
 )
 def test_renewing_every_token_costs_what_the_site_costs(tmp_path: Path, save: Any) -> None:
     spec = load_model(str(save(tmp_path / "model"))).spec

@@ -21,6 +21,7 @@ from tests.tiny_models import (
     UNETS,
     save_tiny_flux,
     save_tiny_model,
+    save_tiny_opensora,
     save_tiny_pixart,
     save_tiny_sana,
     save_tiny_sd3,
@@ -202,7 +203,11 @@ def test_a_sana_is_called_as_its_pipeline_does(tmp_path: Path, config: dict[str,
 
 
 @pytest.mark.parametrize(
-    "save", [save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_unet]
+    "save",
+    [
+        save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_opensora,
+        save_tiny_unet,
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fake_has_the_form_of_the_module_and_the_values_of_its_buffers(

@@ -26,6 +26,7 @@ from soda_export.sampler import (
 CONFIG = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}
 COSINE = {**CONFIG, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+RFLOW = {"_class_name": "RFlowScheduler", "num_train_timesteps": 1000, "shift": 4.84}
 DPM = {"_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
 LEARNED = {**CONFIG, "variance_type": "learned_range"}
 SHAPE = (2, 3, 8, 8)
@@ -86,6 +87,8 @@ def compare(name: str, config: dict[str, Any], steps: int, eta: float = 0.0, bar
 
 
 def config_for(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    if name == "rflow":
+        return RFLOW
     return FLOW if name.startswith("flow-") else config
 
 

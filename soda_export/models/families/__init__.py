@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..family import Family
 from .dit import DIT
 from .flux import FLUX
+from .opensora import OPENSORA
 from .pixart import PIXART
 from .sana import SANA
 from .sd3 import SD3
 from .unet import UNET
 
-_ALL = (DIT, PIXART, FLUX, SD3, SANA, UNET)
+_ALL = (DIT, PIXART, FLUX, SD3, SANA, OPENSORA, UNET)
 FAMILIES: dict[str, Family] = {name: family for family in _ALL for name in family.classes}

@@ -77,7 +77,7 @@ class STDiT3(ModelMixin, ConfigMixin):  # type: ignore[misc]
         "model_type": "STDiT3", "architectures": None, "auto_map": None, "torch_dtype": None, "dtype": None,
         "transformers_version": None, "class_dropout_prob": None, "drop_path": None, "enable_flash_attn": None,
         "enable_layernorm_kernel": None, "enable_sequence_parallelism": None, "only_train_temporal": None,
-        "freeze_y_embedder": None, "skip_y_embedder": False,
+        "freeze_y_embedder": None, "input_size": None, "skip_y_embedder": False,
     }  # fmt: skip
     """Of the hub's configuration -> the value that is allowed, None for any: they say how it trains or on what it
     runs."""
@@ -96,10 +96,8 @@ class STDiT3(ModelMixin, ConfigMixin):  # type: ignore[misc]
         model_max_length: int = 300,
         qk_norm: bool = True,
         input_sq_size: int = 512,
-        input_size: tuple[int | None, ...] = (None, None, None),
     ) -> None:
-        """input_size: latents [T, H, W] that a bundle is made for where nothing else is asked for; the module takes
-        any. Other settings: see the paper."""
+        """pred_sigma: whether it gives twice the channels. input_sq_size: side in pixels that places are told by."""
         super().__init__()
         width, patch = hidden_size, tuple(patch_size)
         self.x_embedder = _Patches(in_channels, width, patch)
