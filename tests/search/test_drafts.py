@@ -16,7 +16,7 @@ from soda_export.lower.lower import lower_plan
 from soda_export.models.decisions import COMPUTE, IDLE
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
-from soda_export.search import best
+from soda_export.search import best, refine
 from soda_export.search.best import _solved_drafts, search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, WAYS, IntervalCosts, Way
 from soda_export.search.draft import Draft, Realizer
@@ -192,6 +192,15 @@ def test_solved_drafts_have_the_number_of_anchors_that_is_asked_for(case: Proble
     assert _solved_drafts(realizer(case, 2.0), made_up_costs())
 
 
+class FakeClock:
+    """Stands in for `time`: each measurement takes a second, and nothing else any."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
 class FakeTrials:
     """Measures by the map."""
 
@@ -221,18 +230,22 @@ def test_a_budget_is_the_number_of_anchors_of_the_best_too(
 ) -> None:
     if spec is FLUX_TOY and target.budget and target.flops_ratio:
         pytest.skip("17 anchors of a model that renews no tokens have one FLOPs ratio")
-    case, measured = problem(spec, "ddim", 50), []
+    case, clock, measured = problem(spec, "ddim", 50), FakeClock(), []
 
     def judge(trials: FakeTrials, schedule: Schedule) -> float:
         measured.append(schedule)
+        clock.now += 1.0
         return error_of(trials.case, schedule)
+
+    for module in (best, refine):
+        monkeypatch.setattr(module, "time", clock)
 
     monkeypatch.setattr(best, "draw_panel", lambda *_: Panel(tuple(range(16))))
     monkeypatch.setattr(best, "measure_intervals", lambda *_: made_up_costs(50))
     monkeypatch.setattr(FakeTrials, "typical_error", judge)
     trials: Any = FakeTrials(case)
-    found = search_best(case, target, trials, seconds=2.0, max_engines=12, progress=lambda *_: None)
-    assert len(measured) > 20
+    found = search_best(case, target, trials, seconds=60.0, max_engines=12, progress=lambda *_: None)
+    assert 20 < len(measured) <= 60
     if target.budget:
         assert {len(schedule.anchors) for schedule in measured} == {17}
         assert len(found.schedule.anchors) == 17

@@ -1,0 +1,43 @@
+"""Calibration with a sampler that adds noise: what a step adds is known, and no error of a prediction."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from soda_export.eager.adaptive import run_policy
+from soda_export.eager.sampling import Sampling, run_noise
+from soda_export.policy.options import PolicyOptions
+from soda_export.sampler import SamplerTable, freeze_sampler, levels_of
+from soda_export.search.gate import calibrate_policy, full_run
+
+SHAPE, STEPS, SAMPLES = (1, 6, 6), 12, 16
+CONFIG = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon", "clip_sample": False}
+
+
+def gaussian_trials(own: SamplerTable, seed: int) -> Any:
+    """Stands in for search.trial.Trials: the exact denoiser of data with one variance predicts a multiple of x."""
+    levels = levels_of(own, CONFIG, "test")
+    gains = [sigma / (sigma**2 + 0.25 * alpha**2) for alpha, sigma in zip(levels.alpha, levels.sigma, strict=True)]
+
+    def call(latents: Tensor, timestep: float, *_: object) -> Tensor:
+        return latents * float(gains[own.timesteps.index(timestep)])
+
+    spec = SimpleNamespace(latent_shape=SHAPE)
+    model: Any = SimpleNamespace(device="cpu", spec=spec, call=call)
+    noise, step_noise = run_noise(seed, range(SAMPLES), SHAPE, own)
+    return SimpleNamespace(sampler=own, spec=spec, sampling=Sampling(model, {}, noise, 1.0, 1, 0, step_noise))
+
+
+def test_predictions_that_are_exact_stay_exact_where_steps_add_noise() -> None:
+    """On samples of other noise than that of the fit, which has no error to take off."""
+    own = freeze_sampler("ddim", CONFIG, STEPS, eta=1.0)
+    assert own.stochastic
+    policy = calibrate_policy(gaussian_trials(own, seed=0), CONFIG, PolicyOptions("misfit", calls=6))
+    others = gaussian_trials(own, seed=1)
+    found = run_policy(others.sampling, policy)
+    assert found.calls.max() <= STEPS - 3
+    expected = full_run(others)[0][-1][0]
+    assert float((found.latents - expected).norm() / expected.norm()) < 1e-4
