@@ -66,7 +66,7 @@ def run_policy(
             heard = None
             if automaton.needs_signals(step):
                 forms = policy.forms(automaton.action, step, automaton.variant)
-                heard = signals_of(torch.from_numpy(forms), state[:, who], after[:, who]).cpu().numpy()
+                heard = signals_of(torch.from_numpy(forms), state[:, who], after[:, who]).tolist()
             automaton.observe(step, heard)
         state = after
     return AdaptiveResult(state[0], np.array(taken))

@@ -39,6 +39,7 @@ from tests.runtime.test_policy import (
     BAD_TABLES,
     LIES,
     REFUSED,
+    mixed_requests,
     test_a_changed_file_of_a_policy_is_refused,
     test_a_policy_that_lies_is_refused,
     test_tables_of_a_policy_that_do_not_fit_are_refused,
@@ -137,19 +138,20 @@ def test_decisions_that_compute_everything_are_the_full_run(library: Library, go
 
 
 @needs_ort
-def test_requests_of_every_kind_leave_nothing_to_the_next(library: Library, golden: Path) -> None:
-    def request(number: int) -> dict[str, Any]:
-        policy = ("", "adaptive", "frozen", "full")[number % 4]
-        vote = ("", "any", "mean", "sample")[number // 4 % 4] if policy in ("", "adaptive") else ""
-        labels = [(number + i) % 10 for i in range(1 + number % 3)]
-        return {"labels": labels, "seed": number, "policy": policy, "vote": vote}
-
-    bundle = library.open(golden, threads=1)
+@pytest.mark.parametrize("requests", [100, pytest.param(1000, marks=pytest.mark.long)])
+def test_requests_of_every_kind_leave_nothing_to_the_next(library: Library, golden: Path, requests: int) -> None:
+    """One session's requests, in any order, against those of sessions that had no other."""
+    known = Bundle.open(golden, backend="null")
+    kinds = [fields_of(request, known) for request in mixed_requests(known.manifest.sampler.steps)]
+    bundle, expected = library.open(golden, threads=1), []
+    for fields in kinds:
+        fresh = bundle.session()
+        expected.append((fresh.generate(**fields), _decisions(fresh)))
     session = bundle.session()
-    first = [session.generate(**request(number)) for number in range(48)]
-    for number in np.random.default_rng(1).permutation(48).tolist():
-        assert np.array_equal(session.generate(**request(number)), first[number])
-        assert np.array_equal(bundle.session().generate(**request(number)), first[number])
+    for number in np.random.default_rng(1).integers(0, len(kinds), requests).tolist():
+        latents, decisions = expected[number]
+        assert np.array_equal(session.generate(**kinds[number]), latents), kinds[number]
+        assert _decisions(session) == decisions, kinds[number]
 
 
 @needs_ort
@@ -251,6 +253,14 @@ def test_a_policy_of_more_than_16_mib_is_refused(
         check(folder)
 
 
+def _decisions(session: CppSession) -> list[list[int]] | None:
+    try:
+        decisions: list[list[int]] = session.decisions().tolist()
+    except RequestError:  # of a request that is not adaptive
+        return None
+    return decisions
+
+
 # ---- decisions on any numbers
 
 
@@ -289,13 +299,13 @@ def _decided(
     for step, heard in enumerate(signals):
         needed = automaton.needs_signals(step)
         found += [automaton.action, automaton.variant, int(needed)]
-        automaton.observe(step, heard if needed else None)
+        automaton.observe(step, heard.tolist() if needed else None)
     return found
 
 
 def test_decisions_are_those_of_python_on_any_numbers(driver: Callable[[str], list[int]]) -> None:
     @given(POLICIES, st.integers(1, 4), st.sampled_from(VOTES), st.booleans(), st.data())
-    @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
     def check(policy: Policy, samples: int, vote: Vote, replays: bool, data: st.DataObject) -> None:
         shape = (DRAWN_STEPS, 1 if vote == "sample" else samples, len(policy.held))
         count = math.prod(shape)
@@ -341,14 +351,14 @@ def _compared(policy: Policy, vote: Vote, signals: NDArray[np.float32], step: in
     seen: list[float] = []
 
     class Noting(Automaton):
-        def _value(self, computed: bool) -> NDArray[np.float64] | None:
-            value = super()._value(computed)
-            seen.append(0.0 if value is None else float(value.max()))
-            return value
+        def _values(self, computed: bool) -> list[float]:
+            values = super()._values(computed)
+            seen.append(max(values, default=0.0))
+            return values
 
     automaton = Noting(policy, vote)
     for i in range(step + 1):
-        automaton.observe(i, signals[i] if automaton.needs_signals(i) else None)
+        automaton.observe(i, signals[i].tolist() if automaton.needs_signals(i) else None)
     return seen[-1]
 
 

@@ -32,7 +32,11 @@ PIPELINES: dict[str, tuple[str, int | None, float, tuple[str, ...]]] = {
     "flux-dev": ("FluxImg2ImgPipeline", 32, 1.0, ("flow-euler",)),
 }
 """Name -> pipeline, side of the image, guidance, samplers."""
-CASES = [(name, sampler) for name, (*_, samplers) in PIPELINES.items() for sampler in samplers]
+LONG = {("sd15", "unipc"), *(("sdxl", sampler) for sampler in PIPELINES["sdxl"][-1])}
+CASES = [
+    pytest.param(name, sampler, marks=[pytest.mark.long] * ((name, sampler) in LONG))
+    for name, (*_, samplers) in PIPELINES.items() for sampler in samplers
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")

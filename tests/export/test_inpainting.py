@@ -38,7 +38,11 @@ PIPELINES: dict[str, tuple[str, int | None, float, tuple[str, ...]]] = {
     "sd15": ("StableDiffusionInpaintPipeline", None, 7.5, ("ddim", "euler", "dpm-solver++", "unipc", "ddpm")),
     "sdxl": ("StableDiffusionXLInpaintPipeline", None, 5.0, ("euler",)),
 }
-CASES = [(name, sampler) for name, (*_, samplers) in PIPELINES.items() for sampler in samplers]
+LONG = {("sd15", "unipc"), ("sdxl", "euler")}
+CASES = [
+    pytest.param(name, sampler, marks=[pytest.mark.long] * ((name, sampler) in LONG))
+    for name, (*_, samplers) in PIPELINES.items() for sampler in samplers
+]  # fmt: skip
 OWN_REGION: dict[str, tuple[str, int | None, float, tuple[str, ...]]] = {
     "sd15-inpaint": ("StableDiffusionInpaintPipeline", None, 7.5, ("ddim", "pndm", "euler")),
     "sdxl-inpaint": ("StableDiffusionXLInpaintPipeline", None, 5.0, ("euler", "dpm-solver++-karras")),
@@ -198,7 +202,7 @@ def test_what_a_unet_that_takes_a_mask_lacks_is_said_in_one_line(tmp_path: Path)
         session.start(inputs=inputs, negative_inputs=as_arrays(conditions.negative))
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "unipc", "ddpm"])
+@pytest.mark.parametrize("sampler", [pytest.param("ddim", marks=pytest.mark.long), "unipc", "ddpm"])
 def test_a_random_plan_that_inpaints_equals_the_reference(open_bench: OpenBench, tmp_path: Path, sampler: str) -> None:
     bench = open_bench(sampler, steps=10)
     kept, stack = plan_of_few_anchors(2)

@@ -45,7 +45,7 @@ def test_decisions_are_those_of_the_formats_text(policy: Policy, samples: int, v
     for step in range(STEPS):
         taken.append(automaton.action)
         variants.append(automaton.variant)
-        automaton.observe(step, signals[step] if automaton.needs_signals(step) else None)
+        automaton.observe(step, signals[step].tolist() if automaton.needs_signals(step) else None)
     assert (taken, variants) == transcription(policy, vote, signals)
 
 
@@ -58,7 +58,7 @@ def test_a_run_leaves_nothing_to_the_next(policy: Policy, step: int) -> None:
         found = []
         for i in range(steps):
             found.append(automaton.action)
-            automaton.observe(i, signals[i] if automaton.needs_signals(i) else None)
+            automaton.observe(i, signals[i].tolist() if automaton.needs_signals(i) else None)
         return found
 
     automaton = Automaton(policy)
@@ -87,7 +87,7 @@ def test_signals_are_asked_for_only_where_a_test_may_look_at_them(rules: list[Ru
     for step in range(STEPS):
         needed = automaton.needs_signals(step)
         found += [step] * needed
-        automaton.observe(step, np.ones((1, 1), np.float32) if needed else None)
+        automaton.observe(step, [[1.0]] if needed else None)
     assert found == asked
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from soda_runtime import Bundle, EngineError, Noise, RequestError
+from soda_runtime import Bundle, EngineError, Noise, RequestError, Session
 from soda_runtime.adaptive import AdaptivePlayback
 from soda_runtime.errors import InternalError
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
@@ -33,6 +33,8 @@ from .bundles import (
 )
 
 ADAPTIVE = [GOLDEN_V5_POLICY, GOLDEN_V5_SADA]
+PLAYS = {"": ("", "any", "mean", "sample"), "adaptive": ("", "any", "mean", "sample"), "frozen": ("",), "full": ("",)}
+"""The votes that a request may have with each policy."""
 
 
 @pytest.fixture(scope="module", params=ADAPTIVE, ids=lambda golden: golden.name)
@@ -93,20 +95,33 @@ def test_decisions_that_compute_everything_are_the_full_run(bundle: Bundle) -> N
     assert relative(session.generate([4], seed=1, policy="frozen"), full) > 1e-4
 
 
-def test_requests_of_every_kind_leave_nothing_to_the_next(bundle: Bundle) -> None:
-    def request(number: int) -> dict[str, Any]:
-        policy = ("", "adaptive", "frozen", "full")[number % 4]
-        vote = ("", "any", "mean", "sample")[number // 4 % 4] if policy in ("", "adaptive") else ""
-        labels = [(number + i) % 10 for i in range(1 + number % 3)]
-        return {"labels": labels, "seed": number, "policy": policy, "vote": vote}
+def mixed_requests(steps: int) -> list[dict[str, Any]]:
+    """Every policy with the votes that it may have, in batches of 1 to 3, and runs of given decisions."""
+    requests: list[dict[str, Any]] = []
+    for policy, votes in PLAYS.items():
+        for vote in votes:
+            for size in (1, 2, 3):
+                number = len(requests)
+                labels = [(number + i) % 10 for i in range(size)]
+                requests.append({"labels": labels, "seed": number, "policy": policy, "vote": vote})
+    columns = np.stack([np.arange(steps) % 4 > 1, np.arange(steps) % 3 == 2], axis=1).astype(np.int64)
+    requests += [{"labels": [1, 2], "seed": 3, "decisions": columns}]
+    requests += [{"labels": [4] * size, "seed": 4, "decisions": columns[:, 0], "vote": "any"} for size in (1, 3)]
+    return requests
 
+
+@pytest.mark.parametrize("requests", [100, pytest.param(1000, marks=pytest.mark.long)])
+def test_requests_of_every_kind_leave_nothing_to_the_next(bundle: Bundle, requests: int) -> None:
+    """One session's requests, in any order, against those of sessions that had no other."""
+    kinds, expected = mixed_requests(bundle.manifest.sampler.steps), []
+    for request in kinds:
+        with bundle.session() as fresh:
+            expected.append((fresh.generate(**request), _decisions(fresh)))
     session = bundle.session()
-    first = [session.generate(**request(number)) for number in range(48)]
-    for number in np.random.default_rng(1).permutation(48).tolist():
-        assert np.array_equal(session.generate(**request(number)), first[number])
-        fresh = bundle.session()
-        assert np.array_equal(fresh.generate(**request(number)), first[number])
-        fresh.close()
+    for number in np.random.default_rng(1).integers(0, len(kinds), requests).tolist():
+        latents, decisions = expected[number]
+        assert np.array_equal(session.generate(**kinds[number]), latents), kinds[number]
+        assert _decisions(session) == decisions, kinds[number]
 
 
 def test_samples_whose_buffers_cannot_be_had_leave_the_session_usable(
@@ -336,6 +351,10 @@ def test_signals_of_another_shape_are_refused_when_they_are_opened(tmp_path: Pat
     fix_hashes(folder)
     with pytest.raises(EngineError, match=r"signals\.onnx: input 'state'"):
         Bundle.open(folder, threads=1).session().generate([1])
+
+
+def _decisions(session: Session) -> list[list[int]] | None:
+    return session.decisions.tolist() if isinstance(session.playback, AdaptivePlayback) else None
 
 
 def _noise_of(bundle: Bundle, seed: int, samples: int, sample: int) -> Any:

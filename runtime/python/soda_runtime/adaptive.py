@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from .automaton import Automaton, Vote
 from .backends import Memory
+from .backends.host import HostMemory
 from .loading import Call
 from .opened import OpenedBundle
 from .playback import Playback, view_of
@@ -37,18 +39,18 @@ class AdaptivePlayback(Playback):
         self.decisions = []
 
     def run(self, index: int) -> None:
-        automaton, opened = self.automaton, self._opened
+        automaton = self.automaton
         action, variant = automaton.action, automaton.variant
-        used = opened.policy.actions[action]
-        self._coefficients.write(self._padded(opened.row(used.table, index, variant)[None]))
+        rows, of_signals = self._rows_of[action]
+        listens = automaton.needs_signals(index)
+        self._coefficients.write(rows[index, variant])
+        if listens:  # before the step: after it, this code is out of the processor's cache
+            self._signal_row.write(of_signals[index, variant])
         self._call_of(index, action)()
         self.decisions.append(action)
-        heard = None
-        if automaton.needs_signals(index):
-            self._signal_row.write(self._padded(opened.row(used.signals, index, variant)[None]))
+        if listens:
             self._listen(index % 2)()
-            heard = self._signal.read().view(np.float32).reshape(self.batch, len(opened.policy.held))
-        automaton.observe(index, heard)
+        automaton.observe(index, self._heard() if listens else None)
 
     def memories(self) -> list[Memory]:
         return [*super().memories(), self._coefficients, self._signal_row, self._signal]
@@ -62,14 +64,27 @@ class AdaptivePlayback(Playback):
         self._bundle.signals_engine(policy)  # opened, and so checked, before what it reads is allocated
         super()._bind()
         signature = signals_signature(self._bundle.manifest, policy)
-        row = np.zeros((1, *signature.inputs[SIGNAL_ROW].at(self._axes)), np.float32)
-        self._signal_row = self._allocate_bytes(self._padded(row).nbytes)
+        self._rows_of = [
+            (self._as_written(action.table), self._as_written(action.signals)) for action in policy.actions
+        ]
+        self._signal_row = self._allocate_bytes(self._rows_of[FULL][1].shape[-1])
         self._signal = self._allocate(signature.outputs[SIGNAL])
+        self._read_signal = _reader_of(self._signal)
+
+    def _as_written(self, table: str) -> NDArray[np.uint8]:
+        """The bytes of every row that programs take: [S, variants, bytes]."""
+        rows = self._padded(self._opened.tables[table]).view(np.uint8)
+        return np.broadcast_to(rows, (len(rows), self._opened.policy.variants, rows.shape[-1]))
+
+    def _heard(self) -> list[Sequence[float]]:
+        """[batch, q]"""
+        values, count = self._read_signal(), len(self._opened.policy.held)
+        return [values[i : i + count] for i in range(0, len(values), count)]
 
     def _rows(self) -> NDArray[Any]:
         """One row, written anew before each step."""
         full = self._opened.policy.actions[FULL]
-        return self._opened.row(full.table, 0, 0)[None]
+        return self._opened.tables[full.table][0, :1]
 
     def _row_offset(self, index: int) -> int:
         return 0
@@ -96,3 +111,10 @@ class AdaptivePlayback(Playback):
                 {SIGNAL: view_of(self._signal, signature.outputs[SIGNAL], self._axes)},
             )
         return self._listening[first]
+
+
+def _reader_of(memory: Memory) -> Callable[[], Sequence[float]]:
+    """What gives the float32 values in memory: on the host without numpy, which copies."""
+    if isinstance(memory, HostMemory):
+        return memory.bytes.data.cast("f").tolist
+    return lambda: memory.read().data.cast("f").tolist()

@@ -211,8 +211,8 @@ class Playback(OpenedHere):
         backend = self._bundle.backend
         if not isinstance(backend, DeviceBackend):
             return table
-        room = -table.shape[1] * table.itemsize % backend.row_bytes // table.itemsize
-        return np.pad(table, ((0, 0), (0, room)))
+        room = -table.shape[-1] * table.itemsize % backend.row_bytes // table.itemsize
+        return np.pad(table, ((0, 0),) * (table.ndim - 1) + ((0, room),))
 
     def _make_loop(self) -> Call | None:
         """All steps and what prepares them as one call, where the backend has that and all noise is there ahead."""

@@ -87,12 +87,6 @@ class OpenedPolicy:
     policy: Policy
     tables: Mapping[str, NDArray[np.float32]]
 
-    def row(self, table: str, step: int, variant: int) -> NDArray[np.float32]:
-        """What a program takes at a step."""
-        rows = self.tables[table][step]
-        row: NDArray[np.float32] = rows[variant if len(rows) > 1 else 0]
-        return row
-
 
 def policy_text(policy: Policy) -> str:
     """Canonical text: keys in schema order."""

@@ -90,7 +90,7 @@ public:
     OrtEngine(std::shared_ptr<OrtLibrary> library, const SodaProgram& program)
         : library_(std::move(library)), path_(program.path) {
         const OrtApi& ort = library_->ort;
-        const OrtHandle<OrtSessionOptions> options = make_options(program.once);
+        const OrtHandle<OrtSessionOptions> options = make_options(program);
         library_->weights.add_to(options.get(), path_);
         OrtSession* session = nullptr;
         check_ort(
@@ -116,19 +116,23 @@ public:
     }
 
 private:
-    OrtHandle<OrtSessionOptions> make_options(bool once) const {
+    OrtHandle<OrtSessionOptions> make_options(const SodaProgram& program) const {
         const OrtApi& ort = library_->ort;
+        // to wake another thread for a policy's signals would take longer than they do
+        const bool of_signals = program.num_outputs == 1 && std::string("signal") == program.outputs[0].name;
+        const int threads = of_signals ? 1 : library_->threads;
         OrtSessionOptions* made = nullptr;
         check_ort(ort, ort.CreateSessionOptions(&made), path_);
         OrtHandle<OrtSessionOptions> options(made, ort.ReleaseSessionOptions);
         const auto set = [&](const char* key) { check_ort(ort, ort.AddSessionConfigEntry(made, key, "1"), path_); };
         check_ort(ort, ort.SetSessionLogSeverityLevel(made, ORT_LOGGING_LEVEL_ERROR), path_);
-        check_ort(ort, ort.SetIntraOpNumThreads(made, library_->threads), path_);
+        check_ort(ort, ort.SetIntraOpNumThreads(made, threads), path_);
         check_ort(ort, ort.SetInterOpNumThreads(made, 1), path_);
         // each session has its own threads; those of the last step must not spin on the cores of the next one
         set("session.force_spinning_stop");
         if (!library_->device.cuda()) set("session.use_env_allocators");
-        if (once) set("session.disable_prepacking");  // a repacked copy of a text encoder's weights would not pay
+        // a repacked copy of a text encoder's weights would not pay
+        if (program.once) set("session.disable_prepacking");
         library_->device.add_provider(made, path_);
         return options;
     }

@@ -27,7 +27,9 @@ class HostMemory:
 
     def write(self, array: NDArray[Any]) -> None:
         """Copy a host array of exactly nbytes into the block."""
-        self.bytes[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if array.ndim != 1 or array.itemsize != 1:
+            array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.bytes[:] = array
 
     def read(self) -> NDArray[Any]:
         """A copy of the block, uint8 [nbytes]."""

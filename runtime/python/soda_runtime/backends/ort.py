@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError
+from ..policy import SIGNAL
 from ..signature import Signature
 from . import Backend, DeviceOptions, Memory, View
 from .host import HostMemory
@@ -70,7 +71,8 @@ class OrtBackend:
         return HostMemory(nbytes)
 
     def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OrtEngine:
-        options = self._options(once)
+        # to wake another thread for a policy's signals would take longer than they do
+        options = self._options(once, 1 if SIGNAL in signature.outputs else self._threads)
         try:
             session = self._ort.InferenceSession(str(path), sess_options=options, providers=[_PROVIDERS["cpu"]])
         except Exception as error:
@@ -79,10 +81,10 @@ class OrtBackend:
         check_ports(path, "output", ports_of(session.get_outputs()), signature.outputs)
         return OrtEngine(session, "cpu", path)
 
-    def _options(self, once: bool) -> Any:
+    def _options(self, once: bool, threads: int) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # each session has its own threads; those of the last step must not spin on the cores of the next one
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if once or self._share_weights:  # a repacked copy of a text encoder's weights would not pay
