@@ -55,8 +55,15 @@ CONTROLS = {
     "sdxl-guess-unguided": {"controlnet": 0.7}, "sd15-shuffle": {"controlnet": 0.6},
 }  # fmt: skip
 """Pipeline -> folders of its ControlNets and what their residuals are times."""
-LONG = ("sd15-guess", "sd15-shuffle", "sdxl-guess", "sdxl-guess-unguided")  # sd15-guesses stays
-LONG_SAMPLERS = (("sd15", "dpm-solver++"), ("sd21", "euler"), ("sd21", "unipc"))
+LONG = (
+    "sd15-control", "sd15-controls", "sd15-guess", "sd15-shuffle", "sdxl-guess", "sdxl-guess-unguided",
+    "flux-schnell", "sd3",
+)  # fmt: skip
+"""sd15-guesses, sdxl-control, flux-dev and sd3.5 stay."""
+LONG_SAMPLERS = (
+    ("sd15", "dpm-solver++"), ("sd21", "euler"), ("sd21", "unipc"), ("sdxl", "ddim"), ("sdxl-turbo", "lcm"),
+    *(("flux-dev", sampler) for sampler in FLOWS[1:]),  # sd3.5 has all
+)  # fmt: skip
 GUESSING = ("sd15-guess", "sd15-guesses", "sdxl-guess", "sdxl-guess-unguided", "sd15-shuffle")
 """Pipelines in guess_mode: asked for, or, with a ControlNet that pools, of their own."""
 CASES = [(name, sampler) for name, (*_, samplers) in PIPELINES.items() for sampler in samplers]
