@@ -4,7 +4,8 @@
 
 tests/golden/v<VERSION> is conditioned on labels, v<VERSION>-text on prompts, with text encoder and image decoder;
 v<VERSION>-ports is made by hand, of what those models lack: ports of every kind, two tokenizers and text encoders, a
-site of two outputs, slots of unequal sizes, latents of four axes, a video. v<VERSION>-start is a request that starts at
+site of two outputs, slots of unequal sizes, latents of four axes, a video; v<VERSION>-chunks, too, whose video is made
+chunk by chunk. v<VERSION>-start is a request that starts at
 a step from given latents, v<VERSION>-inpaint one that draws inside a mask; v<VERSION>-skip has steps that do not call
 the model; v<VERSION>-policy and v<VERSION>-sada decide while they run. A golden bundle is made once per format version
 and never again: readers of later versions must still open it.
@@ -43,6 +44,7 @@ from soda_export.search.trial import Trials
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from tests.cpp.chunks_toy import ChunksToy  # noqa: E402
 from tests.cpp.ports_toy import LATENTS, PortsToy  # noqa: E402
 from tests.tiny import (  # noqa: E402
     LAYERS,
@@ -66,6 +68,7 @@ def main() -> None:
         "": lambda out: make(out, save_tiny_model, label_options, {"labels": LABELS}, label_rows),
         "-text": lambda out: make(out, save_tiny_pixart, text_options, request, encode),
         "-ports": make_ports,
+        "-chunks": make_chunks,
         "-start": make_start,
         "-inpaint": make_inpaint,
         "-skip": make_skip,
@@ -243,6 +246,16 @@ def make_ports(out: Path) -> None:
     stored = {f"inputs.{name}": values for name, values in inputs.items()}
     stored |= {f"negative_inputs.{name}": values for name, values in negative.items()}
     np.savez(out.with_suffix(".npz"), seed=SEED, **stored, latents=latents, video=toy.finish(latents))
+
+
+def make_chunks(out: Path) -> None:
+    """A hand-made bundle whose decoder makes chunks, and what numpy makes of the whole clip."""
+    toy = ChunksToy()
+    toy.write(out)
+    latents = toy.play(LABELS, latent_noise(SEED, INITIAL_STREAM, 2, toy.latent_shape))
+    played = Session.open(out).generate(LABELS, seed=SEED)
+    print(f"{out}: largest difference from the reference {np.abs(played - latents).max():.2e}")
+    np.savez(out.with_suffix(".npz"), seed=SEED, labels=LABELS, latents=latents, video=toy.finish(latents))
 
 
 def fit(bench: Workbench, schedule: Schedule) -> NDArray[np.float32]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
 from soda_runtime.checks import open_manifest
-from soda_runtime.manifest import HintPort, LabelPort, Manifest
+from soda_runtime.chunks import chunks_of
+from soda_runtime.manifest import HintPort, LabelPort, Manifest, VideoFinish
 from soda_runtime.policy import FULL, Policy, read_rules
-from soda_runtime.signature import START_LEVELS
+from soda_runtime.signature import ITEM_BYTES, START_LEVELS
 from soda_runtime.starts import cached_steps
 from soda_runtime.strict_json import encode
 from soda_runtime.tensors import read_header
@@ -106,7 +108,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         "arena_bytes": manifest.arena.bytes, "arena_lower_bound_bytes": manifest.arena.lower_bound_bytes,
         "arena_naive_bytes": manifest.arena.naive_bytes, "weights_bytes": weights, "precision": manifest.precision,
         "bundle_bytes": files, "fitted": manifest.sampler.fitted,
-        "full_steps_by_start": full_steps,
+        "full_steps_by_start": full_steps, "gives": describe_result(manifest), "chunks": len(chunks_of(manifest)),
     }  # fmt: skip
     policy = read_rules(folder, manifest)
     if policy is not None:
@@ -135,7 +137,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         [
             ("model", f"{manifest.model.family}, {manifest.model.sites} sites, latents "
                       f"{list(manifest.model.latent_shape)}, hash {manifest.model.hash[:12]}"),
-            ("takes, gives", f"{takes}; {'images' if manifest.finish else manifest.model.output}"),
+            ("takes, gives", f"{takes}; {describe_result(manifest)}"),
             ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"
                         + (", fitted to the schedule" if manifest.sampler.fitted else "")),
             ("FLOPs ratio", f"{manifest.flops_ratio:.3f}"),
@@ -163,6 +165,22 @@ def describe_policy(policy: Policy) -> str:
     """Its name, and what may become of each step: # computes, ? decides, - is skipped unless too many in a row were."""
     marks = ["#", *("#" if rule.action == FULL else "-" if rule.always else "?" for rule in policy.rules)]
     return f"{policy.name}: {''.join(marks)} (# computes, ? decides, - skips; at most {policy.max_run} in a row)"
+
+
+def describe_result(manifest: Manifest) -> str:
+    """What a request gives, in words; of a video, what each call of its decoder makes and hands to the next one."""
+    if not manifest.finish:
+        return manifest.model.output
+    finish = manifest.finish[0]
+    if not isinstance(finish, VideoFinish):
+        return {"image": "images", "audio": "audio"}[finish.kind]
+    frames, _, height, width = finish.shape
+    said = f"video, {frames} frames of {width}x{height}, {finish.frames_per_second:g} a second"
+    if len(chunks_of(manifest)) == 1:
+        return said
+    said += f", in chunks of {finish.frames}" + "".join(f" (first {each.frames})" for each in finish.first)
+    carried = sum(ITEM_BYTES[each.dtype] * math.prod(each.shape) for each in finish.carry)
+    return said + (f", {megabytes(carried)} carried from one to the next" if carried else "")
 
 
 def _starts(full_steps: list[int]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from soda_runtime.chunks import chunks_of
+
 from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
 from ..build.prove import play_bundle, prove_bundle
 from ..errors import BundleError, UsageError
@@ -47,7 +49,10 @@ def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json
         more = {"programs": rows, "tolerance": TOLERANCES[manifest.precision]} if programs else {}
         print_json({"bundle": bundle, "files": len(manifest.files), "ok": True, **more})
         return
-    say(f"{bundle}: {len(manifest.files)} files and {len(manifest.steps)} steps are sound")
+    parts = [f"{len(manifest.files)} files", f"{len(manifest.steps)} steps"]
+    chunks = len(chunks_of(manifest))
+    parts += [f"{chunks} chunks of video"] if chunks > 1 else []
+    say(f"{bundle}: {', '.join(parts[:-1])} and {parts[-1]} are sound")
     if programs:
         print_table("programs against ONNX's reference", [(each.file, _describe(each)) for each in compared])
 

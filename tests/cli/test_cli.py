@@ -14,6 +14,7 @@ import pytest
 from soda_export.build.pipeline import Built
 from soda_export.plan.plan import plan_text
 from tests.plan.test_anchors import PRIOR
+from tests.runtime.bundles import GOLDEN_V5_CHUNKS
 
 VERBS = (
     "build", "inspect", "run", "bench", "profile", "plan", "verify", "convert", "import", "export", "eval", "sweep",
@@ -69,6 +70,16 @@ def test_the_whole_loop_from_the_command_line(soda, tiny_model: Path, tmp_path: 
         code, out, err = soda("inspect", target)
         assert code == 0, err
         assert out
+
+
+def test_inspect_and_verify_say_how_a_video_is_made(soda) -> None:
+    code, out, _ = soda("inspect", GOLDEN_V5_CHUNKS, "--json")
+    said = json.loads(out)
+    assert (code, said["chunks"]) == (0, 3)
+    assert said["gives"].startswith("video, 9 frames of 12x8, 8 a second, in chunks of 4 (first 1), ")
+    assert "7 files, 2 steps and 3 chunks of video are sound" in soda("verify", GOLDEN_V5_CHUNKS)[1]
+    code, out, _ = soda("verify", GOLDEN_V5_CHUNKS, "--programs", "--json")
+    assert [each["file"] for each in json.loads(out)["programs"]][-2:] == ["decoder-first.onnx", "decoder.onnx"]
 
 
 def test_a_bare_prior_plans_without_a_model(soda) -> None:

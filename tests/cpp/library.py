@@ -53,6 +53,7 @@ class Info(ctypes.Structure):
         ("latent_rank", c_int32), ("latent_axes", c_int64 * 4), ("result", c_int32), ("result_rank", c_int32),
         ("result_axes", c_int64 * 4), ("result_rate", c_double), ("num_slots", c_int32),
         ("takes_start_latents", c_int32), ("inpaints", c_int32), ("policy", c_char_p), ("num_actions", c_int32),
+        ("num_chunks", c_int32), ("first_chunk_frames", c_int32), ("chunk_frames", c_int32),
     )  # fmt: skip
 
 
@@ -182,6 +183,8 @@ class Library:
         self.c.soda_decisions.argtypes = [c_void_p, POINTER(c_int64), c_size_t]
         self.c.soda_result.argtypes = self.c.soda_latents.argtypes
         self.c.soda_images_rgb.argtypes = self.c.soda_result_rgb.argtypes = [c_void_p, POINTER(c_uint8), c_size_t]
+        self.c.soda_result_chunk.argtypes = [c_void_p, c_int32, POINTER(c_float), c_size_t]
+        self.c.soda_result_chunk_rgb.argtypes = [c_void_p, c_int32, POINTER(c_uint8), c_size_t]
         self.c.soda_to_device.argtypes = [c_void_p, c_char_p, c_void_p, c_size_t]
         self.c.soda_reset.argtypes = [c_void_p]
         self.c.soda_bundle_open.argtypes = [c_char_p, POINTER(OpenOptions), POINTER(c_void_p)]
@@ -323,6 +326,22 @@ class CppSession:
         values = np.empty((max(1, self.samples()), *self.info.result_axes[: self.info.result_rank]), np.uint8)
         self._call("soda_result_rgb", self.handle, values.ctypes.data_as(POINTER(c_uint8)), values.size)
         return values
+
+    def chunk(self, index: int) -> Floats:
+        """[samples, frames, height, width, channels]."""
+        values = np.empty(self._chunk_shape(index), np.float32)
+        room = values if values.size else np.empty(1, np.float32)  # its address is never null
+        self._call("soda_result_chunk", self.handle, index, _floats(room), values.size)
+        return values
+
+    def chunk_rgb(self, index: int) -> NDArray[np.uint8]:
+        values = np.empty(self._chunk_shape(index), np.uint8)
+        self._call("soda_result_chunk_rgb", self.handle, index, values.ctypes.data_as(POINTER(c_uint8)), values.size)
+        return values
+
+    def _chunk_shape(self, index: int) -> tuple[int, ...]:
+        frames = self.info.chunk_frames if index else self.info.first_chunk_frames
+        return (max(1, self.samples()), frames, *self.info.result_axes[1:4])
 
     def images(self) -> Floats:
         values = np.empty((max(1, self.samples()), *self.info.image_shape), np.float32)

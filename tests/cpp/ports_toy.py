@@ -45,6 +45,7 @@ SLOTS = [
     {"name": "mid.attn#1", "shape": [1], "dtype": "float16"},
 ]
 _ONNX_TYPES = {"float32": 1, "int64": 7, "float16": 10}
+NUMBERS = [f"i{i} = Constant <value_ints=[{i}]> ()" for i in range(4)] + ["last = Constant <value_ints=[-1]> ()"]
 _STEP = ["s = Slice (coefficients, i0, i1)", "x0 = Squeeze (state, i0)"]
 _TAIL = [
     "c_half, u_half = Split <axis=0, num_outputs=2> (o)", "a = Slice (coefficients, i1, i2)",
@@ -128,8 +129,8 @@ class PortsToy:
         folder.mkdir()
         manifest = self.manifest()
         for name, tensors in WEIGHTS.items():
-            (folder / name).write_bytes(_packed(tensors))
-        (folder / "tables.safetensors").write_bytes(_packed({"coefficients": self.coefficients}))
+            (folder / name).write_bytes(packed(tensors))
+        (folder / "tables.safetensors").write_bytes(packed({"coefficients": self.coefficients}))
         for name in ("one.json", "two.json"):
             (folder / name).write_text("{}")
         for program in manifest["prepare"]:
@@ -194,7 +195,7 @@ class PortsToy:
         def declared(names: list[str]) -> list[Any]:
             return [onnx.helper.make_tensor_value_info(n, _ONNX_TYPES[known[n][0]], known[n][1]) for n in names]
 
-        graph = onnx.parser.parse_graph("toy () => () {\n" + "\n".join([*_NUMBERS, *nodes]) + "\n}")
+        graph = onnx.parser.parse_graph("toy () => () {\n" + "\n".join([*NUMBERS, *nodes]) + "\n}")
         rename = {
             "AT1": "cache.mid.attn@1", "LATEST": "cache.mid.attn", "SMALL": "cache.mid.attn#1",
             "BIG_OUT": "cache_out.mid.attn", "SMALL_OUT": "cache_out.mid.attn#1", "W_TEXT": "text.weight",
@@ -209,12 +210,13 @@ class PortsToy:
         graph.input.extend(declared(inputs))
         graph.output.extend(declared(outputs))
         if program["weights"]:
-            graph.initializer.extend(_external(folder / program["weights"], used))
+            graph.initializer.extend(external(folder / program["weights"], used))
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=10)
         onnx.save(model, folder / program["file"])
 
 
-def _packed(tensors: dict[str, Floats]) -> bytes:
+def packed(tensors: dict[str, Floats]) -> bytes:
+    """A safetensors file of float32 tensors."""
     header, data = {}, b""
     for name, values in tensors.items():
         offsets = [len(data), len(data) + values.nbytes]
@@ -223,7 +225,8 @@ def _packed(tensors: dict[str, Floats]) -> bytes:
     return safetensors_bytes(header, data)
 
 
-def _external(path: Path, used: set[str]) -> list[Any]:
+def external(path: Path, used: set[str]) -> list[Any]:
+    """Initializers of those of a weights file's tensors that are used."""
     content = path.read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")
     tensors = []
@@ -238,7 +241,6 @@ def _external(path: Path, used: set[str]) -> list[Any]:
     return tensors
 
 
-_NUMBERS = [f"i{i} = Constant <value_ints=[{i}]> ()" for i in range(4)] + ["last = Constant <value_ints=[-1]> ()"]
 _OUTPUT = [
     "both = Concat <axis=0> (x0, x0)", "sx = Mul (s, both)", "five = Constant <value_ints=[-1, 1, 1, 1, 1]> ()",
     "g5 = Reshape (gain, five)", "sum = Add (sx, g5)", "o = Mul (sum, W_HEAD)",

@@ -14,6 +14,7 @@ from soda_runtime.philox import latent_noise
 
 from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
 
+from .chunks_toy import ChunksToy
 from .library import BUILD, CppBundle, Library
 from .ports_toy import PortsToy
 from .test_ports import EMBEDS, given
@@ -115,6 +116,24 @@ def test_ports_by_name_play_from_the_device_as_from_the_host(library: Library, d
     assert np.array_equal(device.get(place, result.shape), result)
     with pytest.raises(RequestError, match="makes video, not images"):
         session.to_device("images", *place)
+
+
+def test_a_video_in_chunks_goes_to_the_device_whole(library: Library, device: Device, tmp_path: Path) -> None:
+    folder, labels = ChunksToy().write(tmp_path / "toy"), [1, 4]
+    on_host = library.open(folder, threads=1).session()
+    fake = str(FAKES / "libfake_onnxruntime.so")
+    session = library.open(folder, device="cuda", threads=1, engine_library=fake).session()
+    for seed in (5, 6):
+        session.start(labels=labels, seed=seed)
+        for i in range(session.info.steps):
+            session.step(i)
+        on_host.generate(labels=labels, seed=seed)
+        expected = np.ascontiguousarray(np.moveaxis(on_host.result(), -1, 2))
+        place = device.put(np.zeros_like(expected))
+        session.to_device("video", *place)
+        assert np.abs(device.get(place, expected.shape) - expected).max() <= 1e-5
+        chunks = [session.chunk(i) for i in range(session.info.num_chunks)]
+        assert np.abs(np.concatenate(chunks, axis=1) - on_host.result()).max() <= 1e-5
 
 
 @pytest.mark.parametrize(

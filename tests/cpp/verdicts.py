@@ -109,6 +109,7 @@ def _played(python: Bundle, cpp: CppBundle, request: dict[str, Any]) -> Answer:
     difference = answer.difference
     if expected is not None and latents is not None:
         difference = _differing_decisions(session, other_session)
+        difference = difference or _differing_results(session, other_session)
     if expected is not None and latents is not None and not np.array_equal(expected, latents):
         difference = f"latents differ by {np.abs(expected - latents).max()} of {np.abs(expected).max()}"
     return Answer(answer.said, difference, opened=True, played=True)
@@ -120,6 +121,20 @@ def _differing_decisions(python: Session, cpp: CppSession) -> str:
     if expected is None or decisions is None:
         return _judged("decisions", one, other).difference
     return "" if np.array_equal(expected, decisions) else f"decisions {expected.tolist()} and {decisions.tolist()}"
+
+
+def _differing_results(python: Session, cpp: CppSession) -> str:
+    """What is made of the latents, whole and in chunks."""
+    if not python.result_kind:
+        return ""
+    pieces = [(lambda: list(python.chunks()), lambda: [cpp.chunk(i) for i in range(cpp.info.num_chunks)])]
+    for one, other in [(python.result, cpp.result), *(pieces if python.num_chunks else [])]:
+        (expected, said), (found, other_said) = _try(one), _try(other)
+        if expected is None or found is None:
+            return _judged("finishing", said, other_said).difference
+        if not all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True)):
+            return "results differ"
+    return ""
 
 
 def random_request(bundle: Bundle, choose: random.Random) -> dict[str, Any]:

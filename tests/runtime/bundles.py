@@ -31,12 +31,13 @@ GOLDEN_V4, GOLDEN_V4_TEXT = GOLDEN.with_name("v4"), GOLDEN.with_name("v4-text")
 GOLDEN_V5, GOLDEN_V5_TEXT, GOLDEN_V5_PORTS = (GOLDEN.with_name(name) for name in ("v5", "v5-text", "v5-ports"))
 GOLDEN_V5_START, GOLDEN_V5_INPAINT = GOLDEN.with_name("v5-start"), GOLDEN.with_name("v5-inpaint")
 GOLDEN_V5_SKIP = GOLDEN.with_name("v5-skip")
+GOLDEN_V5_CHUNKS = GOLDEN.with_name("v5-chunks")
 GOLDEN_V5_POLICY, GOLDEN_V5_SADA = GOLDEN.with_name("v5-policy"), GOLDEN.with_name("v5-sada")
 GOLDENS = [
     GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT, GOLDEN_V5, GOLDEN_V5_TEXT,
     GOLDEN_V5_START, GOLDEN_V5_INPAINT, GOLDEN_V5_SKIP, GOLDEN_V5_POLICY, GOLDEN_V5_SADA,
 ]  # fmt: skip
-"""Of models; GOLDEN_V5_PORTS is made by hand, and requested by ports."""
+"""Of models; GOLDEN_V5_PORTS and GOLDEN_V5_CHUNKS are made by hand."""
 
 Json = dict[str, Any]
 
@@ -44,7 +45,8 @@ Json = dict[str, Any]
 def golden_request(folder: Path) -> dict[str, Any]:
     """The stored request to a golden bundle, as arguments of `generate`."""
     with np.load(folder.with_name(folder.name + ".npz")) as stored:
-        request = {name: stored[name].tolist() for name in stored if name not in ("latents", "images", "decisions")}
+        results = ("latents", "images", "video", "decisions")
+        request = {name: stored[name].tolist() for name in stored if name not in results}
     ports = {name.partition(".")[2]: request.pop(name) for name in list(request) if name.startswith("inputs.")}
     return request | ({"inputs": ports} if ports else {})
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from soda_runtime import Bundle, BundleError, SodaError
-from soda_runtime.manifest import Manifest
+from soda_runtime.manifest import Manifest, VideoFinish
 from soda_runtime.request import example_request
 
 from .bundles import GOLDEN, GOLDEN_TEXT, GOLDEN_V1, GOLDEN_V3, GOLDEN_V4, current_manifest, may_raise, read_manifest
@@ -109,8 +109,9 @@ def _played_bytes(manifest: Manifest) -> int:
     model = manifest.model
     tensors = sum(math.prod(t.shape) * (manifest.sampler.steps if t.per_step else 1) for t in manifest.tensors)
     ports = sum(math.prod(port.shape) for port in manifest.ports)
-    image = sum(math.prod(program.shape) for program in manifest.finish)
-    return manifest.arena.bytes + 64 * math.prod(model.latent_shape) + 8 * (tensors + ports + image)
+    made = sum(math.prod(program.shape) for program in manifest.finish)
+    carried = sum(math.prod(c.shape) for f in manifest.finish if isinstance(f, VideoFinish) for c in f.carry)
+    return manifest.arena.bytes + 64 * math.prod(model.latent_shape) + 8 * (tensors + ports + made + carried)
 
 
 def _open_and_play(folder: Path, text: bytes) -> None:

@@ -14,7 +14,9 @@ from soda_runtime.tensors import read_header
 
 pytest.importorskip("onnxruntime")
 
-from .bundles import GOLDEN_V3, GOLDEN_V3_TEXT, distance, golden_request, golden_results
+from tests.cpp.chunks_toy import ChunksToy
+
+from .bundles import GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V5_CHUNKS, distance, golden_request, golden_results
 from .fake_cuda import ALLOCATES, WAITS, FakeCuda, install_cuda
 from .fake_ort_cuda import FakeOrt, install_ort
 
@@ -43,6 +45,15 @@ def test_prompts_and_images_on_the_cuda_provider(ort: FakeOrt) -> None:
     with Bundle.open(GOLDEN_V3_TEXT, device="cuda:0") as bundle, bundle.session() as session:
         session.generate(**golden_request(GOLDEN_V3_TEXT))
         assert distance(session.images(), golden_results(GOLDEN_V3_TEXT)["images"]) < 1e-3
+
+
+def test_a_video_in_chunks_on_the_cuda_provider(ort: FakeOrt, cuda: FakeCuda) -> None:
+    request = golden_request(GOLDEN_V5_CHUNKS)
+    cuda.zeros_will_do = True  # what the first call takes from none before it
+    with Bundle.open(GOLDEN_V5_CHUNKS, device="cuda") as bundle, bundle.session() as session:
+        for other in ({**request, "seed": 1}, request):
+            expected = ChunksToy().finish(session.generate(**other))
+            assert distance(np.concatenate(list(session.chunks()), axis=1), expected) < 1e-5
 
 
 def test_sessions_share_one_device_copy_of_the_weights(ort: FakeOrt) -> None:

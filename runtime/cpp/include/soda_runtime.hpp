@@ -8,6 +8,7 @@
 #define SODA_RUNTIME_HPP
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 #include <memory>
@@ -290,6 +291,17 @@ public:
         return read<uint8_t>(info_.result_axes, info_.result_rank,
                              [this](uint8_t* to, size_t n) { return soda_result_rgb(handle_.get(), to, n); });
     }
+    // Chunk `index` of a video, in order from 0: see soda_result_chunk. There are info().num_chunks.
+    std::vector<float> result_chunk(int32_t index) {
+        return read<float>(chunk_axes(index).data(), 4, [this, index](float* to, size_t n) {
+            return soda_result_chunk(handle_.get(), index, to, n);
+        });
+    }
+    std::vector<uint8_t> result_chunk_rgb(int32_t index) {
+        return read<uint8_t>(chunk_axes(index).data(), 4, [this, index](uint8_t* to, size_t n) {
+            return soda_result_chunk_rgb(handle_.get(), index, to, n);
+        });
+    }
     // Images [samples, height, width, channels] in 0 .. 1, or as bytes 0 .. 255.
     std::vector<float> images() {
         return read<float>(info_.image_shape, 3,
@@ -313,6 +325,10 @@ public:
     soda_session* handle() const noexcept { return handle_.get(); }
 
 private:
+    std::array<int64_t, 4> chunk_axes(int32_t index) const {
+        const int64_t frames = index ? info_.chunk_frames : info_.first_chunk_frames;
+        return {frames, info_.result_axes[1], info_.result_axes[2], info_.result_axes[3]};
+    }
     template <class T, class Read>
     std::vector<T> read(const int64_t* axes, int32_t rank, Read from_session) const {
         size_t count = rank ? static_cast<size_t>(samples()) : 0;

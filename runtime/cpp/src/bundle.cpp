@@ -145,9 +145,9 @@ const Engine& Bundle::prepare_engine(const PrepareProgram& program) {
     return open(program.file, signature_of(program), true);
 }
 
-const Engine& Bundle::finish_engine() {
+const Engine& Bundle::finish_engine(bool first) {
     const FinishProgram& program = manifest_.finish.at(0);
-    return open(program.file, finish_signature(manifest_, program), true);
+    return open(first ? program.first.at(0).file : program.file, finish_signature(manifest_, program, first), true);
 }
 
 const Engine& Bundle::signals_engine() {

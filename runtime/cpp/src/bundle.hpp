@@ -36,7 +36,7 @@ public:
     // Engines by program, opened at first use. Weights of prepare and finish programs are not repacked: they run once.
     const Engine& step_engine(size_t program);
     const Engine& prepare_engine(const PrepareProgram& program);
-    const Engine& finish_engine();
+    const Engine& finish_engine(bool first = false);  // first: of a video's first call, which has its own
     const Engine& signals_engine();  // of a bundle that has a policy
     Signature signature_of(const PrepareProgram& program) const;
     // A table in the backend's memory, uploaded at first use.

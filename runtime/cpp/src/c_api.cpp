@@ -150,11 +150,11 @@ uint8_t as_byte(float value) {
     return value > 0 ? uint8_t(std::min(value, 1.0f) * 255.0f + 0.5f) : uint8_t(0);  // NaN gives 0
 }
 
-// read: Session::result, pictures or images
+// read(): all or a part of the result
 template <class T, class Read>
-void copy_result(Session& session, Read read, T* to, size_t count) {
+void copy_result(Read read, T* to) {
     demand(to, "the room for the result");
-    const std::vector<float> values = (session.*read)(count);
+    const std::vector<float> values = read();
     if constexpr (std::is_same_v<T, float>)
         std::copy(values.begin(), values.end(), to);
     else
@@ -304,19 +304,29 @@ soda_status soda_decisions(const soda_session* session, int64_t* decisions, size
 }
 
 soda_status soda_result(soda_session* session, float* result, size_t count) {
-    return in_turn(session, [&](Session& player) { copy_result(player, &Session::result, result, count); });
+    return in_turn(session, [&](Session& player) { copy_result([&] { return player.result(count); }, result); });
 }
 
 soda_status soda_result_rgb(soda_session* session, uint8_t* result, size_t count) {
-    return in_turn(session, [&](Session& player) { copy_result(player, &Session::pictures, result, count); });
+    return in_turn(session, [&](Session& player) { copy_result([&] { return player.pictures(count); }, result); });
+}
+
+soda_status soda_result_chunk(soda_session* session, int32_t index, float* chunk, size_t count) {
+    return in_turn(session,
+                   [&](Session& player) { copy_result([&] { return player.chunk(index, count); }, chunk); });
+}
+
+soda_status soda_result_chunk_rgb(soda_session* session, int32_t index, uint8_t* chunk, size_t count) {
+    return in_turn(session,
+                   [&](Session& player) { copy_result([&] { return player.chunk(index, count); }, chunk); });
 }
 
 soda_status soda_images(soda_session* session, float* images, size_t count) {
-    return in_turn(session, [&](Session& player) { copy_result(player, &Session::images, images, count); });
+    return in_turn(session, [&](Session& player) { copy_result([&] { return player.images(count); }, images); });
 }
 
 soda_status soda_images_rgb(soda_session* session, uint8_t* images, size_t count) {
-    return in_turn(session, [&](Session& player) { copy_result(player, &Session::images, images, count); });
+    return in_turn(session, [&](Session& player) { copy_result([&] { return player.images(count); }, images); });
 }
 
 soda_status soda_to_device(soda_session* session, const char* output, void* address, size_t bytes) {

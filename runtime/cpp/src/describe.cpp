@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "chunks.hpp"
 #include "request_inputs.hpp"
 
 namespace soda {
@@ -129,6 +130,11 @@ soda_info describe_bundle(const Bundle& bundle) {
     std::copy(result.begin(), result.end(), info.result_axes);
     if (info.result == SODA_IMAGE) std::copy(result.begin(), result.end(), info.image_shape);
     if (!m.finish.empty()) info.result_rate = m.finish[0].rate;
+    info.num_chunks = int32_t(num_chunks(m));
+    if (info.num_chunks) {
+        info.first_chunk_frames = int32_t(chunk_frames(m.finish[0], 0).frames);
+        info.chunk_frames = int32_t(m.finish[0].frames);
+    }
     info.steps = int32_t(m.sampler.steps);
     info.condition = condition_of(m);
     if (info.condition == SODA_LABELS) info.num_classes = int32_t(port_of_field(m, "labels")->num_classes);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <set>
 
-#include "chunks.hpp"
 #include "errors.hpp"
 #include "starts.hpp"
 
@@ -81,7 +80,6 @@ void Playback::run_step(int64_t i) {
 
 Memory& Playback::finish(int64_t steps_done) {
     const FinishProgram& program = bundle_.manifest().finish.at(0);
-    if (num_chunks(bundle_.manifest()) > 1) throw EngineError("this runtime makes no video in chunks yet");
     std::optional<Call>& call = finish_[steps_done % 2];
     if (!call) {
         const Signature signature = finish_signature(bundle_.manifest(), program);
@@ -94,6 +92,11 @@ Memory& Playback::finish(int64_t steps_done) {
     }
     (*call)();
     return *result_;
+}
+
+VideoMaker& Playback::video() {
+    if (!video_) video_ = std::make_unique<VideoMaker>(bundle_, batch);
+    return *video_;
 }
 
 std::unique_ptr<Memory> Playback::allocate(const Port& port, int64_t times) const {

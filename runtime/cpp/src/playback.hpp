@@ -7,6 +7,7 @@
 
 #include "bundle.hpp"
 #include "plays.hpp"
+#include "video.hpp"
 
 namespace soda {
 
@@ -39,7 +40,8 @@ public:
     void encode(size_t program);         // ports that an encoder makes; it is opened at the first call
     void prepare_request();              // tensors of the request
     virtual void run_step(int64_t i);    // before it, tensors of its window of steps where one begins
-    Memory& finish(int64_t steps_done);  // the finish program's result, float32 [batch, *shape]
+    Memory& finish(int64_t steps_done);  // the finish program's image or sound, float32 [batch, *shape]
+    VideoMaker& video();                 // what makes the video; bound at first use
 
 protected:
     void prepare_window(int64_t i);  // where step i is the first of one that runs
@@ -68,6 +70,7 @@ private:
     std::vector<std::vector<Call>> windows_;
     std::unique_ptr<Memory> result_;
     std::optional<Call> finish_[2];
+    std::unique_ptr<VideoMaker> video_;
 };
 
 }  // namespace soda

@@ -3,11 +3,28 @@
 #include <algorithm>
 #include <cmath>
 
+#include "chunks.hpp"
 #include "errors.hpp"
 #include "philox.hpp"
 #include "starts.hpp"
 
 namespace soda {
+
+namespace {
+
+// shape: it ends in channels, height and width. Planes of any number of these -> height, width, channels.
+std::vector<float> channels_last(const std::vector<float>& planes, const Sizes& shape) {
+    const size_t axes = shape.size(), channels = size_t(shape[axes - 3]),
+                 pixels = size_t(shape[axes - 2] * shape[axes - 1]);
+    std::vector<float> images(planes.size());
+    for (size_t begin = 0; begin < planes.size(); begin += channels * pixels)
+        for (size_t channel = 0; channel < channels; ++channel)
+            for (size_t pixel = 0; pixel < pixels; ++pixel)
+                images[begin + pixel * channels + channel] = planes[begin + channel * pixels + pixel];
+    return images;
+}
+
+}  // namespace
 
 int64_t Session::latent_count() const {
     return checked_product(kind_.samples, sample_count());
@@ -48,6 +65,7 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
         throw RequestError("vote='sample' of tensors on a device: give host arrays, or vote='any'");
     bundle_->require_weights();
     started_ = false;  // until everything below is done: a program may fail
+    next_chunk_ = 0;
     current_ = ++requests_;
     try {
         begin(request, device, condition, guidance, kind, how.decisions);
@@ -198,6 +216,19 @@ std::vector<float> Session::planes(size_t room) {
     if (room < size_t(needed))
         throw RequestError(say("room for ", room, " values, the result has ", needed), SODA_REQUEST_ARGUMENT);
     std::vector<float> planes(size_t(needed), 0.0f);
+    if (num_chunks(m)) {
+        const int64_t frame = element_count(shape) / shape[0];
+        begin_chunks();
+        for (int64_t index = 0; index < num_chunks(m); ++index) {
+            const ChunkFrames chunk = chunk_frames(m.finish[0], index);
+            make_chunk(index, [&](int64_t sample, const Memory& made, int64_t offset) {
+                made.read(planes.data() + (sample * shape[0] + chunk.first_frame) * frame, chunk.frames * frame * 4,
+                          offset);
+            });
+        }
+        require_finite("video", planes.data(), needed);
+        return planes;
+    }
     if (!m.finish.empty()) {
         for (const Lane& lane : players) {
             const Memory& made = lane.playback().finish(next_step_);
@@ -211,19 +242,50 @@ std::vector<float> Session::planes(size_t room) {
     return planes;
 }
 
+void Session::begin_chunks() {
+    next_chunk_ = 0;
+    std::vector<float> values(size_t(latent_count()), 0.0f);
+    latents(values.data(), values.size());
+    for (const Lane& lane : lanes()) lane.playback().video().begin(values.data() + lane.first * sample_count());
+}
+
+void Session::make_chunk(int64_t index, const std::function<void(int64_t, const Memory&, int64_t)>& visit) {
+    next_chunk_ = 0;  // until all of it is there: a program may fail
+    for (const Lane& lane : lanes()) {
+        const Memory& made = lane.playback().video().make(index);
+        for (int64_t i = 0; i < lane.batch(); ++i) visit(lane.first + i, made, made.bytes() / lane.batch() * i);
+    }
+}
+
+std::vector<float> Session::chunk(int64_t index, size_t room) {
+    const Manifest& m = bundle_->manifest();
+    lanes();
+    const int64_t count = num_chunks(m);
+    if (!count) throw RequestError("this bundle makes no video; take what it makes with soda_result");
+    if (index < 0 || index >= count)
+        throw RequestError(say("chunk ", index, " of ", count), SODA_REQUEST_ARGUMENT);
+    if (index && index != next_chunk_)
+        throw RequestError(say("chunk ", index, " cannot be made now; next is ", next_chunk_, " of ", count));
+    const Sizes& shape = m.finish[0].shape;
+    const int64_t part = chunk_frames(m.finish[0], index).frames * (element_count(shape) / shape[0]);
+    const int64_t needed = checked_product(kind_.samples, part);
+    if (room < size_t(needed))
+        throw RequestError(say("room for ", room, " values, the chunk has ", needed), SODA_REQUEST_ARGUMENT);
+    if (!index) begin_chunks();
+    std::vector<float> planes(size_t(needed), 0.0f);
+    make_chunk(index, [&](int64_t sample, const Memory& made, int64_t offset) {
+        made.read(planes.data() + sample * part, part * 4, offset);
+    });
+    require_finite("video", planes.data(), needed);
+    next_chunk_ = index + 1;
+    return channels_last(planes, shape);
+}
+
 std::vector<float> Session::result(size_t room) {
     const Manifest& m = bundle_->manifest();
     std::vector<float> planes = this->planes(room);
     if (!m.finish.empty() && m.finish[0].kind == ResultKind::audio) return planes;
-    const Sizes& shape = m.finish.empty() ? m.model.latent_shape : m.finish[0].shape;  // [(frames,) channels, h, w]
-    const size_t axes = shape.size(), channels = size_t(shape[axes - 3]),
-                 pixels = size_t(shape[axes - 2] * shape[axes - 1]);
-    std::vector<float> images(planes.size());
-    for (size_t begin = 0; begin < planes.size(); begin += channels * pixels)
-        for (size_t channel = 0; channel < channels; ++channel)
-            for (size_t pixel = 0; pixel < pixels; ++pixel)
-                images[begin + pixel * channels + channel] = planes[begin + channel * pixels + pixel];
-    return images;
+    return channels_last(planes, m.finish.empty() ? m.model.latent_shape : m.finish[0].shape);
 }
 
 std::vector<float> Session::pictures(size_t room) {
@@ -260,12 +322,22 @@ void Session::to_device(const std::string& output, void* address, size_t bytes) 
     const int64_t needed = checked_product(player.batch, element_count(shape) * 4);
     if (bytes < size_t(needed)) refuse("room for ", bytes, " bytes, the ", output, " have ", needed);
     bundle_->backend().judge_address(output, address);
-    (latents ? player.state_after(next_step_) : player.finish(next_step_)).copy_to(address, needed);
+    if (latents || !num_chunks(m))
+        return (latents ? player.state_after(next_step_) : player.finish(next_step_)).copy_to(address, needed);
+    const int64_t frame = element_count(shape) / shape[0] * 4;
+    begin_chunks();
+    for (int64_t index = 0; index < num_chunks(m); ++index) {
+        const ChunkFrames chunk = chunk_frames(m.finish[0], index);
+        make_chunk(index, [&](int64_t sample, const Memory& made, int64_t offset) {
+            made.copy_to(static_cast<char*>(address) + (sample * shape[0] + chunk.first_frame) * frame,
+                         chunk.frames * frame, offset);
+        });
+    }
 }
 
 void Session::reset() {
     started_ = false;
-    next_step_ = 0;
+    next_step_ = next_chunk_ = 0;
     current_ = 0;
 }
 

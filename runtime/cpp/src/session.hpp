@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 
 #include "lane.hpp"
 
@@ -21,6 +22,8 @@ public:
     // Images [samples, height, width, channels], video [samples, frames, height, width, channels] or audio [samples,
     // channels, length]; RequestError beyond room.
     std::vector<float> result(size_t room);
+    // Chunk `index` of a video, [samples, frames, height, width, channels]: they are made in order, anew from 0.
+    std::vector<float> chunk(int64_t index, size_t room);
     std::vector<float> pictures(size_t room);  // RequestError where the result is audio
     std::vector<float> images(size_t room);    // RequestError where it is video or audio
     void demand_room(size_t count) const;      // for the latents, before anything more runs
@@ -54,6 +57,9 @@ private:
     void begin(const soda_request& request, const DeviceArrays& device, const Condition& condition, double guidance,
                const Kind& kind, const std::vector<int64_t>& decisions);
     std::vector<float> planes(size_t room);  // the result with its axes in the program's order
+    void begin_chunks();                     // of a video of the latents of now
+    // visit(sample, memory, offset): where each sample's part of a chunk lies.
+    void make_chunk(int64_t index, const std::function<void(int64_t, const Memory&, int64_t)>& visit);
     void write_noise(const Lane& lane, int64_t index);
     void check_cancelled();
     int64_t latent_count() const;
@@ -66,6 +72,7 @@ private:
     Kind kind_{};
     bool started_ = false;
     int64_t next_step_ = 0;
+    int64_t next_chunk_ = 0;  // 0: no video is being made
     soda_request request_{};                 // of what is read while steps run: seed, noise_steps, progress
     const char* noise_on_device_ = nullptr;  // of all steps, the caller's
     std::vector<float> scratch_;

@@ -51,7 +51,7 @@ class VideoMaker:
         """latents: [B, *latent_shape], kept until the next video begins."""
         self._latents = latents
         for memory in self._carried[0].values():
-            memory.write(np.zeros(memory.nbytes, np.uint8))
+            memory.clear()
 
     def make(self, index: int) -> NDArray[np.float32]:
         """Chunk `index` of the video, [B, frames, channels, height, width]; those before it have been made."""

@@ -47,6 +47,9 @@ class Memory(Protocol):
     def write(self, array: NDArray[Any]) -> None:
         """Copy a host array of exactly nbytes into the block."""
 
+    def clear(self) -> None:
+        """Fill the block with zeros."""
+
     def read(self) -> NDArray[Any]:
         """Copy the block to the host, as uint8 [nbytes]."""
 

@@ -170,8 +170,13 @@ class DeviceMemory:
         self.nbytes, self._cuda = nbytes, cuda
         self.address = cuda.allocate_raw(nbytes)
         self._free = weakref.finalize(self, free_after_work, cuda, self.address)
-        with cuda.lock:
-            cuda.call("cudaMemsetAsync", self.address, 0, max(1, nbytes), cuda.stream)
+        self.clear()
+
+    def clear(self) -> None:
+        """Fill the block with zeros, in the stream's order."""
+        with self._cuda.lock:
+            self._cuda.use_device()
+            self._cuda.call("cudaMemsetAsync", self.address, 0, max(1, self.nbytes), self._cuda.stream)
 
     def write(self, array: NDArray[Any]) -> None:
         """Copy a host array of exactly nbytes to the device; the array may change as soon as this returns."""

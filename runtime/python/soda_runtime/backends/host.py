@@ -31,6 +31,10 @@ class HostMemory:
             array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         self.bytes[:] = array
 
+    def clear(self) -> None:
+        """Fill the block with zeros."""
+        self.bytes[:] = 0
+
     def read(self) -> NDArray[Any]:
         """A copy of the block, uint8 [nbytes]."""
         return self.bytes.copy()
