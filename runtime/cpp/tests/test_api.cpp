@@ -305,6 +305,34 @@ void ports_by_name_are_the_fields_that_stand_for_them() {
     CHECK(session.generate(soda::Request().labels({3, 7}).seed(5)) == expected);
 }
 
+void chunks_are_the_video_in_order() {
+    const soda::Bundle bundle(golden + "/v5-chunks", chosen());
+    const soda_info info = bundle.info();
+    CHECK(info.num_chunks == 3 && info.first_chunk_frames == 1 && info.chunk_frames == 4);
+    soda::Session session = bundle.session();
+    session.run(soda::Request().labels({3}).seed(5));
+    const std::vector<float> whole = session.result();
+    const std::vector<uint8_t> bytes = session.result_rgb();
+    std::vector<float> joined;
+    std::vector<uint8_t> joined_bytes;
+    for (int32_t i = 0; i < info.num_chunks; ++i) {
+        const auto chunk = session.result_chunk(i);
+        joined.insert(joined.end(), chunk.begin(), chunk.end());
+    }
+    for (int32_t i = 0; i < info.num_chunks; ++i) {
+        const auto chunk = session.result_chunk_rgb(i);
+        joined_bytes.insert(joined_bytes.end(), chunk.begin(), chunk.end());
+    }
+    CHECK(joined == whole && joined_bytes == bytes);
+    CHECK(status_of([&] { session.result_chunk(1); }) == SODA_REQUEST_ERROR);  // 0 begins anew
+    CHECK(status_of([&] { session.result_chunk(3); }) == SODA_REQUEST_ARGUMENT);
+    CHECK(soda_result_chunk(session.handle(), 0, nullptr, 0) == SODA_REQUEST_ARGUMENT);
+    CHECK(soda_result_chunk_rgb(nullptr, 0, nullptr, 0) == SODA_REQUEST_ARGUMENT);
+    soda::Session images = soda::Bundle(golden + "/v4", chosen()).session();
+    images.run(request());
+    CHECK(status_of([&] { images.result_chunk(0); }) == SODA_REQUEST_ERROR);
+}
+
 void text_is_given_by_name() {
     soda::Session session = soda::Bundle(golden + "/v4-text", chosen()).session();
     const std::vector<float> embeds(8 * 16, 0.5f);
@@ -401,6 +429,7 @@ int main(int argc, char** argv) {
         {"progress counts steps and cancels", progress_counts_steps_and_cancels},
         {"another thread cancels within a step", another_thread_cancels_within_a_step},
         {"ports by name are the fields that stand for them", ports_by_name_are_the_fields_that_stand_for_them},
+        {"chunks are the video, in order", chunks_are_the_video_in_order},
         {"text is given by name", text_is_given_by_name},
         {"a request starts from latents", a_request_starts_from_latents},
         {"a policy decides, and is replayed", a_policy_decides_and_is_replayed},
