@@ -39,7 +39,7 @@ class RFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return SimpleNamespace(prev_sample=sample + length * model_output)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """Clean latents and noise as they are before a step."""
-        share = timestep.to(sample.dtype) / self.config.num_train_timesteps
+        """Clean latents and noise [B, ...] as they are before a step. timestep: [B], or [1] for all."""
+        share = timestep.to(sample.dtype).reshape(-1, *(1,) * (sample.ndim - 1)) / self.config.num_train_timesteps
         mixed: Tensor = (1 - share) * sample + share * noise
         return mixed
