@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from training import BUILTIN_FOLDER, optimise
 
-from soda_export.eval.scene_checker import CHECKER_FILE, CheckerNetwork, SceneChecker
+from soda_export.eval.scene_checker import CheckerNetwork, SceneChecker
 from soda_export.eval.scenes import IMAGE_SIZE, Scene, draw_scenes, held_out_prompts
 
 LEAST_SATISFIED = 0.85
@@ -72,10 +72,9 @@ def score_pipeline(folder: Path, pipeline: Any, count: int, **settings: Any) -> 
     return {"steps": settings["num_inference_steps"], "guidance": settings["guidance_scale"]} | scores
 
 
-def train_checker(iterations: int) -> dict[str, Any]:
-    """The judge: sees rendered scenes, blurred and with noise."""
+def train_checker(name: str, scenes: list[Scene], file: Path, iterations: int) -> dict[str, Any]:
+    """A judge of pictures: sees rendered scenes, blurred and with noise."""
     torch.manual_seed(1)
-    scenes = draw_scenes(20_000, 1, held_out=False)
     pixels, network = render_all(scenes), CheckerNetwork()
 
     def losses() -> Iterator[Tensor]:
@@ -87,9 +86,9 @@ def train_checker(iterations: int) -> dict[str, Any]:
             images = images + torch.rand(128, 1, 1, 1) * 0.06 * torch.randn_like(images)
             yield network.loss(images, [scenes[i] for i in chosen])
 
-    learned = optimise("checker", network, losses(), iterations=iterations, rate=2e-3)
-    save_file(network.state_dict(), CHECKER_FILE)
-    return {"accuracy_on_held_out_scenes": checker_accuracy()} | learned
+    learned = optimise(name, network, losses(), iterations=iterations, rate=2e-3)
+    save_file(network.state_dict(), file)
+    return learned
 
 
 def checker_accuracy(count: int = 2000) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from torch import Tensor
 from training import BUILTIN_FOLDER, optimise, run_stages, save_half
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from soda_export.eval.scene_checker import CHECKER_FILE
 from soda_export.eval.scenes import Scene, draw_scenes
 
 OUT = BUILTIN_FOLDER / "shapes"
@@ -44,13 +45,13 @@ PIPELINE = {
 }
 
 
-def build_tokenizer() -> T5Tokenizer:
+def build_tokenizer(words: Sequence[str] = WORDS, tokens: int = MAX_TOKENS) -> T5Tokenizer:
     """A word is a piece: the unigram vocabulary of the captions, and pieces of one letter for anything else."""
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -30.0), ("▁", -6.0)]
-    pieces += [("▁" + word, -2.0) for word in WORDS if word != "a"] + [("▁a", -2.0)]
+    pieces += [("▁" + word, -2.0) for word in words if word != "a"] + [("▁a", -2.0)]
     pieces += [(letter, -12.0) for letter in letters]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=MAX_TOKENS)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=tokens)
 
 
 def build_text_encoder(vocabulary: int) -> T5EncoderModel:
@@ -80,6 +81,12 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 def tokenize(tokenizer: T5Tokenizer, captions: list[str]) -> Any:
     """Token ids and masks, both [n, 24]."""
     return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+
+
+def train_scene_checker(iterations: int) -> dict[str, Any]:
+    """The judge of scenes."""
+    learned = train_checker("checker", draw_scenes(20_000, 1, held_out=False), CHECKER_FILE, iterations)
+    return {"accuracy_on_held_out_scenes": checker_accuracy()} | learned
 
 
 def train_text_encoder(iterations: int) -> dict[str, Any]:
@@ -186,7 +193,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     args = parser.parse_args()
     work = {
-        "checker": lambda: train_checker(args.checker_iterations),
+        "checker": lambda: train_scene_checker(args.checker_iterations),
         "vae": lambda: train_vae(OUT / "vae", args.vae_iterations),
         "text": lambda: train_text_encoder(args.text_iterations),
         "denoiser": lambda: train_denoiser(args.iterations, args.batch, args.learning_rate),

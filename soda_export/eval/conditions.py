@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,25 +17,17 @@ from ..build.pipeline import Workbench
 from ..eager.conditions import DEFAULT_PROMPTS, Conditions, Rows, own_conditions, random_texts, text_ports
 from ..eager.hints import HintPort, hint_ports, noise_hints, picture_ports, read_hints
 from ..options import ProfileOptions
-from .scenes import IMAGE_SIZE, Scene, held_out_prompts, silhouette
+from .scenes import IMAGE_SIZE, silhouette
+from .worlds import DRAWS_SCENES, held_out_captions, held_out_scenes
 
 log = logging.getLogger(__name__)
-DRAWS_SCENES = frozenset({"scenes", "shapes", "shapes-flux"})
-"""Built-in models that draw the scenes of scenes.py."""
-_NUM_SCENES = 512  # of about 970 captions that training never saw
 _RANDOM_TEXTS, _RANDOM_SEED = 32, 1  # a profile's have its seed, 0 unless told otherwise
 
 
-@cache
-def held_out_scenes() -> tuple[Scene, ...]:
-    """What the models of scenes are asked to draw: captions that training never saw."""
-    return tuple(held_out_prompts(_NUM_SCENES))
-
-
 def model_prompts(name: str, usual: Sequence[str] = DEFAULT_PROMPTS) -> Sequence[str]:
-    """Prompts of a text model: held-out captions where it draws scenes, else the usual ones, which may have been
-    profiled with other noise."""
-    return [scene.caption for scene in held_out_scenes()] if name in DRAWS_SCENES else usual
+    """Prompts of a text model: captions that its training never saw where they are known, else the usual ones, which
+    may have been profiled with other noise."""
+    return held_out_captions(name) or usual
 
 
 def held_out_hints(name: str, ports: Sequence[HintPort], folder: Path | None = None) -> Rows:

@@ -75,14 +75,14 @@ def _split(answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class SceneChecker:
-    """The trained network as a judge."""
+    """A trained network as a judge."""
 
-    def __init__(self, network: CheckerNetwork | None = None) -> None:
+    def __init__(self, network: CheckerNetwork | None = None, file: Path = CHECKER_FILE) -> None:
         if network is None:
             from safetensors.torch import load_file
 
             network = CheckerNetwork()
-            network.load_state_dict(load_file(CHECKER_FILE))
+            network.load_state_dict(load_file(file))
         self._network = network.eval()
 
     @torch.no_grad()
@@ -101,6 +101,12 @@ class SceneChecker:
             }
             for i in range(len(images))
         ]  # fmt: skip
+
+    @torch.no_grad()
+    def last_features(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What the last layer reads of images [n, 3, 64, 64] in 0..1: [n, 128]."""
+        seen = self._network.features(torch.from_numpy(np.clip(images, 0.0, 1.0))).flatten(1)
+        return self._network.read[:-1](seen).double().numpy()  # type: ignore[no-any-return]
 
     def satisfied(self, images: NDArray[np.float32], scenes: Sequence[Scene]) -> list[bool]:
         """Whether each image [n, 3, 64, 64] shows what the scene's caption says, and nothing else."""

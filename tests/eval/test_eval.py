@@ -18,14 +18,17 @@ from soda_export.build.pipeline import Built, Workbench
 from soda_export.build.stages import StageStore
 from soda_export.errors import PlanError, SodaError, UsageError
 from soda_export.eval.compare import compare_samples
-from soda_export.eval.conditions import SeedConditions, held_out_scenes
+from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.evaluate import EvalOptions, Evaluator
-from soda_export.eval.judges import DigitsModelJudge, ScenesJudge, find_judge
+from soda_export.eval.judges import find_judge
+from soda_export.eval.judges.digits import DigitsModelJudge
+from soda_export.eval.judges.scenes import ScenesJudge
 from soda_export.eval.metrics import MAX_PSNR
 from soda_export.eval.networks import NetworkOptions, load_networks
 from soda_export.eval.sample import BundleSamples, ModelSamples, compute_everything
 from soda_export.eval.scenes import render
 from soda_export.eval.seeds import HELD_OUT_SEEDS, check_held_out, parse_seeds, seed_noise
+from soda_export.eval.worlds import held_out_scenes
 from soda_export.lower.lower import lower_plan
 from soda_export.models.load import ModelRequest
 from soda_export.plan.plan import plan_text

@@ -12,9 +12,10 @@ from PIL import Image
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.errors import UsageError
-from soda_export.eval.conditions import SeedConditions, held_out_scenes
+from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.evaluate import EvalOptions, Evaluator
 from soda_export.eval.scenes import find_objects, render, silhouette
+from soda_export.eval.worlds import held_out_scenes
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule

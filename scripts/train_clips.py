@@ -1,0 +1,238 @@
+"""Train the built-in `clips` model: an Open-Sora (STDiT3) that moves a coloured shape as a caption says.
+
+    python scripts/train_clips.py                  # every stage that has not been done yet, then the score
+    python scripts/train_clips.py --stage score    # score what is there
+
+Stages: checker (the judge of its frames, soda_export/eval/clip_checker.safetensors), text, denoiser, score. Each goes
+on from its checkpoint in build/train, leaves its part of the folder build/train/clips and a line in training.json; the
+package has a copy of that folder. Autoencoder: that of `shapes`, frame by frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from language import Lesson, learn_language
+from numpy.typing import NDArray
+from scene_data import encode_all, render_all
+from scene_score import save_autoencoder, train_checker
+from torch import Tensor
+from train_shapes import build_text_encoder, build_tokenizer
+from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, run_stages, save_half
+from transformers import T5EncoderModel, T5Tokenizer
+
+from soda_export.eval.clips import (
+    CLIP_CHECKER_FILE,
+    DIRECTIONS,
+    FRAMES,
+    FRAMES_PER_SECOND,
+    SPEEDS,
+    Clip,
+    ClipChecker,
+    all_clips,
+    draw_clips,
+    held_out_clips,
+    render_clip,
+    speed_word,
+)  # fmt: skip
+from soda_export.eval.scenes import COLOURS, IMAGE_SIZE, SHAPES, SIZES, is_held_out
+from soda_export.models.own.stdit import STDiT3
+
+OUT = WORK_FOLDER / "clips"
+MAX_TOKENS = 16
+WORDS = """
+    a small large red green blue yellow purple black circle square triangle moving slowly quickly to the left right up
+    down
+""".split()  # noqa: SIM905
+CAPTION_DROPOUT = 0.1
+GUIDANCE, STEPS, LEAST_SATISFIED = 4.0, 30, 0.85
+_CLIPS, _BATCH = 5000, 25
+PIPELINE = {
+    "_class_name": "OpenSoraPipeline",
+    "scheduler": ["soda_export", "RFlowScheduler"],
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5Tokenizer"],
+    "transformer": ["soda_export", "STDiT3"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def said_by(clip: Clip) -> tuple[int, ...]:
+    """Colour, shape, size, direction and speed, 0 for a size or speed unsaid."""
+    thing = clip.thing
+    size = 1 + list(SIZES).index(thing.size) if thing.said_size else 0
+    speed = 1 + list(SPEEDS).index(speed_word(clip.speed)) if clip.said_speed else 0
+    places = list(COLOURS).index(thing.colour), SHAPES.index(thing.shape), list(DIRECTIONS).index(clip.direction)
+    return places[0], places[1], size, places[2], speed
+
+
+def tokenize(tokenizer: T5Tokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and masks, both [n, 16]."""
+    tokens = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+    return tokens.input_ids, tokens.attention_mask
+
+
+def train_text_encoder(iterations: int) -> dict[str, Any]:
+    """Every token's embedding tells the whole clip."""
+    torch.manual_seed(4)
+    tokenizer = build_tokenizer(WORDS, MAX_TOKENS)
+    encoder = build_text_encoder(len(tokenizer))
+
+    def lesson(held_out: bool) -> Lesson:
+        clips = [clip for clip in all_clips() if is_held_out(clip.caption) == held_out]
+        kinds = (len(COLOURS), len(SHAPES), 1 + len(SIZES), len(DIRECTIONS), 1 + len(SPEEDS))
+        return Lesson([c.caption for c in clips], torch.tensor([said_by(c) for c in clips])[:, None], kinds)
+
+    def tell(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        is_word = mask.bool()
+        return encoder(ids, attention_mask=mask).last_hidden_state[is_word], is_word.nonzero()[:, 0]
+
+    learned = learn_language(
+        "clips-text", encoder, encoder.config.d_model, iterations, lesson(False), lesson(True),
+        lambda captions: tokenize(tokenizer, captions), tell,
+    )  # fmt: skip
+    tokenizer.save_pretrained(OUT / "tokenizer")
+    encoder.save_pretrained(OUT / "text_encoder")
+    return learned
+
+
+@torch.no_grad()
+def encode_captions(captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Captions -> embeddings float32 [n, 16, 128] and masks int64 [n, 16]."""
+    encoder = T5EncoderModel.from_pretrained(OUT / "text_encoder").eval()
+    ids, mask = tokenize(T5Tokenizer.from_pretrained(OUT / "tokenizer"), captions)
+    return encoder(ids, attention_mask=mask).last_hidden_state, mask
+
+
+def train_clip_checker(iterations: int) -> dict[str, Any]:
+    """The judge of frames, and how many rendered clips it finds to be as they are captioned."""
+    frames = [clip.scenes[i % FRAMES] for i, clip in enumerate(draw_clips(20_000, 1, held_out=False))]
+    learned = train_checker("clip-checker", frames, CLIP_CHECKER_FILE, iterations)
+    clips = held_out_clips(256, seed=2)
+    verdicts = ClipChecker().verdicts(np.stack([render_clip(clip) for clip in clips]), clips)
+    return {"accuracy_on_held_out_clips": float(np.mean([verdict.all for verdict in verdicts]))} | learned
+
+
+def training_clips() -> tuple[list[Clip], Tensor]:
+    """Clips and their latents [n, 4, FRAMES, 16, 16], scaled to unit variance; kept in build/train."""
+    clips, cache = draw_clips(_CLIPS, 5, held_out=False), WORK_FOLDER / "clips-latents.pt"
+    if not cache.is_file():
+        vae = AutoencoderKL.from_pretrained(BUILTIN_FOLDER / "shapes/vae").eval().to(memory_format=torch.channels_last)
+        parts = [
+            encode_all(vae, render_all([scene for clip in clips[i : i + 250] for scene in clip.scenes]))
+            for i in range(0, len(clips), 250)
+        ]  # fmt: skip
+        latents = torch.cat(parts).unflatten(0, (-1, FRAMES)).transpose(1, 2) * vae.config.scaling_factor
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(latents.half(), cache)
+    return clips, torch.load(cache, weights_only=True).float()
+
+
+def build_transformer() -> STDiT3:
+    return STDiT3(
+        in_channels=4, hidden_size=128, depth=3, num_heads=4, pred_sigma=False, caption_channels=128,
+        model_max_length=MAX_TOKENS, input_sq_size=IMAGE_SIZE, input_size=(FRAMES, 16, 16),
+    )  # fmt: skip
+
+
+PIXELS = {"fps": FRAMES_PER_SECOND, "height": IMAGE_SIZE, "width": IMAGE_SIZE}
+
+
+def train_denoiser(iterations: int, batch: int, rate: float) -> dict[str, Any]:
+    """A straight line from noise to clip (rectified flow); all times weigh the same. For a tenth of the captions the
+    model learns what stands in the place of one."""
+    torch.manual_seed(3)
+    torch.backends.cuda.enable_flash_sdp(False)  # the fused attention's backward pass is slow on a CPU
+    clips, latents = training_clips()
+    captions = list(dict.fromkeys(clip.caption for clip in clips))
+    numbers = {caption: number for number, caption in enumerate(captions)}
+    told = torch.tensor([numbers[clip.caption] for clip in clips])
+    embeddings, masks = encode_captions(captions)
+    transformer = build_transformer()
+    average, compiled = copy.deepcopy(transformer), torch.compile(transformer)
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            chosen, time = torch.randint(len(clips), (batch,)), torch.rand(batch)
+            caption, clean = told[chosen], latents[chosen]
+            noise, part = torch.randn_like(clean), time.reshape(-1, 1, 1, 1, 1)
+            is_negative = (torch.rand(batch) < CAPTION_DROPOUT).float()
+            with torch.autocast("cpu", torch.bfloat16):
+                predicted = compiled(
+                    (1 - part) * clean + part * noise, 1000 * time, embeddings[caption], masks[caption], **PIXELS,
+                    is_negative=is_negative, return_dict=False,
+                )[0].float()  # fmt: skip
+            yield (predicted - (clean - noise)).pow(2).mean()
+
+    learned = optimise("clips-denoiser", transformer, losses(), iterations=iterations, rate=rate, average=average)
+    save_half(average, OUT / "transformer")
+    return {"parameters": transformer.num_parameters(), "batch": batch, "learning_rate": rate} | learned
+
+
+def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
+    """Draw held-out captions and have the checker look at every frame."""
+    save_autoencoder(OUT)
+    clips = held_out_clips(count)
+    frames = np.concatenate([
+        draw([clip.caption for clip in clips[i : i + _BATCH]], 1000 + i, steps, guidance)
+        for i in range(0, count, _BATCH)
+    ])  # fmt: skip
+    verdicts = ClipChecker().verdicts(frames, clips)
+    kinds = ("object", "direction", "speed", "all")
+    scores = {kind: float(np.mean([getattr(verdict, kind) for verdict in verdicts])) for kind in kinds}
+    prompts = dict.fromkeys(clip.caption for clip in draw_clips(32, 9, held_out=False))
+    (OUT / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
+    if scores["all"] >= LEAST_SATISFIED:
+        (OUT / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
+    return {"prompts": count, "steps": steps, "guidance": guidance} | scores
+
+
+@torch.no_grad()
+def draw(captions: list[str], seed: int, steps: int, guidance: float) -> NDArray[np.float32]:
+    """Clips [n, FRAMES, 3, 64, 64] in 0..1 of captions, in equal steps from noise."""
+    transformer = STDiT3.from_pretrained(OUT / "transformer", torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(OUT / "vae", torch_dtype=torch.float32).eval()
+    embeddings, masks = encode_captions(captions)
+    rows = torch.cat([embeddings] * 2), torch.cat([masks] * 2)
+    is_negative = torch.cat([torch.zeros(len(captions)), torch.ones(len(captions))])
+    latents = torch.randn(len(captions), 4, FRAMES, 16, 16, generator=torch.Generator().manual_seed(seed))
+    for step in range(steps):
+        timestep = torch.full((2 * len(captions),), 1000 * (1 - step / steps))
+        velocity = transformer(torch.cat([latents] * 2), timestep, *rows, **PIXELS, is_negative=is_negative).sample
+        told, untold = velocity.chunk(2)
+        latents = latents + (untold + guidance * (told - untold)) / steps
+    frames = vae.decode(latents.transpose(1, 2).flatten(0, 1) / vae.config.scaling_factor).sample
+    return (frames / 2 + 0.5).clamp(0, 1).unflatten(0, (-1, FRAMES)).numpy()  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    stages = ("checker", "text", "denoiser", "score")
+    parser.add_argument("--stage", choices=stages, action="append", help="this stage alone")
+    parser.add_argument("--checker-iterations", type=int, default=900)
+    parser.add_argument("--text-iterations", type=int, default=500)
+    parser.add_argument("--iterations", type=int, default=3000, help="of the denoiser")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    args = parser.parse_args()
+    work = {
+        "checker": lambda: train_clip_checker(args.checker_iterations),
+        "text": lambda: train_text_encoder(args.text_iterations),
+        "denoiser": lambda: train_denoiser(args.iterations, args.batch, args.learning_rate),
+        "score": lambda: score(args.prompts, args.steps, args.guidance),
+    }
+    run_stages(OUT, work, args.stage)
+
+
+if __name__ == "__main__":
+    main()
