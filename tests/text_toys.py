@@ -99,6 +99,19 @@ def save_t5(folder: Path, width: int) -> None:
     _save_stirred(transformers.T5EncoderModel(config), folder)
 
 
+def save_umt5(folder: Path, width: int) -> None:
+    """A UMT5 encoder with random weights."""
+    import torch
+    import transformers
+
+    torch.manual_seed(width)
+    config = transformers.UMT5Config(
+        vocab_size=100, d_model=width, d_kv=8, num_heads=2, d_ff=48, num_layers=2, feed_forward_proj="gated-gelu",
+        dropout_rate=0.0, is_encoder_decoder=False, use_cache=False,
+    )  # fmt: skip
+    _save_stirred(transformers.UMT5EncoderModel(config), folder)
+
+
 def _save_stirred(model: Any, folder: Path) -> None:
     """transformers' own random weights are so small that texts would hardly differ."""
     import torch
@@ -139,4 +152,11 @@ def save_flux_texts(folder: Path) -> Path:
     save_sd_texts(folder, 1)
     save_t5_tokenizer(folder / "tokenizer_2")
     save_t5(folder / "text_encoder_2", 40)
+    return folder
+
+
+def save_wan_texts(folder: Path) -> Path:
+    """Wan's: UMT5 of 16."""
+    save_t5_tokenizer(folder / "tokenizer")
+    save_umt5(folder / "text_encoder", 16)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 LAYERS, TOKENS, CLASSES = 3, 16, 10
 
@@ -182,6 +183,52 @@ def save_tiny_opensora(folder: Path, seed: int = 0, **config: object) -> Path:
     _save_tiny_vae(folder)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "OpenSora"}))
     return folder
+
+
+def save_tiny_wan(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Random weights, 2 layers, width 48, texts of 24 tokens; a video autoencoder that makes 8 x 8 pixels of a latent
+    and 4 frames of each but the first."""
+    import torch
+    from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
+
+    torch.manual_seed(seed)
+    settings = {
+        "num_attention_heads": 2, "attention_head_dim": 24, "in_channels": 4, "out_channels": 4, "text_dim": 16,
+        "freq_dim": 16, "ffn_dim": 96, "num_layers": 2,
+    }  # fmt: skip
+    _save_stirred(WanTransformer3DModel(**{**settings, **config}), folder)
+    UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    save_tiny_wan_vae(folder / "vae")
+    classes = {"vae": ["diffusers", "AutoencoderKLWan"], "transformer": ["diffusers", "WanTransformer3DModel"]}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline", **classes}))
+    return folder
+
+
+def plain_wan(folder: Path) -> Any:
+    """diffusers' own model of the folder, whose from_pretrained needs accelerate."""
+    from diffusers import WanTransformer3DModel
+    from safetensors.torch import load_file
+
+    model = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder / "transformer"))
+    model.load_state_dict(load_file(folder / "transformer/diffusion_pytorch_model.safetensors"))
+    return model.eval()
+
+
+def save_tiny_wan_vae(folder: Path, **config: object) -> Any:
+    """A random video autoencoder of 4 channels."""
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(3)
+    settings = {
+        "base_dim": 4, "z_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1,
+        "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.5, 2.0, 1.0],
+    }  # fmt: skip
+    vae = AutoencoderKLWan(**{**settings, **config}).eval()
+    vae.save_pretrained(folder)
+    return vae
 
 
 def _save_stirred(denoiser: object, folder: Path, part: str = "transformer", by: float = 0.02) -> None:

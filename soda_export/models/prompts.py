@@ -15,6 +15,8 @@ from .recipe import Encoded, TextPart, TextRecipe
 from .text import TextModel
 
 Shape = tuple[int, ...]
+Made = tuple[Any, Tensor | None]
+"""What an encoder returned, and the mask [R, T] that it was given."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,15 @@ class PromptCall(nn.Module):
         """The ports in the recipe's order, where is_negative [R] says which rows are negative prompts."""
         return self._mixed(given, self._encode(given), is_negative)
 
-    def _encode(self, given: Sequence[Tensor]) -> dict[TextPart, Any]:
+    def _encode(self, given: Sequence[Tensor]) -> dict[TextPart, Made]:
         named = dict(zip(self._model.inputs, given, strict=True))
-        return {
-            part: model.call(self.get_submodule(part.name), named[part.ids], named.get(part.mask))
-            for part, model in self._model.models.items()
-        }
+        made = {}
+        for part, model in self._model.models.items():
+            mask = named.get(part.mask)
+            made[part] = model.call(self.get_submodule(part.name), named[part.ids], mask), mask
+        return made
 
-    def _mixed(self, given: Sequence[Tensor], made: Mapping[TextPart, Any], is_negative: Tensor) -> tuple[Tensor, ...]:
+    def _mixed(self, given: Sequence[Tensor], made: Mapping[TextPart, Made], is_negative: Tensor) -> tuple[Tensor, ...]:
         """Negative prompts are encoded with all layers, as pipelines do, and empty ones perhaps as zeros."""
         is_zero = is_negative
         for name, ids in zip(self._model.inputs, given, strict=True):
@@ -132,19 +135,19 @@ class PromptCall(nn.Module):
             mixed.append(value)
         return tuple(mixed)
 
-    def _port(self, port: str, made: Mapping[TextPart, Any], clip_skip: int | None) -> Tensor:
+    def _port(self, port: str, made: Mapping[TextPart, Made], clip_skip: int | None) -> Tensor:
         blocks = [
             self._block(block, self._model.ports[port], made, clip_skip) for block in self._model.recipe.ports[port]
         ]
         return torch.cat(blocks, dim=1) if len(blocks) > 1 else blocks[0]
 
     def _block(
-        self, block: tuple[Encoded, ...], shape: Shape, made: Mapping[TextPart, Any], clip_skip: int | None
+        self, block: tuple[Encoded, ...], shape: Shape, made: Mapping[TextPart, Made], clip_skip: int | None
     ) -> Tensor:
         """[R, T, width of the port], or [R, P]; zeros where the pipeline has no such encoder."""
         outputs = list(self._outputs(block, made, clip_skip))
         if not outputs:
-            some: Tensor = next(iter(made.values())).last_hidden_state
+            some: Tensor = next(iter(made.values()))[0].last_hidden_state
             return some.new_zeros(some.shape[0], self._model.tokens(block[0].part), shape[-1])
         beside = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
         missing = shape[-1] - beside.shape[-1]
@@ -152,12 +155,14 @@ class PromptCall(nn.Module):
         return whole
 
     def _outputs(
-        self, block: tuple[Encoded, ...], made: Mapping[TextPart, Any], clip_skip: int | None
+        self, block: tuple[Encoded, ...], made: Mapping[TextPart, Made], clip_skip: int | None
     ) -> Iterator[Tensor]:
         for encoded in block:
             if encoded.part in made:
                 model, module = self._model.models[encoded.part], self.get_submodule(encoded.part.name)
-                yield model.take(module, made[encoded.part], encoded.output, clip_skip)
+                returned, mask = made[encoded.part]
+                output = model.take(module, returned, encoded.output, clip_skip)
+                yield output if mask is None or not encoded.masked else output * mask.unsqueeze(-1)
 
 
 def _over(rows: Tensor, shape: Shape) -> Tensor:

@@ -25,7 +25,7 @@ class TextPart:
     name: str
     tokenizer: str
     tokens: int = 0
-    clean: Literal["lower-strip", "strip", "none"] = "none"
+    clean: Literal["lower-strip", "strip", "unescape-collapse", "none"] = "none"
     mask: str = ""
     may_lack: bool = False
 
@@ -40,6 +40,11 @@ class TextPart:
         return Encoded(self, "last")
 
     @property
+    def last_masked(self) -> Encoded:
+        """The same with zeros where the part's mask has them."""
+        return Encoded(self, "last", masked=True)
+
+    @property
     def penultimate(self) -> Encoded:
         """CLIP's hidden_states[-2] [T, D], without the final norm; with --clip-skip N hidden_states[-(N + 2)]."""
         return Encoded(self, "penultimate")
@@ -52,10 +57,11 @@ class TextPart:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An output of an encoder, for one row."""
+    """An output of an encoder, for one row. masked: with zeros where its part's mask has them."""
 
     part: TextPart
     output: Output
+    masked: bool = False
 
 
 @dataclass(frozen=True)

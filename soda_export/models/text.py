@@ -36,6 +36,9 @@ ENCODERS = {
     "T5EncoderModel": TextEncoder(
         "T5EncoderModel", tied=(("shared.weight", "encoder.embed_tokens.weight"),), keep_fp32=(".wo.",)
     ),
+    "UMT5EncoderModel": TextEncoder(
+        "UMT5EncoderModel", tied=(("shared.weight", "encoder.embed_tokens.weight"),), keep_fp32=(".wo.",)
+    ),
     "CLIPTextModel": TextEncoder("CLIPTextModel", "pooler_output", is_clip=True, prefix="text_model."),
     "CLIPTextModelWithProjection": TextEncoder("CLIPTextModelWithProjection", "text_embeds", is_clip=True),
 }
@@ -45,7 +48,7 @@ _SIZES = (
     "relative_attention_max_distance", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings",
 )  # fmt: skip
-_BY_TYPE = {"t5": "T5EncoderModel", "clip_text_model": "CLIPTextModel"}
+_BY_TYPE = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "clip_text_model": "CLIPTextModel"}
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,9 @@ def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
     for name in _SIZES:
         if name in fields and (type(fields[name]) is not int or fields[name] < 1):
             raise ModelError(f"{where}: {name}={fields[name]!r} is no size")
-    from transformers import CLIPTextConfig, T5Config
+    from transformers import CLIPTextConfig, T5Config, UMT5Config
 
-    maker = T5Config if fields["model_type"] == "t5" else CLIPTextConfig
+    maker = {"t5": T5Config, "umt5": UMT5Config}.get(fields["model_type"], CLIPTextConfig)
     try:
         config = maker(**{key: value for key, value in fields.items() if key not in ("architectures", "model_type")})
     except Exception as error:

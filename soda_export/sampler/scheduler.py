@@ -57,7 +57,7 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
 
     from .rflow import RFlowScheduler
 
-    mu, shift = config.get(MU), config.get("shift", 1.0)
+    mu, shift = config.get(MU), config.get("shift", config.get("flow_shift", 1.0))
     config = {key: value for key, value in config.items() if key not in (MU, UNIFORM_SIGMAS)}
     _check_family(sampler, config)
     config = _choose_variance(sampler, config, learned_variance)
@@ -68,6 +68,8 @@ def make_scheduler(sampler: str, config: dict[str, Any], learned_variance: bool 
         config = {**config, "algorithm_type": "dpmsolver++"}  # the name asks for it, whatever the model's own is
     if sampler.startswith("flow-") and _CLASSES[sampler] != _FLOW_EULER:  # as pipelines of flows take them
         config = {**config, "use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+    if sampler == "flow-euler":
+        config = {**config, "shift": shift}
     if sampler == _TWICE:
         config = {**config, "skip_prk_steps": True}
     if sampler.endswith("-karras"):  # the spacings exclude each other
@@ -126,8 +128,9 @@ def _check_family(sampler: str, config: dict[str, Any]) -> None:
         if own_class != _CLASSES[sampler]:
             raise ModelError(f"{CONFIG}: {own_class!r} has no schedule that {sampler} could follow; give it its own")
         return
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     if sampler.startswith("flow-"):
-        if own_class != _FLOW_EULER:
+        if own_class != _FLOW_EULER and not flow:
             raise ModelError(
                 f"{CONFIG}: {own_class!r} is no flow-matching schedule that {sampler} could follow; "
                 f"choose another --sampler or a model with {_FLOW_EULER}"
@@ -138,7 +141,6 @@ def _check_family(sampler: str, config: dict[str, Any]) -> None:
         raise ModelError(
             f"{CONFIG}: {own_class!r} has no noise schedule that {sampler} could follow; supported: {advice}"
         )
-    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     if flow and sampler not in _WITH_FLOW_SIGMAS:
         raise ModelError(
             f"{CONFIG}: the model predicts a flow, which {sampler} cannot follow; "

@@ -19,6 +19,7 @@ from tests.tiny_models import (
     save_tiny_sana,
     save_tiny_sd3,
     save_tiny_unet,
+    save_tiny_wan,
 )
 
 TOTALS = {
@@ -75,7 +76,7 @@ def test_a_pixart_step_is_the_one_counted_by_hand(tmp_path: Path) -> None:
     "save",
     [
         save_tiny_model, save_tiny_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_opensora,
-        save_tiny_unet,
+        save_tiny_unet, save_tiny_wan,
     ],
 )
 def test_renewing_every_token_costs_what_the_site_costs(tmp_path: Path, save: Any) -> None:

@@ -26,6 +26,7 @@ from tests.tiny_models import (
     save_tiny_sana,
     save_tiny_sd3,
     save_tiny_unet,
+    save_tiny_wan,
 )
 
 Save = Callable[..., Path]
@@ -206,7 +207,7 @@ def test_a_sana_is_called_as_its_pipeline_does(tmp_path: Path, config: dict[str,
     "save",
     [
         save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_opensora,
-        save_tiny_unet,
+        save_tiny_unet, save_tiny_wan,
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

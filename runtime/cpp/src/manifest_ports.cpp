@@ -37,7 +37,7 @@ RequestPort decode_port(const Field& field) {
 Tokenizer decode_tokenizer(const Field& field) {
     field.object({"file", "max_tokens", "clean", "pad_id"});
     return {field["file"].string(), field["max_tokens"].integer(),
-            field["clean"].one_of({"lower-strip", "strip", "none"}), field["pad_id"].integer()};
+            field["clean"].one_of({"lower-strip", "strip", "unescape-collapse", "none"}), field["pad_id"].integer()};
 }
 
 static Chunk decode_chunk(const Field& field) {

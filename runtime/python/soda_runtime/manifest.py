@@ -98,7 +98,7 @@ class TokenizerEntry:
 
     file: str
     max_tokens: int
-    clean: Literal["lower-strip", "strip", "none"]
+    clean: Literal["lower-strip", "strip", "unescape-collapse", "none"]
     pad_id: int
 
 

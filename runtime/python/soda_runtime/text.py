@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,7 @@ _PAD = "<pad>"
 _FROM_FILE = -1
 _SHOWN = 200  # characters of what a prompt lost
 log = logging.getLogger(__name__)
-Clean = Literal["lower-strip", "strip", "none"]
+Clean = Literal["lower-strip", "strip", "unescape-collapse", "none"]
 
 
 class PromptTokenizer:
@@ -53,8 +55,7 @@ class PromptTokenizer:
         if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
             raise RequestError("prompts: expected a list of strings, one a sample")
         plain = [str.__str__(prompt) for prompt in prompts]  # of subclasses, whose methods may do anything
-        lowered = [prompt.lower() if self._clean == "lower-strip" else prompt for prompt in plain]
-        cleaned = [prompt if self._clean == "none" else prompt.strip() for prompt in lowered]
+        cleaned = [_cleaned(prompt, self._clean) for prompt in plain]
         try:
             encoded = self._tokenizer.encode_batch(cleaned)
         except (TypeError, UnicodeError):
@@ -70,3 +71,11 @@ class PromptTokenizer:
         ids = np.array([each.ids for each in encoded], np.int64).reshape(shape)
         mask = np.array([each.attention_mask for each in encoded], np.int64).reshape(shape)
         return ids, mask
+
+
+def _cleaned(prompt: str, clean: Clean) -> str:
+    if clean == "lower-strip":
+        return prompt.lower().strip()
+    if clean == "unescape-collapse":
+        return re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip()
+    return prompt.strip() if clean == "strip" else prompt

@@ -10,6 +10,7 @@ from .pixart import PIXART
 from .sana import SANA
 from .sd3 import SD3
 from .unet import UNET
+from .wan import WAN
 
-_ALL = (DIT, PIXART, FLUX, SD3, SANA, OPENSORA, UNET)
+_ALL = (DIT, PIXART, FLUX, SD3, SANA, OPENSORA, UNET, WAN)
 FAMILIES: dict[str, Family] = {name: family for family in _ALL for name in family.classes}
