@@ -206,7 +206,10 @@ def _halves(sampling: Sampling) -> tuple[dict[str, Any], dict[str, Any]]:
     negative: dict[str, Any] = {}
     count = len(sampling.noise)
     texts = {port.name for port in text_ports(sampling.model.spec)}
+    of_rows = {port.name for port in sampling.model.spec.ports if port.kind == "row"}  # which no request gives
     for name, values in sampling.inputs.items():
+        if name in of_rows:
+            continue
         inputs[name] = values[:count].numpy()
         if sampling.rows == 2 and name in texts:
             negative[name] = values[count:].numpy()

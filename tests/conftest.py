@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,13 @@ OpenBench = Callable[..., "Workbench"]
 def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remembered weight hashes stay out of the user's cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _traces_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every toy: to trace one takes ten seconds, and many files play the same."""
+    if "soda_export.export.export" in sys.modules:
+        monkeypatch.setattr("soda_export.export.export._KEPT_TRACES", 64)
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,10 @@ import torch
 from soda_runtime import Noise, RequestError, Session
 
 from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.hints import random_conditions
 from soda_export.eager.reference import Start, run_reference
 from soda_export.errors import ExportError
-from soda_export.models.load import ModelRequest
-from soda_export.options import BundleOptions, SamplerOptions
+from soda_export.options import BundleOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import MEMORY, KnownRegion, freeze_starts, levels_after, make_scheduler
 from tests.conftest import OpenBench
@@ -111,13 +109,7 @@ def test_a_unet_that_takes_a_mask_equals_the_pipeline(
     name: str, sampler: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From noise alone, and from latents to start from where the sampler can."""
-    monkeypatch.setattr(img2img, "PIPELINES", OWN_REGION)
-    folder = tmp_path_factory.getbasetemp() / f"pipeline-{name}"
-    if not folder.is_dir():
-        save_tiny_unet(folder, name.split("-")[0], in_channels=9)
-        if name.endswith("control"):
-            add_tiny_controlnet(folder)
-    bench = open_bench(name, sampler, tmp_path, tmp_path_factory)
+    bench = open_own_bench(name, sampler, tmp_path, tmp_path_factory, monkeypatch)
     session = Session.open(bench.build(full_plan(bench), "ort", tmp_path / "bundle", NO_PARTS).out)
     ports = {port.name: port.shape for port in bench.loaded.spec.ports if port.kind == "hint"}
     assert {"mask": (1, 8, 8), "masked_latents": (4, 8, 8)}.items() <= ports.items()
@@ -187,12 +179,25 @@ def inpainting_pipeline(bench: Workbench, name: str, scheduler: Any) -> Any:
     return pipe
 
 
-def test_what_a_unet_that_takes_a_mask_lacks_is_said_in_one_line(tmp_path: Path) -> None:
-    folder = save_tiny_unet(tmp_path / "model", in_channels=9)
-    options = SamplerOptions("ddim", 2, 0.0, 7.5)
-    bench = Workbench(ModelRequest(str(folder)), options, StageStore(tmp_path / "s"), lambda *_: None)
-    plan = bench.plan_of(Schedule.full(bench.loaded.spec, 2), "everything")
-    with pytest.raises(ExportError, match="--inpainting: model takes a mask beside its latents anyway; leave it out"):
+def open_own_bench(
+    name: str, sampler: str, tmp_path: Path, factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Workbench:
+    """Of a UNet that takes a mask."""
+    monkeypatch.setattr(img2img, "PIPELINES", OWN_REGION)
+    folder = factory.getbasetemp() / f"pipeline-{name}"
+    if not folder.is_dir():
+        save_tiny_unet(folder, name.split("-")[0], in_channels=9)
+        if name.endswith("control"):
+            add_tiny_controlnet(folder)
+    return open_bench(name, sampler, tmp_path, factory)
+
+
+def test_what_a_unet_that_takes_a_mask_lacks_is_said_in_one_line(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = open_own_bench("sd15-inpaint", "ddim", tmp_path, tmp_path_factory, monkeypatch)
+    plan = full_plan(bench)
+    with pytest.raises(ExportError, match="--inpainting: pipeline-sd15-inpaint takes a mask beside its latents anyway"):
         bench.build(plan, "ort", tmp_path / "bundle", OPTIONS)
     session = Session.open(bench.build(plan, "ort", tmp_path / "bundle", NO_PARTS).out, backend="null")
     conditions = random_conditions(bench.loaded.spec, 1, 1, {})
