@@ -172,7 +172,8 @@ _traces: OrderedDict[tuple[ModelSpec, torch.dtype], tuple[frozenset[str], Denois
 
 def _trace(loaded: LoadedModel, table: ProgramTable, dtype: torch.dtype) -> DenoiserGraph:
     """The model's graph: that of an earlier export, where it has what this one needs."""
-    key, kinds = (loaded.spec, dtype), renewed_kinds(loaded, table)
+    key = msgspec.structs.replace(loaded.spec, name=""), dtype  # a copy of the model in another folder is the same
+    kinds = renewed_kinds(loaded, table)
     known, graph = _traces.get(key, (frozenset(), None))
     if graph is None or not known.issuperset(kinds):
         kinds = tuple(dict.fromkeys((*sorted(known), *kinds)))

@@ -20,6 +20,11 @@ from .test_against_reference import noise_for
 
 STEPS, BATCH, BAR = 10, 2, 1e-3
 SAMPLERS = ("ddim", "dpm-solver++", "unipc", "ddpm", "euler")
+QUICK = {(0, False), (1, True), (2, True), (3, False)}
+CASES = [
+    pytest.param(seed, fitted, marks=[pytest.mark.long] * ((seed, fitted) not in QUICK))
+    for seed in range(len(SAMPLERS)) for fitted in (False, True)
+]  # fmt: skip
 
 
 def plan_of_few_anchors(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,8 +43,7 @@ def plan_of_few_anchors(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return kept, stack
 
 
-@pytest.mark.parametrize("fitted", [False, True])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("seed", "fitted"), CASES)
 def test_every_start_of_a_random_plan_equals_the_reference(
     open_bench: OpenBench, tmp_path: Path, seed: int, fitted: bool
 ) -> None:
