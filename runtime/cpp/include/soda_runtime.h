@@ -113,8 +113,7 @@ typedef struct soda_info {
     int32_t takes_start_latents, inpaints; /* 1: takes start_latents; keeps them where the port `mask` is 0 */
     const char *policy;                    /* name of the bundle's policy; "": it has none */
     int32_t num_actions;                   /* of the policy; 0 computes everything */
-    int32_t num_chunks;                    /* that soda_result_chunk gives of a video; 0: there is no video */
-    int32_t first_chunk_frames, chunk_frames; /* frames of the first of them, and of each other one */
+    int32_t num_chunks, first_chunk_frames, chunk_frames; /* of a video; frames of the first chunk and of each other */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
@@ -267,9 +266,8 @@ SODA_API soda_status soda_decisions(const soda_session *session, int64_t *decisi
 SODA_API soda_status soda_result(soda_session *session, float *result, size_t count);
 /* The same of images or video as bytes 0 .. 255 (raw RGB where there are 3 channels). */
 SODA_API soda_status soda_result_rgb(soda_session *session, uint8_t *result, size_t count);
-/* Chunk `index` of the video that soda_result gives, [samples, its frames, height, width, channels], in memory that does
- * not grow with the clip. Chunks are made in order: 0 begins a video of the latents of that moment, which later steps do
- * not change, and another one follows the one before, unless a request, another result or soda_reset came in between. */
+/* Chunk `index` of a video, [samples, its frames, height, width, channels], in memory that does not grow with the clip.
+ * In order: 0 begins with the latents of that moment; a request, another result or soda_reset ends the sequence. */
 SODA_API soda_status soda_result_chunk(soda_session *session, int32_t index, float *chunk, size_t count);
 SODA_API soda_status soda_result_chunk_rgb(soda_session *session, int32_t index, uint8_t *chunk, size_t count);
 /* soda_result and soda_result_rgb, refused where they are no images. */
