@@ -274,8 +274,8 @@ SODA_API soda_status soda_result_chunk_rgb(soda_session *session, int32_t index,
 SODA_API soda_status soda_images(soda_session *session, float *images, size_t count);
 SODA_API soda_status soda_images_rgb(soda_session *session, uint8_t *images, size_t count);
 /* Copy "latents", or "images", "video" or "audio" of a bundle with a decoder as [samples, (frames,) channels, height,
- * width] or [samples, channels, length], to `bytes` bytes of the bundle's CUDA device. The copy is put into the stream;
- * the host does not wait, but for a video's latents, which pass through it. Refused where each of several samples decides for itself: theirs lie apart. */
+ * width] or [samples, channels, length], to `bytes` bytes of the bundle's CUDA device, in its stream. The host waits for
+ * a video's latents alone. Refused where each of several samples decides for itself: theirs lie apart. */
 SODA_API soda_status soda_to_device(soda_session *session, const char *output, void *address, size_t bytes);
 /* Forget the request in progress; buffers stay allocated. */
 SODA_API soda_status soda_reset(soda_session *session);
