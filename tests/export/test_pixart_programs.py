@@ -64,9 +64,9 @@ LEARNED = {"variance_type": "learned_range"}
     [
         ("dpm-solver++", 4.5, 0, {}, 2),
         ("unipc", 1.0, 0, {}, 4),
-        ("euler", 4.5, 0, {}, 1),
+        pytest.param("euler", 4.5, 0, {}, 1, marks=pytest.mark.long),
         ("ddpm", 4.5, 3, LEARNED, 1),
-        ("ddpm", 1.0, 0, LEARNED, 1),
+        pytest.param("ddpm", 1.0, 0, LEARNED, 1, marks=pytest.mark.long),
         ("ddpm", 2.0, 0, {"variance_type": "fixed_small"}, 1),
     ],
     ids=["dpm-solver++", "unipc, no guidance", "euler", "ddpm learned, 3 channels guided",
