@@ -50,7 +50,7 @@ def fill(model: nn.Module) -> None:
         numbers = drawn(name, *tensor.shape)
         fan_in = tensor[0].numel() if tensor.ndim > 1 else 0
         scale = fan_in**-0.5 if fan_in and "table" not in name and "y_embedding" not in name else 0.2
-        tensor.data.copy_(numbers * scale + (1.0 if "_norm.weight" in name else 0.0))
+        tensor.data.copy_(numbers * scale + (1.0 if tensor.ndim == 1 and name.endswith("weight") else 0.0))
 
 
 def inputs(case: Case) -> dict[str, Tensor]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from ...errors import ModelError
 from .decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, Decoder
+from .frames import FramesDecoder
 from .image import ImageDecoder
+from .opensora import OpenSoraVideoDecoder
 from .source import DecoderSource, decoder_source
 
 __all__ = [
     "DECODER_NAME", "DECODER_WEIGHTS_NAME", "KINDS", "Decoder", "DecoderSource", "decoder_source", "open_decoder",
 ]  # fmt: skip
-KINDS: tuple[type[Decoder], ...] = (ImageDecoder,)
+KINDS: tuple[type[Decoder], ...] = (FramesDecoder, ImageDecoder, OpenSoraVideoDecoder)
 """Kinds of decoders; the first one that takes a pipeline's parts decodes it."""
 
 

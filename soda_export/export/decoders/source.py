@@ -29,8 +29,9 @@ class DecoderSource:
 
     @property
     def kind(self) -> str:
-        """The autoencoder's class in diffusers."""
-        return str(self.config("vae").get("_class_name", "AutoencoderKL"))
+        """The autoencoder's class in diffusers, or the model type of one of ours."""
+        config = self.config("vae")
+        return str(config.get("_class_name", config.get("model_type", "AutoencoderKL")))
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The fields of a part's config.json. Raises ModelError where it cannot be read."""
