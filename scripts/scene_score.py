@@ -49,9 +49,14 @@ def save_autoencoder(folder: Path, **settings: float) -> None:
     vae.save_pretrained(folder / "vae")
 
 
+def prompt_scenes() -> list[Scene]:
+    """What the prompts of a model's folder say."""
+    return draw_scenes(32, 9, held_out=False)
+
+
 def finish_folder(folder: Path, index: dict[str, Any]) -> None:
     """Prompts to draw, and the pipeline's index."""
-    (folder / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in draw_scenes(32, 9, held_out=False)))
+    (folder / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in prompt_scenes()))
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scene_autoencoder import train_vae, vae_psnr
 from scene_data import number_captions, training_latents
 from scene_language import MAX_TOKENS, WORDS, learn_scenes
-from scene_score import LEAST_SATISFIED, checker_accuracy, draw_held_out, judge, train_checker
+from scene_score import LEAST_SATISFIED, checker_accuracy, draw_held_out, judge, prompt_scenes, train_checker
 from torch import Tensor
 from training import BUILTIN_FOLDER, optimise, run_stages, save_half
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
@@ -160,7 +160,7 @@ def score(count: int = 200, steps: int = STEPS, guidance: float = GUIDANCE) -> d
     """
     index_file = OUT / "model_index.json"
     index_file.write_text(json.dumps(PIPELINE, indent=2) + "\n")
-    (OUT / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in draw_scenes(32, 9, held_out=False)))
+    (OUT / "prompts.txt").write_text("".join(f"{s.caption}\n" for s in prompt_scenes()))
     pipeline = PixArtAlphaPipeline.from_pretrained(OUT)
     pipeline.set_progress_bar_config(disable=True)
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
+from PIL import Image
 from scene_data import number_captions, training_latents
-from scene_score import draw_held_out, judge
+from scene_score import draw_held_out, judge, prompt_scenes
 from torch import Tensor, nn
 from train_scenes import CAPTION_DROPOUT, GUIDANCE, OUT, STEPS, build_scheduler, compile_for_cpu, encode_captions
 from training import BUILTIN_FOLDER, optimise, run_stages, save_half
@@ -54,6 +56,14 @@ def draw_hints(scenes: list[Scene]) -> Tensor:
     return torch.stack([torch.from_numpy(silhouette(scene).astype(np.uint8)) for scene in scenes])
 
 
+def save_hints(folder: Path) -> None:
+    """What the prompts of the model show, as silhouettes: what it is profiled on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, scene in enumerate(prompt_scenes()):
+        picture = draw_hints([scene])[0].permute(1, 2, 0).numpy() * 255
+        Image.fromarray(picture).convert("1").save(folder / f"{number:02}.png", optimize=True)
+
+
 def train_controlnet(iterations: int, batch: int, rate: float) -> dict[str, Any]:
     torch.manual_seed(8)
     scenes, latents = training_latents(BUILTIN_FOLDER / "shapes/vae")
@@ -78,6 +88,7 @@ def train_controlnet(iterations: int, batch: int, rate: float) -> dict[str, Any]
 
     learned = optimise("scenes-controlnet", controlnet, losses(), iterations=iterations, rate=rate)
     save_half(controlnet, OUT / "controlnet")
+    save_hints(OUT / "controlnet/hints")
     return {"parameters": controlnet.num_parameters(), "batch": batch, "learning_rate": rate} | learned
 
 

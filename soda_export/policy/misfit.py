@@ -5,9 +5,10 @@ and the latents, with weights of its own for every j, r, and distance g of those
 finds out how far that would have been off, |e - (c1 e1 + c2 e2 + cx x)|^2 / |e|^2. On calibration samples this misfit
 has a mean M for every j, g and r, so that what was found at step i, with g and r, says what to expect of step j:
 
-    found * M(j, g', r') / M(i, g, r)  <=  threshold(j),
+    found * M(j, g', r') / M(i, g, r) * (2 r' - 1)  <=  threshold(j),
 
-where threshold(j) is one number over what an error at step j weighs in the final sample. All of these come from
+where r' = 1 for the first skip of a row: errors of skips in a row add up, so that the r'-th adds 2 r' - 1 times its own
+square. threshold(j) is one number over what an error at step j weighs in the final sample. All of these come from
 calibration (search/gate.py); what a sample finds is what differs between samples.
 """
 
@@ -55,7 +56,8 @@ def make_misfit(
             growth = misfits[following, variant_of(min(run + 1, GAP), 0)] / misfits[step, variant]
             after["full"].append([(misfit, misfit), (e1, e1), (wide.signal(constant=growth), one), (one, one)])
             first = misfits[max(0, step - run), variant_of(gap, 0)]
-            shrinks = first / misfits[following, variant_of(gap, min(run + 1, MAX_RUN))]
+            more = min(run + 1, MAX_RUN)
+            shrinks = first / (misfits[following, variant_of(gap, more)] * (2 * more + 1))
             after["skip"].append([(nothing, one)] * 3 + [(wide.signal(constant=shrinks), one)])
         for action, forms in after.items():
             signals[action].append(forms)

@@ -59,14 +59,14 @@ def fit_fills(
         for run in range(1, MAX_RUN + 2):
             for gap in range(1, GAP + 1):
                 last, before = step - run, step - run - gap
-                if before < 0:
+                if last < 0:
                     continue
-                columns = [last, before, steps + step]
+                columns = [last, before, steps + step] if before >= 0 else [last]  # one prediction is all there is
                 normal = gram[np.ix_(columns, columns)]
                 scale = np.sqrt(np.diag(normal))
-                scaled = normal / np.outer(scale, scale) + _RIDGE * np.eye(3)
+                scaled = normal / np.outer(scale, scale) + _RIDGE * np.eye(len(columns))
                 weights = np.linalg.solve(scaled, gram[columns, step] / scale) / scale
-                fills[step, variant_of(gap, run - 1)] = weights
+                fills[step, variant_of(gap, run - 1)] = weights if before >= 0 else (weights[0], 0.0, 0.0)
                 left = gram[step, step] - 2 * weights @ gram[columns, step] + weights @ normal @ weights
                 misfits[step, variant_of(gap, run - 1)] = max(left / gram[step, step], _LEAST_MISFIT)
     return fills, misfits
@@ -135,7 +135,8 @@ def calibrate_policy(trials: Trials, config: dict[str, Any], options: PolicyOpti
     if options.policy == "easycache":
         if options.threshold:
             return _played(trials, make_easycache(own, options.threshold))
-        return meet_calls(lambda threshold: _played(trials, make_easycache(own, threshold)), options.calls, 1e-4, 10.0)
+        _, met = meet_calls(lambda limit: _played(trials, make_easycache(own, limit)), options.calls, 1e-4, 10.0)
+        return met
     return _calibrate_misfit(trials, options.calls)
 
 
@@ -151,18 +152,24 @@ def _calibrate_misfit(trials: Trials, calls: float) -> AdaptivePolicy:
     most = float(misfits.max() * weights.max())
 
     def make(error: float) -> AdaptivePolicy:
-        policy = make_misfit(trials.sampler, fills, misfits, error / weights)
+        nonlocal rows
+        policy = make_misfit(trials.sampler, fills, misfits, error / weights, rows)
         fitting = ClosedLoop(policy, states)
         result = run_policy(trials.sampling, policy, row_of=fitting.row)
-        return replace(policy, rows=fitting.rows, calls=float(result.calls.mean()))
+        rows = fitting.rows
+        return replace(policy, rows=rows, calls=float(result.calls.mean()))
 
-    return meet_calls(make, calls, most * 1e-8, most)
+    rows = None  # what one threshold's samples never do, another's did
+    error, _ = meet_calls(make, calls, most * 1e-8, most)
+    return make(error)
 
 
-def meet_calls(make: Callable[[float], AdaptivePolicy], calls: float, low: float, high: float) -> AdaptivePolicy:
-    """The policy whose mean calls are nearest: thresholds between `low` and `high`, by the line through the two nearest
-    ones in the threshold's logarithm."""
-    found: list[tuple[float, AdaptivePolicy]] = []
+def meet_calls(
+    make: Callable[[float], AdaptivePolicy], calls: float, low: float, high: float
+) -> tuple[float, AdaptivePolicy]:
+    """The threshold, and its policy, whose mean calls are nearest: between `low` and `high`, by the line through the
+    two nearest ones in the threshold's logarithm."""
+    found: list[tuple[float, float, AdaptivePolicy]] = []
     under, over = (np.log(low), np.inf), (np.log(high), -np.inf)  # logarithm and calls on each side
     while len(found) < _ROUNDS:
         guess = (under[0] + over[0]) / 2
@@ -171,11 +178,11 @@ def meet_calls(make: Callable[[float], AdaptivePolicy], calls: float, low: float
             guess = under[0] + min(max(share, 0.1), 0.9) * (over[0] - under[0])
         policy = make(float(np.exp(guess)))
         log.info("policy: threshold %.3g, %.2f calls", np.exp(guess), policy.calls)
-        found.append((abs(policy.calls - calls), policy))
+        found.append((abs(policy.calls - calls), float(np.exp(guess)), policy))
         if found[-1][0] <= _CLOSE * calls:
             break
         if policy.calls > calls:
             under = (guess, policy.calls)
         else:
             over = (guess, policy.calls)
-    return min(found, key=lambda each: each[0])[1]
+    return min(found, key=lambda each: each[0])[1:]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import torch
 from torch import Tensor
 
 from soda_export.eager.adaptive import run_policy
 from soda_export.eager.sampling import Sampling, run_noise
+from soda_export.policy.misfit import GAP, variant_of
 from soda_export.policy.options import PolicyOptions
 from soda_export.sampler import SamplerTable, freeze_sampler, levels_of
-from soda_export.search.gate import calibrate_policy, full_run
+from soda_export.search.gate import calibrate_policy, fit_fills, full_run
 
 SHAPE, STEPS, SAMPLES = (1, 6, 6), 12, 16
 CONFIG = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon", "clip_sample": False}
@@ -41,3 +44,17 @@ def test_predictions_that_are_exact_stay_exact_where_steps_add_noise() -> None:
     assert found.calls.max() <= STEPS - 3
     expected = full_run(others)[0][-1][0]
     assert float((found.latents - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_a_step_that_knows_one_prediction_expects_what_that_one_leaves() -> None:
+    """The second step's misfit is what the first skip is judged by: a made-up one would let it through, or stop it."""
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, SAMPLES, *SHAPE, generator=generator) for _ in range(5)]
+    predictions = [torch.randn(SAMPLES, *SHAPE, generator=generator) for _ in range(4)]
+    fills, misfits = fit_fills(states, predictions)
+    first, second = predictions[:2]
+    weight = float((first * second).sum() / (first**2).sum())
+    left = float(((second - weight * first) ** 2).sum() / (second**2).sum())
+    for gap in range(1, GAP + 1):
+        assert fills[1, variant_of(gap, 0)] == pytest.approx([weight, 0.0, 0.0], rel=1e-4)
+        assert misfits[1, variant_of(gap, 0)] == pytest.approx(left, rel=1e-4)

@@ -11,12 +11,15 @@ from PIL import Image
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
+from soda_export.eager.hints import read_hints
 from soda_export.errors import UsageError
 from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.evaluate import EvalOptions, Evaluator
-from soda_export.eval.scenes import find_objects, render, silhouette
+from soda_export.eval.scenes import draw_scenes, find_objects, render, silhouette
 from soda_export.eval.worlds import held_out_scenes
 from soda_export.models.load import ModelRequest, load_model
+from soda_export.models.published import BUILTIN_CONTROLNETS, BUILTIN_FOLDER
+from soda_export.models.spec import Port
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
 from tests.text_toys import save_sd_texts
@@ -105,3 +108,12 @@ def test_samples_of_scenes_have_the_silhouettes_of_what_their_prompts_say(bench:
     assert torch.equal(
         SeedConditions(bench)(range(100, 102))["hint"], SeedConditions(bench)(range(100, 102))["hint"]
     )
+
+
+def test_the_built_in_controlnet_is_profiled_on_what_its_prompts_show() -> None:
+    prompts = (BUILTIN_FOLDER / "scenes/prompts.txt").read_text().splitlines()
+    scenes = draw_scenes(len(prompts), 9, held_out=False)
+    assert [scene.caption for scene in scenes] == prompts
+    port = Port("hint", "hint", (3, 64, 64))
+    given = read_hints(BUILTIN_CONTROLNETS / "scenes-silhouettes/hints", [port])["hint"]
+    assert np.array_equal(given, np.stack([silhouette(scene) for scene in scenes]))
