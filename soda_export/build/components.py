@@ -36,20 +36,21 @@ class ComponentMaker:
         made = Components()
         if self.has_text_encoder and "text-encoder" not in without:
             folder = self._text_encoder(precision)
-            engine = self._compile(backend, folder, TEXT_ENCODER_NAME, options)
+            engines = self._compile(backend, folder, (TEXT_ENCODER_NAME,), options)
             tokenizers = self._prompts.tokenizers(folder)
-            files: tuple[Path, ...] = (engine, folder / TEXT_WEIGHTS_NAME, *(folder / t.file for t in tokenizers))
+            files: tuple[Path, ...] = (*engines, folder / TEXT_WEIGHTS_NAME, *(folder / t.file for t in tokenizers))
             made = Components(
                 (self._prompts.program(),), (), (TEXT_WEIGHTS_NAME,), tokenizers, self._prompts.token_ports(), files,
-                (engine,),
+                engines,
             )  # fmt: skip
         decoder = self._decoder(without)
         if decoder is not None:
             folder, finish = self._export(decoder), decoder.finish
-            engine = self._compile(backend, folder, finish.file, options)
+            names = (finish.file, *(each.file for each in getattr(finish, "first", ())))
+            engines = self._compile(backend, folder, names, options)
             made = replace(
-                made, finish=(finish,), weights=(*made.weights, finish.weights), engines=(*made.engines, engine),
-                files=(*made.files, engine, folder / finish.weights),
+                made, finish=(finish,), weights=(*made.weights, finish.weights), engines=(*made.engines, *engines),
+                files=(*made.files, *engines, folder / finish.weights),
             )
         return made
 
@@ -97,6 +98,9 @@ class ComponentMaker:
 
         return self._store.produce("decoder", inputs, export)
 
-    def _compile(self, backend: str, folder: Path, name: str, options: EngineOptions) -> Path:
-        """The engine of one graph; its weights stay where they are."""
-        return make_engines(self._store, backend, folder, (name,), options, {"graph": folder.name}) / name
+    def _compile(
+        self, backend: str, folder: Path, names: tuple[str, ...], options: EngineOptions
+    ) -> tuple[Path, ...]:
+        """The engines of graphs; their weights stay where they are."""
+        made = make_engines(self._store, backend, folder, names, options, {"graph": folder.name})
+        return tuple(made / name for name in names)

@@ -8,11 +8,12 @@ from .frames import FramesDecoder
 from .image import ImageDecoder
 from .opensora import OpenSoraVideoDecoder
 from .source import DecoderSource, decoder_source
+from .wan import WanDecoder
 
 __all__ = [
     "DECODER_NAME", "DECODER_WEIGHTS_NAME", "KINDS", "Decoder", "DecoderSource", "decoder_source", "open_decoder",
 ]  # fmt: skip
-KINDS: tuple[type[Decoder], ...] = (FramesDecoder, ImageDecoder, OpenSoraVideoDecoder)
+KINDS: tuple[type[Decoder], ...] = (FramesDecoder, ImageDecoder, OpenSoraVideoDecoder, WanDecoder)
 """Kinds of decoders; the first one that takes a pipeline's parts decodes it."""
 
 

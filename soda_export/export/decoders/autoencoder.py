@@ -31,6 +31,15 @@ def load_autoencoder(
     return _loaded(str(place), lambda: _stored(kind, place, source.variant, tuple(used)))
 
 
+def empty_autoencoder(source: DecoderSource, part: str = "vae") -> Any:
+    """A part without memory for its weights, to work out shapes with. Raises ModelError."""
+    import diffusers
+
+    with torch.device("meta"):
+        config, maker = dict(source.config(part)), getattr(diffusers, source.kind)
+        return _loaded(source.where(part), lambda: maker.from_config(config))
+
+
 def _loaded(where: str, load: Callable[[], Any]) -> Any:
     try:
         return load().float().eval()

@@ -60,7 +60,7 @@ def write_programs(programs: Sequence[DecoderProgram], weights: str, out: Path, 
     for program, traced, each in zip(programs, traces, frames, strict=True):
         builder = GraphBuilder(Path(program.file).stem, WeightsFile(out, weights))
         given = {name: builder.input(name, "float32", [BATCH_AXIS, *s]) for name, s in program.inputs.items()}
-        known = {traced.input(name): value for name, value in given.items()}
+        known = dict(zip(traced.graph.inputs, given.values(), strict=True))
         wanted = traced.graph.outputs[: len(program.outputs)]
         builder.emit(wanted, known, traced.weights)
         for value, (name, shape) in zip(wanted, program.outputs.items(), strict=True):
