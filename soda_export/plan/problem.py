@@ -17,7 +17,7 @@ from .sensitivity import SensitivityMap
 class Problem:
     """A model with a frozen sampler. sensitivity: what was measured of it; planners with a fixed rule need none.
 
-    prune_attention: tokens of self-attention may be renewed singly, too.
+    timesteps: of the steps, where they are known. prune_attention: tokens of self-attention may be renewed singly, too.
     """
 
     spec: ModelSpec
@@ -26,6 +26,7 @@ class Problem:
     guidance: float
     sensitivity: SensitivityMap | None = None
     prune_attention: bool = False
+    timesteps: tuple[float, ...] = ()
 
     @property
     def rows(self) -> int:

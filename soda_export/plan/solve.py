@@ -25,7 +25,7 @@ from .sensitivity import SensitivityMap, map_bytes
 log = logging.getLogger(__name__)
 PlannerName = Literal[
     "best", "soda", "soda-cem", "soda-literal", "dcs", "uas", "dp-forecast", "taylorseer", "taylorseer1",
-    "smoothcache", "toca", "duca", "fora", "deepcache", "zeus", "sada-static", "skip-fitted", "uniform",
+    "smoothcache", "toca", "duca", "fora", "pab", "deepcache", "zeus", "sada-static", "skip-fitted", "uniform",
 ]  # fmt: skip
 FitSampler = Literal["best", "always", "never"]
 
@@ -83,6 +83,7 @@ class Setting:
     sampler: SamplerIdentity
     guidance: float
     token_score: TokenScore = "mean"
+    timesteps: tuple[float, ...] = ()
 
 
 def problem_of(sensitivity: SensitivityMap, spec: ModelSpec, options: PlanOptions) -> Problem:
@@ -147,7 +148,9 @@ def _problem(
     if options.max_engines < 2:
         raise PlanError(f"--max-engines {options.max_engines}: a schedule needs at least 2, full and cached")
     sampler = setting.sampler
-    return Problem(spec, sampler.name, sampler.steps, setting.guidance, sensitivity, options.prune_attention)
+    return Problem(
+        spec, sampler.name, sampler.steps, setting.guidance, sensitivity, options.prune_attention, setting.timesteps
+    )
 
 
 def _solve(problem: Problem, setting: Setting, map_hash: str, options: PlanOptions) -> SolvedPlan:

@@ -88,7 +88,8 @@ def _plan(
     if sensitivity is not None and options.planner == "best":
         return _search(bench, sensitivity, options, calibration)
     if sensitivity is None:
-        setting = Setting(bench.identity, bench.options.guidance, calibration.token_score)
+        timesteps = bench.sampler.timesteps
+        setting = Setting(bench.identity, bench.options.guidance, calibration.token_score, timesteps)
         solved = solve_without_map(setting, bench.loaded.spec, options)
     else:
         solved = solve_plan(sensitivity, bench.loaded.spec, options)

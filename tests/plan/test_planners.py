@@ -35,7 +35,8 @@ from tests.plan.problems import (
 
 PROBLEMS = (problem(DIGITS, "ddim", 50), problem(SHAPES, "dpm-solver++", 20, 4.5))
 RATIOS = (1.5, 1.9, 2.2, 2.5, 2.75)
-EVERYWHERE = [name for name in PLANNERS if name not in ("deepcache", "sada-static")]  # these have tests of their own
+ELSEWHERE = ("deepcache", "pab", "sada-static")  # these have tests of their own
+EVERYWHERE = [name for name in PLANNERS if name not in ELSEWHERE]
 ONE_OF_BOTH = [name for name in EVERYWHERE if not name.startswith(("soda", "uas"))]
 BY_ANCHORS = [name for name in EVERYWHERE if name not in ("toca", "duca")]
 GENERIC = BY_ANCHORS
@@ -200,7 +201,7 @@ def test_ratios_are_met_where_no_tokens_can_be_renewed(name: str) -> None:
 
 def test_rules_published_for_a_family_are_refused_for_another() -> None:
     for name in ("toca", "duca"):
-        with pytest.raises(PlanError, match="published for DiT and PixArt, not for flux"):
+        with pytest.raises(PlanError, match="published for DiT, PixArt and Open-Sora, not for flux"):
             PLANNERS[name](problem(FLUX_TOY, "flow-match", 28, 1.0), Target())
 
 

@@ -10,6 +10,7 @@ from .deepcache import plan_deepcache
 from .duca import plan_duca
 from .dynamic import plan_dcs, plan_dp_forecast
 from .fora import plan_fora
+from .opensora_rules import plan_pab
 from .skips import plan_sada_static, plan_skip_fitted, plan_zeus
 from .smoothcache import plan_smoothcache
 from .soda import plan_soda, plan_soda_cem, plan_soda_literal, plan_uas
@@ -32,6 +33,7 @@ PLANNERS: dict[str, Planner] = {
     "toca": plan_toca,
     "duca": plan_duca,
     "fora": plan_fora,
+    "pab": plan_pab,
     "deepcache": plan_deepcache,
     "zeus": plan_zeus,
     "sada-static": plan_sada_static,
@@ -48,9 +50,10 @@ DESCRIPTIONS: dict[str, str] = {
     "taylorseer": "fixed period, second-order forecasts in between",
     "taylorseer1": "fixed period, first-order forecasts in between",
     "smoothcache": "each site reused while its error in the map stays below a threshold",
-    "toca": "fixed period that shrinks along the run, some tokens of the MLPs in between (DiT and PixArt)",
-    "duca": "toca in turn with steps that skip all blocks (DiT and PixArt)",
+    "toca": "fixed period that shrinks along the run, some tokens of the MLPs in between (DiT, PixArt, Open-Sora)",
+    "duca": "toca in turn with steps that skip all blocks (DiT, PixArt, Open-Sora)",
     "fora": "fixed period counted from the end, everything reused in between",
+    "pab": "attention reused for a number of steps that its kind decides, within a range of timesteps (Open-Sora)",
     "deepcache": "fixed period, the deep feature reused in between (UNets)",
     "zeus": "every third step in the middle of the run, the others without the model, by a line through the last two",
     "sada-static": "everything, then every fourth step, the others by a polynomial through four clean samples",
@@ -59,7 +62,8 @@ DESCRIPTIONS: dict[str, str] = {
 }
 """What each planner does, in a line."""
 _WITHOUT_MAP = {
-    "taylorseer", "taylorseer1", "toca", "duca", "fora", "deepcache", "zeus", "sada-static", "skip-fitted", "uniform",
+    "taylorseer", "taylorseer1", "toca", "duca", "fora", "pab", "deepcache", "zeus", "sada-static", "skip-fitted",
+    "uniform",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..problem import Problem, Target
 from ..schedule import Schedule
 from .fit_rule import plan_by_rule
+from .opensora_rules import FAMILY, plan_toca_opensora
 from .toca import toca_rule
 from .token_rule import TokenRule
 
@@ -30,4 +31,6 @@ def plan_duca(problem: Problem, target: Target, quantize: bool = True) -> Schedu
 
     quantize: round counts of tokens up to the sites' quanta, as lowering does; False = the paper's exact counts.
     """
+    if problem.spec.family == FAMILY:
+        return plan_toca_opensora(problem, target, quantize, skips=True)
     return plan_by_rule(problem, target, duca_rule(problem), quantize)

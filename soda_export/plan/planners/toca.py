@@ -12,6 +12,7 @@ from ...errors import PlanError
 from ..problem import Problem, Target
 from ..schedule import Schedule
 from .fit_rule import plan_by_rule
+from .opensora_rules import FAMILY, plan_toca_opensora
 from .token_rule import TokenRule
 
 # shares on DiT: attention's, 1 - 0.4 * 2.5, is nothing; the MLP's is 1 + 0.6 * 2.5
@@ -32,7 +33,8 @@ def toca_rule(problem: Problem) -> TokenRule:
     if family == "pixart":
         return _PIXART
     if family != "dit":
-        raise PlanError(f"--planner toca, duca: published for DiT and PixArt, not for {family}; use another planner")
+        known = "DiT, PixArt and Open-Sora"
+        raise PlanError(f"--planner toca, duca: published for {known}, not for {family}; use another planner")
     return _DDPM if problem.sampler == "ddpm" else _DDIM
 
 
@@ -41,4 +43,6 @@ def plan_toca(problem: Problem, target: Target, quantize: bool = True) -> Schedu
 
     quantize: round counts of tokens up to the sites' quanta, as lowering does; False = the paper's exact counts.
     """
+    if problem.spec.family == FAMILY:
+        return plan_toca_opensora(problem, target, quantize, skips=False)
     return plan_by_rule(problem, target, toca_rule(problem), quantize)
