@@ -150,6 +150,7 @@ def _calibrate_misfit(trials: Trials, calls: float) -> AdaptivePolicy:
     few = [state[:, :_WEIGHED] for state in states], [prediction[:_WEIGHED] for prediction in predictions]
     weights = weigh_steps(trials.sampling.of(range(len(few[1][0]))), trials.sampler, *few, fills)
     most = float(misfits.max() * weights.max())
+    rows: dict[str, NDArray[np.float32]] | None = None  # what one threshold's samples never do, another's did
 
     def make(error: float) -> AdaptivePolicy:
         nonlocal rows
@@ -159,7 +160,6 @@ def _calibrate_misfit(trials: Trials, calls: float) -> AdaptivePolicy:
         rows = fitting.rows
         return replace(policy, rows=rows, calls=float(result.calls.mean()))
 
-    rows = None  # what one threshold's samples never do, another's did
     error, _ = meet_calls(make, calls, most * 1e-8, most)
     return make(error)
 
