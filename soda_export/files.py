@@ -202,6 +202,9 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "a schedule of another tool": _is_schedule,
     "a .png picture": lambda content: content.startswith(b"\x89PNG"),
     "a .svg picture": lambda content: b"<svg" in content[:1000],
+    "a .mp4 video": lambda content: content[4:8] == b"ftyp",
+    "a .gif video": lambda content: content.startswith(b"GIF8"),
+    "a .wav sound": lambda content: content.startswith(b"RIFF") and content[8:12] == b"WAVE",
     "a .npy array": lambda content: content.startswith(b"\x93NUMPY"),
     "a page of soda-export bench": lambda content: b"\nMedians of " in content[:1000],
 }

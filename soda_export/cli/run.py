@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from soda_runtime import DeviceOptions, Embeds, Session
 from soda_runtime.errors import BundleError
@@ -17,9 +15,8 @@ from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
-from ..files import check_out, write_whole
-from ..report.images import save_images
 from .inputs import parse_inputs, read_latents
+from .results import check_result, write_result
 from .terminal import print_json, progress_bar, say
 
 
@@ -45,14 +42,14 @@ def run(
     baseline: bool = False,
     policy: Literal["adaptive", "frozen", "full"] | None = None,
     vote: Literal["sample", "any", "mean"] | None = None,
-    out: str = "out.png",
+    out: str | None = None,
     backend: str = "",
     weights: Literal["prepacked", "shared"] | None = None,
     device: str = "auto",
     cuda_graph: Literal["auto", "on", "off"] = "auto",
     json: bool = False,
 ) -> None:
-    """Generate with a bundle and write a picture (.png) or the latents (.npy).
+    """Generate with a bundle and write a picture, a clip, a sound, or the latents.
 
     Examples:
 
@@ -63,6 +60,8 @@ def run(
         soda-export run engines/digits-b17-ort --labels 7 --baseline --out full.png
 
         soda-export run engines/sdxl-b20-ort --prompt "a glass house" --input hint=edges.png --input control_scale=0.7
+
+        soda-export run engines/wan-b20-ort --prompt "a lighthouse at dawn, waves" --out clip.mp4
 
         soda-export run engines/digits-b17-ort --labels 7 --start-latents seven.npy --strength 0.6 --out redrawn.png
 
@@ -114,7 +113,8 @@ def run(
         Who decides in a batch: each sample for itself, any (a step is computed for all where one needs it) or the mean.
         [default: sample on a CPU, any on a GPU]
     out
-        File to write: .png for images, or .npy for latents [B, C, H, W].
+        File to write: .png for images; .mp4 (needs the extra `video`), .gif or a folder (frames/) of pictures for
+        video; .wav for sound; .npy for latents [B, C, H, W]. [default: out.png, out.mp4, out.wav or out.npy]
     backend
         Open an ort bundle with openvino, or the other way round. [default: the one it was built for]
     weights
@@ -127,16 +127,10 @@ def run(
     json
         Print the result as JSON.
     """
-    path = Path(out)
-    if path.suffix not in (".png", ".npy"):
-        raise UsageError(f"--out {out}: name a .png or a .npy file")
-    check_out(path, "a .png picture" if path.suffix == ".png" else "a .npy array")
     session = Session.open(
         bundle, backend=backend, device=device, weights=weights or "", options=DeviceOptions(cuda_graph=cuda_graph)
     )
-    manifest = session.bundle.manifest
-    if path.suffix == ".png" and manifest.model.output != "pixels" and not manifest.finish:
-        raise UsageError(f"--out {out}: this model makes latents and the bundle has no decoder; name a .npy file")
+    manifest, place = session.bundle.manifest, check_result(out, session)
     is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)
     condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
     condition |= _more_prompts(
@@ -160,20 +154,16 @@ def run(
                 session.step(step)
                 progress("steps", step + 1, manifest.sampler.steps)
     latents = session.latents()
-    content = io.BytesIO()
-    if path.suffix == ".npy":
-        np.save(content, latents)
-    else:
-        save_images(session.images(), content)
+    with progress_bar() as progress:
+        write_result(place, session, progress)
     seconds = time.perf_counter() - started
-    write_whole(path, content.getvalue())
     calls = (session.decisions == 0).sum(axis=0).tolist() if session.playback.play == "adaptive" else []
     if json:
-        result = {"out": out, "samples": len(latents), "seed": seed, "seconds": seconds}
+        result = {"out": place.given, "samples": len(latents), "seed": seed, "seconds": seconds}
         print_json(result | ({"calls": calls} if calls else {}))
         return
     of_calls = f", {_numbers(calls)} model calls of {manifest.sampler.steps} steps" if calls else ""
-    say(f"{out}: {len(latents)} samples in {seconds:.2f} s (engines opened on the way){of_calls}")
+    say(f"{place.given}: {len(latents)} samples in {seconds:.2f} s (engines opened on the way){of_calls}")
 
 
 def _numbers(calls: list[int]) -> str:

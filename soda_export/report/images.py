@@ -21,16 +21,21 @@ def to_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
 
-def save_images(images: NDArray[np.float32], file: IO[bytes], columns: int = 8, side: int = 96) -> None:
-    """Write images [B, H, W, 1 or 3] in 0..1 as one PNG: one as it is if it is not tiny, else a sheet, `columns` in a
-    row, tiny ones enlarged to about `side` pixels."""
+def save_images(images: NDArray[np.float32], file: IO[bytes]) -> None:
+    """Write images [B, H, W, 1 or 3] in 0..1 as one PNG, as `make_sheet` lays them out."""
+    Image.fromarray(make_sheet(images)).save(file, format="PNG")
+
+
+def make_sheet(images: NDArray[np.float32], columns: int = 8, side: int = 96) -> NDArray[np.uint8]:
+    """Images [B, H, W, 1 or 3] in 0..1 as one picture [height, width, 3]: one as it is if it is not tiny, else a sheet,
+    `columns` in a row, tiny ones enlarged to about `side` pixels."""
     if images.shape[3] not in (1, 3):
         raise UsageError(f"{images.shape[3]} channels are no picture; name a .npy file with --out instead")
     tiles = to_pixels(images)
     scale = max(1, side // tiles.shape[2])
     if len(tiles) == 1 and tiles.shape[2] >= _NOT_TINY:
-        Image.fromarray(tiles[0]).save(file, format="PNG")
-        return
+        single: NDArray[np.uint8] = tiles[0]
+        return single
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     height, width = tiles.shape[1] * scale, tiles.shape[2] * scale
@@ -39,7 +44,7 @@ def save_images(images: NDArray[np.float32], file: IO[bytes], columns: int = 8, 
     for i, tile in enumerate(tiles):
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = np.kron(tile, np.ones((scale, scale, 1), np.uint8))
-    Image.fromarray(sheet).save(file, format="PNG")
+    return sheet
 
 
 def save_comparison(samples: Mapping[str, NDArray[np.float32]], path: Path, columns: int = 10) -> None:

@@ -143,7 +143,7 @@ def test_a_text_bundle_is_measured(soda: Soda) -> None:
     ("words", "message"),
     [
         (("--clip-skip", 1), "--clip-skip 1: tiny-pixart takes no hidden state of a CLIP text encoder; leave it out"),
-        ((), "text encoder 'UMT5EncoderModel' is not supported; supported: T5EncoderModel, CLIPTextModel"),
+        ((), "text encoder 'MT5EncoderModel' is not supported; supported: T5EncoderModel, UMT5EncoderModel, CLIP"),
     ],
 )
 def test_prompts_that_a_bundle_cannot_carry_are_refused_before_planning(
@@ -153,7 +153,7 @@ def test_prompts_that_a_bundle_cannot_carry_are_refused_before_planning(
     shutil.copytree(tiny_pixart, folder)
     if not words:
         path = folder / "text_encoder/config.json"
-        changes = {"architectures": ["UMT5EncoderModel"], "model_type": "umt5"}
+        changes = {"architectures": ["MT5EncoderModel"], "model_type": "mt5"}
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     code, out, err = soda("build", "--model", folder, "--budget", 3, "--planner", "soda", "--map", "uniform", *words)
     assert (code, out) == (2, "")

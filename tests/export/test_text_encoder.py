@@ -256,7 +256,7 @@ def _pickle(folder: Path) -> None:
     [
         (_drop, r"model\.safetensors: no tensor 'encoder\.block\.1\.layer\.0\.SelfAttention\.k\.weight'"),
         (_reshape, r"model\.safetensors: 'shared\.weight' is \[61, 32\], config\.json says \[60, 32\]"),
-        (_configure(model_type="umt5", architectures=["UMT5EncoderModel"]), r"config\.json: .*'UMT5EncoderModel'"),
+        (_configure(model_type="mt5", architectures=["MT5EncoderModel"]), r"config\.json: .*'MT5EncoderModel'"),
         (_configure(feed_forward_proj="gated-cube", dense_act_fn="cube"), r"config\.json: .*cannot build .*cube"),
         (_configure(num_heads=0), r"config\.json: num_heads=0"),
         (_pickle, r"only pytorch_model\.bin, a pickle, .* soda-export convert "),
