@@ -7,7 +7,7 @@ from typing import Any
 
 
 def pipeline_schedule(
-    config: Mapping[str, Any], image_tokens: int, uniform_sigmas: bool, shift: float
+    config: Mapping[str, Any], image_tokens: int, uniform_sigmas: bool, shift: float = 1.0
 ) -> dict[str, Any]:
     """`mu`: the shift for an image of so many tokens, where the scheduler shifts by them; 0: not known.
     `uniform_sigmas`: the pipeline gives the noise levels linspace(1, 1/S, S), which the scheduler then shifts.

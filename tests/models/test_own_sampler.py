@@ -99,7 +99,8 @@ def test_a_shift_by_size_is_refused_where_the_size_is_unknown() -> None:
 def test_every_published_model_has_a_sampler_of_its_own(name: str) -> None:
     expected = {
         "dit": "ddim", "pixart": "dpm-solver++", "flux": "flow-euler", "sd3": "flow-euler", "sd-1.5": "pndm",
-        "sd-2.1": "ddim", "sdxl-turbo": "euler-ancestral", "sdxl": "euler", "wan": "unipc",
+        "sd-2.1": "ddim", "sdxl-turbo": "euler-ancestral", "sdxl": "euler", "wan": "unipc", "opensora": "rflow",
+        "musicldm": "ddim",
     }  # fmt: skip
     assert own_sampler(read_published(name)["scheduler"]) == next(s for n, s in expected.items() if name.startswith(n))
 
