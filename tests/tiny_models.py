@@ -216,6 +216,13 @@ def plain_wan(folder: Path) -> Any:
     return model.eval()
 
 
+SMALL_WAN_VAE: dict[str, Any] = {
+    "dim_mult": [1, 1], "temperal_downsample": [True], "num_res_blocks": 0, "scale_factor_spatial": 2,
+    "scale_factor_temporal": 2,
+}  # fmt: skip
+"""Two levels instead of four: 2 x 2 pixels of a latent and 2 frames of each but the first."""
+
+
 def save_tiny_wan_vae(folder: Path, **config: object) -> Any:
     """A random video autoencoder of 4 channels."""
     import torch

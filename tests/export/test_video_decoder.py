@@ -16,13 +16,9 @@ from torch import Tensor
 from soda_export.errors import ModelError
 from soda_export.export.decoders import Decoder, DecoderSource, open_decoder
 from tests.export.test_decoder import _save
-from tests.tiny_models import save_tiny_wan_vae
+from tests.tiny_models import SMALL_WAN_VAE, save_tiny_wan_vae
 
 BAR, BATCH, SIDES = 1e-4, 2, (2, 3)
-SMALL: dict[str, Any] = {
-    "dim_mult": [1, 1], "temperal_downsample": [True], "num_res_blocks": 0, "scale_factor_spatial": 2,
-    "scale_factor_temporal": 2,
-}  # fmt: skip
 PATCHED: dict[str, Any] = {
     "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 4,
 }  # fmt: skip
@@ -62,8 +58,8 @@ def _play(out: Path, finish: VideoFinish, latents: Tensor) -> np.ndarray[Any, An
 
 @pytest.mark.parametrize(
     ("config", "lengths"),
-    [(SMALL, (2, 5)), (SMALL, (1,)), pytest.param({}, (5,), marks=pytest.mark.long),
-     pytest.param({**SMALL, **PATCHED}, (3,), marks=pytest.mark.long)],
+    [(SMALL_WAN_VAE, (2, 5)), (SMALL_WAN_VAE, (1,)), pytest.param({}, (5,), marks=pytest.mark.long),
+     pytest.param({**SMALL_WAN_VAE, **PATCHED}, (3,), marks=pytest.mark.long)],
     ids=["small", "one frame", "published levels", "Wan 2.2 5B"],
 )  # fmt: skip
 def test_wan_is_decoded_frame_by_frame_as_diffusers_decodes_all(
@@ -86,7 +82,7 @@ def test_wan_is_decoded_frame_by_frame_as_diffusers_decodes_all(
 
 
 def test_what_a_call_carries_does_not_grow_with_the_clip(tmp_path: Path) -> None:
-    save_tiny_wan_vae(tmp_path, **SMALL)
+    save_tiny_wan_vae(tmp_path, **SMALL_WAN_VAE)
     short, long = (_decoder(tmp_path, frames).finish for frames in (2, 50))
     assert isinstance(short, VideoFinish)
     assert isinstance(long, VideoFinish)

@@ -121,7 +121,7 @@ class WanDecoder(Decoder):
         with torch.no_grad():
             for first in (True, False):
                 made = vae.decoder(x, feat_cache=caches, feat_idx=[0], first_chunk=first)
-        carry = [Carry(f"cache-{i}", "float32", tuple(cache.shape[1:])) for i, cache in enumerate(caches)]
+        carry = [Carry(f"cache.{i}", "float32", tuple(cache.shape[1:])) for i, cache in enumerate(caches)]
         return int(made.shape[2]), tuple(carry)
 
     def module(self) -> nn.Module:
