@@ -8,7 +8,7 @@ from typing import Any
 
 CLIP_WORDS = ("a", "red", "blue", "circle", "square", "the", "of", "photo")
 T5_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?'-é"
-CLIP_TOKENS, T5_TOKENS = 77, 24
+CLIP_TOKENS, T5_TOKENS, CLAP_TOKENS = 77, 24, 24
 CLIP_PAD, SECOND_PAD = "<|endoftext|>", "!"
 """What pads in SD 1.5 and SDXL's first tokenizer, and in SD 2 and SDXL's second one, where it is token 0."""
 
@@ -112,6 +112,43 @@ def save_umt5(folder: Path, width: int) -> None:
     _save_stirred(transformers.UMT5EncoderModel(config), folder)
 
 
+def save_roberta_tokenizer(folder: Path) -> Path:
+    """Every byte and a few words, with the space before them and without."""
+    from transformers import RobertaTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    merges: dict[tuple[str, str], None] = {}
+    for word in (f"{space}{word}" for word in CLIP_WORDS for space in ("", "\u0120")):
+        pieces = list(word)
+        while len(pieces) > 1:
+            merges[pieces[0], pieces[1]] = None
+            pieces[:2] = ["".join(pieces[:2])]
+    letters = sorted(bytes_to_unicode().values())
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, *dict.fromkeys(map("".join, merges))]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    RobertaTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=CLAP_TOKENS).save_pretrained(folder)
+    return folder
+
+
+def save_clap(folder: Path, features: int, kind: str = "ClapModel") -> None:
+    """CLAP with random weights: texts of 32 numbers a token, and as small an audio half as there can be."""
+    import torch
+    import transformers
+
+    torch.manual_seed(features)
+    text = {
+        "vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": CLAP_TOKENS + 2, "projection_dim": features,
+    }  # fmt: skip
+    audio = {
+        "hidden_size": 32, "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 1],
+        "num_hidden_layers": 2, "spec_size": 64, "num_mel_bins": 16, "window_size": 4,
+    }  # fmt: skip
+    config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=features)
+    model = getattr(transformers, kind)(config if kind == "ClapModel" else config.text_config)
+    _save_stirred(model, folder)
+
+
 def _save_stirred(model: Any, folder: Path) -> None:
     """transformers' own random weights are so small that texts would hardly differ."""
     import torch
@@ -159,4 +196,11 @@ def save_wan_texts(folder: Path) -> Path:
     """Wan's: UMT5 of 16."""
     save_t5_tokenizer(folder / "tokenizer")
     save_umt5(folder / "text_encoder", 16)
+    return folder
+
+
+def save_musicldm_texts(folder: Path, kind: str = "ClapModel") -> Path:
+    """MusicLDM's: one vector of 24."""
+    save_roberta_tokenizer(folder / "tokenizer")
+    save_clap(folder / "text_encoder", 24, kind)
     return folder

@@ -238,22 +238,57 @@ def save_tiny_wan_vae(folder: Path, **config: object) -> Any:
     return vae
 
 
+def save_tiny_musicldm(folder: Path, seed: int = 0, vocoder: bool = True, **config: object) -> Path:
+    """Random weights, two levels of one layer, widths 16 and 32, texts of 24 numbers; an autoencoder that makes 2 x 2
+    of a latent and a vocoder that makes 8 samples of 8 mels: latents [4, 8, 4], 0.128 s at 1000 Hz."""
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+    torch.manual_seed(seed)
+    settings = {
+        "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+        "attention_head_dim": 2, "cross_attention_dim": (16, 32), "class_embed_type": "simple_projection",
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "class_embeddings_concat": True,
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "projection_class_embeddings_input_dim": 24,
+    }  # fmt: skip
+    _save_stirred(UNet2DConditionModel(**{**settings, **config}), folder, "unet", by=0.1)
+    DDIMScheduler(
+        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    _save_tiny_vae(folder, in_channels=1, out_channels=1, scaling_factor=0.9)
+    classes = {"vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"]}
+    if vocoder:
+        sounding = SpeechT5HifiGanConfig(
+            model_in_dim=8, sampling_rate=1000, upsample_rates=[4, 2], upsample_kernel_sizes=[7, 4],
+            upsample_initial_channel=8, resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]],
+            normalize_before=True,
+        )  # fmt: skip
+        _save_stirred(SpeechT5HifiGan(sounding).eval(), folder, "vocoder", by=0.4)
+        classes["vocoder"] = ["transformers", "SpeechT5HifiGan"]
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "MusicLDMPipeline", **classes}))
+    return folder
+
+
 def _save_stirred(denoiser: object, folder: Path, part: str = "transformer", by: float = 0.02) -> None:
     """diffusers leaves some parameters at zero, where nothing could be compared."""
     import torch
     from diffusers import ModelMixin
+    from transformers import PreTrainedModel
 
-    assert isinstance(denoiser, ModelMixin)
+    assert isinstance(denoiser, (ModelMixin, PreTrainedModel))
     for parameter in denoiser.parameters():
         parameter.data += by * torch.randn_like(parameter)
     denoiser.save_pretrained(folder / part)
 
 
-def _save_tiny_vae(folder: Path) -> None:
+def _save_tiny_vae(folder: Path, **config: object) -> None:
     """4 latent channels, one latent for 2 x 2 pixels."""
     from diffusers import AutoencoderKL
 
-    AutoencoderKL(
-        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+    settings = {
+        "block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }  # fmt: skip
+    AutoencoderKL(**{**settings, **config}).save_pretrained(folder / "vae")

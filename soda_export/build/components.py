@@ -90,7 +90,7 @@ class ComponentMaker:
         files = {part: hash_files(place) if isinstance(place, Path) else place for part, place in places.items()}
         inputs = {
             "kind": type(decoder).__name__, "files": files, "seed": source.seed, "latents": source.latent_shape,
-            "variant": source.variant,
+            "variant": source.variant, "seconds": source.seconds,
         }  # fmt: skip
 
         def export(out: Path) -> None:

@@ -30,7 +30,7 @@ from .terminal import megabytes, print_json, print_table, say
 def inspect(
     path: str, /, *, engines: bool = False, sites: bool = False, random_weights: int | None = None,
     image_size: int | None = None, size: str | None = None, frames: int | None = None, fps: float | None = None,
-    json: bool = False,
+    seconds: float | None = None, json: bool = False,
 ) -> None:  # fmt: skip
     """Show what a bundle, a stage's file (map, plan, program table) or a model is.
 
@@ -66,12 +66,15 @@ def inspect(
         Of a model of clips: how many. [default: the pipeline's]
     fps
         Of a model of clips: frames per second. [default: the pipeline's]
+    seconds
+        Of a model of sounds: their length. [default: the pipeline's]
     json
         Print the result as JSON.
     """
     target = Path(path)
     request = ModelRequest(
-        path, random_weights=random_weights or 0, image_size=image_size, size=size, frames=frames, fps=fps
+        path, random_weights=random_weights or 0, image_size=image_size, size=size, frames=frames, fps=fps,
+        seconds=seconds,
     )
     if engines:
         inspect_engines(target, json)

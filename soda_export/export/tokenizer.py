@@ -15,25 +15,30 @@ TOKENIZER_NAME = "tokenizer.json"
 def export_tokenizer(folder: Path, path: Path) -> int:
     """Write the file `path`; return the id that pads. Raises ModelError.
 
-    CLIP's folders have vocab.json and merges.txt, T5's a tokenizer.json or else a spiece.model. transformers reads
-    them, since it makes tokens of their own of what tokenizer_config.json lists: "!", which pads in SD 2, for one.
+    CLIP's and RoBERTa's folders have vocab.json and merges.txt, T5's a tokenizer.json or else a spiece.model.
+    transformers reads them, since it makes tokens of their own of what tokenizer_config.json lists: "!", which pads in
+    SD 2, for one.
     """
-    is_clip = (folder / "merges.txt").is_file() or _class_in(folder).startswith("CLIP")
-    files = (TOKENIZER_NAME, "merges.txt" if is_clip else "spiece.model")
+    kind = _kind(folder)
+    files = (TOKENIZER_NAME, "spiece.model" if kind == "T5Tokenizer" else "merges.txt")
     found = next((folder / name for name in files if (folder / name).is_file()), None)
     if found is None:
-        has = f"T5's folders have {TOKENIZER_NAME} or spiece.model, CLIP's vocab.json and merges.txt"
+        has = f"T5's folders have {TOKENIZER_NAME} or spiece.model, CLIP's and RoBERTa's vocab.json and merges.txt"
         raise ModelError(f"{folder}: no tokenizer; {has}")
     if found.name == "spiece.model" and importlib.util.find_spec("sentencepiece") is None:
         raise ModelError(f"{folder}: making {TOKENIZER_NAME} of spiece.model needs `pip install sentencepiece`")
-    tokenizer = _load("CLIPTokenizer" if is_clip else "T5Tokenizer", folder, found)
+    tokenizer = _load(kind, folder, found)
     tokenizer.backend_tokenizer.save(str(path))
     return int(tokenizer.pad_token_id)
 
 
-def _class_in(folder: Path) -> str:
+def _kind(folder: Path) -> str:
+    """The class in transformers; CLIP's, where only the files tell."""
     path = folder / "tokenizer_config.json"
-    return str(read_json(path, "").get("tokenizer_class")) if path.is_file() else ""
+    named = str(read_json(path, "").get("tokenizer_class")) if path.is_file() else ""
+    if named.startswith("Roberta"):
+        return "RobertaTokenizer"
+    return "CLIPTokenizer" if named.startswith("CLIP") or (folder / "merges.txt").is_file() else "T5Tokenizer"
 
 
 def _load(name: str, folder: Path, file: Path) -> Any:

@@ -86,12 +86,14 @@ Argument = Latents | Timestep | Request | Constant | Combined | Mapping[str, Req
 
 @dataclass(frozen=True)
 class Size:
-    """Of what a model makes, in pixels, 0 where its configuration decides. frames, fps: of a clip, 0 for pictures."""
+    """Of what a model makes, in pixels, 0 where its configuration decides. frames, fps: of a clip, 0 for pictures.
+    seconds: of a sound."""
 
     height: int = 0
     width: int = 0
     frames: int = 0
     fps: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Family:
     texts: how prompts become ports (recipe.py); text_tokens: length that they are padded to.
     size: of what it makes unless the user chooses; with frames where it makes clips. any_size: whether the user may
     choose the height and width; cuts: these need not be multiples of what a latent covers, the rest is cut off.
+    sounds: whether it makes sounds, whose length the user may choose.
     shift: by which a scheduler with use_timestep_transform shifts timesteps.
     check(path, config) refuses what would not be reproduced exactly.
     """
@@ -163,6 +166,7 @@ class Family:
     any_size: bool = False
     size: Size = Size()
     cuts: bool = False
+    sounds: bool = False
     image_tokens: Callable[[Sizes], int] = lambda sizes: 0
     shift: Callable[[Sizes], float] = lambda sizes: 1.0
     uniform_sigmas: bool = False

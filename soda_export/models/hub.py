@@ -10,7 +10,7 @@ from ..errors import ModelError
 from .checkpoint import PICKLES, weight_files
 from .published import CONFIG_FILES, CONTROLNETS, DENOISERS, denoiser_folder, read_json
 
-DEFAULT_PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "tokenizer")
+DEFAULT_PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "vocoder", "tokenizer")
 """Parts of a pipeline that are fetched unless others are asked for: all but text encoders, of up to 19 GB."""
 TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer_2", "tokenizer_3")
 """What prompts need besides, as far as the pipeline has it."""

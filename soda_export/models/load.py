@@ -48,6 +48,7 @@ class LoadedModel:
     what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
     configurations of parts that lie in no folder. text_tokens: length that prompts are padded to. clip_skip: layers of
     CLIP text encoders to do without, None for what the pipeline takes. fps: frames per second of clips, 0 for pictures.
+    seconds: length of sounds that was asked for, 0 for that of the latents.
     """
 
     spec: ModelSpec
@@ -65,6 +66,7 @@ class LoadedModel:
     clip_skip: int | None = None
     variant: str = ""
     fps: float = 0.0
+    seconds: float = 0.0
 
     @cached_property
     def module(self) -> nn.Module:
@@ -128,6 +130,8 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     settings[AESTHETICS] = bool(origin.published.get(AESTHETICS))
     family = FAMILIES[kind].adapt(FAMILIES[kind], settings)
     family.check(path, settings)
+    if origin.controls and family.sounds:
+        raise ModelError(f"{origin.controls[0].path}: a ControlNet goes with pictures, and the model makes sounds")
     if origin.controls:
         family = controlled_family(family, origin.controls, settings)
     sizes = read_sizes(family, settings, origin, request)
@@ -149,7 +153,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
         origin.controls, sizes.text_tokens, request.clip_skip, request.variant,
-        sizes.size.fps,
+        sizes.size.fps, sizes.size.seconds,
     )  # fmt: skip
 
 

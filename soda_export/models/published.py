@@ -18,7 +18,9 @@ DENOISERS = ("transformer", "unet")
 """Folders that a pipeline may have its denoiser in."""
 CONTROLNETS = ("controlnet", "controlnet_1", "controlnet_2", "controlnet_3")
 """Folders of the ControlNets that a pipeline comes with."""
-PARTS = (*DENOISERS, *CONTROLNETS, "scheduler", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+PARTS = (
+    *DENOISERS, *CONTROLNETS, "scheduler", "vae", "vocoder", "text_encoder", "text_encoder_2", "text_encoder_3",
+)  # fmt: skip
 AESTHETICS = "requires_aesthetics_score"
 """Of a pipeline: whether its UNet takes how pleasing the picture is to be, as XL's refiner does."""
 

@@ -31,5 +31,7 @@ class ModelRequest:
     """Frames of a clip. [default: the pipeline's]"""
     fps: float | None = None
     """Frames per second of a clip. [default: the pipeline's]"""
+    seconds: float | None = None
+    """Length of a sound. [default: the pipeline's]"""
     clip_skip: int | None = None
     """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""

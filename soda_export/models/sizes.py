@@ -16,6 +16,7 @@ from .request import ModelRequest
 BUILTIN_SIZES = {"shapes-flux": Size(64, 64)}
 """Built-in model whose configuration does not say it -> size of what it makes."""
 _MOST_FPS = 1000.0  # of the bundle's format
+_MOST_SECONDS = 3600.0  # UNets attend to every frame from every frame: memory ends long before
 
 
 def read_sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:
@@ -32,7 +33,8 @@ def read_sizes(family: Family, config: Mapping[str, Any], origin: Origin, reques
 def size_key(request: ModelRequest) -> list[str]:
     """What a model's hash depends on beside its configuration and weights: whatever the user chose of its size."""
     chosen = [str(request.image_size)] if request.image_size else []
-    for name, value in (("size", request.size), ("frames", request.frames), ("fps", request.fps)):
+    for name in ("size", "frames", "fps", "seconds"):
+        value = getattr(request, name)
         chosen += [f"{name}={value}"] if value is not None else []
     return chosen
 
@@ -42,6 +44,8 @@ def _size(family: Family, own: Size, request: ModelRequest) -> Size:
     size = own
     if request.size is not None or request.image_size:
         height, width = _sides(request)
+        if family.sounds:
+            raise ModelError(f"{_option(request)}: a sound has a length; give --seconds")
         if not family.any_size:
             raise ModelError(f"{_option(request)}: a {family.name} model has the one size that it was trained for")
         if height != width and not own.frames:
@@ -49,7 +53,7 @@ def _size(family: Family, own: Size, request: ModelRequest) -> Size:
         size = replace(size, height=height, width=width)
     for option, value in (("--frames", request.frames), ("--fps", request.fps)):
         if value is not None and not own.frames:
-            raise ModelError(f"{option} {value:g}: a {family.name} model makes single images; leave it out")
+            raise ModelError(f"{option} {value:g}: a {family.name} model makes no clips; leave it out")
     if request.frames is not None:
         if request.frames < 1:
             raise ModelError(f"--frames {request.frames}: a clip has at least one")
@@ -58,7 +62,15 @@ def _size(family: Family, own: Size, request: ModelRequest) -> Size:
         if not 1 / _MOST_FPS <= request.fps <= _MOST_FPS:
             raise ModelError(f"--fps {request.fps:g}: must be within {1 / _MOST_FPS:g} .. {_MOST_FPS:g}")
         size = replace(size, fps=request.fps)
-    return size
+    return size if request.seconds is None else replace(size, seconds=_seconds(family, request.seconds))
+
+
+def _seconds(family: Family, seconds: float) -> float:
+    if not family.sounds:
+        raise ModelError(f"--seconds {seconds:g}: a {family.name} model makes no sounds; leave it out")
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ModelError(f"--seconds {seconds:g}: must be above 0, up to {_MOST_SECONDS:g}")
+    return seconds
 
 
 def _sides(request: ModelRequest) -> tuple[int, int]:

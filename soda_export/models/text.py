@@ -19,19 +19,21 @@ from .recipe import Output
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A class of transformers. pooled: how a pipeline takes the pooled output from what the module returns. is_clip:
-    whether there are hidden states and a final norm to take. tied: names of one tensor, any of which a checkpoint may
-    have. prefix: what checkpoints may put before all names. keep_fp32: parts of the names of weights whose products
-    leave fp16's range, as transformers' _keep_in_fp32_modules."""
+    """A class of transformers. pooled: how a pipeline takes the pooled output from what the module returns; unit:
+    brought to length 1. is_clip: whether there are hidden states and a final norm to take. tied: names of one tensor,
+    any of which a checkpoint may have. prefix: what checkpoints may put before all names. keep_fp32: parts of the names
+    of weights whose products leave fp16's range, as transformers' _keep_in_fp32_modules."""
 
     kind: str
     pooled: str = ""
+    unit: bool = False
     is_clip: bool = False
     tied: tuple[tuple[str, ...], ...] = ()
     prefix: str = ""
     keep_fp32: tuple[str, ...] = ()
 
 
+_CLAP = TextEncoder("ClapTextModelWithProjection", "text_embeds", unit=True)
 ENCODERS = {
     "T5EncoderModel": TextEncoder(
         "T5EncoderModel", tied=(("shared.weight", "encoder.embed_tokens.weight"),), keep_fp32=(".wo.",)
@@ -41,14 +43,22 @@ ENCODERS = {
     ),
     "CLIPTextModel": TextEncoder("CLIPTextModel", "pooler_output", is_clip=True, prefix="text_model."),
     "CLIPTextModelWithProjection": TextEncoder("CLIPTextModelWithProjection", "text_embeds", is_clip=True),
+    "ClapModel": _CLAP,
+    "ClapTextModelWithProjection": _CLAP,
 }
-"""Class in config.json -> how pipelines use it."""
+"""Class in config.json -> how pipelines use it. Of a ClapModel the text half is taken, whose weights have these names
+in either class."""
 _SIZES = (
     "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets",
     "relative_attention_max_distance", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings",
 )  # fmt: skip
-_BY_TYPE = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "clip_text_model": "CLIPTextModel"}
+_BY_TYPE = {
+    "t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "clip_text_model": "CLIPTextModel", "clap": "ClapModel",
+    "clap_text_model": "ClapTextModelWithProjection",
+}  # fmt: skip
+_CONFIGS = {"t5": "T5Config", "umt5": "UMT5Config", "clip_text_model": "CLIPTextConfig"}
+_OF_CLAP = {"projection_dim": 512, "projection_hidden_act": "relu"}  # ClapConfig gives both halves its own
 
 
 @dataclass(frozen=True)
@@ -81,14 +91,15 @@ class TextModel:
 
     @property
     def positions(self) -> int:
-        """The most tokens that it takes; T5 takes any number."""
-        return int(getattr(self.config, "max_position_embeddings", sys.maxsize))
+        """The most tokens that it takes; T5 takes any number. CLAP's, as RoBERTa's, are counted from behind padding."""
+        most = int(getattr(self.config, "max_position_embeddings", sys.maxsize))
+        return most - self.config.pad_token_id - 1 if self.record is _CLAP else most
 
     def width(self, output: Output) -> int:
         """Numbers of a token, or of the text where pooled. Raises ModelError for what the class does not give."""
-        if output != "last" and not self.record.is_clip:
+        if output != "last" and not (self.record.pooled if output == "pooled" else self.record.is_clip):
             raise ModelError(f"{self.where}: {self.record.kind} gives no {output} output; a CLIP text model does")
-        name = "hidden_size" if self.record.is_clip else "d_model"
+        name = "hidden_size" if self.record.pooled else "d_model"
         projects = output == "pooled" and self.record.pooled == "text_embeds"
         return int(getattr(self.config, "projection_dim" if projects else name))
 
@@ -101,7 +112,8 @@ class TextModel:
         """An output of what `call` returned: [R, T, D], or [R, P] where pooled. Source: pipelines' encode_prompt."""
         result: Tensor
         if output == "pooled":
-            result = returned[self.record.pooled]
+            pooled = returned[self.record.pooled]
+            result = nn.functional.normalize(pooled, dim=-1) if self.record.unit else pooled
         elif output == "penultimate":
             result = returned.hidden_states[-2 - (clip_skip or 0)]
         elif clip_skip is None or not self.record.is_clip:
@@ -124,9 +136,14 @@ class TextModel:
 
 
 def _prepared(module: nn.Module, mask: Tensor) -> Tensor:
-    """As transformers' masks are from version 5 on, [R, 1, 1, T]: its own way there is a search in the graph."""
-    takes_prepared = hasattr(sys.modules[type(module).__module__], "create_bidirectional_mask")
-    return mask.unsqueeze(1).unsqueeze(1).bool() if takes_prepared else mask
+    """As transformers' masks are from version 5 on, [R, 1, 1, T]: its own way there is a search in the graph. What
+    attends "eager"ly adds its mask."""
+    if not hasattr(sys.modules[type(module).__module__], "create_bidirectional_mask"):
+        return mask
+    attended = mask.unsqueeze(1).unsqueeze(1).bool()
+    if module.config._attn_implementation != "eager":  # type: ignore[union-attr]
+        return attended
+    return torch.where(attended, 0.0, torch.finfo(torch.float32).min)
 
 
 def _kind(fields: Mapping[str, Any]) -> Any:
@@ -147,12 +164,15 @@ def read_text_model(source: Path | Mapping[str, Any]) -> TextModel:
         raise ModelError(f"{where}: text encoder {kind!r} is not supported; supported: {', '.join(ENCODERS)}")
     if fields.get("use_attention_mask"):
         raise ModelError(f"{where}: use_attention_mask is set; only CLIP text models without a mask are supported")
+    is_clap = fields["model_type"] == "clap"
+    if is_clap:
+        fields = {**fields.get("text_config", {}), **{key: fields.get(key, own) for key, own in _OF_CLAP.items()}}
     for name in _SIZES:
         if name in fields and (type(fields[name]) is not int or fields[name] < 1):
             raise ModelError(f"{where}: {name}={fields[name]!r} is no size")
-    from transformers import CLIPTextConfig, T5Config, UMT5Config
+    import transformers
 
-    maker = {"t5": T5Config, "umt5": UMT5Config}.get(fields["model_type"], CLIPTextConfig)
+    maker = getattr(transformers, _CONFIGS.get(str(fields.get("model_type")), "ClapTextConfig"))
     try:
         config = maker(**{key: value for key, value in fields.items() if key not in ("architectures", "model_type")})
     except Exception as error:

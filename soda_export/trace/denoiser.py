@@ -102,7 +102,7 @@ class _Call(nn.Module):
     def _buffers_of(self, prefix: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: self._buffers_of(f"{prefix}_{key}", entry) for key, entry in value.items()}
-        return getattr(self, prefix)
+        return getattr(self, prefix) if isinstance(value, Tensor) else value
 
 
 class _Recorder:

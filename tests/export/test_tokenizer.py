@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from soda_runtime.text import PromptTokenizer
-from transformers import CLIPTokenizer, T5Tokenizer
+from transformers import CLIPTokenizer, RobertaTokenizer, T5Tokenizer
 
 from soda_export.errors import ModelError
 from soda_export.export.tokenizer import export_tokenizer
 from tests.text_toys import (
+    CLAP_TOKENS,
     CLIP_PAD,
     CLIP_TOKENS,
     HARD_PROMPTS,
     SECOND_PAD,
     T5_TOKENS,
     save_clip_tokenizer,
+    save_roberta_tokenizer,
     save_t5_tokenizer,
 )
 
@@ -43,9 +45,26 @@ def _t5(folder: Path) -> Any:
     return T5Tokenizer.from_pretrained(save_t5_tokenizer(folder))
 
 
+def _roberta(folder: Path) -> Any:
+    return RobertaTokenizer.from_pretrained(save_roberta_tokenizer(folder))
+
+
+def _slow_roberta(folder: Path) -> Any:
+    """With vocab.json and merges.txt, as the hub has it."""
+    save_roberta_tokenizer(folder)
+    own = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(own["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in own["merges"]))
+    return RobertaTokenizer.from_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("make", "tokens", "pad"),
-    [(_clip, CLIP_TOKENS, -1), (_second_clip, CLIP_TOKENS, 0), (_saved_clip, CLIP_TOKENS, 0), (_t5, T5_TOKENS, 0)],
+    [
+        (_clip, CLIP_TOKENS, -1), (_second_clip, CLIP_TOKENS, 0), (_saved_clip, CLIP_TOKENS, 0), (_t5, T5_TOKENS, 0),
+        (_roberta, CLAP_TOKENS, 1), (_slow_roberta, CLAP_TOKENS, 1),
+    ],
 )
 def test_hard_prompts_get_the_ids_of_the_pipelines_tokenizer(make: Any, tokens: int, pad: int, tmp_path: Path) -> None:
     own = make(tmp_path / "tokenizer")

@@ -21,6 +21,7 @@ from tests.tiny_models import (
     UNETS,
     save_tiny_flux,
     save_tiny_model,
+    save_tiny_musicldm,
     save_tiny_opensora,
     save_tiny_pixart,
     save_tiny_sana,
@@ -167,6 +168,21 @@ def test_a_unet_is_called_as_its_pipeline_does(tmp_path: Path, kind: str) -> Non
         load_model(ModelRequest(str(folder), image_size=18))
 
 
+@pytest.mark.parametrize("config", [{}, {"class_embeddings_concat": False, "sample_size": (7, 3)}])
+@torch.no_grad()
+def test_a_musicldm_is_called_as_its_pipeline_does(tmp_path: Path, config: dict[str, object]) -> None:
+    folder = save_tiny_musicldm(tmp_path / "model", vocoder=not config, **config)
+    loaded = load_model(str(folder))
+    latents, inputs = random_inputs(loaded, 2)
+    expected = plain(folder, loaded)(
+        latents, torch.full((2,), 750.0), encoder_hidden_states=None, class_labels=inputs["embeds"]
+    ).sample  # fmt: skip
+    torch.testing.assert_close(predict(loaded, latents, 750.0, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert (loaded.family.steps, loaded.family.default_guidance) == (200, 2.0)
+    assert loaded.spec.latent_shape == ((4, 7, 3) if config else (4, 8, 4))
+    assert "cross_attn" not in loaded.spec.kinds  # both attentions of a block are to itself
+
+
 @torch.no_grad()
 def test_an_lcm_takes_its_guidance_as_its_pipeline_embeds_it(tmp_path: Path) -> None:
     folder = save_tiny_unet(tmp_path / "model", time_cond_proj_dim=8)
@@ -207,7 +223,7 @@ def test_a_sana_is_called_as_its_pipeline_does(tmp_path: Path, config: dict[str,
     "save",
     [
         save_tiny_model, save_plain_pixart, save_tiny_flux, save_tiny_sd3, save_tiny_sana, save_tiny_opensora,
-        save_tiny_unet, save_tiny_wan,
+        save_tiny_unet, save_tiny_musicldm, save_tiny_wan,
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -284,6 +300,10 @@ def test_pickled_weights_are_refused(tmp_path: Path, tiny_model: Path) -> None:
         (save_tiny_unet, {"in_channels": 8}, "in_channels=8, out_channels=4: beside the latents a UNet may take"),
         (save_tiny_unet, {"sample_size": (8, 4)}, r"sample_size=\[8, 4\]: one number is needed"),
         (save_tiny_unet, {"class_embed_type": "timestep"}, "class_embed_type='timestep' is not supported"),
+        (save_tiny_musicldm, {"cross_attention_dim": 16}, r"cross_attention_dim=16: .* must be block_out_channels"),
+        (save_tiny_musicldm, {"in_channels": 8}, "in_channels=8, out_channels=4: a UNet of sounds takes its latents"),
+        (save_tiny_musicldm, {"vocoder": False}, "sample_size=8 says no number of mels"),
+        (save_tiny_musicldm, {"num_class_embeds": 3}, "num_class_embeds=3 is not supported"),
         (save_tiny_sana, {"out_channels": 5}, "out_channels=5 is neither in_channels=4 nor"),
         (save_tiny_sana, {"guidance_embeds": True}, "guidance_embeds=true is SANA-Sprint"),
     ],

@@ -20,7 +20,7 @@ from soda_export.models.families import FAMILIES
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.published import published_models, read_published
 from soda_export.models.weights import RandomWeights
-from tests.tiny_models import save_tiny_flux, save_tiny_model
+from tests.tiny_models import save_tiny_flux, save_tiny_model, save_tiny_musicldm
 
 PIXART = {
     "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2,
@@ -257,8 +257,25 @@ def test_an_image_may_have_another_size_where_the_family_allows_it(tmp_path: Pat
         (ModelRequest(folder, size="16x24"), "--size 16x24: a flux model makes squares"),
         (ModelRequest(folder, size="16"), "--size 16: give height x width"),
         (ModelRequest(folder, size="16x16", image_size=16), "give one of them"),
-        (ModelRequest(folder, frames=5), "--frames 5: a flux model makes single images"),
-        (ModelRequest(folder, fps=8.0), "--fps 8: a flux model makes single images"),
+        (ModelRequest(folder, frames=5), "--frames 5: a flux model makes no clips"),
+        (ModelRequest(folder, fps=8.0), "--fps 8: a flux model makes no clips"),
+        (ModelRequest(folder, seconds=8.0), "--seconds 8: a flux model makes no sounds"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_model(request)
+
+
+def test_a_sound_may_have_another_length(tmp_path: Path) -> None:
+    folder = str(save_tiny_musicldm(tmp_path / "model"))
+    own, short = load_model(folder).spec, load_model(ModelRequest(folder, seconds=0.07)).spec
+    assert (own.latent_shape, short.latent_shape) == ((4, 8, 4), (4, 4, 4))
+    assert own.hash != short.hash
+    for request, message in (
+        (ModelRequest(folder, seconds=0.01), r"--seconds 0\.01: a latent lasts 0\.016"),
+        (ModelRequest(folder, seconds=-1.0), "--seconds -1: must be above 0"),
+        (ModelRequest(folder, seconds=float("nan")), "--seconds nan: must be above 0"),
+        (ModelRequest(folder, image_size=16), "--image-size 16: a sound has a length; give --seconds"),
+        (ModelRequest(folder, frames=2), "--frames 2: a unet model makes no clips"),
     ):
         with pytest.raises(ModelError, match=message):
             load_model(request)

@@ -7,13 +7,16 @@ from .decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, Decoder
 from .frames import FramesDecoder
 from .image import ImageDecoder
 from .opensora import OpenSoraVideoDecoder
+from .sound import SoundDecoder
 from .source import DecoderSource, decoder_source
 from .wan import WanDecoder
 
 __all__ = [
     "DECODER_NAME", "DECODER_WEIGHTS_NAME", "KINDS", "Decoder", "DecoderSource", "decoder_source", "open_decoder",
 ]  # fmt: skip
-KINDS: tuple[type[Decoder], ...] = (FramesDecoder, ImageDecoder, OpenSoraVideoDecoder, WanDecoder)
+KINDS: tuple[type[Decoder], ...] = (
+    SoundDecoder, FramesDecoder, ImageDecoder, OpenSoraVideoDecoder, WanDecoder,
+)  # fmt: skip
 """Kinds of decoders; the first one that takes a pipeline's parts decodes it."""
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageModule(nn.Module):
-    """Latents as the denoiser has them -> image [B, 3, H, W] in 0..1, as diffusers' pipelines scale.
+    """Latents as the denoiser has them -> image [B, 3 or 1, H, W] in 0..1, as diffusers' pipelines scale.
 
     Latents are [B, C, h, w] or, packed, [B, h/2 w/2, 4 C] in square images, two by two of each channel side by side
     (FluxPipeline).
@@ -53,7 +53,9 @@ class ImageDecoder(Decoder):
 
     def __init__(self, source: DecoderSource) -> None:
         super().__init__(source)
-        source.refuse("vae", {"latents_mean": None, "latents_std": None, "out_channels": 3})
+        source.refuse("vae", {"latents_mean": None, "latents_std": None})
+        if self._channels not in (1, 3):
+            raise ModelError(f"{source.where('vae')}: out_channels={self._channels} is not supported; 1 and 3 are")
 
     @cached_property
     def finish(self) -> ImageFinish:
@@ -61,7 +63,12 @@ class ImageDecoder(Decoder):
         shape = self.source.latent_shape
         sides = (2 * math.isqrt(shape[0]),) * 2 if len(shape) == 2 else shape[1:]
         height, width = (side * pixels_per_latent(self.source.config("vae")) for side in sides)
-        return ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", (3, height, width))
+        return ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", (self._channels, height, width))
+
+    @property
+    def _channels(self) -> int:
+        """3, or 1 of spectrograms without a vocoder: each row is a moment, the lowest pitch at the left."""
+        return int(self.source.config("vae").get("out_channels", 3))
 
     def module(self) -> nn.Module:
         """The decoder half alone. Raises ModelError."""

@@ -89,7 +89,8 @@ def _trace_frame(program: DecoderProgram, traced: TracedGraph) -> TracedGraph | 
 def _trace(module: nn.Module, inputs: Mapping[str, Shape]) -> TracedGraph:
     def build(parameter: Callable[[Tensor], Tensor]) -> nn.Module:
         placed = {id(own): nn.Parameter(parameter(own), requires_grad=False) for own in module.parameters()}
-        return copy.deepcopy(module, placed)
+        buffers = {id(own): own.clone() for own in module.buffers()}  # which a copy under fake tensors cannot share
+        return copy.deepcopy(module, {**placed, **buffers})
 
     fake = with_buffers(make_fake(build, torch.float32), build, lambda name: None)
     with fake.mode:

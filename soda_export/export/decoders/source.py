@@ -19,13 +19,15 @@ _RANDOM_SEED = 0  # of a decoder whose weights are nowhere: it is there for its 
 @dataclass(frozen=True)
 class DecoderSource:
     """parts: name -> its diffusers folder, else the fields of its config.json. latent_shape: of one sample.
-    frames_per_second: of clips, 0 for pictures. seed: of the random weights of parts without a folder."""
+    frames_per_second: of clips, 0 for pictures. seed: of the random weights of parts without a folder. seconds: that a
+    sound is cut to, 0 for all of it."""
 
     parts: Mapping[str, Path | Mapping[str, Any]]
     latent_shape: tuple[int, ...]
     frames_per_second: float = 0.0
     seed: int | None = None
     variant: str = ""
+    seconds: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -64,4 +66,4 @@ def decoder_source(loaded: LoadedModel) -> DecoderSource | None:
         return None
     is_random = not all(isinstance(place, Path) for place in parts.values())
     seed = _RANDOM_SEED if is_random else None
-    return DecoderSource(parts, loaded.spec.latent_shape, loaded.fps, seed, loaded.variant)
+    return DecoderSource(parts, loaded.spec.latent_shape, loaded.fps, seed, loaded.variant, loaded.seconds)

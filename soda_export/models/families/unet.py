@@ -1,4 +1,7 @@
-"""Stable Diffusion 1, 2 and XL (Rombach et al. 2022, Podell et al. 2023): diffusers' UNet2DConditionModel."""
+"""Stable Diffusion 1, 2 and XL (Rombach et al. 2022, Podell et al. 2023): diffusers' UNet2DConditionModel.
+
+Those of sounds have a record of their own (sound.py).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from ..family import Combined, Constant, Family, Latents, Request, Sizes, Timest
 from ..published import AESTHETICS
 from ..spec import MASK, MASKED_LATENTS, Port
 from .clip_texts import REFINER_TEXTS, SD_TEXTS, SDXL_TEXTS
+from .sound import SOUND, sound_family
 from .unet_parts import (
     SCORES,
     check_unet,
@@ -42,6 +46,8 @@ def _ports(sizes: Sizes) -> tuple[Port, ...]:
 def _adapt(family: Family, config: Mapping[str, Any]) -> Family:
     """XL takes the image's size and a pooled text, and is guided less; LCM's guidance is distilled into the model; a
     UNet for inpainting takes a mask and masked latents; XL's refiner takes how pleasing the picture is to be."""
+    if config["class_embed_type"] == SOUND:
+        return sound_family(family, config)
     family = replace(family, sites=unet_sites(config), patch=1 << (len(config["block_out_channels"]) - 1))
     if takes_region(config):
         family = replace(family, arguments={**family.arguments, "sample": Latents((MASK, MASKED_LATENTS))})

@@ -15,17 +15,23 @@ from .square import sized_latents
 SCORES = ("aesthetic_score", "negative_aesthetic_score", IS_NEGATIVE)
 """Ports of the refiner."""
 _PLAIN = {
-    "addition_embed_type": (None, "text_time"), "attention_type": ("default",), "center_input_sample": (False,),
-    "class_embed_type": (None,), "encoder_hid_dim_type": (None,), "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "num_class_embeds": (None,),
+    "attention_type": ("default",), "center_input_sample": (False,), "encoder_hid_dim_type": (None,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",), "num_class_embeds": (None,),
 }  # fmt: skip
+_OF_PICTURES = {"addition_embed_type": (None, "text_time"), "class_embed_type": (None,)}
+_OF_SOUNDS = {"addition_embed_type": (None,)}
 
 
-def unet_sites(config: Mapping[str, Any]) -> tuple[SiteRule, ...]:
+def unet_sites(config: Mapping[str, Any], *, attends_to_text: bool = True) -> tuple[SiteRule, ...]:
     """Attentions, feed-forwards and residual branches of each block, and the deep feature that DeepCache (Ma et al.
-    2024) keeps: it enters the last block, or, where that one has attention, the block's last layer."""
+    2024) keeps: it enters the last block, or, where that one has attention, the block's last layer.
+
+    attends_to_text: else a block's second attention is to itself, too.
+    """
     down, up = config["down_block_types"], config["up_block_types"]
     deep = "up_blocks.-1.attentions.-2" if "Attn" in up[-1] else "up_blocks.-2"
+    second: dict[str, Any] = {"kind": "cross_attn", "renew": "tokens"}
+    second = second if attends_to_text else {"kind": "attn", "renew": "queries"}
     rules = []
     for place, kinds in {"down_blocks.*": down, "mid_block": ["Attn"], "up_blocks.*": up}.items():
         rules.append(SiteRule(f"{place}.resnets.*.conv2", "resnet"))
@@ -33,7 +39,7 @@ def unet_sites(config: Mapping[str, Any]) -> tuple[SiteRule, ...]:
             layer = f"{place}.attentions.*.transformer_blocks.*"
             rules += [
                 SiteRule(f"{layer}.attn1", "attn", renew="queries"),
-                SiteRule(f"{layer}.attn2", "cross_attn", renew="tokens"),
+                SiteRule(f"{layer}.attn2", **second),
                 SiteRule(f"{layer}.ff", "ff", renew="tokens"),
                 SiteRule(f"{place}.attentions.*.proj_out", "transformer", contains=True),
             ]
@@ -98,10 +104,7 @@ def embedded_guidance(width: int, guidance: Any) -> Any:
 
 def check_unet(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse UNets that take more than latents, a time and a text, or that are not of one size."""
-    for key, known in _PLAIN.items():
-        if config[key] not in known:
-            supported = ", ".join(map(repr, known))
-            raise ModelError(f"{path}: {key}={config[key]!r} is not supported; supported: {supported}")
+    _check_known(path, config, {**_PLAIN, **_OF_PICTURES})
     if config["in_channels"] != config["out_channels"] and not takes_region(config):
         channels = f"in_channels={config['in_channels']}, out_channels={config['out_channels']}"
         what = "beside the latents a UNet may take a mask and masked latents (9 channels of 4), nothing else"
@@ -109,3 +112,15 @@ def check_unet(path: Path, config: Mapping[str, Any]) -> None:
     for key in ("sample_size", "cross_attention_dim"):
         if not isinstance(config[key], int):
             raise ModelError(f"{path}: {key}={config[key]!r}: one number is needed")
+
+
+def check_plain(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse UNets that take more than latents, a time and one vector of a text."""
+    _check_known(path, config, {**_PLAIN, **_OF_SOUNDS})
+
+
+def _check_known(path: Path, config: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]]) -> None:
+    for key, values in known.items():
+        if config[key] not in values:
+            supported = ", ".join(map(repr, values))
+            raise ModelError(f"{path}: {key}={config[key]!r} is not supported; supported: {supported}")
