@@ -144,6 +144,8 @@ def _fits_alone(planning: PlanOptions | None) -> bool:
 
 def _example(manifest: Manifest, prompts: Sequence[str]) -> str:
     """What to try the bundle with; prompts: that it was calibrated with."""
+    from .results import USUAL
+
     words = []
     for port in manifest.ports:
         if isinstance(port, LabelPort):
@@ -154,5 +156,5 @@ def _example(manifest: Manifest, prompts: Sequence[str]) -> str:
         words.append(f"--prompt {shlex.quote(prompts[0] if prompts else 'a lighthouse at dawn')}")
     elif any(isinstance(port, EmbeddingPort) for port in manifest.ports):
         words.append("--embeds embeds.safetensors")
-    is_image = manifest.finish or manifest.model.output == "pixels"
-    return " ".join([*words, f"--out out.{'png' if is_image else 'npy'}"])
+    made = manifest.finish[0].kind if manifest.finish else "image" if manifest.model.output == "pixels" else ""
+    return " ".join([*words, f"--out {USUAL[made]}"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from soda_runtime.checks import open_manifest
 from soda_runtime.chunks import chunks_of
-from soda_runtime.manifest import HintPort, LabelPort, Manifest, VideoFinish
+from soda_runtime.manifest import AudioFinish, HintPort, LabelPort, Manifest, VideoFinish
 from soda_runtime.policy import FULL, Policy, read_rules
 from soda_runtime.signature import ITEM_BYTES, START_LEVELS
 from soda_runtime.starts import cached_steps
@@ -175,8 +175,10 @@ def describe_result(manifest: Manifest) -> str:
     if not manifest.finish:
         return manifest.model.output
     finish = manifest.finish[0]
+    if isinstance(finish, AudioFinish):
+        return f"sound, {finish.shape[1] / finish.sample_rate:.2f} s at {finish.sample_rate} Hz"
     if not isinstance(finish, VideoFinish):
-        return {"image": "images", "audio": "audio"}[finish.kind]
+        return "images"
     frames, _, height, width = finish.shape
     said = f"video, {frames} frames of {width}x{height}, {finish.frames_per_second:g} a second"
     if len(chunks_of(manifest)) == 1:

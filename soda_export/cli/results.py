@@ -27,7 +27,7 @@ _FILES = {
     ".wav": "a .wav sound",
 }  # fmt: skip
 _MADE = {".png": "image", ".mp4": "video", ".gif": "video", FRAMES: "video", ".wav": "audio"}
-_USUAL = {"image": "out.png", "video": "out.mp4", "audio": "out.wav", "": "out.npy"}
+USUAL = {"image": "out.png", "video": "out.mp4", "audio": "out.wav", "": "out.npy"}
 _ADVICE = {
     "image": "name a .png", "video": "name a .mp4, a .gif or a folder (frames/)", "audio": "name a .wav",
     "": "the bundle has no decoder",
@@ -45,7 +45,7 @@ class Out:
 
 def check_result(out: str | None, session: Session) -> Out:
     """The place for what a bundle makes; None for the usual one here. Raises UsageError."""
-    out = _USUAL[session.result_kind] if out is None else out
+    out = USUAL[session.result_kind] if out is None else out
     path = Path(out)
     form = FRAMES if out.endswith("/") else path.suffix
     advice = f"{_ADVICE[session.result_kind]}, or a .npy file for the latents"

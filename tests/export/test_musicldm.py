@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from soda_runtime.manifest import AudioFinish, ImageFinish
 
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
+from soda_export.cli.run import run
 from soda_export.errors import ModelError
 from soda_export.export.decoders import DECODER_NAME, DecoderSource, decoder_source, open_decoder
 from soda_export.export.decoders.sound import SoundDecoder
@@ -104,6 +106,12 @@ def test_a_bundle_sounds_as_the_pipeline_does(seconds: float | None, folder: Pat
     ]  # fmt: skip
     print("features, latents, mel, sound:", *(f"{number:.1e}" for number in differences))
     assert max(differences) <= BOUND
+    run(str(tmp_path / "bundle"), prompt=PROMPTS[:1], seed=7, out=str(tmp_path / "clip.wav"))
+    session.generate(prompt=PROMPTS[:1], seed=7)
+    with wave.open(str(tmp_path / "clip.wav")) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (1, 1000, sound.shape[1])
+        played = np.frombuffer(file.readframes(sound.shape[1]), "<i2") / 32767
+    np.testing.assert_allclose(played, session.result()[0, 0], rtol=0, atol=1e-4)
 
 
 def test_a_sound_is_cut_to_what_was_asked_for(folder: Path) -> None:
