@@ -156,5 +156,4 @@ def _example(manifest: Manifest, prompts: Sequence[str]) -> str:
         words.append(f"--prompt {shlex.quote(prompts[0] if prompts else 'a lighthouse at dawn')}")
     elif any(isinstance(port, EmbeddingPort) for port in manifest.ports):
         words.append("--embeds embeds.safetensors")
-    made = manifest.finish[0].kind if manifest.finish else "image" if manifest.model.output == "pixels" else ""
-    return " ".join([*words, f"--out {USUAL[made]}"])
+    return " ".join([*words, f"--out {USUAL[manifest.result_kind]}"])

@@ -34,7 +34,7 @@ from .seeds import seed_noise
 
 log = logging.getLogger(__name__)
 Images = NDArray[np.float32]
-"""[B, 1 or 3, H, W] in 0..1"""
+"""[B, 1 or 3, H, W] or clips [B, frames, 3, H, W] in 0..1; sounds [B, channels, samples] in -1..1"""
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,15 @@ class BundleSamples:
         steps = manifest.sampler.steps if manifest.sampler.stochastic else 0
         noise, request = seed_noise(seeds, manifest.model.latent_shape, steps), self._request(seeds)
         latents = self._session.generate(**request, noise=noise, accelerated=self._accelerated)
-        has_images = bool(manifest.finish) or manifest.model.output == "pixels"
-        images = np.ascontiguousarray(self._session.images().transpose(0, 3, 1, 2)) if has_images else None
+        images = self._images() if manifest.result_kind else None
         is_adaptive = self._session.playback.play == "adaptive"
         calls = (self._session.decisions == FULL).sum(axis=0) if is_adaptive else None
         return Drawn(latents, images, tuple(request.get("prompt", ())), calls)
+
+    def _images(self) -> Images:
+        """The result with its channels where a decoder has them."""
+        made = self._session.result()
+        return made if self._manifest.result_kind == "audio" else np.ascontiguousarray(np.moveaxis(made, -1, -3))
 
     def _request(self, seeds: range) -> dict[str, Any]:
         manifest = self._manifest

@@ -21,7 +21,7 @@ _MOST_SECONDS = 3600.0  # UNets attend to every frame from every frame: memory e
 
 def read_sizes(family: Family, config: Mapping[str, Any], origin: Origin, request: ModelRequest) -> Sizes:
     """Sizes of a model of that family. Raises ModelError for a request that the family cannot follow."""
-    size = _size(family, BUILTIN_SIZES.get(origin.name, family.size), request)
+    size = _size(family, BUILTIN_SIZES.get(request.model, family.size), request)
     sizes = Sizes(config, origin.published, _text_tokens(family, origin), size)
     unit = 1 if family.cuts else sizes.pixels_per_latent * max(family.patch, 1)
     for side in (size.height, size.width):

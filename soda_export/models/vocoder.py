@@ -42,6 +42,13 @@ def read_vocoder(config: Mapping[str, Any]) -> Vocoder:
         "sampling_rate": 16000, "model_in_dim": 80, "upsample_rates": [4] * 4, "upsample_kernel_sizes": [8] * 4,
     }  # fmt: skip
     rate, mels, factors, kernels = (config.get(key, default) for key, default in known.items())
+    lists = {"upsample_rates": factors, "upsample_kernel_sizes": kernels}
+    for key, numbers in lists.items():
+        if not isinstance(numbers, list | tuple) or not numbers:
+            raise ModelError(f"vocoder/config.json: {key}={numbers!r}: a list of whole numbers above 0 is needed")
     if not all(type(number) is int and number > 0 for number in (rate, mels, *factors, *kernels)):
         raise ModelError(f"vocoder/config.json: {', '.join(known)} must be whole numbers above 0")
-    return Vocoder(rate, mels, tuple(zip(factors, kernels, strict=False)))
+    if len(factors) != len(kernels):
+        counts = f"{len(factors)} upsample_rates and {len(kernels)} upsample_kernel_sizes"
+        raise ModelError(f"vocoder/config.json: {counts}; there must be as many of both")
+    return Vocoder(rate, mels, tuple(zip(factors, kernels, strict=True)))

@@ -35,6 +35,7 @@ from soda_export.plan.plan import plan_text
 from tests.conftest import OpenBench
 from tests.tiny import make_plan, mixed_kept
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 SEEDS = range(50, 56)
 
 
@@ -333,3 +334,14 @@ def test_the_verb_prints_rows(
     assert row["accuracy"] is None
     evaluate(tiny_bundle.out, options=EvalOptions("50:56", 6))
     assert "RMSE of latents" in capsys.readouterr().out
+
+
+def test_a_bundle_of_clips_is_drawn_with_channels_where_a_decoder_has_them() -> None:
+    bundle = Bundle.open(GOLDEN / "v5-chunks")
+    drawn = BundleSamples(bundle, accelerated=True).draw(range(5, 7))
+    assert drawn.images is not None
+    assert drawn.images.shape == (2, *bundle.manifest.finish[0].shape)  # [B, frames, channels, height, width]
+    request = {"labels": [5, 6], "noise": seed_noise(range(5, 7), bundle.manifest.model.latent_shape, 0)}
+    session = bundle.session()
+    session.generate(**request)
+    assert np.array_equal(np.moveaxis(session.result(), -1, 2), drawn.images)

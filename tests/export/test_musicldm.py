@@ -149,6 +149,9 @@ def test_without_a_vocoder_the_result_is_the_spectrogram(tmp_path: Path) -> None
         ("vocoder", {"model_in_dim": 16}, r"model_in_dim=16, but the autoencoder makes 8"),
         ("vocoder", {"architectures": ["UnivNetModel"]}, r"vocoder \['UnivNetModel'\] is not supported"),
         ("vae", {"out_channels": 3}, "out_channels=3 is not supported"),
+        ("vocoder", {"upsample_kernel_sizes": [4]}, "1 upsample_kernel_sizes; there must be as many of both"),
+        ("vocoder", {"upsample_kernel_sizes": []}, r"upsample_kernel_sizes=\[\]: a list of whole numbers above 0"),
+        ("vocoder", {"upsample_rates": 5}, "upsample_rates=5: a list of whole numbers above 0"),
         ("vocoder", {"upsample_initial_channel": 16}, r"conv_pre\.weight' is \[8, 8, 7\], config.json says \[16"),
     ],
 )  # fmt: skip

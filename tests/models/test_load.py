@@ -287,3 +287,8 @@ def test_the_shift_of_a_flow_is_that_of_the_images_size(tmp_path: Path) -> None:
     assert config["mu"] == pytest.approx(0.5 + (64 - 256) * 0.65 / 3840)
     assert config["uniform_sigmas"] is True
     assert config["use_dynamic_shifting"] is True
+
+
+def test_a_built_in_model_has_its_size_with_random_weights_too() -> None:
+    stored, random = (load_model(ModelRequest("shapes-flux", random_weights=seed)).spec for seed in (None, 0))
+    assert random.latent_shape == stored.latent_shape == (64, 16)

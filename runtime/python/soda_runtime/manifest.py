@@ -299,6 +299,13 @@ class Manifest:
     tables: str
     files: dict[str, FileEntry]
 
+    @property
+    def result_kind(self) -> Literal["image", "video", "audio", ""]:
+        """What a session's `result` gives; "" where there is none."""
+        if self.finish:
+            return self.finish[0].kind
+        return "image" if self.model.output == "pixels" else ""
+
 
 def manifest_text(manifest: Manifest) -> str:
     """Canonical text: two spaces of indent, keys in schema order, files sorted by name."""

@@ -230,10 +230,7 @@ class Session:
     @property
     def result_kind(self) -> Literal["image", "video", "audio", ""]:
         """What `result` gives; "" where there is none."""
-        manifest = self.bundle.manifest
-        if manifest.finish:
-            return manifest.finish[0].kind
-        return "image" if manifest.model.output == "pixels" else ""
+        return self.bundle.manifest.result_kind
 
     @property
     def num_chunks(self) -> int:
