@@ -10,7 +10,6 @@ package has a copy of that folder. Autoencoder: that of `shapes`, frame by frame
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from scene_data import encode_all, render_all
 from scene_score import save_autoencoder, train_checker
 from torch import Tensor
 from train_shapes import build_text_encoder, build_tokenizer
-from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, run_stages, save_half
+from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, read_settings, run_stages, save_half
 from transformers import T5EncoderModel, T5Tokenizer
 
 from soda_export.eval.clips import (
@@ -44,6 +43,7 @@ from soda_export.eval.clips import (
 )  # fmt: skip
 from soda_export.eval.scenes import COLOURS, IMAGE_SIZE, SHAPES, SIZES, is_held_out
 from soda_export.models.own.stdit import STDiT3
+from soda_export.sampler.rflow import RFlowScheduler
 
 OUT = WORK_FOLDER / "clips"
 MAX_TOKENS = 16
@@ -55,7 +55,7 @@ CAPTION_DROPOUT = 0.1
 GUIDANCE, STEPS, LEAST_SATISFIED = 4.0, 30, 0.85
 _CLIPS, _BATCH = 5000, 25
 PIPELINE = {
-    "_class_name": "OpenSoraPipeline",
+    "_class_name": "OpenSora",
     "scheduler": ["soda_export", "RFlowScheduler"],
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
@@ -138,7 +138,7 @@ def training_clips() -> tuple[list[Clip], Tensor]:
 def build_transformer() -> STDiT3:
     return STDiT3(
         in_channels=4, hidden_size=128, depth=3, num_heads=4, pred_sigma=False, caption_channels=128,
-        model_max_length=MAX_TOKENS, input_sq_size=IMAGE_SIZE, input_size=(FRAMES, 16, 16),
+        model_max_length=MAX_TOKENS, input_sq_size=IMAGE_SIZE,
     )  # fmt: skip
 
 
@@ -179,6 +179,7 @@ def train_denoiser(iterations: int, batch: int, rate: float) -> dict[str, Any]:
 def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
     """Draw held-out captions and have the checker look at every frame."""
     save_autoencoder(OUT)
+    RFlowScheduler().save_pretrained(OUT / "scheduler")
     clips = held_out_clips(count)
     frames = np.concatenate([
         draw([clip.caption for clip in clips[i : i + _BATCH]], 1000 + i, steps, guidance)
@@ -213,18 +214,10 @@ def draw(captions: list[str], seed: int, steps: int, guidance: float) -> NDArray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    stages = ("checker", "text", "denoiser", "score")
-    parser.add_argument("--stage", choices=stages, action="append", help="this stage alone")
-    parser.add_argument("--checker-iterations", type=int, default=900)
-    parser.add_argument("--text-iterations", type=int, default=500)
-    parser.add_argument("--iterations", type=int, default=3000, help="of the denoiser")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    args = parser.parse_args()
+    args = read_settings(
+        __doc__, ("checker", "text", "denoiser", "score"), checker_iterations=900, text_iterations=500, iterations=3000,
+        batch=32, learning_rate=1e-3, prompts=200, steps=STEPS, guidance=GUIDANCE,
+    )  # fmt: skip
     work = {
         "checker": lambda: train_clip_checker(args.checker_iterations),
         "text": lambda: train_text_encoder(args.text_iterations),

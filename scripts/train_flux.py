@@ -9,7 +9,6 @@ As FLUX.1-schnell, and unlike FLUX.1-dev, it takes no guidance: the captions are
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from scene_score import finish_folder, save_autoencoder, score_pipeline
 from torch import Tensor
 from train_scenes import CAPTION_DROPOUT, MAX_TOKENS, encode_captions
 from train_scenes import OUT as SCENES
-from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, run_stages, save_half
+from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, read_settings, run_stages, save_half
 from transformers import T5EncoderModel, T5Tokenizer
 
 OUT, SHAPES = WORK_FOLDER / "shapes-flux", BUILTIN_FOLDER / "shapes"
@@ -126,14 +125,9 @@ def score(count: int, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("flow", "score"), action="append", help="this stage alone")
-    parser.add_argument("--iterations", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
+    args = read_settings(
+        __doc__, ("flow", "score"), iterations=2500, batch=64, learning_rate=1e-3, prompts=200, steps=STEPS,
+    )  # fmt: skip
     stages = {
         "flow": lambda: train_flow(args.iterations, args.batch, args.learning_rate),
         "score": lambda: score(args.prompts, args.steps),

@@ -9,7 +9,6 @@ build/train/scenes and a line in training.json; the package has a copy of that f
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from scene_score import finish_folder, save_autoencoder, score_pipeline
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, run_stages, save_half
+from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, read_settings, run_stages, save_half
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 OUT = WORK_FOLDER / "scenes"
@@ -183,16 +182,10 @@ def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("text", "unet", "score"), action="append", help="this stage alone")
-    parser.add_argument("--text-iterations", type=int, default=800)
-    parser.add_argument("--iterations", type=int, default=2200, help="of the UNet")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    args = parser.parse_args()
+    args = read_settings(
+        __doc__, ("text", "unet", "score"), text_iterations=800, iterations=2200, batch=64, learning_rate=1e-3,
+        prompts=200, steps=STEPS, guidance=GUIDANCE,
+    )  # fmt: skip
     stages = {
         "text": lambda: train_text_encoder(args.text_iterations),
         "unet": lambda: train_unet(args.iterations, args.batch, args.learning_rate),

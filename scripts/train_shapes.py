@@ -10,7 +10,6 @@ and a line in training.json. About 90 minutes on 2 cores with bfloat16; exact re
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from scene_data import number_captions, training_latents
 from scene_language import MAX_TOKENS, WORDS, learn_scenes
 from scene_score import LEAST_SATISFIED, checker_accuracy, draw_held_out, judge, prompt_scenes, train_checker
 from torch import Tensor
-from training import BUILTIN_FOLDER, optimise, run_stages, save_half
+from training import BUILTIN_FOLDER, optimise, read_settings, run_stages, save_half
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from soda_export.eval.scene_checker import CHECKER_FILE
@@ -182,16 +181,10 @@ def score(count: int = 200, steps: int = STEPS, guidance: float = GUIDANCE) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    stages = ("checker", "vae", "text", "denoiser", "score")
-    parser.add_argument("--stage", choices=stages, action="append", help="this stage alone; default: all not done yet")
-    parser.add_argument("--checker-iterations", type=int, default=1500)
-    parser.add_argument("--vae-iterations", type=int, default=1500)
-    parser.add_argument("--text-iterations", type=int, default=1500)
-    parser.add_argument("--iterations", type=int, default=5000, help="of the denoiser")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    args = parser.parse_args()
+    args = read_settings(
+        __doc__, ("checker", "vae", "text", "denoiser", "score"), checker_iterations=1500, vae_iterations=1500,
+        text_iterations=1500, iterations=5000, batch=64, learning_rate=1e-3,
+    )  # fmt: skip
     work = {
         "checker": lambda: train_scene_checker(args.checker_iterations),
         "vae": lambda: train_vae(OUT / "vae", args.vae_iterations),

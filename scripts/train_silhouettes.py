@@ -8,7 +8,6 @@ The UNet of build/train/scenes stays as it is. The result is the folder `control
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from scene_data import number_captions, training_latents
 from scene_score import draw_held_out, judge, prompt_scenes
 from torch import Tensor, nn
 from train_scenes import CAPTION_DROPOUT, GUIDANCE, OUT, STEPS, build_scheduler, compile_for_cpu, encode_captions
-from training import BUILTIN_FOLDER, optimise, run_stages, save_half
+from training import BUILTIN_FOLDER, optimise, read_settings, run_stages, save_half
 
 from soda_export.eval.scenes import Scene, silhouette, silhouette_overlaps
 
@@ -113,15 +112,10 @@ def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("controlnet", "controlnet score"), action="append", help="this stage alone")
-    parser.add_argument("--iterations", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    args = parser.parse_args()
+    args = read_settings(
+        __doc__, ("controlnet", "controlnet score"), iterations=1000, batch=64, learning_rate=5e-4, prompts=200,
+        steps=STEPS, guidance=GUIDANCE,
+    )  # fmt: skip
     stages = {
         "controlnet": lambda: train_controlnet(args.iterations, args.batch, args.learning_rate),
         "controlnet score": lambda: score(args.prompts, args.steps, args.guidance),

@@ -9,7 +9,6 @@ build/train/tones and a line in training.json; the package has a copy of that fo
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
-from training import WORK_FOLDER, optimise, run_stages, save_half
+from training import WORK_FOLDER, optimise, read_settings, run_stages, save_half
 from transformers import ClapConfig, ClapModel, RobertaTokenizer
 
 from soda_export.eval.notes import (
@@ -37,10 +36,10 @@ from soda_export.eval.notes import (
     all_tunes,
     draw_tunes,
     held_out_tunes,
-    is_held_out,
     mel_spectrogram,
     play,
 )  # fmt: skip
+from soda_export.eval.scenes import is_held_out
 from soda_export.eval.tune_listener import satisfied, shares
 
 OUT = WORK_FOLDER / "tones"
@@ -108,7 +107,7 @@ def train_text_encoder(iterations: int) -> dict[str, Any]:
     encoder = build_text_encoder(tokenizer)
 
     def tell(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return text_features(encoder, ids, mask), torch.arange(len(ids))
+        return FEATURES**0.5 * text_features(encoder, ids, mask), torch.arange(len(ids))  # of numbers about 1
 
     parts = [_lesson([t for t in all_tunes() if is_held_out(t.caption) == held_out]) for held_out in (False, True)]
     learned = learn_language(
@@ -268,17 +267,10 @@ def draw(captions: list[str], seed: int, steps: int, guidance: float) -> NDArray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("text", "vae", "unet", "score"), action="append", help="this stage alone")
-    parser.add_argument("--text-iterations", type=int, default=500)
-    parser.add_argument("--vae-iterations", type=int, default=1500)
-    parser.add_argument("--iterations", type=int, default=2500, help="of the UNet")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    args = parser.parse_args()
+    args = read_settings(
+        __doc__, ("text", "vae", "unet", "score"), text_iterations=1200, vae_iterations=600, iterations=2600, batch=64,
+        learning_rate=1e-3, prompts=200, steps=STEPS, guidance=GUIDANCE,
+    )  # fmt: skip
     stages = {
         "text": lambda: train_text_encoder(args.text_iterations),
         "vae": lambda: train_vae(args.vae_iterations),

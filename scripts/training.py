@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
@@ -86,6 +87,16 @@ def move_average(slow: nn.Module, fast: nn.Module, decay: float) -> None:
 def save_half(model: nn.Module, folder: Path) -> None:
     """A model in half precision, as plain tensors."""
     copy.deepcopy(model).eval().half().to(memory_format=torch.contiguous_format).save_pretrained(folder)
+
+
+def read_settings(description: str | None, stages: Sequence[str], **defaults: float) -> argparse.Namespace:
+    """The command line of a training script: --stage, which may come several times, and an option for each number."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    alone = "this stage alone; default: all not done yet"
+    parser.add_argument("--stage", choices=tuple(stages), action="append", help=alone)
+    for name, number in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(number), default=number, help=f"default {number}")
+    return parser.parse_args()
 
 
 def run_stages(folder: Path, stages: Mapping[str, Callable[[], dict[str, Any]]], wanted: Sequence[str] | None) -> None:
