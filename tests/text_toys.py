@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 CLIP_WORDS = ("a", "red", "blue", "circle", "square", "the", "of", "photo")
 T5_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?'-é"
@@ -86,30 +86,17 @@ def save_clip(folder: Path, width: int, *, projection: int = 0, layers: int = 3,
     _save_stirred(kind(config), folder)
 
 
-def save_t5(folder: Path, width: int) -> None:
-    """A T5 encoder with random weights."""
+def save_t5(folder: Path, width: int, family: Literal["T5", "UMT5"] = "T5") -> None:
+    """A T5 or UMT5 encoder with random weights."""
     import torch
     import transformers
 
     torch.manual_seed(width)
-    config = transformers.T5Config(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=100, d_model=width, d_kv=8, num_heads=2, d_ff=48, num_layers=2, feed_forward_proj="gated-gelu",
         dropout_rate=0.0, is_encoder_decoder=False, use_cache=False,
     )  # fmt: skip
-    _save_stirred(transformers.T5EncoderModel(config), folder)
-
-
-def save_umt5(folder: Path, width: int) -> None:
-    """A UMT5 encoder with random weights."""
-    import torch
-    import transformers
-
-    torch.manual_seed(width)
-    config = transformers.UMT5Config(
-        vocab_size=100, d_model=width, d_kv=8, num_heads=2, d_ff=48, num_layers=2, feed_forward_proj="gated-gelu",
-        dropout_rate=0.0, is_encoder_decoder=False, use_cache=False,
-    )  # fmt: skip
-    _save_stirred(transformers.UMT5EncoderModel(config), folder)
+    _save_stirred(getattr(transformers, f"{family}EncoderModel")(config), folder)
 
 
 def save_roberta_tokenizer(folder: Path) -> Path:
@@ -195,7 +182,7 @@ def save_flux_texts(folder: Path) -> Path:
 def save_wan_texts(folder: Path) -> Path:
     """Wan's: UMT5 of 16."""
     save_t5_tokenizer(folder / "tokenizer")
-    save_umt5(folder / "text_encoder", 16)
+    save_t5(folder / "text_encoder", 16, "UMT5")
     return folder
 
 

@@ -118,7 +118,7 @@ class ClipChecker:
     """A scene checker that has seen frames of clips, frame by frame, and where it sees the object move."""
 
     def __init__(self) -> None:
-        self.frames = SceneChecker(file=CLIP_CHECKER_FILE)
+        self.frames = SceneChecker(CLIP_CHECKER_FILE)
 
     def verdicts(self, frames: NDArray[np.float32], clips: Sequence[Clip]) -> list[Verdict]:
         """frames: [n, FRAMES, 3, 64, 64] in 0..1."""

@@ -6,12 +6,13 @@ are kept out of training, as for scenes.py.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .scenes import is_held_out
 
 SAMPLE_RATE, HOP, FRAMES, MELS = 8000, 512, 32, 64
 SAMPLES = FRAMES * HOP
@@ -36,7 +37,6 @@ _ATTACK_S = {"organ": 0.01, "bell": 0.003, "flute": 0.08, "guitar": 0.003}
 _RELEASE_S = 0.03
 INSTRUMENTS = tuple(_PARTIALS)
 _QUIETEST = 1e-4  # amplitudes are raised to this before their logarithm is taken
-_HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,6 @@ class Tune:
     def caption(self) -> str:
         """`a fast bell playing a low c and a high g`."""
         return f"a {self.tempo} {self.instrument} playing " + " and ".join(f"a {pitch}" for pitch in self.pitches)
-
-
-def is_held_out(caption: str) -> bool:
-    """Whether a caption is kept out of training."""
-    return zlib.crc32(caption.encode()) % 1000 < 1000 * _HELD_OUT_SHARE
 
 
 @cache

@@ -77,13 +77,11 @@ def _split(answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class SceneChecker:
     """A trained network as a judge."""
 
-    def __init__(self, network: CheckerNetwork | None = None, file: Path = CHECKER_FILE) -> None:
-        if network is None:
-            from safetensors.torch import load_file
+    def __init__(self, file: Path = CHECKER_FILE) -> None:
+        from safetensors.torch import load_file
 
-            network = CheckerNetwork()
-            network.load_state_dict(load_file(file))
-        self._network = network.eval()
+        self._network = CheckerNetwork().eval()
+        self._network.load_state_dict(load_file(file))
 
     @torch.no_grad()
     def read(self, images: NDArray[np.float32]) -> list[dict[str, Sighting]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from . import clips, notes, scenes
 
 DRAWS_SCENES = frozenset({"scenes", "shapes", "shapes-flux"})
 CLIPS, TONES = "clips", "tones"
+Thing = TypeVar("Thing")
 
 
 class Captioned(Protocol):
@@ -41,6 +42,11 @@ def held_out_tunes() -> tuple[notes.Tune, ...]:
 _ASKED: Mapping[str, Callable[[], Sequence[Captioned]]] = {
     **dict.fromkeys(DRAWS_SCENES, held_out_scenes), CLIPS: held_out_clips, TONES: held_out_tunes,
 }  # fmt: skip
+
+
+def asked_of(things: Sequence[Thing], seeds: range) -> list[Thing]:
+    """What each seed was asked for, in turn."""
+    return [things[seed % len(things)] for seed in seeds]
 
 
 def held_out_captions(name: str) -> list[str] | None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from soda_export.eval import notes
-from soda_export.eval.notes import Tune, draw_tunes, held_out_tunes, is_held_out, mel_spectrogram, play
+from soda_export.eval.notes import Tune, draw_tunes, held_out_tunes, mel_spectrogram, play
+from soda_export.eval.scenes import is_held_out
 from soda_export.eval.tune_listener import hear, satisfied, shares
 
 

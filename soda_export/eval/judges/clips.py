@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..clips import FRAMES, ClipChecker, draw_clips, render_clip
-from ..worlds import held_out_clips
+from ..worlds import asked_of, held_out_clips
 from .principal import PrincipalAxes
 
 _TRAINING_CLIPS, _TRAINING_SEED = 250, 1
@@ -31,8 +31,7 @@ class ClipsJudge:
 
     def verdicts(self, made: NDArray[np.float32], seeds: range) -> NDArray[np.bool_]:
         """Whether each keeps its caption: object, direction and speed: [n]."""
-        clips = held_out_clips()
-        asked = [clips[seed % len(clips)] for seed in seeds]
+        asked = asked_of(held_out_clips(), seeds)
         return np.array([verdict.all for verdict in self._checker.verdicts(made, asked)])
 
     def overlaps(self, made: NDArray[np.float32], seeds: range) -> None:

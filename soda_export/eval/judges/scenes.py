@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..scene_checker import SceneChecker
-from ..scenes import Scene, draw_scenes, render, silhouette_overlaps
-from ..worlds import held_out_scenes
+from ..scenes import draw_scenes, render, silhouette_overlaps
+from ..worlds import asked_of, held_out_scenes
 from .principal import PrincipalAxes
 
 _TRAINING_SCENES, _TRAINING_SEED = 1000, 1
@@ -32,18 +32,13 @@ class ScenesJudge:
 
     def verdicts(self, made: NDArray[np.float32], seeds: range) -> NDArray[np.bool_]:
         """Whether each satisfies its caption: [n]."""
-        return np.array(self._checker.satisfied(made, _scenes_of(seeds)))
+        return np.array(self._checker.satisfied(made, asked_of(held_out_scenes(), seeds)))
 
     def overlaps(self, made: NDArray[np.float32], seeds: range) -> NDArray[np.float64] | None:
         """Of drawn and given silhouettes, intersection over union: [n]."""
-        return silhouette_overlaps(made, _scenes_of(seeds)) if self._is_steered else None
+        return silhouette_overlaps(made, asked_of(held_out_scenes(), seeds)) if self._is_steered else None
 
     @cached_property
     def _axes(self) -> PrincipalAxes:
         scenes = draw_scenes(_TRAINING_SCENES, _TRAINING_SEED, held_out=False)
         return PrincipalAxes(self._checker.last_features(np.stack([render(scene) for scene in scenes])))
-
-
-def _scenes_of(seeds: range) -> list[Scene]:
-    scenes = held_out_scenes()
-    return [scenes[seed % len(scenes)] for seed in seeds]

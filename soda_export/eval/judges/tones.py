@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .. import tune_listener
 from ..notes import Tune, draw_tunes, mel_spectrogram, play
-from ..worlds import held_out_tunes
+from ..worlds import asked_of, held_out_tunes
 from .principal import PrincipalAxes
 
 _TRAINING_TUNES, _TRAINING_SEED = 500, 1
@@ -29,9 +29,7 @@ class TonesJudge:
 
     def verdicts(self, made: NDArray[np.float32], seeds: range) -> NDArray[np.bool_]:
         """Whether each is heard as what its caption says: [n]."""
-        tunes = held_out_tunes()
-        asked = [tunes[seed % len(tunes)] for seed in seeds]
-        return np.array(tune_listener.satisfied(2 * made[:, 0] - 1, asked))
+        return np.array(tune_listener.satisfied(2 * made[:, 0] - 1, asked_of(held_out_tunes(), seeds)))
 
     def overlaps(self, made: NDArray[np.float32], seeds: range) -> None:
         """Nothing tells where a tone is to be."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 
 from soda_runtime.manifest import VideoFinish
 from soda_runtime.signature import LATENTS
@@ -13,10 +12,8 @@ from ...models.family import pixels_per_latent
 from .autoencoder import load_autoencoder
 from .decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, Decoder
 from .image import ImageModule
-from .programs import DecoderProgram, Progress, write_programs
+from .programs import DecoderProgram
 from .source import DecoderSource
-
-_VIDEO = "video"  # what every call makes: its frames
 
 
 class FramesModule(nn.Module):
@@ -60,11 +57,8 @@ class FramesDecoder(Decoder):
         """Of any number of frames."""
         return FramesModule(ImageModule(load_autoencoder(self.source)))
 
-    def export(self, out: Path, progress: Progress = lambda done, total: None) -> None:
-        """One program and its weights."""
+    def programs(self) -> list[DecoderProgram]:
+        """One of a frame."""
         channels, _, *sides = self.source.latent_shape
-        program = DecoderProgram(
-            DECODER_NAME, self.module(), {LATENTS: (channels, 1, *sides)}, {_VIDEO: (1, *self.finish.shape[1:])},
-            "a frame's latents -> the frame in 0..1",
-        )  # fmt: skip
-        write_programs([program], DECODER_WEIGHTS_NAME, out, progress)
+        finish, given, meaning = self.finish, {LATENTS: (channels, 1, *sides)}, "a frame's latents -> the frame in 0..1"
+        return [DecoderProgram(DECODER_NAME, self.module(), given, {finish.kind: (1, *finish.shape[1:])}, meaning)]

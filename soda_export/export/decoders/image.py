@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from soda_runtime.manifest import ImageFinish
-from soda_runtime.signature import IMAGE, LATENTS
+from soda_runtime.signature import LATENTS
 from torch import Tensor, nn
 
 from ...errors import ModelError
 from ...models.family import pixels_per_latent
 from .autoencoder import load_autoencoder
 from .decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, Decoder
-from .programs import DecoderProgram, Progress, write_programs
+from .programs import DecoderProgram
 from .source import DecoderSource
-
-log = logging.getLogger(__name__)
 
 
 class ImageModule(nn.Module):
@@ -79,12 +74,7 @@ class ImageDecoder(Decoder):
             raise ModelError(f"{where}: the decoder takes {channels} channels, the denoiser has {given}")
         return ImageModule(vae)
 
-    def export(self, out: Path, progress: Progress = lambda done, total: None) -> None:
-        """One program and its weights."""
-        started, shape = time.perf_counter(), self.finish.shape
-        program = DecoderProgram(
-            DECODER_NAME, self.module(), {LATENTS: self.source.latent_shape}, {IMAGE: shape},
-            "latents -> images in 0..1",
-        )  # fmt: skip
-        write_programs([program], DECODER_WEIGHTS_NAME, out, progress)
-        log.info("decoder: %d x %d pixels in %.1f s", shape[2], shape[1], time.perf_counter() - started)
+    def programs(self) -> list[DecoderProgram]:
+        """One of the whole picture."""
+        finish, given, meaning = self.finish, {LATENTS: self.source.latent_shape}, "latents -> images in 0..1"
+        return [DecoderProgram(DECODER_NAME, self.module(), given, {finish.kind: finish.shape}, meaning)]

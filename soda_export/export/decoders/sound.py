@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import torch
 from soda_runtime.manifest import AudioFinish
 from soda_runtime.signature import LATENTS
 from torch import Tensor, nn
 
-from ...errors import ModelError, UsageError, first_line
+from ...errors import ModelError
 from ...models.family import pixels_per_latent
 from ...models.vocoder import Vocoder, read_vocoder
-from ..tensor_file import Checkpoint, refuse_pickled
 from .autoencoder import load_autoencoder
 from .decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, Decoder
-from .programs import DecoderProgram, Progress, write_programs
+from .filled import filled
+from .programs import DecoderProgram
 from .source import DecoderSource
 
-log = logging.getLogger(__name__)
 _KIND = "SpeechT5HifiGan"
 
 
@@ -85,16 +80,10 @@ class SoundDecoder(Decoder):
             raise ModelError(f"{self.source.where('vae')}: {takes}")
         return SoundModule(vae, load_vocoder(self.source), self.finish.shape[1])
 
-    def export(self, out: Path, progress: Progress = lambda done, total: None) -> None:
-        """One program and its weights."""
-        started, shape = time.perf_counter(), self.finish.shape
-        program = DecoderProgram(
-            DECODER_NAME, self.module(), {LATENTS: self.source.latent_shape}, {self.finish.kind: shape},
-            "latents -> sound in -1..1",
-        )  # fmt: skip
-        write_programs([program], DECODER_WEIGHTS_NAME, out, progress)
-        made, seconds = shape[1] / self.finish.sample_rate, time.perf_counter() - started
-        log.info("decoder: %.2f s of sound at %d Hz in %.1f s", made, self.finish.sample_rate, seconds)
+    def programs(self) -> list[DecoderProgram]:
+        """One of autoencoder and vocoder."""
+        finish, given, meaning = self.finish, {LATENTS: self.source.latent_shape}, "latents -> sound in -1..1"
+        return [DecoderProgram(DECODER_NAME, self.module(), given, {finish.kind: finish.shape}, meaning)]
 
     @property
     def _config(self) -> Mapping[str, Any]:
@@ -115,27 +104,6 @@ def load_vocoder(source: DecoderSource) -> nn.Module:
     random weights."""
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-    place = source.parts["vocoder"]
     stored = source.config("vocoder")
     fields = {key: value for key, value in stored.items() if key not in ("architectures", "model_type")}
-    if not isinstance(place, Path) and source.seed is None:
-        raise UsageError("a vocoder without a folder needs a seed for its random weights")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(source.seed or 0)
-        try:
-            model: nn.Module = SpeechT5HifiGan(SpeechT5HifiGanConfig(**fields))
-        except Exception as error:  # transformers raises whatever its parts do
-            raise ModelError(f"{source.where('vocoder')}: transformers cannot build it: {first_line(error)}") from None
-    if isinstance(place, Path):
-        refuse_pickled(place)
-        _fill(model, place, Checkpoint(place, source.variant))
-    return model.eval()
-
-
-def _fill(model: nn.Module, place: Path, stored: Checkpoint) -> None:
-    for name, own in model.state_dict().items():
-        if name not in stored:
-            raise ModelError(f"{place}: the weights lack {name!r}; it does not fit config.json")
-        if stored.shape(name) != tuple(own.shape):
-            raise ModelError(f"{place}: {name!r} is {list(stored.shape(name))}, config.json says {list(own.shape)}")
-        own.copy_(stored.read(name))
+    return filled(source, "vocoder", lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**fields)))

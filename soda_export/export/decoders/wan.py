@@ -7,10 +7,7 @@ the place of nothing are its padding. Its temporal upsamplers do nothing in the 
 
 from __future__ import annotations
 
-import logging
-import time
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +19,10 @@ from ...errors import ModelError
 from ...models.family import pixels_per_latent
 from .autoencoder import empty_autoencoder, load_autoencoder
 from .decoder import DECODER_NAME, DECODER_WEIGHTS_NAME, Decoder
-from .programs import DecoderProgram, Progress, write_programs
+from .programs import DecoderProgram
 from .source import DecoderSource
 
-log = logging.getLogger(__name__)
 FIRST_NAME = "decoder-first.onnx"
-_VIDEO = "video"
 
 
 class WanChunk(nn.Module):
@@ -128,22 +123,19 @@ class WanDecoder(Decoder):
         """All of a clip at once, of any length. Raises ModelError."""
         return WanVideo(load_autoencoder(self.source), self._measured[1]).eval()
 
-    def export(self, out: Path, progress: Progress = lambda done, total: None) -> None:
-        """A program for the first latent frame and one for the others, on the same weights."""
-        started, finish, vae = time.perf_counter(), self.finish, load_autoencoder(self.source)
+    def programs(self) -> list[DecoderProgram]:
+        """One for the first latent frame and one for the others."""
+        finish, vae = self.finish, load_autoencoder(self.source)
         channels, _, *sides = self.source.latent_shape
         taken = {LATENTS: (channels, 1, *sides)} | {carry_in(each.name): each.shape for each in finish.carry}
         handed = {carry_out(each.name): each.shape for each in finish.carry}
 
         def program(file: str, frames: int, first: bool) -> DecoderProgram:
-            made = {_VIDEO: (frames, *finish.shape[1:])} | handed
+            made = {finish.kind: (frames, *finish.shape[1:])} | handed
             return DecoderProgram(file, WanChunk(vae, first).eval(), taken, made, "a latent frame -> frames in 0..1")
 
-        programs = [program(each.file, each.frames, True) for each in finish.first]
-        programs.append(program(finish.file, finish.frames, not finish.first))
-        write_programs(programs, finish.weights, out, progress)
-        shown = f"{finish.shape[0]} frames of {finish.shape[3]} x {finish.shape[2]} pixels"
-        log.info("decoder: %s in %.1f s", shown, time.perf_counter() - started)
+        firsts = [program(each.file, each.frames, True) for each in finish.first]
+        return [*firsts, program(finish.file, finish.frames, not finish.first)]
 
 
 def _is_cached(name: str, module: nn.Module) -> bool:
