@@ -179,7 +179,7 @@ def random_net(seed: int) -> LoadedNet:
     at = next(i for i, site in enumerate(order) if site.name.startswith("blocks.1."))
     block, stack = (next(site for site in sites if site.kind == kind) for kind in ("block", STACK))
     spec = ModelSpec(
-        f"net-{seed}", "net", "0" * 64, (*order[:at], block, *order[at:], stack), NET.ports(None),  # type: ignore[arg-type]
+        f"net-{seed}", "net", f"{seed:064d}", (*order[:at], block, *order[at:], stack), NET.ports(None),  # type: ignore[arg-type]
         (TOKENS, WIDTH), (TOKENS, WIDTH), "latents",
     )  # fmt: skip
     return LoadedNet(net, spec, constants={})
