@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import EmbeddingPort, HintPort, LabelPort, Manifest
 
-from ..build.place import check_place
-from ..build.stages import SHELF
-from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
-from ..errors import UsageError
-from ..models.hub import DEFAULT_PARTS, TEXT_PARTS
 from ..models.request import ModelRequest
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
 from ..policy.options import PolicyOptions
 from .terminal import megabytes, print_json, print_table, progress_bar, say, start_logging
-
-log = logging.getLogger("soda_export.build")
 
 
 def build(
@@ -70,48 +60,16 @@ def build(
     json
         Print the result as JSON.
     """
-    from ..bench.fastest import choose_backend  # with torch, which help pages do without
-    from ..search.planning import fit_plan, make_policy
-    from .planning import budget_name, given_map, given_plan, has_budget, open_workbench, solve
+    from ..api.make import make_bundle  # with torch, which help pages do without
 
     start_logging()
-    if plan is not None and (map is not None or not _fits_alone(planning)):
-        raise UsageError(
-            "--plan is a finished plan: leave out --map, --budget and the other planning options but --fit-sampler "
-            "always and --plan-samples"
-        )
-    check_backend(bundle.backend, engines, bundle.precision)
-    if bundle.out is not None:
-        check_place(bundle.out)
     with progress_bar() as progress:
-        sensitivity, finished = given_map(map), given_plan(plan)
-        parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
-        bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
-        bench.components.check(bundle.without)
-        policy.check(bench.sampler.steps)
-        if policy.policy is not None and bundle.inpainting:
-            raise UsageError("--policy: a bundle that inpaints follows its schedule; leave out one of the two")
-        decides = None if policy.policy is None else make_policy(bench, policy, profiling)
-        if decides is not None and plan is None and not has_budget(planning):
-            planning = replace(planning or PlanOptions(), planner="skip-fitted", budget=max(2, round(decides.calls)))
-        if bundle.backend == AUTO:
-            choice = choose_backend(bench, bundle)
-            log.info("backend: %s (%s)", choice.backend, choice.why)
-            bundle = replace(bundle, backend=choice.backend)
-        if plan is not None:
-            chosen = bench.load_plan(plan)
-            if planning is not None and planning.fit_sampler == "always":
-                chosen = fit_plan(bench, chosen, planning, profiling)
-        else:
-            chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
-        kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
-        kind = kind if policy.policy is None else f"{policy.policy}-{kind}"
-        name = f"{bench.loaded.spec.name}-{kind}-{bundle.backend}"
-        built = bench.build(chosen, bundle.backend, bundle.out or SHELF / name, bundle, engines, decides)
+        made = make_bundle(model, progress, map, plan, sampler, profiling, planning, bundle, engines, policy)
+    built, decides = made.built, made.policy
     table = built.table
     result = {
-        "bundle": str(built.out), "anchors": chosen.anchors, "flops_ratio": table.flops_ratio,
-        "backend": bundle.backend, "engines": table.num_engines, "arena_bytes": table.arena.bytes,
+        "bundle": str(built.out), "anchors": built.plan.anchors, "flops_ratio": table.flops_ratio,
+        "backend": made.manifest.backend, "engines": table.num_engines, "arena_bytes": table.arena.bytes,
         "reused_stages": built.reused,
     }  # fmt: skip
     if decides is not None:
@@ -122,24 +80,14 @@ def build(
     print_table(
         str(built.out),
         [
-            ("anchors", f"{len(chosen.anchors)} of {table.sampler.steps} steps"),
+            ("anchors", f"{len(built.plan.anchors)} of {table.sampler.steps} steps"),
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
-            ("engines", f"{table.num_engines} for {bundle.backend}"),
+            ("engines", f"{table.num_engines} for {made.manifest.backend}"),
             ("cache arena", f"{megabytes(table.arena.bytes)} a sample"),
             *([("policy", f"{decides.name}, {decides.calls:.1f} model calls on average")] if decides else []),
         ],
     )
-    manifest = open_manifest(built.out)
-    prompts = bench.calibration(profiling).prompts if manifest.tokenizers else ()
-    say(f"try it: soda-export run {shlex.quote(str(built.out))} {_example(manifest, prompts)}")
-
-
-def _fits_alone(planning: PlanOptions | None) -> bool:
-    """Whether no more is asked of planning than to fit the sampler to a plan that is there."""
-    if planning is None:
-        return True
-    fitting = PlanOptions(fit_sampler=planning.fit_sampler, plan_samples=planning.plan_samples)
-    return planning == fitting and planning.fit_sampler != "best"
+    say(f"try it: soda-export run {shlex.quote(str(built.out))} {_example(made.manifest, made.prompts)}")
 
 
 def _example(manifest: Manifest, prompts: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ def import_(
     json
         Print the result as JSON.
     """
-    from .planning import open_workbench  # with torch, which help pages do without
+    from ..api.planning import open_workbench  # with torch, which help pages do without
 
     start_logging()
     path = out or file.with_suffix(".plan.json")

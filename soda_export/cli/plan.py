@@ -64,7 +64,7 @@ def plan(
     if out is not None:
         check_out(out, "a plan")
     assert model is not None
-    from .planning import budget_name, given_map, open_workbench, solve  # with torch, which help pages do without
+    from ..api.planning import budget_name, given_map, open_workbench, solve  # with torch, which help pages do without
 
     with progress_bar() as progress:
         sensitivity = given_map(map)

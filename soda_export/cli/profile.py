@@ -37,7 +37,7 @@ def profile(
     json
         Print the result as JSON.
     """
-    from .planning import open_workbench  # with torch, which help pages do without
+    from ..api.planning import open_workbench  # with torch, which help pages do without
 
     start_logging()
     if out is not None:

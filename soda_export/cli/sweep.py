@@ -51,10 +51,10 @@ def sweep(
     json
         Print rows and comparisons as JSON.
     """
+    from ..api.planning import UNIFORM, given_map, open_workbench
     from ..sweep.rows import check_folder  # with torch, which help pages do without
     from ..sweep.run import check_workers
     from ..sweep.sweep import make_setting, make_units, run_sweep
-    from .planning import UNIFORM, given_map, open_workbench
 
     start_logging()
     check_folder(options.out)
