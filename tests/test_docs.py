@@ -21,13 +21,14 @@ ROOT = Path(__file__).parent.parent
 _FIRST_DECISION = 24  # older ones tell what was
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "engines/README.md")),
+    *(ROOT / "docs/results" / name for name in ("README.md", "planners.md", "speed.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *(path for path in sorted((ROOT / "docs/decisions").glob("*.md")) if int(path.name[:4]) >= _FIRST_DECISION),
 ]
 _BASES = [ROOT / folder for folder in ("", "soda_export", "soda_export/models", "runtime/cpp", "runtime/python")]
 _BASES.append(ROOT / "runtime/python/soda_runtime")
 _OWN_SUFFIXES = (".py", ".md", ".cpp", ".hpp", ".h", ".sh", ".toml", ".cmake")  # other files may be made by the product
-_FOLDERS = ("soda_export", "runtime", "docs", "tests", "benchmarks", "scripts")
+_FOLDERS = ("soda_export", "runtime", "docs", "tests", "benchmarks", "scripts", "examples")
 _PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(_FOLDERS)})/(?:[\w./<>-]|\*(?!\*))*[\w/>]")
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^)#\s]+)\)")
@@ -126,13 +127,13 @@ def test_every_entry_function_of_the_layout_table_is_in_its_folder() -> None:
 
 
 def test_families_aliases_and_fields_are_all_described() -> None:
-    readme, models, adding = (
-        (ROOT / name).read_text() for name in ("README.md", "docs/models.md", "docs/adding_a_model.md")
+    backends, models, adding = (
+        (ROOT / "docs" / name).read_text() for name in ("backends.md", "models.md", "adding_a_model.md")
     )
     for kind, family in FAMILIES.items():
-        assert f"`{family.name}`" in readme
+        assert f"`{family.name}`" in backends
         assert f"`{family.name}`" in models
-        assert kind in readme
+        assert kind in backends
         assert kind in models
     assert [alias for alias in published_models() if f"`{alias}`" not in models] == []
     for record in (Family, SiteRule):
