@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ..errors import PlanError
 from ..files import check_out, write_whole
-from ..plan.interchange import TOOLS, Tool
+from ..plan.interchange import WRITERS, Tool
 from ..plan.plan import read_plan
 from .terminal import print_json, say, start_logging
 
@@ -44,7 +44,7 @@ def export(
     check_out(path, "a schedule of another tool")
     given = read_plan(plan)
     try:
-        content = TOOLS[to].write(given.schedule, given.model)
+        content = WRITERS[to](given.schedule, given.model)
     except PlanError as error:
         raise PlanError(f"{plan}: {error}") from None
     if given.coefficients is not None:

@@ -13,7 +13,8 @@ from ..models.identity import identify
 from ..models.published import DENOISERS
 from ..models.request import ModelRequest
 from ..options import SamplerRequest
-from ..plan.interchange import TOOLS, Tool
+from ..plan.interchange import READERS, Source
+from ..plan.interchange.ones import Ones
 from ..plan.plan import Plan, plan_text
 from .terminal import print_json, print_table, progress_bar, start_logging
 
@@ -22,9 +23,10 @@ def import_(
     file: Path,
     /,
     *,
-    from_: Annotated[Tool, Parameter(name="--from")],
+    from_: Annotated[Source, Parameter(name="--from")],
     model: Annotated[ModelRequest, Parameter(name="*", group="Model")],
     sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
+    ones: Ones = "computed",
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -34,14 +36,23 @@ def import_(
 
         soda-export import 50-N-3-threshold-0.18.json --from smoothcache --model dit-xl-2-256 --steps 50
 
-        soda-export import mask.txt --from cache-dit --model digits --out mask.plan.json
+        soda-export import cache.yaml --from cache-dit --model flux-dev --steps 28
+
+        soda-export import ours_fast.json --from ecad --model pixart-256 --sampler dpm-solver++ --steps 20
+
+        soda-export import steps.txt --from dpcache --model digits --out steps.plan.json
 
     Parameters
     ----------
     file
-        SmoothCache: the JSON file. cache-dit: a step mask as digits or a JSON list, or a configuration in JSON.
+        SmoothCache: the JSON file. cache-dit: a step mask as digits or a list, or a configuration in YAML or JSON with
+        one of its named masks (slow, medium, fast, ultra) or a list. ECAD: the JSON file, or a tensor of steps, blocks
+        and components. stable-diffusion.cpp: a list like 1,1,0,1, a command with --scm-mask, or a server's request.
+        DPCache: the key steps, e.g. [0, 1, 2, 5, 9].
     from_
         Tool that the schedule is of.
+    ones
+        What a one marks in the file, or what a list of steps has. Each tool's own files mark what is computed.
     out
         Plan file to write. [default: FILE with the ending .plan.json]
     json
@@ -57,7 +68,7 @@ def import_(
         bench = open_workbench(model, sampler, progress, parts=(*DENOISERS, "scheduler"))
     spec = bench.loaded.spec
     try:
-        schedule = TOOLS[from_].read(content, identify(spec), bench.identity.steps)
+        schedule = READERS[from_](content, identify(spec), bench.identity.steps, ones)
     except PlanError as error:
         raise PlanError(f"{file}: {error}") from None
     plan = Plan(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from soda_export.errors import PlanError
 from soda_export.models.decisions import COMPUTE
 from soda_export.models.identity import identify
-from soda_export.plan.interchange import TOOLS, Tool
+from soda_export.plan.interchange import READERS, WRITERS, Tool
 from soda_export.plan.plan import plan_text
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
@@ -27,13 +27,13 @@ XL, MODEL, TEXT_MODEL = identify(DIT_XL), identify(DIGITS), identify(SHAPES)
 @pytest.mark.parametrize("name", sorted(path.name for path in SAMPLES.glob("*.json")))
 def test_a_released_schedule_survives_reading_and_writing(name: str) -> None:
     content = (SAMPLES / name).read_bytes()
-    schedule = TOOLS["smoothcache"].read(content, XL, int(name[:2]))
-    assert json.loads(TOOLS["smoothcache"].write(schedule, XL)) == json.loads(content)
+    schedule = READERS["smoothcache"](content, XL, int(name[:2]), "computed")
+    assert json.loads(WRITERS["smoothcache"](schedule, XL)) == json.loads(content)
 
 
 def test_lists_say_which_module_computes_at_which_step() -> None:
     content = b'{"attn": [1, 0, 1], "mlp-2": [1, 1, 0], "mlp": [1, 0, 0]}'
-    work = TOOLS["smoothcache"].read(content, MODEL, 3).work
+    work = READERS["smoothcache"](content, MODEL, 3, "computed").work
     attention, feed_forward = work[:, at(DIGITS, "attn")], work[:, at(DIGITS, "ff")]
     assert (attention == np.array([COMPUTE, 0, COMPUTE])[:, None]).all()
     assert feed_forward[:, 2].tolist() == [COMPUTE, COMPUTE, 0]  # a block's own list goes first
@@ -42,7 +42,7 @@ def test_lists_say_which_module_computes_at_which_step() -> None:
 
 
 def test_components_without_a_list_are_computed_at_every_step() -> None:
-    work = TOOLS["smoothcache"].read(b'{"attn1": [1, 0]}', TEXT_MODEL, 2).work
+    work = READERS["smoothcache"](b'{"attn1": [1, 0]}', TEXT_MODEL, 2, "computed").work
     assert (work[1, at(SHAPES, "attn")] == 0).all()
     assert (np.delete(work[1], at(SHAPES, "attn")) == COMPUTE).all()
 
@@ -50,14 +50,14 @@ def test_components_without_a_list_are_computed_at_every_step() -> None:
 def test_kinds_that_other_models_have_go_by_their_own_name() -> None:
     model = identify(FLUX_TOY)
     content = b'{"attn": [1, 0], "ff_context-1": [1, 0], "single": [1, 1]}'
-    schedule = TOOLS["smoothcache"].read(content, model, 2)
+    schedule = READERS["smoothcache"](content, model, 2, "computed")
     assert np.flatnonzero(schedule.work[1] == 0).tolist() == [0, 3, 5]
-    written = json.loads(TOOLS["smoothcache"].write(schedule, model))
+    written = json.loads(WRITERS["smoothcache"](schedule, model))
     assert written == {
         "attn": [1, 0], "mlp": [1, 1], "ff_context-0": [1, 1], "ff_context-1": [1, 0], "single": [1, 1],
     }  # fmt: skip
     with pytest.raises(PlanError, match="'cross_attn': not a component of the model; it has attn, attn1, mlp, ff,"):
-        TOOLS["smoothcache"].read(b'{"cross_attn": [1, 0]}', model, 2)
+        READERS["smoothcache"](b'{"cross_attn": [1, 0]}', model, 2, "computed")
 
 
 @st.composite
@@ -74,8 +74,8 @@ def schedules(draw: st.DrawFn) -> Schedule:
 @settings(deadline=None, max_examples=30)
 @given(schedules())
 def test_what_computes_or_reuses_survives_a_smoothcache_file(schedule: Schedule) -> None:
-    content = TOOLS["smoothcache"].write(schedule, TEXT_MODEL)
-    assert (TOOLS["smoothcache"].read(content, TEXT_MODEL, schedule.steps).work == schedule.work).all()
+    content = WRITERS["smoothcache"](schedule, TEXT_MODEL)
+    assert (READERS["smoothcache"](content, TEXT_MODEL, schedule.steps, "computed").work == schedule.work).all()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_computes_or_reuses_survives_a_smoothcache_file(schedule: Schedule)
 )
 def test_a_smoothcache_file_that_says_something_else_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(PlanError) as raised:
-        TOOLS["smoothcache"].read(content, MODEL, 3)
+        READERS["smoothcache"](content, MODEL, 3, "computed")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -107,12 +107,11 @@ def test_a_smoothcache_file_that_says_something_else_is_refused(content: bytes, 
 @pytest.mark.parametrize(
     "content",
     [
-        b"1101\n", b"[1, 1, 0, 1]", b'"1101"', b'{"steps_computation_mask": [1, 1, 0, 1]}',
-        b'{"cache_config": {"num_inference_steps": 4, "steps_computation_mask": [1, 1, 0, 1]}}',
+        b"1101\n", b"1,1,0,1", b"[1, 1, 0, 1]", b'"1101"', b"- 1\n- 1\n- 0\n- 1\n",
     ],
 )  # fmt: skip
 def test_a_step_mask_is_read_in_every_form(content: bytes) -> None:
-    work = TOOLS["cache-dit"].read(content, MODEL, 4).work
+    work = READERS["cache-dit"](content, MODEL, 4, "computed").work
     assert (work[:, DIGITS.leaves] == np.array([COMPUTE, COMPUTE, 0, COMPUTE])[:, None]).all()
     assert (work[:, DIGITS.stack] == COMPUTE).all()
 
@@ -123,24 +122,28 @@ def test_a_step_mask_is_read_in_every_form(content: bytes) -> None:
         (b"110", "has 3 steps, the sampler 4; pass --steps 3"),
         (b"0111", "entry 0 is 0"),
         (b"[1, 1, 0, 3]", "entry 3 is 3"),
-        (b"mask", "expected digits like 1101"),
-        (b'{"steps_computation_mask": "fast"}', "'fast' is a policy"),
-        (b'{"cache_config": {}}', "steps_computation_mask is missing"),
-        (b'{"cache_config": 3}', "steps_computation_mask is missing"),
+        (b"mask", "'mask': no mask of cache-dit's; there are slow, medium, fast, ultra"),
+        (b"3", "expected digits like 1101"),
+        (b'{"cache_config": {}}', "steps_computation_mask is missing: without it residual_diff_threshold decides"),
+        (b'{"cache_config": 3}', "cache_config: expected keys"),
     ],
 )
 def test_a_step_mask_that_says_something_else_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        TOOLS["cache-dit"].read(content, MODEL, 4)
+        READERS["cache-dit"](content, MODEL, 4, "computed")
 
 
 def test_a_step_mask_is_written_as_a_configuration() -> None:
     schedule = Schedule.at_anchors(DIGITS, 6, (0, 1, 4))
-    content = TOOLS["cache-dit"].write(schedule, MODEL)
+    content = WRITERS["cache-dit"](schedule, MODEL)
     section = json.loads(content)["cache_config"]
     assert section["steps_computation_mask"] == [1, 1, 0, 0, 1, 0]
     assert section["num_inference_steps"] == 6
-    assert (TOOLS["cache-dit"].read(content, MODEL, 6).work == schedule.work).all()
+    read = READERS["cache-dit"](content, MODEL, 6, "computed").work
+    first = [k for k, name in enumerate(MODEL.names) if name.startswith("transformer_blocks.0.")]
+    assert (read[:, first] == COMPUTE).all()  # cache-dit computes one block at least in every step
+    rest = np.delete(np.arange(len(MODEL.names)), first)
+    assert (read[:, rest] == schedule.work[:, rest]).all()
 
 
 @pytest.mark.parametrize(
@@ -151,18 +154,18 @@ def test_a_step_mask_is_written_as_a_configuration() -> None:
         ("taylorseer", r"step 2, transformer_blocks.0.attn1: is forecast at order 1; a [\w-]+ file can only say"),
     ],
 )
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", WRITERS)
 def test_what_a_format_cannot_say_is_refused(tool: Tool, planner: str, message: str) -> None:
     schedule = PLANNERS[planner](Problem(SHAPES, "dpm-solver++", 20, 4.5), Target())
     with pytest.raises(PlanError, match=message):
-        TOOLS[tool].write(schedule, TEXT_MODEL)
+        WRITERS[tool](schedule, TEXT_MODEL)
 
 
 def test_a_mask_cannot_say_that_only_some_modules_compute() -> None:
     work = full_work(DIGITS, 3)
     work[2, at(DIGITS, "attn")] = 0
     with pytest.raises(PlanError, match="step 2: some modules compute and others reuse"):
-        TOOLS["cache-dit"].write(Schedule(work), MODEL)
+        WRITERS["cache-dit"](Schedule(work), MODEL)
 
 
 def test_export_writes_the_file_and_names_the_plan_in_a_refusal(tmp_path: Path) -> None:

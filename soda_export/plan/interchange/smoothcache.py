@@ -18,7 +18,7 @@ from ...errors import PlanError
 from ...models.identity import ModelIdentity
 from ...models.spec import STACK
 from ..schedule import Schedule
-from .ones import computes, read_ones, schedule_of
+from .ones import Ones, computes, read_ones, schedule_of
 
 _KINDS = {
     "attn": "attn", "attn1": "attn", "cross_attn": "cross_attn", "attn2": "cross_attn", "mlp": "ff", "ff": "ff",
@@ -27,7 +27,7 @@ _KINDS = {
 _COMPONENTS = {"attn": "attn", "cross_attn": "cross_attn", "ff": "mlp"}
 
 
-def read_smoothcache(content: bytes, model: ModelIdentity, steps: int) -> Schedule:
+def read_smoothcache(content: bytes, model: ModelIdentity, steps: int, ones: Ones = "computed") -> Schedule:
     """The file's schedule for this model and number of steps. Raises PlanError, naming the list."""
     try:
         lists = parse_json(content)
@@ -43,7 +43,7 @@ def read_smoothcache(content: bytes, model: ModelIdentity, steps: int) -> Schedu
             raise PlanError(f"{key!r} and {named[place]!r} are the same module")
         named[place] = key
         sites = model.kinds[kind] if number is None else model.kinds[kind][number : number + 1]
-        computed[:, list(sites)] = read_ones(lists[key], steps, key)[:, None]
+        computed[:, list(sites)] = read_ones(lists[key], steps, key, ones)[:, None]
     return schedule_of(computed, model)
 
 
