@@ -19,7 +19,8 @@ _EXTRAS = {
     "scikit-learn": ("training of digits, Frechet distance", "pip install soda-export[metrics]"),
     "torch-fidelity": ("Inception FID", "pip install soda-export[metrics]"),
     "lpips": ("LPIPS", "pip install soda-export[metrics]"),
-    "ray": ("sweeps on a cluster", "pip install soda-export[ray]"),
+    "uvicorn": ("soda-export serve", "pip install soda-export[serve]"),
+    "ray": ("sweeps and serving on a cluster", "pip install soda-export[ray]"),
 }
 
 

@@ -17,6 +17,7 @@ _VERBS = {
     "build": "Build a bundle: profile, plan, lower, export, compile, pack.",
     "inspect": "Show what a bundle, a stage's file or a model is.",
     "run": "Generate with a bundle.",
+    "serve": "Serve a bundle with the OpenAI images API.",
     "bench": "Measure a bundle against computing everything.",
     "profile": "Measure a model's sensitivity map.",
     "plan": "Choose anchors and what every module does in between.",
@@ -26,7 +27,7 @@ _VERBS = {
     "eval": "Score samples against the unaccelerated model.",
     "sweep": "Compare planners at several FLOPs ratios.",
     "import": "Turn another tool's caching schedule into a plan.",
-    "export": "Write a plan's schedule for another tool.",
+    "export": "Write a plan's schedule for another tool, or a bundle for NVIDIA Triton.",
 }
 _MODULES = {"import": "import_", "eval": "evaluate"}
 """Verb -> module and function, where they differ: the verb is a word of the language."""

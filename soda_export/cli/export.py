@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from soda_runtime.serve.options import ServeOptions
+from soda_runtime.serve.triton_repository import write_repository
 
-from ..errors import PlanError
+from ..errors import PlanError, UsageError
 from ..files import check_out, write_whole
 from ..plan.interchange import WRITERS, Tool
 from ..plan.plan import read_plan
@@ -18,9 +20,18 @@ log = logging.getLogger(__name__)
 
 
 def export(
-    plan: Path, /, *, to: Annotated[Tool, Parameter(name="--to")], out: Path | None = None, json: bool = False
+    source: Path,
+    /,
+    *,
+    to: Annotated[Tool | Literal["triton"], Parameter(name="--to")],
+    out: Path | None = None,
+    batch: int | None = None,
+    wait_ms: float | None = None,
+    queue: int | None = None,
+    json: bool = False,
 ) -> None:
-    """Write a plan's schedule for another tool, where that can say all of it: modules computed or reused, no more.
+    """Write a plan's schedule for another tool, where that can say all of it: modules computed or reused, no more; or
+    a bundle as a model for NVIDIA Triton.
 
     Examples:
 
@@ -28,29 +39,56 @@ def export(
 
         soda-export export digits-b17.plan.json --to cache-dit
 
+        soda-export export engines/digits-b17-ort --to triton --out models --batch 8
+
     Parameters
     ----------
-    plan
-        Plan file.
+    source
+        Plan file; for triton, bundle folder.
     to
-        Tool that the schedule is for.
+        Tool that the schedule or the bundle is for.
     out
-        File to write. [default: PLAN with the ending .TOOL.json]
+        File to write; for triton, folder of models, which gets one of the bundle's name. [default: PLAN with the ending
+        .TOOL.json, models]
+    batch
+        triton: most images made at once. [default: 4]
+    wait_ms
+        triton: how long a request may wait for others to be made together with it. [default: 0]
+    queue
+        triton: most requests that wait. [default: 32]
     json
         Print the result as JSON.
     """
     start_logging()
-    path = out or plan.with_suffix(f".{to}.json")
+    settings = {"batch": batch, "wait_ms": wait_ms, "queue": queue}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if to == "triton":
+        _to_triton(source, out or Path("models"), ServeOptions(**given), json)  # type: ignore[arg-type]
+        return
+    if given:
+        raise UsageError(f"--{min(given).replace('_', '-')}: goes with --to triton; leave it out")
+    _to_tool(source, to, out or source.with_suffix(f".{to}.json"), json)
+
+
+def _to_tool(source: Path, to: Tool, path: Path, json: bool) -> None:
     check_out(path, "a schedule of another tool")
-    given = read_plan(plan)
+    plan = read_plan(source)
     try:
-        content = WRITERS[to](given.schedule, given.model)
+        content = WRITERS[to](plan.schedule, plan.model)
     except PlanError as error:
-        raise PlanError(f"{plan}: {error}") from None
-    if given.coefficients is not None:
+        raise PlanError(f"{source}: {error}") from None
+    if plan.coefficients is not None:
         log.warning("export: the plan's fitted coefficients are left out; %s uses its sampler as it is", to)
     write_whole(path, content)
     if json:
-        print_json({"schedule": str(path), "steps": given.schedule.steps})
+        print_json({"schedule": str(path), "steps": plan.schedule.steps})
         return
-    say(f"{path}: {given.schedule.steps} steps for {to}")
+    say(f"{path}: {plan.schedule.steps} steps for {to}")
+
+
+def _to_triton(bundle: Path, repository: Path, options: ServeOptions, json: bool) -> None:
+    place = write_repository(bundle, repository, options)
+    if json:
+        print_json({"model": str(place)})
+        return
+    say(f"{place}: a model of Triton's Python backend, which needs `pip install soda-runtime[ort,text]`")

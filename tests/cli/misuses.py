@@ -43,7 +43,8 @@ BASE = {
     "build": "--model model --steps 8 --map map.safetensors --planner uniform --budget 4 --out out",
     "plan": "--model model --steps 8 --map map.safetensors --planner uniform --budget 4 --out out",
     "profile": "--model model --steps 8 --samples 1 --out out", "run": "bundle --out out.npy",
-    "bench": "bundle --rounds 1 --batch 1", "verify": "bundle", "inspect": "model", "doctor": "",
+    "serve": "bundle --port 0", "bench": "bundle --rounds 1 --batch 1", "verify": "bundle", "inspect": "model",
+    "doctor": "",
     "sweep": "--model model --steps 8 --map map.safetensors --planners uniform --flops-ratios 1.5 --seeds 50:52 "
              "--out out",
     "eval": "plan.json --model model --seeds 50:52", "export": "plan.json --to smoothcache --out out",
@@ -117,6 +118,15 @@ run --backend x trt null,ort
 run --weights WORD
 run --cuda-graph WORD
 run --out '' out out.gif nowhere/out.npy folder bundle/out.npy bundle/weights.safetensors
+serve --port x -1 65536 2.5 ''
+serve --batch WHOLE 0 257
+serve --queue WHOLE 0
+serve --wait-ms REAL
+serve --drain-seconds REAL
+serve --threads x -1 2.5
+serve --device '' tpu cuda:x cuda:-1
+serve --backend x trt null,ort
+serve --weights WORD
 bench --batch WHOLE 0
 bench --rounds WHOLE 0
 bench --seed WHOLE
@@ -155,6 +165,7 @@ doctor --require x trt,ort
 
 FILES = """
 run {} --out out.npy
+serve {}
 bench {}
 verify {}
 inspect {}
@@ -200,6 +211,9 @@ run bundle --lables 1
 run --bundle bundle
 run text-bundle --out out.npy
 run text-bundle --labels 1
+serve
+serve bundle bundle
+serve bundle --lables 1
 bench
 verify
 verify bundle --json=x
@@ -216,6 +230,11 @@ import
 import two.schedule --model model
 export
 export plan.json
+export plan.json --to triton --out out
+export plan.json --to smoothcache --out out --queue 4
+export bundle --to triton --out text.json
+export bundle --to triton --out bundle
+export bundle --to triton --out out --batch 0
 convert
 convert model model
 doctor bundle
@@ -224,7 +243,7 @@ doctor bundle
 
 VERBS = {
     "build": 100, "plan": 50, "profile": 25, "run": 80, "bench": 50, "verify": 20, "inspect": 30, "sweep": 40,
-    "eval": 40, "import": 60, "export": 30, "convert": 20, "doctor": 3,
+    "eval": 40, "import": 60, "export": 35, "serve": 50, "convert": 20, "doctor": 3,
 }  # fmt: skip
 """Verb -> misuses of it, at least."""
 

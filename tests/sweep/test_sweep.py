@@ -175,6 +175,7 @@ def test_two_workers_make_the_rows_that_one_makes(
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
 
 
+@pytest.mark.long
 def test_ray_makes_the_rows_that_one_worker_makes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
