@@ -16,6 +16,7 @@ from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
 from .inputs import parse_inputs, read_latents
+from .previews import open_previews
 from .results import check_result, write_result
 from .terminal import print_json, progress_bar, say
 
@@ -43,6 +44,7 @@ def run(
     policy: Literal["adaptive", "frozen", "full"] | None = None,
     vote: Literal["sample", "any", "mean"] | None = None,
     out: str | None = None,
+    preview: Path | None = None,
     backend: str = "",
     weights: Literal["prepacked", "shared"] | None = None,
     device: str = "auto",
@@ -62,6 +64,8 @@ def run(
         soda-export run engines/sdxl-b20-ort --prompt "a glass house" --input hint=edges.png --input control_scale=0.7
 
         soda-export run engines/wan-b20-ort --prompt "a lighthouse at dawn, waves" --out clip.mp4
+
+        soda-export run engines/digits-b17-ort --labels 7 --preview steps --out out.png
 
         soda-export run engines/digits-b17-ort --labels 7 --start-latents seven.npy --strength 0.6 --out redrawn.png
 
@@ -115,6 +119,9 @@ def run(
     out
         File to write: .png for images; .mp4 (needs the extra `video`), .gif or a folder (frames/) of pictures for
         video; .wav for sound; .npy for latents [B, C, H, W]. [default: out.png, out.mp4, out.wav or out.npy]
+    preview
+        Folder for what the result would be after each step: step-0000.png and so on, of bundles that make no images
+        .npy files of clean latents.
     backend
         Open an ort bundle with openvino, or the other way round. [default: the one it was built for]
     weights
@@ -131,6 +138,7 @@ def run(
         bundle, backend=backend, device=device, weights=weights or "", options=DeviceOptions(cuda_graph=cuda_graph)
     )
     manifest, place = session.bundle.manifest, check_result(out, session)
+    previews = None if preview is None else open_previews(preview, session)
     is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)
     condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
     condition |= _more_prompts(
@@ -146,12 +154,14 @@ def run(
         **condition, strength=strength, start_step=start_step, batch=batch, seed=seed, guidance=guidance,
         accelerated=not baseline, policy=policy or "", vote=vote or "",
     )  # fmt: skip
-    if session.playback.loop is not None:
+    if session.playback.loop is not None and previews is None:
         session.run_steps()  # as one, which the host does not follow step by step
     else:
         with progress_bar() as progress:
             for step in range(session.next_step, manifest.sampler.steps):
                 session.step(step)
+                if previews is not None:
+                    previews.write(session, step)
                 progress("steps", step + 1, manifest.sampler.steps)
     latents = session.latents()
     with progress_bar() as progress:
@@ -159,7 +169,9 @@ def run(
     seconds = time.perf_counter() - started
     calls = (session.decisions == 0).sum(axis=0).tolist() if session.playback.play == "adaptive" else []
     if json:
-        result = {"out": place.given, "samples": len(latents), "seed": seed, "seconds": seconds}
+        result: dict[str, Any] = {"out": place.given, "samples": len(latents), "seed": seed, "seconds": seconds}
+        if session.truncated:
+            result["truncated"] = [cut._asdict() for cut in session.truncated]
         print_json(result | ({"calls": calls} if calls else {}))
         return
     of_calls = f", {_numbers(calls)} model calls of {manifest.sampler.steps} steps" if calls else ""

@@ -19,6 +19,7 @@ from soda_runtime.signature import (
     BASELINE_COEFFICIENTS,
     COEFFICIENTS,
     MASK,
+    PREVIEW_LEVELS,
     START_COEFFICIENTS,
     START_KNOWN,
     START_LEVELS,
@@ -37,6 +38,7 @@ from ..sampler import (
     Starts,
     freeze_starts,
     levels_after,
+    preview_levels,
     starts_with_known,
     with_known,
 )
@@ -76,6 +78,7 @@ def export_programs(
     own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
     sampler = sampler.widened(max(sampler.state_size, least_state))
     starts = freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
+    previews = preview_levels(own, loaded.scheduler_config, starts)
     if starts is not None:
         starts = starts.widened(own, sampler.state_size)
     own = own.widened(sampler.state_size)
@@ -111,6 +114,8 @@ def export_programs(
         arrays[TABLE] = evaluate_table(graph, prepared.table, sampler.timesteps, loaded.weights.read)
     if table.coefficients:
         arrays[BASELINE_COEFFICIENTS] = step_scalars(own, table)
+    if previews is not None:
+        arrays[PREVIEW_LEVELS] = previews
     if starts is not None:
         arrays[START_LEVELS] = starts.levels
         if starts.rows.size:

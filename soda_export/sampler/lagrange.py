@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError
-from .levels import Levels, levels_of
+from .levels import clean_sample, levels_of
 from .memory import check_skips
 from .table import SamplerTable
 
@@ -37,7 +37,13 @@ def with_nodes(own: SamplerTable, config: dict[str, Any], skips: Sequence[bool],
     for step, row in enumerate(rows):
         a, b = row[1 : 1 + m * m].reshape(m, m), row[1 + m * m : 1 + m * m + m]
         a[n:, n:] = np.eye(NODES)
-        of_x, of_prediction, x_of, clean_of = _clean_sample(levels, step)
+        shares = clean_sample(levels, step)
+        if shares is None:
+            raise PlanError(
+                f"--planner sada-static: knows no clean sample of prediction_type {levels.kind!r:.40}; use zeus"
+            )
+        of_x, of_prediction = shares
+        x_of, clean_of = -of_x / of_prediction, 1 / of_prediction
         if skips[step]:
             fill = np.zeros(m)
             fill[0] = x_of
@@ -54,19 +60,3 @@ def with_nodes(own: SamplerTable, config: dict[str, Any], skips: Sequence[bool],
 def lagrange_weights(step: int, nodes: Sequence[int]) -> list[float]:
     """Weights of the values at `nodes` in that of the polynomial through them at `step`. Without nodes, none."""
     return [math.prod((step - r) / (q - r) for r in nodes if r != q) for q in nodes]
-
-
-def _clean_sample(levels: Levels, step: int) -> tuple[float, float, float, float]:
-    """(p, q, u, v): the clean sample is p x + q prediction, the prediction u x + v clean sample."""
-    alpha, sigma, scale = levels.alpha[step], levels.sigma[step], levels.scale[step]
-    if levels.kind == "epsilon":
-        return scale / alpha, -sigma / alpha, scale / sigma, -alpha / sigma
-    if levels.kind == "sample":
-        return 0.0, 1.0, 0.0, 1.0
-    if levels.kind == "flow_prediction":  # noise - clean
-        return 1.0, -sigma, 1 / sigma, -1 / sigma
-    if levels.kind == "rflow_prediction":  # clean - noise
-        return 1.0, sigma, -1 / sigma, 1 / sigma
-    if levels.kind == "v_prediction":  # alpha noise - sigma clean
-        return alpha * scale, -sigma, alpha * scale / sigma, -1 / sigma
-    raise PlanError(f"--planner sada-static: knows no clean sample of prediction_type {levels.kind!r:.40}; use zeus")

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import PlanError
 from .scheduler import make_scheduler
-from .starts import freeze_starts
+from .starts import Starts, freeze_starts
 from .table import SamplerTable
 
 
@@ -32,6 +35,11 @@ def levels_of(own: SamplerTable, config: dict[str, Any], who: str, eta: float = 
     starts = freeze_starts(own, config, eta)
     if starts is None:
         raise PlanError(f"{who}: {own.name} mixes no clean sample with noise; choose another --sampler")
+    return levels_of_starts(own, config, starts)
+
+
+def levels_of_starts(own: SamplerTable, config: dict[str, Any], starts: Starts) -> Levels:
+    """Those that `starts` found for `own`, which both were frozen from the model's `config`."""
     is_flow = bool(starts.levels[0, 2])
     alpha, sigma, scale = [], [], []
     for signal, share, _ in starts.levels.tolist():
@@ -43,6 +51,32 @@ def levels_of(own: SamplerTable, config: dict[str, Any], who: str, eta: float = 
     if is_flow:
         kind = "rflow_prediction" if own.name == "rflow" else "flow_prediction"
     return Levels(kind, is_flow, tuple(alpha), tuple(sigma), tuple(scale))
+
+
+def clean_sample(levels: Levels, step: int) -> tuple[float, float] | None:
+    """(p, q): the clean sample is p x + q prediction. None where a prediction of this kind says nothing of one."""
+    alpha, sigma, scale = levels.alpha[step], levels.sigma[step], levels.scale[step]
+    if levels.kind == "epsilon" and alpha:
+        return scale / alpha, -sigma / alpha
+    if levels.kind == "sample":
+        return 0.0, 1.0
+    if levels.kind == "flow_prediction":  # noise - clean
+        return 1.0, -sigma
+    if levels.kind == "rflow_prediction":  # clean - noise
+        return 1.0, sigma
+    if levels.kind == "v_prediction":  # alpha noise - sigma clean
+        return alpha * scale, -sigma
+    return None
+
+
+def preview_levels(own: SamplerTable, config: dict[str, Any], starts: Starts | None) -> NDArray[np.float32] | None:
+    """[S, 2]: the shares of latents and prediction in the clean sample before each step. None where there are none."""
+    if starts is None:
+        return None
+    levels = levels_of_starts(own, config, starts)
+    shares = [clean_sample(levels, step) for step in range(own.steps)]
+    known = [share for share in shares if share is not None]
+    return np.array(known, np.float32) if len(known) == own.steps else None
 
 
 def training_betas(own: SamplerTable, config: dict[str, Any]) -> Sequence[float]:

@@ -182,6 +182,7 @@ class Library:
         self.c.soda_latents.argtypes = self.c.soda_images.argtypes = [c_void_p, POINTER(c_float), c_size_t]
         self.c.soda_decisions.argtypes = [c_void_p, POINTER(c_int64), c_size_t]
         self.c.soda_result.argtypes = self.c.soda_latents.argtypes
+        self.c.soda_preview.argtypes = self.c.soda_preview_result.argtypes = self.c.soda_latents.argtypes
         self.c.soda_images_rgb.argtypes = self.c.soda_result_rgb.argtypes = [c_void_p, POINTER(c_uint8), c_size_t]
         self.c.soda_result_chunk.argtypes = [c_void_p, c_int32, POINTER(c_float), c_size_t]
         self.c.soda_result_chunk_rgb.argtypes = [c_void_p, c_int32, POINTER(c_uint8), c_size_t]
@@ -322,6 +323,16 @@ class CppSession:
         self._call("soda_result", self.handle, _floats(values), values.size)
         return values
 
+    def preview(self) -> Floats:
+        values = np.empty((max(1, self.samples()), *self.info.latent_axes[: self.info.latent_rank]), np.float32)
+        self._call("soda_preview", self.handle, _floats(values), values.size)
+        return values
+
+    def preview_result(self) -> Floats:
+        values = np.empty((max(1, self.samples()), *self.info.result_axes[: self.info.result_rank]), np.float32)
+        self._call("soda_preview_result", self.handle, _floats(values), values.size)
+        return values
+
     def result_rgb(self) -> NDArray[np.uint8]:
         values = np.empty((max(1, self.samples()), *self.info.result_axes[: self.info.result_rank]), np.uint8)
         self._call("soda_result_rgb", self.handle, values.ctypes.data_as(POINTER(c_uint8)), values.size)
@@ -392,8 +403,8 @@ def fields_of(request: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
         prompts = [request["prompt"]] if isinstance(request["prompt"], str) else request["prompt"]
         negative = request.get("negative_prompt", "")
         negatives = [negative] if isinstance(negative, str) else negative
-        fields["token_ids"], fields["token_mask"] = bundle.tokenize(0, prompts)
-        fields["negative_token_ids"], fields["negative_token_mask"] = bundle.tokenize(0, negatives)
+        fields["token_ids"], fields["token_mask"], _ = bundle.tokenize(0, prompts)
+        fields["negative_token_ids"], fields["negative_token_mask"], _ = bundle.tokenize(0, negatives)
         fields |= {"num_prompts": len(prompts), "num_negatives": len(negatives)}
     if "embeds" in request:
         fields |= embeds_fields(request["embeds"])

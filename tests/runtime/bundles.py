@@ -151,6 +151,14 @@ def add_starts(folder: Path, fresh: int = 1) -> Path:
     return folder
 
 
+def add_previews(folder: Path, of_latents: float, of_prediction: float) -> Path:
+    """Give a bundle of the current version a table of previews: the same shares before every step."""
+    steps = read_manifest(folder)["sampler"]["steps"]
+    levels = np.tile(np.array([of_latents, of_prediction], np.float32), (steps, 1))
+    retable(folder, "preview.levels", ("F32", [steps, 2], levels.tobytes()))
+    return folder
+
+
 def zeros(dtype: str, shape: list[int]) -> tuple[str, list[int], bytes]:
     """A table of zeros, for `retable`."""
     return dtype, shape, bytes(math.prod(shape) * {"F64": 8, "BF16": 2}.get(dtype, 4))

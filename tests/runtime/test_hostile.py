@@ -863,7 +863,7 @@ def test_a_latent_shape_that_the_engines_do_not_have_is_refused_before_noise_is_
         raise AssertionError("noise was drawn for a shape that no engine has")
 
     edit_manifest(folder, put("model", "latent_shape", value=[1 << 11] * 3))
-    monkeypatch.setattr("soda_runtime.session.latent_noise", fail)
+    monkeypatch.setattr("soda_runtime.players.latent_noise", fail)
     with pytest.raises(EngineError):
         Bundle.open(folder, threads=1).session().start(1)
 

@@ -138,7 +138,7 @@ def test_samples_whose_buffers_cannot_be_had_leave_the_session_usable(
         return made[0]
 
     with monkeypatch.context() as patch:
-        patch.setattr("soda_runtime.session.AdaptivePlayback", make)
+        patch.setattr("soda_runtime.players.AdaptivePlayback", make)
         with pytest.raises(EngineError, match="no memory for the second one"):
             session.generate([1, 2], seed=1)
     assert np.array_equal(session.generate([1, 2], seed=1, vote="any"), expected)

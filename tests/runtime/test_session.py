@@ -199,7 +199,7 @@ def test_a_request_whose_programs_fail_cannot_go_on_as_the_one_before(
     for use in (lambda: session.step(0), lambda: session.step(1), session.latents):
         with pytest.raises(RequestError, match="call start"):
             use()
-    del session._lanes[0].playback.prepare_request[-1]
+    del session._players.lanes[0].playback.prepare_request[-1]
     assert np.array_equal(session.generate(LABELS, seed=3), expected)
 
 

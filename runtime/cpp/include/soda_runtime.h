@@ -179,7 +179,8 @@ SODA_API soda_status soda_session_open(soda_bundle *bundle, soda_session **sessi
 /* Waits for a call that is under way. Nothing may be called afterwards. */
 SODA_API void soda_session_close(soda_session *session);
 
-/* Called in the generating thread after every step; anything but 0 cancels. Must not use the session. */
+/* Called in the generating thread after every step; anything but 0 cancels. It may call soda_progress_of, soda_latents,
+ * soda_decisions, soda_result, soda_preview and theirs; to start, step, reset or close the session is refused. */
 typedef int32_t (*soda_progress)(void *user, int32_t steps_done, int32_t steps);
 
 /* An array of a request in memory of the bundle's CUDA device, in place of the field of its name, which is NULL. It
@@ -266,6 +267,12 @@ SODA_API soda_status soda_decisions(const soda_session *session, int64_t *decisi
 SODA_API soda_status soda_result(soda_session *session, float *result, size_t count);
 /* The same of images or video as bytes 0 .. 255 (raw RGB where there are 3 channels). */
 SODA_API soda_status soda_result_rgb(soda_session *session, uint8_t *result, size_t count);
+/* The clean latents ("x0") that the latest step's prediction stands for, [samples, their axes]; and what soda_result
+ * and soda_result_rgb make of them. Costs nothing where it is not called. Refused before the first step, and where the
+ * bundle or its sampler cannot say (BUNDLE.md, 8.7). */
+SODA_API soda_status soda_preview(soda_session *session, float *latents, size_t count);
+SODA_API soda_status soda_preview_result(soda_session *session, float *result, size_t count);
+SODA_API soda_status soda_preview_result_rgb(soda_session *session, uint8_t *result, size_t count);
 /* Chunk `index` of a video, [samples, its frames, height, width, channels], in memory that does not grow with the clip.
  * In order: 0 begins with the latents of that moment; a request, another result or soda_reset ends the sequence. */
 SODA_API soda_status soda_result_chunk(soda_session *session, int32_t index, float *chunk, size_t count);

@@ -291,6 +291,19 @@ public:
         return read<uint8_t>(info_.result_axes, info_.result_rank,
                              [this](uint8_t* to, size_t n) { return soda_result_rgb(handle_.get(), to, n); });
     }
+    // The clean latents that the latest step's prediction stands for, and what is made of them: see soda_preview.
+    std::vector<float> preview() {
+        return read<float>(info_.latent_axes, info_.latent_rank,
+                           [this](float* to, size_t n) { return soda_preview(handle_.get(), to, n); });
+    }
+    std::vector<float> preview_result() {
+        return read<float>(info_.result_axes, info_.result_rank,
+                           [this](float* to, size_t n) { return soda_preview_result(handle_.get(), to, n); });
+    }
+    std::vector<uint8_t> preview_result_rgb() {
+        return read<uint8_t>(info_.result_axes, info_.result_rank,
+                             [this](uint8_t* to, size_t n) { return soda_preview_result_rgb(handle_.get(), to, n); });
+    }
     // Chunk `index` of a video, in order from 0: see soda_result_chunk. There are info().num_chunks.
     std::vector<float> result_chunk(int32_t index) {
         return read<float>(chunk_axes(index).data(), 4, [this, index](float* to, size_t n) {

@@ -32,10 +32,17 @@ void AdaptivePlayback::run_step(int64_t i) {
     prepare_window(i);
     const int64_t action = automaton_.action(), variant = automaton_.variant();
     const Action& used = opened_.policy.actions[size_t(action)];
+    variant_ = variant;
     write_row(opened_.row(used.table, i, variant));
     call_of(i, action)();
     decisions_.push_back(action);
     automaton_.observe(i, automaton_.needs_signals(i) ? heard(i, used.signals, variant) : nullptr, size_t(batch));
+}
+
+std::vector<float> AdaptivePlayback::row_of(int64_t i) const {
+    const std::string& table = opened_.policy.actions[size_t(decisions_.back())].table;
+    const float* row = opened_.row(table, i, variant_);
+    return {row, row + opened_.columns(table)};
 }
 
 const Call& AdaptivePlayback::call_of(int64_t index, int64_t action) {

@@ -15,6 +15,7 @@ public:
     // Before step 0. replay: [steps] actions to take instead of deciding; empty: it decides.
     void begin_decisions(std::vector<int64_t> replay);
     void run_step(int64_t i) override;
+    std::vector<float> row_of(int64_t i) const override;
     const std::vector<int64_t>& decisions() const { return decisions_; }  // of the steps so far
 
 private:
@@ -26,6 +27,7 @@ private:
     const Vote vote_;
     Automaton automaton_;
     std::vector<int64_t> decisions_;
+    int64_t variant_ = 0;  // of the row that the latest step took
     std::unique_ptr<Memory> signal_row_, signal_;
     std::map<std::pair<int64_t, int64_t>, Call> others_;  // by step and action
     std::optional<Call> listening_[2];                    // by which of the two states comes first

@@ -29,6 +29,8 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
     const bool starts = manifest.version == current_version && tables.count(start_levels_table) != 0;
     for (const char* name : {start_levels_table, start_coefficients_table, start_known_table})
         if (starts && tables.count(name)) expected.insert(name);
+    const auto previews = tables.find(preview_levels_table);
+    if (manifest.version == current_version && previews != tables.end()) expected.insert(preview_levels_table);
     for (const auto& name : expected)
         if (tables.count(name) == 0) throw refuse(say("table ", shown(name), " is missing"));
     for (const auto& [name, table] : tables) {
@@ -44,6 +46,8 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
             throw refuse(say(name, " do not have ", scalar_count(manifest), " columns"));
     if (starts && tables[start_levels_table].shape != Sizes{manifest.sampler.steps, 3})
         throw refuse(say(start_levels_table, " do not have 3 columns"));
+    if (previews != tables.end() && previews->second.shape != Sizes{manifest.sampler.steps, 2})
+        throw refuse(say(preview_levels_table, " do not have 2 columns"));
     const auto known = tables.find(start_known_table);
     if (known != tables.end() &&
         (known->second.shape != Sizes{manifest.sampler.steps, 2} || manifest.sampler.state_size <= 2))

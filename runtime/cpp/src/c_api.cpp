@@ -81,9 +81,18 @@ soda_status in_turn(Handle* session, Body body) noexcept {
     return guarded([&] {
         demand(session, "session");
         session->session.bundle().require_here();
+        if (session->session.calls_back_here())
+            throw RequestError("the progress callback may look at its session and cancel, but not play or reset it");
         const Turn::Taken taken(session->turn);
         body(session->session);
     });
+}
+
+// The same for what changes nothing, so that the progress callback of the one who has the turn may do it, too.
+template <class Handle, class Body>
+soda_status looking(Handle* session, Body body) noexcept {
+    if (!session || !session->session.calls_back_here()) return in_turn(session, body);
+    return guarded([&] { body(session->session); });
 }
 
 // A caller's struct in this library's layout: an older one is filled up with zeros; what a newer one has more must be
@@ -260,7 +269,7 @@ soda_status soda_session_open(soda_bundle* bundle, soda_session** session) {
 }
 
 void soda_session_close(soda_session* session) {
-    if (!session || !session->session.bundle().is_here()) return;
+    if (!session || !session->session.bundle().is_here() || session->session.calls_back_here()) return;
     session->turn.wait_until_free();
     delete session;
 }
@@ -284,18 +293,18 @@ soda_status soda_step(soda_session* session, int32_t index) {
 }
 
 soda_status soda_progress_of(const soda_session* session, int32_t* samples, int32_t* steps_done) {
-    return in_turn(session, [&](const Session& player) {
+    return looking(session, [&](const Session& player) {
         if (samples) *samples = int32_t(player.samples());
         if (steps_done) *steps_done = int32_t(player.steps_done());
     });
 }
 
 soda_status soda_latents(soda_session* session, float* latents, size_t count) {
-    return in_turn(session, [&](Session& player) { player.latents(latents, count); });
+    return looking(session, [&](Session& player) { player.latents(latents, count); });
 }
 
 soda_status soda_decisions(const soda_session* session, int64_t* decisions, size_t count) {
-    return in_turn(session, [&](const Session& player) {
+    return looking(session, [&](const Session& player) {
         demand(decisions, "decisions");
         const std::vector<int64_t> made = player.decisions();
         if (count < made.size()) refuse(say("room for ", count, " decisions, the steps so far have ", made.size()));
@@ -304,11 +313,27 @@ soda_status soda_decisions(const soda_session* session, int64_t* decisions, size
 }
 
 soda_status soda_result(soda_session* session, float* result, size_t count) {
-    return in_turn(session, [&](Session& player) { copy_result([&] { return player.result(count); }, result); });
+    return looking(session, [&](Session& player) { copy_result([&] { return player.result(count); }, result); });
 }
 
 soda_status soda_result_rgb(soda_session* session, uint8_t* result, size_t count) {
-    return in_turn(session, [&](Session& player) { copy_result([&] { return player.pictures(count); }, result); });
+    return looking(session, [&](Session& player) { copy_result([&] { return player.pictures(count); }, result); });
+}
+
+soda_status soda_preview(soda_session* session, float* latents, size_t count) {
+    return looking(session, [&](Session& player) { player.latents(latents, count, Of::preview); });
+}
+
+soda_status soda_preview_result(soda_session* session, float* result, size_t count) {
+    return looking(session, [&](Session& player) {
+        copy_result([&] { return player.result(count, Of::preview); }, result);
+    });
+}
+
+soda_status soda_preview_result_rgb(soda_session* session, uint8_t* result, size_t count) {
+    return looking(session, [&](Session& player) {
+        copy_result([&] { return player.pictures(count, Of::preview); }, result);
+    });
 }
 
 soda_status soda_result_chunk(soda_session* session, int32_t index, float* chunk, size_t count) {

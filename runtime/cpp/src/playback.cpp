@@ -79,19 +79,39 @@ void Playback::run_step(int64_t i) {
 }
 
 Memory& Playback::finish(int64_t steps_done) {
+    return run_finish(size_t(steps_done % 2), state_after(steps_done));
+}
+
+Memory& Playback::finish_given(const float* latents) {
+    const Manifest& m = bundle_.manifest();
+    if (!given_) given_ = allocate(finish_signature(m, m.finish.at(0)).inputs.at("latents"));
+    given_->write(latents, given_->bytes());
+    return run_finish(2, *given_);
+}
+
+Memory& Playback::run_finish(size_t which, const Memory& latents) {
     const FinishProgram& program = bundle_.manifest().finish.at(0);
-    std::optional<Call>& call = finish_[steps_done % 2];
+    std::optional<Call>& call = finish_[which];
     if (!call) {
         const Signature signature = finish_signature(bundle_.manifest(), program);
         const auto& [name, port] = *signature.outputs.begin();
         const Engine& engine = bundle_.finish_engine();
         if (!result_) result_ = allocate(port);
         call.emplace(engine.bind("finish",
-                                 {{"latents", view_of(state_after(steps_done), signature.inputs.at("latents"), axes_)}},
+                                 {{"latents", view_of(latents, signature.inputs.at("latents"), axes_)}},
                                  {{name, view_of(*result_, port, axes_)}}));
     }
     (*call)();
     return *result_;
+}
+
+std::vector<float> Playback::row_of(int64_t i) const {
+    const Manifest& m = bundle_.manifest();
+    const auto columns = scalar_count(m);
+    const auto& tables = bundle_.tables();
+    const std::vector<float> rows = kind.start ? start_rows(m, tables, first)
+                                               : tables.at(coefficient_table(m, kind.play == Play::frozen)).values;
+    return {rows.begin() + i * columns, rows.begin() + (i + 1) * columns};
 }
 
 VideoMaker& Playback::video() {

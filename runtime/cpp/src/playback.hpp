@@ -40,8 +40,11 @@ public:
     void encode(size_t program);         // ports that an encoder makes; it is opened at the first call
     void prepare_request();              // tensors of the request
     virtual void run_step(int64_t i);    // before it, tensors of its window of steps where one begins
-    Memory& finish(int64_t steps_done);  // the finish program's image or sound, float32 [batch, *shape]
-    VideoMaker& video();                 // what makes the video; bound at first use
+    Memory& finish(int64_t steps_done);         // the finish program's image or sound, float32 [batch, *shape]
+    Memory& finish_given(const float* latents);  // the same of other latents, float32 [batch, *latent_shape]
+    VideoMaker& video();                        // what makes the video; bound at first use
+    // What step `i`, the latest one, took as `coefficients`.
+    virtual std::vector<float> row_of(int64_t i) const;
 
 protected:
     void prepare_window(int64_t i);  // where step i is the first of one that runs
@@ -68,8 +71,10 @@ private:
     std::map<size_t, Call> encode_;  // by index into `prepare`
     std::vector<Call> once_, steps_;  // steps_: from `first` on
     std::vector<std::vector<Call>> windows_;
-    std::unique_ptr<Memory> result_;
-    std::optional<Call> finish_[2];
+    Memory& run_finish(size_t which, const Memory& latents);
+
+    std::unique_ptr<Memory> result_, given_;
+    std::optional<Call> finish_[3];  // of the two states, and of latents that are given
     std::unique_ptr<VideoMaker> video_;
 };
 

@@ -3,10 +3,14 @@
 
 #include <atomic>
 #include <functional>
+#include <thread>
 
-#include "lane.hpp"
+#include "preview.hpp"
 
 namespace soda {
+
+// Latents: those after the steps run so far, or the clean ones that the latest step predicts.
+enum class Of { now, preview };
 
 // One thread's player of a bundle. Nothing is carried from one request to the next.
 class Session {
@@ -16,22 +20,24 @@ public:
     void start(const soda_request& request, const RequestArrays& arrays = {});
     void step(int64_t index);
     void run_all();  // what is left of the steps
-    void latents(float* values, size_t count);
+    void latents(float* values, size_t count, Of of = Of::now);
     // What the steps so far of an adaptive request did, [steps, samples]: actions of the policy, 0 computed.
     std::vector<int64_t> decisions() const;
     // Images [samples, height, width, channels], video [samples, frames, height, width, channels] or audio [samples,
     // channels, length]; RequestError beyond room.
-    std::vector<float> result(size_t room);
+    std::vector<float> result(size_t room, Of of = Of::now);
     // Chunk `index` of a video, [samples, frames, height, width, channels]: they are made in order, anew from 0.
     std::vector<float> chunk(int64_t index, size_t room);
-    std::vector<float> pictures(size_t room);  // RequestError where the result is audio
-    std::vector<float> images(size_t room);    // RequestError where it is video or audio
-    void demand_room(size_t count) const;      // for the latents, before anything more runs
+    std::vector<float> pictures(size_t room, Of of = Of::now);  // RequestError where the result is audio
+    std::vector<float> images(size_t room);                     // RequestError where it is video or audio
+    void demand_room(size_t count) const;                       // for the latents, before anything more runs
     // "latents", or the finish program's "images", "video" or "audio", to memory of the bundle's CUDA device, in the
     // order of its stream.
     void to_device(const std::string& output, void* address, size_t bytes);
     void reset();
     void cancel() { cancelled_ = current_.load(); }  // from any thread
+    // Whether the calling thread is in the progress callback of a step.
+    bool calls_back_here() const { return called_back_.load() == std::this_thread::get_id(); }
 
     int64_t samples() const { return started_ ? kind_.samples : 0; }
     int64_t steps_done() const { return started_ ? next_step_ : 0; }
@@ -56,8 +62,9 @@ private:
     void open_lanes(const Kind& kind);
     void begin(const soda_request& request, const DeviceArrays& device, const Condition& condition, double guidance,
                const Kind& kind, const std::vector<int64_t>& decisions);
-    std::vector<float> planes(size_t room);  // the result with its axes in the program's order
-    void begin_chunks();                     // of a video of the latents of now
+    std::vector<float> planes(size_t room, Of of);  // the result with its axes in the program's order
+    void begin_chunks(Of of);                       // of a video
+    bool call_back();                               // whether the request's callback cancels
     // visit(sample, memory, offset): where each sample's part of a chunk lies.
     void make_chunk(int64_t index, const std::function<void(int64_t, const Memory&, int64_t)>& visit);
     void write_noise(const Lane& lane, int64_t index);
@@ -79,6 +86,7 @@ private:
     uint64_t requests_ = 0;
     std::atomic<uint64_t> current_{0};  // number of the request in progress, 0: none
     std::atomic<uint64_t> cancelled_{0};
+    std::atomic<std::thread::id> called_back_{std::thread::id()};
 };
 
 }  // namespace soda

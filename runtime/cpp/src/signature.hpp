@@ -45,6 +45,9 @@ const char* coefficient_table(const Manifest& manifest, bool accelerated);
 constexpr const char* start_levels_table = "start.levels";
 constexpr const char* start_coefficients_table = "start.coefficients";
 constexpr const char* start_known_table = "start.known";  // of bundles that inpaint
+constexpr const char* mask_port = "mask";                 // of the same
+// Table of bundles that give previews: shares of latents and prediction in the clean sample before each step.
+constexpr const char* preview_levels_table = "preview.levels";
 int64_t element_count(const Sizes& shape);  // of a checked shape: it fits 64 bits
 // Bytes that a slot takes in the arena for one sample, all of its rows, padding included.
 int64_t slot_bytes(const Manifest& manifest, const Slot& slot);

@@ -2,12 +2,14 @@
 
 from .backends import DeviceOptions
 from .bundle import Bundle
-from .errors import BundleError, EngineError, RequestError, SodaError
+from .errors import BundleError, Cancelled, EngineError, RequestError, SodaError
+from .progress import StepDone
+from .prompts import Truncation
 from .request import Embeds, Noise, Request
 from .session import Session
 
 __version__ = "0.1.0"
 __all__ = [
-    "Bundle", "BundleError", "DeviceOptions", "Embeds", "EngineError", "Noise", "Request", "RequestError", "Session",
-    "SodaError",
+    "Bundle", "BundleError", "Cancelled", "DeviceOptions", "Embeds", "EngineError", "Noise", "Request", "RequestError",
+    "Session", "SodaError", "StepDone", "Truncation",
 ]  # fmt: skip

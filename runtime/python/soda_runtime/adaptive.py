@@ -29,6 +29,7 @@ class AdaptivePlayback(Playback):
         self._opened, self._vote = opened, vote
         self.automaton = Automaton(opened.policy, vote)
         self.decisions: list[int] = []
+        self._latest = ("", 0)  # table and variant of the row that the latest step took
         self._others: dict[tuple[int, int], Call] = {}  # step and action
         self._listening: dict[int, Call] = {}  # which of the two states comes first
         super().__init__(bundle, batch, "adaptive")
@@ -42,6 +43,7 @@ class AdaptivePlayback(Playback):
         automaton = self.automaton
         action, variant = automaton.action, automaton.variant
         rows, of_signals = self._rows_of[action]
+        self._latest = self._opened.policy.actions[action].table, variant
         listens = automaton.needs_signals(index)
         self._coefficients.write(rows[index, variant])
         if listens:  # before the step: after it, this code is out of the processor's cache
@@ -51,6 +53,12 @@ class AdaptivePlayback(Playback):
         if listens:
             self._listen(index % 2)()
         automaton.observe(index, self._heard() if listens else None)
+
+    def row_of(self, index: int) -> NDArray[np.float32]:
+        name, variant = self._latest
+        table = self._opened.tables[name][index]
+        row: NDArray[np.float32] = table[variant % len(table)]
+        return row
 
     def memories(self) -> list[Memory]:
         return [*super().memories(), self._coefficients, self._signal_row, self._signal]

@@ -24,5 +24,9 @@ class RequestError(SodaError):
     """The arguments of a generation do not fit the opened bundle."""
 
 
+class Cancelled(SodaError):
+    """The generation was cancelled, by `Session.cancel` or by a callback; the session takes another one."""
+
+
 class InternalError(Exception):
     """An invariant of this package is broken: a bug here, not something the user did."""

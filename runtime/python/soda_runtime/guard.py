@@ -44,14 +44,21 @@ class OpenedHere:
 
 
 class Turn:
-    """One caller at a time; whoever comes meanwhile is refused, or waits."""
+    """One caller at a time; whoever comes meanwhile is refused, or waits. What the caller calls back may look."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._called_back = 0  # the thread that is in a callback
 
     @contextmanager
-    def taken(self, wait: bool = False) -> Iterator[None]:
-        """While the caller has it. Raises RequestError where another one has."""
+    def taken(self, wait: bool = False, looks: bool = False) -> Iterator[None]:
+        """While the caller has it. looks: changes nothing, so that a callback of the one who has it may do it too.
+        Raises RequestError where another one has it."""
+        if self._called_back == threading.get_ident():
+            if not looks:
+                raise RequestError("on_step may look at its session and cancel, but not play, reset or close it")
+            yield
+            return
         if not self._lock.acquire(blocking=wait):
             raise RequestError(
                 "the session is busy: another call plays it still; wait for that, or give each thread its own session"
@@ -60,6 +67,15 @@ class Turn:
             yield
         finally:
             self._lock.release()
+
+    @contextmanager
+    def calling_back(self) -> Iterator[None]:
+        """While the one who has it calls back."""
+        self._called_back = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._called_back = 0
 
 
 @cache

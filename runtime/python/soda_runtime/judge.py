@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import RequestError
 from .manifest import HintPort, LabelPort, Manifest, RequestPort, ScalarPort, TokenIdsPort
 from .port_inputs import MAX_BATCH, name_inputs, require_all, running_encoders
-from .prompts import Tokenize, prompts_of, tokens_of
+from .prompts import Tokenize, Truncation, prompts_of, tokens_of
 from .request import Noise, Request
 from .starts import Start, Tables, judge_start
 from .values import brief, real_array, rows_of
@@ -31,13 +31,14 @@ class Judged:
     guidance: float
     noise: Noise | int
     start: Start | None = None
+    truncated: tuple[Truncation, ...] = ()
 
 
 def judge_request(
     request: Request, manifest: Manifest, tokenize: Tokenize, vocabulary: Callable[[int], int], tables: Tables
 ) -> Judged:
-    """tokenize(number, texts): ids and mask of a tokenizer, int64 [n, max_tokens]. vocabulary(number): how many ids it
-    has, 0 where that is not known. tables: the bundle's. Raises RequestError."""
+    """tokenize(number, texts): tokens of a tokenizer. vocabulary(number): how many ids it has, 0 where that is not
+    known. tables: the bundle's. Raises RequestError."""
     request = name_inputs(request, manifest)
     if not isinstance(request.batch, (int, np.integer)) or not 0 <= request.batch <= MAX_BATCH:
         raise RequestError(f"batch={brief(request.batch)} is outside 0 .. {MAX_BATCH}")
@@ -47,7 +48,7 @@ def judge_request(
     require_all(request, manifest, running)
     ports = {port.name: port for port in manifest.ports}
     given = {name: rows_of(values, ports[name], name) for name, values in request.inputs.items()}
-    counts = {name: len(values) for name, values in given.items()} | {own.name: len(own.prompts) for own in texts}
+    counts = {name: len(values) for name, values in given.items()} | {own.names[0]: len(own.prompts) for own in texts}
     start = judge_start(request, manifest, tables)
     counts |= {"start_latents": len(start.latents)} if start else {}
     samples = _samples(counts, request.batch)
@@ -58,9 +59,9 @@ def judge_request(
     for name, values in rows.items():
         _require_tokens(ports[name], values, vocabulary)
     noise = seed if request.noise is None else judge_noise(request.noise, manifest, samples)
-    if texts:
-        rows |= tokens_of(texts, manifest, samples, tokenize)
-    return Judged(samples, rows, frozenset(program.file for program in running), guidance, noise, start)
+    tokens, truncated = tokens_of(texts, manifest, samples, tokenize) if texts else ({}, ())
+    encode = frozenset(program.file for program in running)
+    return Judged(samples, rows | tokens, encode, guidance, noise, start, truncated)
 
 
 def _require_tokens(port: RequestPort, ids: NDArray[np.generic], vocabulary: Callable[[int], int]) -> None:

@@ -21,6 +21,7 @@ from .guard import OpenedHere
 from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram, VideoFinish
 from .policy import POLICY_NAME, Policy, read_policy, signals_signature
 from .signature import (
+    PREVIEW_LEVELS,
     START_COEFFICIENTS,
     START_KNOWN,
     START_LEVELS,
@@ -35,7 +36,7 @@ from .tensors import read_tensors
 from .vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
-    from .text import PromptTokenizer
+    from .text import PromptTokenizer, Tokens
 
 
 _MAX_TABLE_VALUE = 1e18  # so that a product of two is finite in float32
@@ -142,8 +143,8 @@ class OpenedBundle(OpenedHere):
         """What a prepare program takes and gives, with the tables that the bundle has."""
         return prepare_signature(self.manifest, program, {name: table.shape for name, table in self.tables.items()})
 
-    def tokenize(self, number: int, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Prompts to token ids and mask of tokenizer `number`, int64 [n, max_tokens] each."""
+    def tokenize(self, number: int, prompts: Sequence[str]) -> Tokens:
+        """The tokens of prompts by tokenizer `number`."""
         entry = self.manifest.tokenizers[number]
         path = self.folder / entry.file
         self.require_here()
@@ -154,7 +155,7 @@ class OpenedBundle(OpenedHere):
 
                     self._files.require_same([entry.file])
                     self._tokenizers[number] = PromptTokenizer(path, entry.max_tokens, entry.clean, entry.pad_id)
-            return self._tokenizers[number](prompts)
+            return self._tokenizers[number].encode(prompts)
         except BaseException as error:  # a tokenizer that names tokens it does not have makes the library panic
             if type(error).__name__ != "PanicException":
                 raise
@@ -206,7 +207,7 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     tables = read_tensors(path)
     coefficients = {coefficient_table(manifest, accelerated) for accelerated in (True, False)}
     expected = coefficients.union(*(program.tables for program in manifest.prepare))
-    expected |= _start_tables(tables, manifest)
+    expected |= _own_tables(tables, manifest)
     if tables.keys() != expected:
         odd = sorted(tables.keys() ^ expected)[0]
         raise BundleError(f"{path}: table {odd!r:.80} is not in both the file and the manifest; rebuild the bundle")
@@ -222,10 +223,11 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         if tables[name].shape[1:] != (width,):
             found = f"{name} have shape {tables[name].shape}"
             raise BundleError(f"{path}: {found}, expected {width} columns; rebuild the bundle")
-    for name in sorted(_start_tables(tables, manifest)):
+    for name in sorted(_own_tables(tables, manifest)):
         shape = tables[name].shape
         fits = {
-            START_LEVELS: shape[1:] == (3,), START_KNOWN: shape[1:] == (2,) and manifest.sampler.state_size > 2,
+            PREVIEW_LEVELS: shape[1:] == (2,), START_LEVELS: shape[1:] == (3,),
+            START_KNOWN: shape[1:] == (2,) and manifest.sampler.state_size > 2,
             START_COEFFICIENTS: len(shape) == 3 and shape[1] > 0 and shape[2] == width,
         }[name]  # fmt: skip
         if not fits:
@@ -233,8 +235,9 @@ def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     return tables
 
 
-def _start_tables(tables: Mapping[str, Any], manifest: Manifest) -> set[str]:
-    """Those for requests that start from latents, which a bundle may have."""
-    if manifest.version != VERSION or START_LEVELS not in tables:
+def _own_tables(tables: Mapping[str, Any], manifest: Manifest) -> set[str]:
+    """Those for previews and for requests that start from latents, which a bundle may have."""
+    if manifest.version != VERSION:
         return set()
-    return {START_LEVELS, START_COEFFICIENTS, START_KNOWN} & tables.keys()
+    starts = {START_LEVELS, START_COEFFICIENTS, START_KNOWN} if START_LEVELS in tables else set()
+    return (starts | {PREVIEW_LEVELS}) & tables.keys()

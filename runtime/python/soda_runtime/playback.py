@@ -39,7 +39,7 @@ from .starts import cached_steps, start_rows
 from .video import VideoMaker
 
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
-
+_GIVEN = 2  # the finish program's call for latents that are given; 0 and 1 are those of the two states
 
 Play = Literal["frozen", "full", "adaptive"]
 """What a request's steps follow: the schedule; nothing, so that everything is computed; the policy, as they go."""
@@ -99,6 +99,7 @@ class Playback(OpenedHere):
         self._loading = StepCalls(programs, lambda step: self._bind_step(step, programs[step]), at_once, self.first)
         self.steps = self._loading.calls
         self._finish: dict[int, tuple[Call, Memory]] = {}
+        self._given: Memory | None = None
         self.loop = self._make_loop()
 
     @property
@@ -130,7 +131,7 @@ class Playback(OpenedHere):
             self._loading.close()
             self._loading = None
         self.encode, self.prepare_request, self.prepares, self.steps = {}, [], [], []
-        self._finish, self._video, self.loop = {}, None, None
+        self._finish, self._video, self._given, self.loop = {}, None, None, None
         while self._memories:
             self._memories.pop().free()
 
@@ -139,21 +140,31 @@ class Playback(OpenedHere):
         return [
             self.arena, *self._states, self.guidance, self.noise, *self.request.values(), *self._tensors.values(),
             *(memory for _, memory in self._finish.values()), *(self._video.memories() if self._video else []),
+            *([self._given] if self._given else []),
         ]  # fmt: skip
 
-    def finish(self, program: ImageFinish | AudioFinish, steps_done: int) -> NDArray[np.float32]:
-        """Run an image's or sound's finish program on the latents after that many steps: [B, *shape of its output]."""
-        if steps_done % 2 not in self._finish:
+    def finish(
+        self, program: ImageFinish | AudioFinish, steps_done: int, given: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Run an image's or sound's finish program: [B, *shape of its output]. It takes the latents after that many
+        steps, or those that are given."""
+        which = steps_done % 2
+        if given is not None:
+            which = _GIVEN
+            self._given = self._given or self._allocate_bytes(given.nbytes)
+            self._given.write(given)
+        if which not in self._finish:
             signature = finish_signature(self._bundle.manifest, program)
             engine = self._bundle.finish_engine(program)
             memory = self._allocate(signature.outputs[program.kind])
+            latents = self._given if which == _GIVEN and self._given else self.state_after(steps_done)
             call = engine.bind(
                 "finish",
-                {LATENTS: view_of(self.state_after(steps_done), signature.inputs[LATENTS], self._axes)},
+                {LATENTS: view_of(latents, signature.inputs[LATENTS], self._axes)},
                 {program.kind: view_of(memory, signature.outputs[program.kind], self._axes)},
             )
-            self._finish[steps_done % 2] = (call, memory)
-        call, memory = self._finish[steps_done % 2]
+            self._finish[which] = (call, memory)
+        call, memory = self._finish[which]
         call()
         made: NDArray[np.float32] = memory.read().view(np.float32).reshape(self.batch, *program.shape)
         return made
@@ -168,6 +179,17 @@ class Playback(OpenedHere):
         """What makes the tensors of a window of steps, where `step` is the first of it that runs."""
         begins = step == self.first or step % self.window == 0
         return self.prepares[step // self.window] if begins else []
+
+    def row_of(self, index: int) -> NDArray[np.float32]:
+        """What step `index` took as `coefficients`; it was the latest one."""
+        row: NDArray[np.float32] = self._rows()[index]
+        return row
+
+    def noise_of(self, index: int) -> NDArray[np.float32]:
+        """The noise of step `index`, the latest one: [B, *latent_shape]."""
+        noise = self.noise.read().view(np.float32).reshape(self.noise_steps, self.batch, *self.latent_shape)
+        of_step: NDArray[np.float32] = noise[index % self.noise_steps]
+        return of_step
 
     def _rows(self) -> NDArray[Any]:
         """What each step takes as `coefficients`: [S, columns]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +13,36 @@ from .errors import RequestError
 from .manifest import LabelPort, Manifest, PrepareProgram, TokenIdsPort, TokenMaskPort
 from .port_inputs import MAX_BATCH
 from .request import Request
+from .text import Tokens, shortened
 from .values import brief
 
-Tokenize = Callable[[int, Sequence[str]], tuple[NDArray[np.int64], NDArray[np.int64]]]
+Tokenize = Callable[[int, Sequence[str]], Tokens]
 _FIELDS = (
     ("prompt", "negative_prompt"), ("prompt_2", "negative_prompt_2"), ("prompt_3", "negative_prompt_3"),
 )  # fmt: skip
 """Of each tokenizer in turn, as diffusers' pipelines call what goes to each text encoder."""
 
 
+class Truncation(NamedTuple):
+    """A prompt whose end the model does not read. field: of the request, "prompt", "negative_prompt_2". sample: the
+    first that has it. max_tokens: how many tokens the model reads, what the tokenizer adds included."""
+
+    field: str
+    sample: int
+    max_tokens: int
+    lost: str
+
+    def __str__(self) -> str:
+        where = f"{self.field} of sample {self.sample}"
+        return f"{where}: the model reads {self.max_tokens} tokens; it loses {shortened(self.lost)!r}"
+
+
 @dataclass(frozen=True)
 class Texts:
-    """What a tokenizer gets: one text, or one for each sample; negative: none without guidance. name: the field that
+    """What a tokenizer gets: one text, or one for each sample; negative: none without guidance. names: the fields that
     they come from."""
 
-    name: str
+    names: tuple[str, str]
     prompts: list[str]
     negative: list[str]
 
@@ -64,19 +80,25 @@ def prompts_of(request: Request, manifest: Manifest, running: Sequence[PreparePr
 
 def tokens_of(
     texts: Sequence[Texts], manifest: Manifest, samples: int, tokenize: Tokenize
-) -> dict[str, NDArray[np.generic]]:
-    """Every port of tokens of the prompts, by each tokenizer once. texts: of each tokenizer."""
-    made = []
+) -> tuple[dict[str, NDArray[np.generic]], tuple[Truncation, ...]]:
+    """Every port of tokens of the prompts, by each tokenizer once, and what was cut. texts: of each tokenizer."""
+    made, truncated = [], []
     for number, own in enumerate(texts):
         prompts, negative = (half * samples if len(half) == 1 else half for half in (own.prompts, own.negative))
         if len(negative) != samples * (manifest.rows_per_sample - 1):
             raise RequestError(f"{len(negative)} negative prompts for {samples} samples; give one, or one per sample")
-        made.append(tokenize(number, [*prompts, *negative]))
-    return {
-        port.name: made[port.tokenizer][isinstance(port, TokenMaskPort)]
+        tokens = tokenize(number, [*prompts, *negative])
+        made.append(tokens)
+        for row, lost in tokens.lost.items():
+            half, sample = divmod(row, samples)
+            if sample < len((own.prompts, own.negative)[half]):  # not one that is repeated
+                truncated.append(Truncation(own.names[half], sample, tokens.ids.shape[1], lost))
+    ports: dict[str, NDArray[np.generic]] = {
+        port.name: made[port.tokenizer].mask if isinstance(port, TokenMaskPort) else made[port.tokenizer].ids
         for port in manifest.ports
         if isinstance(port, (TokenIdsPort, TokenMaskPort))
     }
+    return ports, tuple(truncated)
 
 
 def _texts(request: Request, manifest: Manifest, number: int, given: set[str]) -> Texts:
@@ -87,7 +109,7 @@ def _texts(request: Request, manifest: Manifest, number: int, given: set[str]) -
     negative: list[str] = []
     if manifest.rows_per_sample == 2:
         negative = _listed(getattr(request, negative_name), negative_name.replace("_", " ", 1))
-    return Texts(name, prompts, negative)
+    return Texts((name, negative_name), prompts, negative)
 
 
 def _tokenizers_in_use(manifest: Manifest, running: Sequence[PrepareProgram]) -> set[int]:

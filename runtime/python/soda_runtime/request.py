@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .manifest import EmbeddingPort, HintPort, LabelPort, Manifest, MaskPort, TokenMaskPort
 from .philox import INITIAL_STREAM, latent_noise
+
+if TYPE_CHECKING:
+    from .progress import StepDone
 
 
 class Noise(NamedTuple):
@@ -39,7 +42,7 @@ class Embeds(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Arguments of `Session.generate`, as they came: `judge_request` says whether they fit a bundle.
+    """Arguments of `Session.generate` and `start`, as they came: `judge_request` says whether they fit a bundle.
 
     labels, prompt or embeds: whichever the model is conditioned on, one or one per sample. inputs: values of any ports
     by name, [n, *shape of the port] with n = 1 or one per sample; scalars as a number or [n]. negative_inputs: those of
@@ -60,9 +63,13 @@ class Request:
 
     prompt_2, prompt_3 and their negative ones: what the second and the third text encoder get, as in diffusers'
     pipelines; None and "" stand for the prompt and the negative prompt.
+
+    on_step: called after every step, in the thread that plays it. It may look at the session and cancel; what it raises
+    ends the request and is raised to the caller.
     """
 
     labels: int | Sequence[int] | None = None
+    _: KW_ONLY
     prompt: str | Sequence[str] | None = None
     negative_prompt: str | Sequence[str] = ""
     embeds: Embeds | None = None
@@ -83,6 +90,7 @@ class Request:
     policy: Literal["", "frozen", "adaptive", "full"] = ""
     vote: Literal["", "sample", "any", "mean"] = ""
     decisions: Any = None
+    on_step: Callable[[StepDone], object] | None = None
 
 
 class Described(Protocol):
