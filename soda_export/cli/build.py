@@ -15,7 +15,8 @@ from ..models.request import ModelRequest
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.solve import PlanOptions
 from ..policy.options import PolicyOptions
-from .terminal import megabytes, print_json, print_table, progress_bar, say, start_logging
+from ..report.describe import megabytes
+from .terminal import print_json, print_table, progress_bar, say, start_logging
 
 
 def build(

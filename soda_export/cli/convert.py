@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .terminal import megabytes, print_json, say
+from ..report.describe import megabytes
+from .terminal import print_json, say
 
 
 def convert(folder: Path, /, *, json: bool = False) -> None:

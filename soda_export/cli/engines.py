@@ -15,7 +15,8 @@ from soda_runtime.signature import program_files
 
 from ..build.engines import LAYERS_NAME
 from ..errors import UsageError
-from .terminal import megabytes, print_json, print_table
+from ..report.describe import megabytes
+from .terminal import print_json, print_table
 
 
 def inspect_engines(folder: Path, json: bool) -> None:

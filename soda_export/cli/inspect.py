@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import msgspec
 from soda_runtime.checks import open_manifest
 from soda_runtime.chunks import chunks_of
-from soda_runtime.manifest import AudioFinish, HintPort, LabelPort, Manifest, VideoFinish
-from soda_runtime.policy import FULL, Policy, read_rules
-from soda_runtime.signature import ITEM_BYTES, START_LEVELS
-from soda_runtime.starts import cached_steps
+from soda_runtime.policy import read_rules
 from soda_runtime.strict_json import encode
-from soda_runtime.tensors import read_header
 
 from ..errors import UsageError
 from ..lower.program import ProgramTable, read_table
+from ..models.identity import ModelIdentity, SamplerIdentity
 from ..models.published import builtin_models, published_models
 from ..models.request import ModelRequest
 from ..plan.plan import Plan, read_plan
 from ..plan.sensitivity import SensitivityMap, read_map
+from ..report.describe import (
+    describe_arena,
+    describe_policy,
+    describe_precision,
+    describe_request,
+    describe_result,
+    describe_sampler,
+    describe_starts,
+    full_steps_by_start,
+    megabytes,
+    shape_words,
+    value_words,
+)
 from ..report.schedule import draw_schedule
+from ..report.sensitivity import draw_sensitivity
 from .engines import inspect_engines
 from .model import inspect_model, inspect_published, inspect_sites
-from .terminal import megabytes, print_json, print_table, say
+from .terminal import print_json, print_table, say
 
 
 def inspect(
@@ -103,7 +113,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     used = sorted({step.program for step in manifest.steps})
     files = sum(entry.bytes for entry in manifest.files.values())
     weights = sum(manifest.files[name].bytes for name in manifest.weights)
-    takes, full_steps = _takes(manifest), full_steps_by_start(folder, manifest)
+    full_steps = full_steps_by_start(folder, manifest)
     result = {
         "model": manifest.model.name, "backend": manifest.backend, "sampler": manifest.sampler.name,
         "steps": manifest.sampler.steps, "guidance": manifest.guidance, "flops_ratio": manifest.flops_ratio,
@@ -120,8 +130,6 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         print_json(result)
         return
     full = manifest.programs[manifest.baseline_program].flops
-    kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
-    quantized = ", matrices in int8" if "I8" in kinds else ""
     plan_file = folder / "plan.json"
     if plan_file.is_file():
         plan = read_plan(plan_file)
@@ -139,71 +147,19 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
         f"{folder}: {manifest.model.name} for {manifest.backend}",
         [
             ("model", f"{manifest.model.family}, {manifest.model.sites} sites, latents "
-                      f"{list(manifest.model.latent_shape)}, hash {manifest.model.hash[:12]}"),
-            ("takes, gives", f"{takes}; {describe_result(manifest)}"),
-            ("sampler", f"{manifest.sampler.name}, {manifest.sampler.steps} steps, guidance {manifest.guidance:g}"
-                        + (", fitted to the schedule" if manifest.sampler.fitted else "")),
+                      f"{shape_words(manifest.model.latent_shape)}, hash {manifest.model.hash[:12]}"),
+            ("takes, gives", f"{describe_request(manifest)}; {describe_result(manifest)}"),
+            ("sampler", describe_sampler(manifest)),
             ("FLOPs ratio", f"{manifest.flops_ratio:.3f}"),
-            ("starts", _starts(full_steps)),
+            ("starts", describe_starts(full_steps)),
             *([("policy", describe_policy(policy))] if policy else []),
             *engines,
-            ("cache arena", f"{megabytes(manifest.arena.bytes)} a sample (lower bound "
-                            f"{megabytes(manifest.arena.lower_bound_bytes)}, naive "
-                            f"{megabytes(manifest.arena.naive_bytes)})"),
-            ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {manifest.precision}{quantized}"),
+            ("cache arena", describe_arena(
+                manifest.arena.bytes, manifest.arena.lower_bound_bytes, manifest.arena.naive_bytes
+            )),
+            ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {describe_precision(folder, manifest)}"),
         ],
     )  # fmt: skip
-
-
-def full_steps_by_start(folder: Path, manifest: Manifest) -> list[int]:
-    """For each step: of a request that starts there from given latents, how many steps are computed in full because
-    the cache lacks what they would read. Empty where none can."""
-    if START_LEVELS not in read_header(folder / manifest.tables):
-        return []
-    steps = manifest.sampler.steps
-    return [steps - first - len(cached_steps(manifest, first)) for first in range(steps)]
-
-
-def describe_policy(policy: Policy) -> str:
-    """Its name, and what may become of each step: # computes, ? decides, - is skipped unless too many in a row were."""
-    marks = ["#", *("#" if rule.action == FULL else "-" if rule.always else "?" for rule in policy.rules)]
-    return f"{policy.name}: {''.join(marks)} (# computes, ? decides, - skips; at most {policy.max_run} in a row)"
-
-
-def describe_result(manifest: Manifest) -> str:
-    """What a request gives, in words; of a video, what each call of its decoder makes and hands to the next one."""
-    if not manifest.finish:
-        return manifest.model.output
-    finish = manifest.finish[0]
-    if isinstance(finish, AudioFinish):
-        return f"sound, {finish.shape[1] / finish.sample_rate:.2f} s at {finish.sample_rate} Hz"
-    if not isinstance(finish, VideoFinish):
-        return "images"
-    frames, _, height, width = finish.shape
-    said = f"video, {frames} frames of {width}x{height}, {finish.frames_per_second:g} a second"
-    if len(chunks_of(manifest)) == 1:
-        return said
-    said += f", in chunks of {finish.frames}" + "".join(f" (first {each.frames})" for each in finish.first)
-    carried = sum(ITEM_BYTES[each.dtype] * math.prod(each.shape) for each in finish.carry)
-    return said + (f", {megabytes(carried)} carried from one to the next" if carried else "")
-
-
-def _starts(full_steps: list[int]) -> str:
-    if not full_steps:
-        return "with noise alone; this bundle cannot start from latents"
-    free = [str(first) for first, count in enumerate(full_steps) if count == 0]
-    return f"from latents at any step; {max(full_steps)} steps in full at most, none from step {', '.join(free)}"
-
-
-def _takes(manifest: Manifest) -> str:
-    """What a request gives, in words."""
-    hints = "".join(f", {port.name} {list(port.shape)}" for port in manifest.ports if isinstance(port, HintPort))
-    for port in manifest.ports:
-        if isinstance(port, LabelPort):
-            return f"labels 0 .. {port.num_classes - 1}{hints}"
-    if manifest.tokenizers:
-        return "prompts of " + " and ".join(f"{entry.max_tokens}" for entry in manifest.tokenizers) + f" tokens{hints}"
-    return ", ".join(f"{port.name} {list(port.shape)}" for port in manifest.ports)
 
 
 def _inspect_table(path: Path, table: ProgramTable, json: bool) -> None:
@@ -215,8 +171,18 @@ def _inspect_table(path: Path, table: ProgramTable, json: bool) -> None:
     }  # fmt: skip
     if json:
         print_json(result)
-    else:
-        print_table(str(path), [(key, str(value)) for key, value in result.items()])
+        return
+    arena = table.arena
+    print_table(
+        str(path),
+        [
+            ("model", describe_identity(table.model)),
+            ("sampler", _sampler_words(table.sampler, table.guidance)),
+            ("programs", f"{table.num_engines} for {table.sampler.steps} steps"),
+            ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
+            ("cache arena", describe_arena(arena.bytes, arena.lower_bound_bytes, arena.naive_bytes)),
+        ],
+    )
 
 
 def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
@@ -229,7 +195,18 @@ def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
         print_json(result)
         return
     say(*draw_schedule(plan.schedule, plan.model))
-    print_table(str(path), [(key, str(value)) for key, value in result.items()])
+    anchors, kinds = plan.anchors, plan.schedule.num_kinds
+    fitted = ", fitted to the schedule" if plan.coefficients is not None else ""
+    print_table(
+        str(path),
+        [
+            ("model", describe_identity(plan.model)),
+            ("sampler", _sampler_words(plan.sampler, plan.guidance) + fitted),
+            ("anchors", f"{len(anchors)} of {plan.sampler.steps} steps compute everything: {value_words(anchors)}"),
+            ("engines", f"{kinds}, one for each kind of step"),
+            *([("planned by", plan.made_by)] if plan.made_by else []),
+        ],
+    )
 
 
 def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
@@ -246,7 +223,13 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
     if json:
         print_json(result)
         return
-    rows = [(key, str(value)) for key, value in result["info"].items()]
+    info = sensitivity.info
+    rows = [
+        ("model", describe_identity(info.model)),
+        ("sampler", _sampler_words(info.sampler, info.guidance)),
+        ("samples", f"{info.samples}, from seed {info.seed}"),
+        ("errors", f"{info.metric} distance; tokens scored by {info.token_score}"),
+    ]
     rows.append(("standard error", f"{100 * result['relative_standard_error']:.1f} % of the mean (median)"))
     means = "  ".join(f"{n}: {value:.4f}" for n, value in enumerate(result["mean_reuse_error_by_interval"], 1))
     rows.append(("reuse error by interval", means))
@@ -255,4 +238,17 @@ def _inspect_map(path: Path, sensitivity: SensitivityMap, json: bool) -> None:
         for n, r in enumerate(result["rank_correlation_of_halves_by_interval"], 1)
     )
     rows.append(("halves agree (rank correlation by interval)", "  ".join(halves)))
+    say(*draw_sensitivity(sensitivity))
     print_table(str(path), rows)
+
+
+def describe_identity(model: ModelIdentity) -> str:
+    """Name, sites by kind, and the beginning of the hash."""
+    kinds = ", ".join(f"{len(numbers)} {kind}" for kind, numbers in model.kinds.items())
+    return f"{model.name}; {kinds}; hash {model.hash[:12]}"
+
+
+def _sampler_words(sampler: SamplerIdentity, guidance: float) -> str:
+    eta = f", eta {sampler.eta:g}" if sampler.eta else ""
+    channels = f" of {sampler.guided_channels} channels" if sampler.guided_channels else ""
+    return f"{sampler.name}, {sampler.steps} steps{eta}, guidance {guidance:g}{channels}"

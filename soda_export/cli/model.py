@@ -9,8 +9,12 @@ import msgspec
 from ..models.flops import full_step_flops
 from ..models.published import PARTS, read_published
 from ..models.request import ModelRequest
-from ..models.spec import ModelSpec, Site
+from ..models.spec import ModelSpec, Port, Site
+from ..report.describe import shape_words, value_words
 from .terminal import print_columns, print_json, print_table
+
+_BAR = 30  # characters of a whole step
+_MADE_OF = {"pixels": "which are pixels", "latents": "which a decoder turns into a result"}
 
 
 def inspect_published(alias: str, json: bool) -> None:
@@ -21,7 +25,8 @@ def inspect_published(alias: str, json: bool) -> None:
         return
     rows = [("repository", str(configs["repository"]))]
     for part in PARTS:
-        rows += [(f"{part} {key}", str(value)) for key, value in configs.get(part, {}).items()]
+        given = configs.get(part, {}).items()
+        rows += [(f"{part} {key.removeprefix('_')}", value_words(value)) for key, value in given if value is not None]
     print_table(alias, rows)
 
 
@@ -29,15 +34,29 @@ def inspect_model(request: ModelRequest, json: bool) -> None:
     """A model whose configuration is at hand: ports, shapes, how many sites of which kind."""
     from ..models.load import load_model
 
-    spec = load_model(request).spec
+    loaded = load_model(request)
+    spec = loaded.spec
     fields: dict[str, Any] = msgspec.to_builtins(spec)
     if json:
         print_json(fields)
         return
-    ports = ", ".join(f"{port.name} {list(port.shape)}" for port in spec.ports if port.kind != "row")
-    kinds = ", ".join(f"{len(numbers)} {kind}" for kind, numbers in spec.kinds.items())
-    rows = [(key, str(value)) for key, value in fields.items() if key not in ("sites", "ports")]
-    print_table(request.model, [*rows, ("ports", ports), ("sites", kinds)])
+    rows_a_sample = 2 if loaded.family.guidance == "rows" else 1
+    step = full_step_flops(spec, rows_a_sample)
+    ports = ", ".join(_port_words(port) for port in spec.ports if port.kind != "row")
+    print_table(
+        request.model,
+        [
+            ("name", spec.name),
+            ("family", spec.family),
+            ("hash", spec.hash),
+            ("latents", f"{shape_words(spec.latent_shape)}, {_MADE_OF[spec.output]}"),
+            ("prediction", shape_words(spec.prediction_shape)),
+            ("takes", ports or "noise alone"),
+            ("sites", ", ".join(f"{len(numbers)} {kind}" for kind, numbers in spec.kinds.items())),
+            ("a step", f"{step / 1e12:.6g} TFLOPs for {rows_a_sample} row{'s' * (rows_a_sample > 1)}, one sample"),
+        ],
+    )
+    print_table("where a step's FLOPs are", _by_kind(spec, [_flops(site, rows_a_sample) / step for site in spec.sites]))
 
 
 def inspect_sites(request: ModelRequest, json: bool) -> None:
@@ -80,6 +99,15 @@ def _shapes(site: Site) -> str:
 
 def _by_kind(spec: ModelSpec, shares: list[float]) -> list[tuple[str, str]]:
     return [
-        (f"{len(numbers)} {kind}", f"{100 * sum(shares[k] for k in numbers):.1f} % of a step")
+        (f"{len(numbers)} {kind}", _bar(sum(shares[k] for k in numbers)))
         for kind, numbers in spec.kinds.items()
     ]
+
+
+def _port_words(port: Port) -> str:
+    return f"{port.name} {f'0 to {port.num_classes - 1}' if port.kind == 'label' else f'({shape_words(port.shape)})'}"
+
+
+def _bar(share: float) -> str:
+    """A share of a step as a picture and a figure."""
+    return f"{'█' * round(_BAR * share):<{_BAR}} {100 * share:.1f} % of a step"

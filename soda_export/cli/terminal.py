@@ -137,7 +137,3 @@ def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
         table.add_row(*(Text(printable(cell)) for cell in row))
     Screen().print(table)
 
-
-def megabytes(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e6:.2f} MB"
