@@ -206,6 +206,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "a .gif video": lambda content: content.startswith(b"GIF8"),
     "a .wav sound": lambda content: content.startswith(b"RIFF") and content[8:12] == b"WAVE",
     "a .npy array": lambda content: content.startswith(b"\x93NUMPY"),
+    "a report": lambda content: b'content="soda-export report"' in content[:1000],
     "a page of soda-export bench": lambda content: b"\nMedians of " in content[:1000],
 }
 """What the command line writes -> whether a file is one."""

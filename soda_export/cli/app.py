@@ -19,6 +19,7 @@ _VERBS = {
     "run": "Generate with a bundle.",
     "serve": "Serve a bundle with the OpenAI images API.",
     "bench": "Measure a bundle against computing everything.",
+    "report": "Write an HTML page about a bundle or a sweep.",
     "profile": "Measure a model's sensitivity map.",
     "plan": "Choose anchors and what every module does in between.",
     "verify": "Check every byte of a bundle.",

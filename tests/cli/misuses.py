@@ -44,7 +44,7 @@ BASE = {
     "plan": "--model model --steps 8 --map map.safetensors --planner uniform --budget 4 --out out",
     "profile": "--model model --steps 8 --samples 1 --out out", "run": "bundle --out out.npy",
     "serve": "bundle --port 0", "bench": "bundle --rounds 1 --batch 1", "verify": "bundle", "inspect": "model",
-    "doctor": "",
+    "doctor": "", "report": "bundle --out out.html",
     "sweep": "--model model --steps 8 --map map.safetensors --planners uniform --flops-ratios 1.5 --seeds 50:52 "
              "--out out",
     "eval": "plan.json --model model --seeds 50:52", "export": "plan.json --to smoothcache --out out",
@@ -136,6 +136,15 @@ bench --backend x
 bench --plot out.gif nowhere/out.png bundle/out.png
 bench --md PLACE
 verify --device tpu cuda:x
+report --samples WHOLE 13
+report --labels x -1 99 1,,2 2.5
+report --prompt x
+report --seed WHOLE
+report --bench FILE
+report --sweep FILE
+report --map FILE
+report --out PLACE
+report --device tpu
 inspect --image-size WHOLE 64
 inspect --random-weights x 2.5
 sweep --planners '' magic , soda,,uniform
@@ -168,6 +177,7 @@ run {} --out out.npy
 serve {}
 bench {}
 verify {}
+report {}
 inspect {}
 eval {}
 export {} --to smoothcache --out out
@@ -217,6 +227,12 @@ serve bundle --lables 1
 bench
 verify
 verify bundle --json=x
+report
+report bundle --bench bench.json --measure
+report bundle --negative-prompt x
+report plan.json --measure
+report bundle --input x=1
+report short.schedule
 inspect
 inspect bundle plan.json
 inspect plan.json --engines
@@ -243,7 +259,7 @@ doctor bundle
 
 VERBS = {
     "build": 100, "plan": 50, "profile": 25, "run": 80, "bench": 50, "verify": 20, "inspect": 30, "sweep": 40,
-    "eval": 40, "import": 60, "export": 35, "serve": 50, "convert": 20, "doctor": 3,
+    "eval": 40, "import": 60, "export": 35, "serve": 50, "convert": 20, "doctor": 3, "report": 40,
 }  # fmt: skip
 """Verb -> misuses of it, at least."""
 

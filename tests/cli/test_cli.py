@@ -18,7 +18,7 @@ from tests.runtime.bundles import GOLDEN_V5_CHUNKS
 
 VERBS = (
     "build", "inspect", "run", "bench", "profile", "plan", "verify", "convert", "import", "export", "eval", "sweep",
-    "doctor",
+    "doctor", "report",
 )  # fmt: skip
 
 

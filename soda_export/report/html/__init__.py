@@ -1,0 +1,1 @@
+"""A bundle or a sweep -> one HTML file that needs no network."""
