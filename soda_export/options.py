@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 PLAN_SEED = 1
 """Of the noise that planning measures with. Profiling uses 0 by default, evaluation its own range."""
-_JUDGED_WITH = {"scenes": (25, 3.0), "shapes": (20, 7.0), "shapes-flux": (25, 1.0)}
+_JUDGED_WITH = {
+    "clips": (30, 4.0), "scenes": (25, 3.0), "shapes": (20, 7.0), "shapes-flux": (25, 1.0), "tones": (50, 2.0),
+}  # fmt: skip
 """Built-in model -> the steps and the guidance that it was judged with."""
 
 

@@ -69,3 +69,22 @@ def difference(found: Mapping[str, Any], expected: Ports) -> float:
     assert list(found) == list(expected)
     assert [np.shape(found[name]) for name in found] == [value.shape for value in expected.values()]
     return max(float(np.abs(np.asarray(found[n]) - right).max() / np.abs(right).max()) for n, right in expected.items())
+
+
+def musicldm_pipeline(folder: Path, vocoder: Any = None) -> Any:
+    """diffusers' MusicLDMPipeline. Text features are the object that transformers gave before version 5. vocoder:
+    in the place of the folder's own."""
+    parts = {
+        part: getattr(diffusers, kind).from_pretrained(folder / part).eval()
+        for part, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))
+    }
+    encoder = transformers.ClapModel.from_pretrained(folder / "text_encoder").eval()
+    own = encoder.get_text_features
+    encoder.get_text_features = lambda *args, **kwargs: own(*args, **kwargs).pooler_output
+    pipe = diffusers.MusicLDMPipeline(
+        **parts, text_encoder=encoder, tokenizer=transformers.RobertaTokenizer.from_pretrained(folder / "tokenizer"),
+        scheduler=diffusers.DDIMScheduler.from_pretrained(folder / "scheduler"), feature_extractor=None,
+        vocoder=vocoder or transformers.SpeechT5HifiGan.from_pretrained(folder / "vocoder").eval(),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

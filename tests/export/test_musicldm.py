@@ -12,7 +12,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-import transformers
 from soda_runtime import Bundle, Noise
 from soda_runtime.manifest import AudioFinish, ImageFinish
 
@@ -25,6 +24,7 @@ from soda_export.export.decoders.sound import SoundDecoder
 from soda_export.models.load import LoadedModel, ModelRequest, load_model
 from soda_export.options import SamplerOptions
 from soda_export.plan.schedule import Schedule
+from tests.text_pipelines import musicldm_pipeline
 from tests.text_toys import save_musicldm_texts
 from tests.tiny_models import save_tiny_musicldm
 
@@ -36,24 +36,6 @@ PROMPTS, NEGATIVES = ["a red circle", "The 2nd photo of a café!"], ["", "blue"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unet, text encoder, autoencoder and vocoder."""
     return save_musicldm_texts(save_tiny_musicldm(tmp_path_factory.mktemp("models") / "toy"))
-
-
-def pipeline(folder: Path) -> Any:
-    """diffusers' own. Its text encoder's features are the object that transformers gave before version 5."""
-    parts = {
-        part: getattr(diffusers, kind).from_pretrained(folder / part).eval()
-        for part, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))
-    }
-    encoder = transformers.ClapModel.from_pretrained(folder / "text_encoder").eval()
-    own = encoder.get_text_features
-    encoder.get_text_features = lambda *args, **kwargs: own(*args, **kwargs).pooler_output
-    pipe = diffusers.MusicLDMPipeline(
-        **parts, text_encoder=encoder, tokenizer=transformers.RobertaTokenizer.from_pretrained(folder / "tokenizer"),
-        scheduler=diffusers.DDIMScheduler.from_pretrained(folder / "scheduler"), feature_extractor=None,
-        vocoder=transformers.SpeechT5HifiGan.from_pretrained(folder / "vocoder").eval(),
-    )  # fmt: skip
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def build(request: ModelRequest, work: Path) -> tuple[LoadedModel, Bundle]:
@@ -77,7 +59,7 @@ def difference(found: Any, expected: Any) -> float:
 @torch.no_grad()
 def test_a_bundle_sounds_as_the_pipeline_does(seconds: float | None, folder: Path, tmp_path: Path) -> None:
     loaded, bundle = build(ModelRequest(str(folder), seconds=seconds), tmp_path)
-    pipe, session = pipeline(folder), bundle.session()
+    pipe, session = musicldm_pipeline(folder), bundle.session()
     shape = loaded.spec.latent_shape
     assert shape == (4, 8 if seconds is None else 5, 4)
     noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(5))
