@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from soda_runtime import EngineError, Session
+from soda_runtime import Bundle, EngineError, Session
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
 from soda_runtime.serve.merge import Sample
+from soda_runtime.serve.options import ServeOptions
 from soda_runtime.serve.player import BatchPlayer
+from soda_runtime.serve.service import Service
 
 from ..runtime.bundles import GOLDEN_V5, GOLDEN_V5_POLICY, GOLDEN_V5_TEXT
 from .clients import PICTURES, Running, ask, read, running, send
@@ -218,6 +220,17 @@ def test_health_models_and_metrics_tell_about_the_server(labels: Running) -> Non
     assert labels.get("/nowhere").status == 404
     assert ask(labels.port, "GET", PICTURES).status == 405
     assert ask(labels.port, "POST", PICTURES, b" " * (1 << 20) + b"{}").status == 413
+
+
+def test_a_server_is_ready_when_somebody_makes_pictures_and_until_it_stops() -> None:
+    service = Service(Bundle.open(GOLDEN_V5, threads=1), ServeOptions())
+    assert (service.is_live, service.is_ready) == (False, False)
+    service.start()
+    assert (service.is_live, service.is_ready) == (True, True)
+    service.stop_accepting()
+    assert (service.is_live, service.is_ready) == (True, False)
+    service.close()
+    assert not service.is_live
 
 
 def test_openai_s_own_client_gets_pictures_and_errors(labels: Running) -> None:

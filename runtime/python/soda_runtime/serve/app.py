@@ -32,7 +32,7 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/models", _models(service)),
             Route("/v1/models/{name:path}", _models(service)),
             Route("/health", _health(service)),
-            Route("/health/live", _live),
+            Route("/health/live", _live(service)),
             Route("/health/ready", _health(service)),
             Route("/metrics", _metrics(service)),
         ],
@@ -121,13 +121,16 @@ def _models(service: Service) -> Callable[[Request], Awaitable[Response]]:
 def _health(service: Service) -> Callable[[Request], Awaitable[Response]]:
     async def health(_: Request) -> Response:
         ready = service.is_ready
-        return JSONResponse({"live": True, "ready": ready}, 200 if ready else 503)
+        return JSONResponse({"live": service.is_live, "ready": ready}, 200 if ready else 503)
 
     return health
 
 
-async def _live(_: Request) -> Response:
-    return JSONResponse({"live": True})
+def _live(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    async def live(_: Request) -> Response:
+        return JSONResponse({"live": service.is_live}, 200 if service.is_live else 503)
+
+    return live
 
 
 def _metrics(service: Service) -> Callable[[Request], Awaitable[Response]]:

@@ -80,7 +80,8 @@ def read_images_request(fields: Mapping[str, Any], served: Servable) -> ImagesRe
     texts = {name: text for name in _texts_of(served) if (text := _text(fields, name))}
     for name in ("prompt", *(name for name in _OURS if "prompt" in name)):
         if name not in _texts_of(served) and _text(fields, name):
-            takes = f"classes: give labels, 0 .. {served.classes - 1}" if served.classes else ", ".join(served.texts)
+            takes = ", ".join(_texts_of(served)) or "no prompts"
+            takes = f"classes: give labels, 0 .. {served.classes - 1}" if served.classes else takes
             raise _wrong(name, f"has no effect in this bundle, which takes {takes}")
     if served.texts and "prompt" not in texts:
         raise _wrong("prompt", "is missing or empty")

@@ -84,6 +84,11 @@ class Player:
         self._batches, self._line, self._most, self._wait_seconds = batches, line, most, wait_seconds
         self._thread = threading.Thread(target=self._play_on, name="soda-player", daemon=True)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()
@@ -91,7 +96,7 @@ class Player:
     def close(self) -> None:
         """Once the line is closed: leave the batch in progress after its step."""
         self._batches.give_up()
-        if self._thread.is_alive():
+        if self.is_alive:
             self._thread.join()
         self._batches.close()
 

@@ -58,9 +58,14 @@ class Service:
         self._player.start()
 
     @property
+    def is_live(self) -> bool:
+        """Whether requests that wait will be answered."""
+        return self._player.is_alive
+
+    @property
     def is_ready(self) -> bool:
         """Whether new requests are accepted."""
-        return not self._stopping
+        return self.is_live and not self._stopping
 
     @property
     def in_flight(self) -> int:
@@ -97,6 +102,8 @@ class Service:
         finally:
             self._in_flight -= 1
             made.cancel()
+            if made.done() and not made.cancelled():
+                made.exception()  # nobody else may look at it any more
             for sample in samples:
                 sample.picture.cancel()
 
