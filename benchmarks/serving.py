@@ -36,7 +36,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime" / "python")]
 
-CLIENTS, KINDS, QUEUE, ALIKE = 4, 100, 8, 120
+CLIENTS, KINDS, QUEUE, ALIKE, PAIRS, WAIT_MS = 4, 100, 8, 60, 40, 20
 BURST, LAST = 30, 12  # requests at once for a full queue, and in flight at SIGTERM
 Fields = dict[str, Any]
 
@@ -105,6 +105,7 @@ class ClientProcess:
 def serve(bundle: Path, batch: int) -> tuple[subprocess.Popen[str], int]:
     """A server and its port."""
     options = ["--port", "0", "--batch", str(batch), "--queue", str(QUEUE), "--drain-seconds", "600"]
+    options += ["--wait-ms", str(WAIT_MS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "soda_export", "serve", str(bundle), *options], stderr=subprocess.PIPE, text=True,
@@ -142,19 +143,40 @@ def under_load(bundle: Path, port: int, requests: Sequence[Fields], kills: bool)
     }  # fmt: skip
 
 
-def at_once(port: int, requests: Sequence[Fields], then: Callable[[], bool] = lambda: False) -> list[Any]:
+def at_once(
+    port: int, requests: Sequence[Fields], then: Callable[[], bool] = lambda: False, pause: float = 0.5
+) -> list[Any]:
     """Answers of requests that all come at the same time; `then` is called when they are on their way, and one more
     request is sent where it returns true."""
     answers: list[Any] = []
     threads = [threading.Thread(target=lambda f=fields: answers.append([f, *ask(port, f)])) for fields in requests]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    time.sleep(pause)
     if then():
         answers.append([requests[0], *ask(port, requests[0])])
     for thread in threads:
         thread.join()
     return answers
+
+
+def beside_session(bundle: Path, port: int, at_a_time: int) -> Fields:
+    """A session in this process and the server in turn, `at_a_time` pictures: their medians, and that of the ratios."""
+    from soda_runtime import Session
+
+    session, pairs = Session.open(bundle), list[tuple[float, float]]()
+    for seed in range(PAIRS + 1):
+        asked = [{"labels": 3, "seed": seed, "policy": "frozen"} for _ in range(at_a_time)]
+        began = time.perf_counter()
+        session.generate(3, seed=seed, policy="frozen", batch=at_a_time)
+        session.images()
+        between = time.perf_counter()
+        at_once(port, asked, pause=0.0)
+        pairs.append((between - began, time.perf_counter() - between))
+    pairs = pairs[1:]  # the session's engines are opened in the first
+    own, served = (statistics.median(each) for each in zip(*pairs, strict=True))
+    ratio = statistics.median(after / before for before, after in pairs)
+    return {"session_s": round(own, 4), "served_s": round(served, 4), "ratio": round(ratio, 3)}
 
 
 def check_pictures(bundle: Path, answers: Sequence[Any]) -> Fields:
@@ -218,8 +240,7 @@ def main() -> int:
     }  # fmt: skip
     server, port = serve(options.bundle, options.batch)
     requests = make_requests(options.requests, 10)
-    alone = [ask(port, {"labels": 3, "seed": seed}) for seed in range(20)]
-    result["one_client_median_s"] = round(statistics.median(seconds for *_, seconds in alone), 4)
+    result["beside_session"] = {str(count): beside_session(options.bundle, port, count) for count in (1, options.batch)}
     alike = [{"labels": seed % 10, "seed": seed, "n": 1, "policy": "frozen"} for seed in range(ALIKE)]
     found = {}
     found["clients_alike"], result["clients_alike"] = under_load(options.bundle, port, alike, kills=False)

@@ -114,6 +114,8 @@ def test_prompts_are_answered_with_what_a_session_makes_of_them() -> None:
             of_session = {name if name != "n" else "batch": value for name, value in asked.items()}
             made = answer.pictures.astype(int)
             assert np.abs(made - expected(GOLDEN_V5_TEXT, **of_session)).max() <= 1, asked
+        assert server.post(prompt="a red circle").body["truncated"] == {}
+        assert server.post(prompt="a red circle " * 60).body["truncated"]["prompt"].endswith("a red circle")
         assert server.post(prompt="").error["param"] == "prompt"
         assert server.post(prompt="a", labels=1).error["param"] == "labels"
 

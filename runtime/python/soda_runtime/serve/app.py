@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ..prompts import Truncation
 from .api_error import ApiError
 from .images_request import ImagesRequest
 from .metrics import CONTENT_TYPE
@@ -60,7 +61,7 @@ def _generations(service: Service) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _answer(service: Service, request: Request) -> Response:
-    asked = service.read(await _body(request))
+    asked, truncated = service.read(await _body(request))
     async with service.pictures(asked) as made:
         leaves = asyncio.ensure_future(_has_left(request))
         either: set[asyncio.Future[Any]] = {made, leaves}
@@ -72,14 +73,14 @@ async def _answer(service: Service, request: Request) -> Response:
         finally:
             leaves.cancel()
         encoded = await asyncio.gather(*(asyncio.to_thread(png_base64, picture) for picture in pictures))
-    return JSONResponse(_told(asked, encoded))
+    return JSONResponse(_told(asked, truncated, encoded))
 
 
-def _told(asked: ImagesRequest, encoded: list[str]) -> dict[str, object]:
-    """OpenAI's answer, and the seed, which makes the same pictures again."""
+def _told(asked: ImagesRequest, truncated: Sequence[Truncation], encoded: Sequence[str]) -> dict[str, object]:
+    """OpenAI's answer, the seed, which makes the same pictures again, and what the model did not read of prompts."""
     return {
         "created": int(time.time()), "data": [{"b64_json": picture} for picture in encoded], "output_format": "png",
-        "seed": asked.seed,
+        "seed": asked.seed, "truncated": {each.field: each.lost for each in truncated},
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from ..errors import RequestError
 from ..judge import judge_request
 from ..manifest import Manifest
 from ..philox import INITIAL_STREAM, normal
+from ..prompts import Truncation
 from ..request import Noise, Request
 from .api_error import ApiError
 from .images_request import ImagesRequest
@@ -67,10 +68,10 @@ def noise_of(samples: Sequence[Sample], manifest: Manifest) -> Noise:
     return Noise(stream(INITIAL_STREAM), steps)
 
 
-def judge_asked(asked: ImagesRequest, bundle: Bundle) -> None:
-    """By the runtime's own rules, before it shares a batch with others. Raises ApiError."""
+def judge_asked(asked: ImagesRequest, bundle: Bundle) -> tuple[Truncation, ...]:
+    """By the runtime's own rules, before it shares a batch with others: its prompts that are cut. Raises ApiError."""
     try:
         request = merge_samples([Sample(asked, 0, 0.0)])
-        judge_request(request, bundle.manifest, bundle.tokenize, bundle.vocabulary, bundle.tables)
+        return judge_request(request, bundle.manifest, bundle.tokenize, bundle.vocabulary, bundle.tables).truncated
     except RequestError as error:
         raise ApiError(400, str(error)) from None

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ..bundle import Bundle
+from ..prompts import Truncation
 from .images_request import ImagesRequest, parse_body, read_images_request
 from .merge import Pixels, Sample, judge_asked
 from .metrics import Metrics
@@ -83,13 +84,12 @@ class Service:
         self._player.close()
         self.bundle.close()
 
-    def read(self, body: bytes) -> ImagesRequest:
-        """A request that fits the bundle. Raises ApiError."""
+    def read(self, body: bytes) -> tuple[ImagesRequest, tuple[Truncation, ...]]:
+        """A request that fits the bundle, and its prompts that are cut. Raises ApiError."""
         if self._stopping:
             raise stopped()
         asked = read_images_request(parse_body(body), self.servable)
-        judge_asked(asked, self.bundle)
-        return asked
+        return asked, judge_asked(asked, self.bundle)
 
     @asynccontextmanager
     async def pictures(self, asked: ImagesRequest) -> AsyncIterator[asyncio.Future[list[Pixels]]]:
