@@ -24,6 +24,14 @@ def save_tiny_model(folder: Path, seed: int = 0, **config: object) -> Path:
     return folder
 
 
+def save_tiny_dit(folder: Path, seed: int = 0) -> Path:
+    """The toy DiT as DiTPipeline wants it: ImageNet's classes, an autoencoder of 4 channels, a learned variance."""
+    save_tiny_model(folder, seed, in_channels=4, out_channels=8, num_embeds_ada_norm=1000)
+    _save_tiny_vae(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
+    return folder
+
+
 def save_tiny_pixart(folder: Path, seed: int = 0, vae: bool = True, text: bool = True, **config: object) -> Path:
     """Random weights, 3 layers, 16 tokens, width 48, captions of 8 tokens, images of 16 pixels."""
     import torch

@@ -27,6 +27,7 @@ from ..models.flops import full_step_flops
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
 from ..models.load import LoadedModel, ModelRequest, load_model
 from ..models.precision import COMPUTE, Compute
+from ..models.record import RECORD_NAME, record_bytes
 from ..models.spec import ModelSpec
 from ..options import BundleOptions, ProfileOptions, SamplerOptions
 from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
@@ -221,7 +222,8 @@ class Workbench:
             common["least_state"] = least_state
         common["table"] = msgspec.structs.replace(table, plan_hash="")
         exported = self.store.produce(
-            "export", {**common, "starts": True},  # exports kept from before they had tables of starts are not taken
+            # exports kept from before they had tables of starts, or named the prediction, are not taken
+            "export", {**common, "starts": True, "prediction": True},
             lambda folder: export_programs(
                 self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export"),
                 inpainting=options.inpainting, least_state=least_state,
@@ -230,7 +232,7 @@ class Workbench:
         index = read_index(exported)
         engines = make_engines(self.store, backend, exported, index.graphs, engine_options, common)
         components = self.components.make(backend, compute, options.without, engine_options)
-        extra = [lowered / "plan.json", lowered / "programs.json"]
+        extra = [lowered / "plan.json", lowered / "programs.json", self._record()]
         made = [*(engines / name for name in index.graphs), *components.engines]
         if policy is not None:
             rules = self._export_policy(policy, table, index.state_size)
@@ -245,6 +247,14 @@ class Workbench:
             partial(self.progress, "pack"),
         )  # fmt: skip
         return Built(out, plan, table, tuple(self.store.reused))
+
+    def _record(self) -> Path:
+        """What drop-ins for the model's pipeline read (docs/diffusers.md)."""
+        text = record_bytes(self.loaded)
+        made = self.store.produce(
+            "record", {"text": text.decode()}, lambda folder: (folder / RECORD_NAME).write_bytes(text)
+        )
+        return made / RECORD_NAME
 
     def _export_policy(self, policy: AdaptivePolicy, table: ProgramTable, state_size: int) -> Path:
         """policy.json, its tables and the graph of its signals."""

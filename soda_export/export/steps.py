@@ -34,6 +34,9 @@ from .reuse import Reuse, StepScalars
 from .tokens import TokenOps
 from .weights import WeightsFile
 
+PREDICTION = "prediction"
+"""Name of the model's output [R, *prediction_shape], before guidance, in every graph that calls the model."""
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -108,6 +111,7 @@ class StepWriter:
             reuse = Reuse(builder, scalars, program, cached)
             self._give_sites(builder, program, reuse, known, latents, expose_selection)
             prediction = self._compute(builder, self._graph.prediction, known, latents)
+            prediction = self._name(builder, program, prediction)
         result = self._pieces.next_state(
             builder, prediction=prediction, state=state, coefficients=scalars.sampler, **rest
         )
@@ -116,6 +120,16 @@ class StepWriter:
             value = self._graph.sites[spec.index[slot.site]].outputs[slot.output]
             builder.output(self._compute(builder, value, known, latents), cache_out(str(slot)), *self._slot_type(slot))
         builder.save(path, _meaning(program))
+
+    def _name(self, builder: GraphBuilder, program: StepProgram, prediction: ir.Value) -> ir.Value:
+        """The prediction under its own name, so that it can be had as an output, too."""
+        slots = [self._graph.sites[self._spec.index[slot.site]].outputs[slot.output] for slot in program.writes]
+        if prediction.producer() is None or self._graph.prediction in slots:  # has a name that counts
+            dtype = prediction.dtype
+            prediction = builder.node("Identity", [prediction], prefix=PREDICTION)
+            prediction.type = None if dtype is None else ir.TensorType(dtype)
+        prediction.name = PREDICTION
+        return prediction
 
     def _stand_in(self, builder: GraphBuilder, latents: ir.Value) -> ir.Value:
         """What a skipped step has for a prediction: the model's input, whose weight is 0, in the prediction's shape. So

@@ -22,7 +22,7 @@ from .controlled import CONTROLS, KIND, UNET, Control, ControlledUNet, controlle
 from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
-from .family import Family
+from .family import Family, Sizes
 from .hub import DEFAULT_PARTS, TEXT_PARTS
 from .origin import Origin, find_origin, resolve_folder
 from .published import AESTHETICS, BUILTIN_FOLDER, CONFIG_FILES, builtin_models, read_json
@@ -48,7 +48,7 @@ class LoadedModel:
     what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
     configurations of parts that lie in no folder. text_tokens: length that prompts are padded to. clip_skip: layers of
     CLIP text encoders to do without, None for what the pipeline takes. fps: frames per second of clips, 0 for pictures.
-    seconds: length of sounds that was asked for, 0 for that of the latents.
+    seconds: length of sounds that was asked for, 0 for that of the latents. sizes: what the family read.
     """
 
     spec: ModelSpec
@@ -67,6 +67,7 @@ class LoadedModel:
     variant: str = ""
     fps: float = 0.0
     seconds: float = 0.0
+    sizes: Sizes | None = None
 
     @cached_property
     def module(self) -> nn.Module:
@@ -153,7 +154,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
         origin.controls, sizes.text_tokens, request.clip_skip, request.variant,
-        sizes.size.fps, sizes.size.seconds,
+        sizes.size.fps, sizes.size.seconds, sizes,
     )  # fmt: skip
 
 

@@ -35,6 +35,13 @@ class Lane:
         if isinstance(playback, AdaptivePlayback):
             playback.begin_decisions(None if decisions is None else decisions[:, self.first])
 
+    def replace_latents(self, steps_done: int, latents: NDArray[np.float32]) -> None:
+        """Put other latents [batch, *latent_shape] where the next step reads them."""
+        memory = self.playback.state_after(steps_done)
+        state = memory.read().view(np.float32).reshape(-1, *latents.shape)
+        state[0] = latents
+        memory.write(state)
+
     def latents(self, steps_done: int) -> NDArray[np.float32]:
         """The latents [batch, *latent_shape] after that many steps."""
         shape = self.playback.latent_shape

@@ -15,6 +15,7 @@ from .errors import Cancelled, RequestError
 from .opened import OpenedBundle
 from .progress import StepDone, takes_fields
 from .request import Request
+from .values import real_array
 
 
 class Session(Answers):
@@ -96,6 +97,19 @@ class Session(Answers):
         with self._taken():
             if isinstance(self.bundle.backend, DeviceBackend):
                 self.bundle.backend.wait()
+
+    def replace_latents(self, latents: NDArray[np.float32]) -> None:
+        """Go on from other latents [B, *latent_shape], float32; what a multistep sampler remembers stays.
+
+        Raises RequestError where they have another shape or are not finite.
+        """
+        with self._taken():
+            lanes = self._lanes()
+            given, wanted = real_array(latents, "latents"), (lanes[0].size, *self.bundle.manifest.model.latent_shape)
+            if given.shape != wanted:
+                raise RequestError(f"latents have shape {list(given.shape)}, expected {list(wanted)}")
+            for lane in lanes:
+                lane.replace_latents(self._next_step, lane.of_samples(given))
 
     def reset(self) -> None:
         """Forget the request in progress; buffers stay allocated."""

@@ -97,9 +97,14 @@ class OpenVinoBackend:
         return HostMemory(nbytes)
 
     def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OpenVinoEngine:
+        return self.open_tapped(path, signature, ())
+
+    def open_tapped(self, path: Path, signature: Signature, taps: Sequence[str]) -> OpenVinoEngine:
+        """Open a program with more outputs. taps: names of values in the graph."""
         version = self._openvino.__version__.partition("-")[0]
         try:
             model = self._core.read_model(path)
+            model.add_outputs(list(taps))
         except RuntimeError as error:
             raise EngineError(f"{path}: OpenVINO {version} cannot open it: {_last_line(error)}") from None
         check_ports(path, "input", _ports(model.inputs), signature.inputs)

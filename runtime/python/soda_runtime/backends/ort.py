@@ -23,6 +23,7 @@ _PROVIDERS = {
 _DTYPES = {
     "tensor(float)": "float32", "tensor(int64)": "int64", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"
 }  # fmt: skip
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: numpy has no such type
 
 
@@ -73,8 +74,17 @@ class OrtBackend:
     def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OrtEngine:
         # to wake another thread for a policy's signals would take longer than they do
         options = self._options(once, 1 if SIGNAL in signature.outputs else self._threads)
+        return self._open(str(path), options, path, signature)
+
+    def open_graph(self, graph: bytes, path: Path, signature: Signature) -> OrtEngine:
+        """Open a graph that was made of the one in `path`, beside which its weights lie."""
+        options = self._options(False, self._threads)
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
+        return self._open(graph, options, path, signature)
+
+    def _open(self, graph: str | bytes, options: Any, path: Path, signature: Signature) -> OrtEngine:
         try:
-            session = self._ort.InferenceSession(str(path), sess_options=options, providers=[_PROVIDERS["cpu"]])
+            session = self._ort.InferenceSession(graph, sess_options=options, providers=[_PROVIDERS["cpu"]])
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime {self._ort.__version__} cannot open it: {error}") from None
         check_ports(path, "input", ports_of(session.get_inputs()), signature.inputs)

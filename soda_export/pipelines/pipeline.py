@@ -1,0 +1,219 @@
+"""A whole bundle with diffusers' calling conventions: `SodaPipeline.from_bundle("engines/...")(prompt).images`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers.utils.logging import tqdm
+from numpy.typing import NDArray
+from soda_runtime import Bundle, Noise, Request, Session
+from soda_runtime.backends import DeviceOptions
+from soda_runtime.manifest import HintPort, ImageFinish, Manifest, VideoFinish
+from soda_runtime.signature import MASK, START_KNOWN
+from soda_runtime.starts import judge_start
+from torch import Tensor
+
+from ..errors import RequestError
+from ..models.record import RECORD_NAME, read_record
+from ..models.spec import MASKED_LATENTS
+from .conditions import EMBEDS, TEXTS, conditions, guidance_of
+from .latents import Generators, draw_initial, draw_noise
+from .pictures import Pictures
+from .results import as_output, check_output, convert
+
+Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+class SodaPipeline:
+    """Plays whole requests of a bundle, frozen plan, guidance and sampler included.
+
+    What a call asks for and the bundle cannot do (another number of steps, another size) is refused with RequestError.
+    Not for several threads at a time.
+    """
+
+    def __init__(self, session: Session, vae: Any = None) -> None:
+        """vae: diffusers' autoencoder of the model, for requests that start from pictures."""
+        self.session, self.vae = session, vae
+        self._size = _pixels(session)
+        self._bar: dict[str, Any] = {}
+        self._interrupt = False
+        self._guidance_scale: float | None = None
+
+    @classmethod
+    def from_bundle(
+        cls, path: str | os.PathLike[str], *, vae: Any = None, backend: str = "", device: str = "auto",
+        threads: int = 0, options: DeviceOptions = DeviceOptions(),
+    ) -> Self:  # fmt: skip
+        """Open a bundle folder; arguments as for soda_runtime.Bundle.open. Raises BundleError and EngineError."""
+        bundle = Bundle.open(path, backend=backend, device=device, threads=threads, options=options)
+        return cls(bundle.session(), vae)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle is."""
+        return self.session.bundle.manifest
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of every whole run."""
+        return self.manifest.sampler.steps
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Of the last call; None: the bundle's own."""
+        return self._guidance_scale
+
+    def set_progress_bar_config(self, **settings: Any) -> None:
+        """Settings of tqdm, e.g. disable=True."""
+        self._bar = settings
+
+    def __call__(
+        self,
+        prompt: Any = None,
+        *,
+        negative_prompt: Any = None,
+        class_labels: Any = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        inputs: Mapping[str, Any] | None = None,
+        policy: str = "",
+        vote: str = "",
+        **others: Any,
+    ) -> Any:
+        """Draw; returns an output with `images`, `frames` or `audios`, or a tuple of it where return_dict is false.
+
+        Arguments as of diffusers' pipelines, prompt_2, prompt_embeds and the like included. image and strength start
+        from a picture, or from clean latents; mask_image keeps the rest of it; of a bundle with ControlNets image is
+        what they follow. inputs: values of any of the bundle's ports by name. policy, vote: as of
+        soda_runtime.Session.generate. Raises RequestError.
+        """
+        kind, manifest = self.session.result_kind, self.manifest
+        check_output(output_type, kind)
+        self._check_fixed(height, width, num_inference_steps)
+        if tuple(callback_on_step_end_tensor_inputs) not in ((), ("latents",)):
+            raise RequestError("callback_on_step_end_tensor_inputs: a bundle's callbacks see the latents alone")
+        texts = self._texts(prompt, negative_prompt, class_labels, others)
+        given, samples = conditions(texts, manifest, num_images_per_prompt)
+        guided = guidance_of(guidance_scale, manifest)
+        ports = {**dict(inputs or {}), **guided.pop("inputs", {})}
+        pictures = Pictures(manifest, self.vae, self._size)
+        start: dict[str, Any] = {}
+        hints = [port for port in manifest.ports if isinstance(port, HintPort) and port.name.startswith("hint")]
+        if image is not None and hints and strength is None:
+            ports |= self._hints(pictures, image, hints)
+        elif image is not None and self._starts(strength, mask_image):
+            clean = np.resize(pictures.latents(image, generator), (samples, *manifest.model.latent_shape))
+            start = {"start_latents": clean, "strength": 1.0 if strength is None else strength}
+        elif strength is not None or (image is not None and mask_image is None):
+            raise RequestError("strength starts from a picture: give image and strength together")
+        first = judge_start(Request(**start), manifest, self.session.bundle.tables)
+        noise = self._noise(latents, samples, generator, first.first or 0 if first else 0)
+        if mask_image is not None:
+            ports[MASK] = pictures.mask(mask_image)
+            if any(port.name == MASKED_LATENTS for port in manifest.ports):
+                ports[MASKED_LATENTS] = pictures.masked_latents(image, mask_image, generator)
+        self._guidance_scale, self._interrupt = guidance_scale, False
+        asked: dict[str, Any] = {**given, **guided, **start, "policy": policy, "vote": vote}
+        self.session.begin(Request(**asked, inputs=ports, batch=samples, noise=noise))
+        self._run(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        made = self.session.latents() if output_type == "latent" else self.session.result()
+        found = convert(made, output_type, kind)
+        return as_output(found, kind) if return_dict else (found,)
+
+    def close(self) -> None:
+        """Free buffers and engines."""
+        self.session.close()
+        self.session.bundle.close()
+
+    def _run(self, callback: Callback | None, names: Sequence[str]) -> None:
+        """Every step, with the progress bar that diffusers shows."""
+        session, sampler = self.session, self.manifest.sampler
+        with tqdm(**{"total": sampler.steps - session.next_step, **self._bar}) as bar:
+            for number, step in enumerate(range(session.next_step, sampler.steps)):
+                if self._interrupt:
+                    break
+                session.step(step)
+                if callback is not None:
+                    shown = {"latents": torch.from_numpy(session.latents())} if names else {}
+                    before = shown["latents"].clone() if names else None
+                    after = (callback(self, number, torch.tensor(sampler.timesteps[step]), shown) or {}).get("latents")
+                    if before is not None and after is not None and not torch.equal(after, before):
+                        session.replace_latents(np.ascontiguousarray(after.detach().cpu().float().numpy()))
+                bar.update()
+
+    def _texts(self, prompt: Any, negative: Any, labels: Any, others: Mapping[str, Any]) -> dict[str, Any]:
+        """Prompts, embeddings and labels that are given; others that are given are refused."""
+        for name, value in others.items():
+            if value is not None and name not in (*TEXTS, *EMBEDS):
+                raise RequestError(f"{name}: nothing in the bundle's compiled steps takes it; leave it out")
+        named = {"prompt": prompt, "negative_prompt": negative, "class_labels": labels, **others}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def _check_fixed(self, height: int | None, width: int | None, steps: int | None) -> None:
+        sampler = self.manifest.sampler
+        asked = sampler.steps - (sampler.name == "pndm")  # which calls the model once more
+        if steps not in (None, asked):
+            raise RequestError(
+                f"num_inference_steps={steps}: the bundle has {asked} steps of {sampler.name}; leave it out, or build "
+                "one with --steps"
+            )
+        for name, asked_for, own in (("height", height, self._size[0]), ("width", width, self._size[1])):
+            if asked_for is not None and asked_for != own:
+                size = f"{self._size[1]}x{self._size[0]} pixels" if all(self._size) else "a size that it does not say"
+                raise RequestError(f"{name}={asked_for}: the bundle makes {size}; leave it out, or build another one")
+
+    def _noise(self, latents: Tensor | None, samples: int, generator: Generators, first: int) -> Noise:
+        if latents is None:
+            initial: NDArray[np.float32] = draw_initial(self.manifest, samples, generator, self._size)
+        else:
+            initial, wanted = latents.detach().cpu().float().numpy(), (samples, *self.manifest.model.latent_shape)
+            if initial.shape != wanted:
+                raise RequestError(f"latents have shape {list(initial.shape)}, expected {list(wanted)}")
+        return draw_noise(self.manifest, initial, generator, first)
+
+    def _starts(self, strength: float | None, mask_image: Any) -> bool:
+        """Whether a picture is where the run starts, and not only what a model for inpainting is shown."""
+        if strength is None and mask_image is None:
+            raise RequestError("image: give strength, too, 0 .. 1: how much of the picture is drawn anew")
+        return START_KNOWN in self.session.bundle.tables or strength not in (None, 1.0)
+
+    def _hints(self, pictures: Pictures, image: Any, hints: Sequence[HintPort]) -> dict[str, NDArray[np.float32]]:
+        images = image if len(hints) > 1 else [image]
+        if len(images) != len(hints):
+            raise RequestError(f"{len(images)} pictures for {len(hints)} ControlNets; give one each")
+        return {port.name: pictures.hint(each, port) for port, each in zip(hints, images, strict=True)}
+
+
+def _pixels(session: Session) -> tuple[int, int]:
+    """Height and width of what a bundle makes, zeros where it does not say."""
+    manifest, bundle = session.bundle.manifest, session.bundle
+    for finish in manifest.finish:
+        if isinstance(finish, (ImageFinish, VideoFinish)):
+            return finish.shape[-2], finish.shape[-1]
+        return 0, 0
+    if manifest.model.output == "pixels":
+        return manifest.model.latent_shape[-2], manifest.model.latent_shape[-1]
+    if RECORD_NAME not in manifest.files:
+        return 0, 0
+    record = read_record((bundle.folder / RECORD_NAME).read_bytes(), str(bundle.folder / RECORD_NAME))
+    if record.size.height:
+        return record.size.height, record.size.width
+    if len(record.latent_shape) < 3:
+        return 0, 0
+    return tuple(side * record.sizes.pixels_per_latent for side in record.latent_shape[-2:])  # type: ignore[return-value]
