@@ -64,7 +64,7 @@ def check_generators(generator: Generators, samples: int) -> None:
     """One for all samples, or one for each. Raises RequestError."""
     if generator is None or isinstance(generator, Generator):
         return
-    if not all(isinstance(each, Generator) for each in generator):
+    if not isinstance(generator, (list, tuple)) or not all(isinstance(each, Generator) for each in generator):
         raise RequestError("generator: give a torch.Generator, or a list of them")
     if len(generator) not in (1, samples):
         raise RequestError(f"{len(generator)} generators for {samples} samples; give one, or one per sample")

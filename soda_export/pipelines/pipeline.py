@@ -11,8 +11,8 @@ import torch
 from diffusers.utils.logging import tqdm
 from numpy.typing import NDArray
 from soda_runtime import Bundle, Noise, Request, Session
-from soda_runtime.backends import DeviceOptions
-from soda_runtime.manifest import HintPort, ImageFinish, Manifest, VideoFinish
+from soda_runtime.backends import DeviceBackend, DeviceOptions
+from soda_runtime.manifest import HintPort, ImageFinish, LabelPort, Manifest, VideoFinish
 from soda_runtime.signature import MASK, START_KNOWN
 from soda_runtime.starts import judge_start
 from torch import Tensor
@@ -67,6 +67,14 @@ class SodaPipeline:
         """Of the last call; None: the bundle's own."""
         return self._guidance_scale
 
+    def to(self, device: str | torch.device) -> Self:
+        """Itself, where that is where the engines are; they do not move. Raises RequestError."""
+        own = "cuda" if isinstance(self.session.bundle.backend, DeviceBackend) else "cpu"
+        kind = torch.device(device).type
+        if kind != own:
+            raise RequestError(f"the bundle's engines are on {own}; open it with from_bundle(..., device={kind!r})")
+        return self
+
     def set_progress_bar_config(self, **settings: Any) -> None:
         """Settings of tqdm, e.g. disable=True."""
         self._bar = settings
@@ -113,15 +121,13 @@ class SodaPipeline:
         guided = guidance_of(guidance_scale, manifest)
         ports = {**dict(inputs or {}), **guided.pop("inputs", {})}
         pictures = Pictures(manifest, self.vae, self._size)
-        start: dict[str, Any] = {}
         hints = [port for port in manifest.ports if isinstance(port, HintPort) and port.name.startswith("hint")]
-        if image is not None and hints and strength is None:
+        start: dict[str, Any] = {}
+        if image is not None and hints and strength is None and mask_image is None:
             ports |= self._hints(pictures, image, hints)
-        elif image is not None and self._starts(strength, mask_image):
-            clean = np.resize(pictures.latents(image, generator), (samples, *manifest.model.latent_shape))
+        elif self._starts(image, mask_image, strength):
+            clean = _tiled(pictures.latents(image, generator), samples)
             start = {"start_latents": clean, "strength": 1.0 if strength is None else strength}
-        elif strength is not None or (image is not None and mask_image is None):
-            raise RequestError("strength starts from a picture: give image and strength together")
         first = judge_start(Request(**start), manifest, self.session.bundle.tables)
         noise = self._noise(latents, samples, generator, first.first or 0 if first else 0)
         if mask_image is not None:
@@ -162,6 +168,9 @@ class SodaPipeline:
         for name, value in others.items():
             if value is not None and name not in (*TEXTS, *EMBEDS):
                 raise RequestError(f"{name}: nothing in the bundle's compiled steps takes it; leave it out")
+        classes = any(isinstance(port, LabelPort) for port in self.manifest.ports)
+        if classes and labels is None and not isinstance(prompt, str):
+            prompt, labels = None, prompt  # the first argument of DiTPipeline
         named = {"prompt": prompt, "negative_prompt": negative, "class_labels": labels, **others}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -187,10 +196,14 @@ class SodaPipeline:
                 raise RequestError(f"latents have shape {list(initial.shape)}, expected {list(wanted)}")
         return draw_noise(self.manifest, initial, generator, first)
 
-    def _starts(self, strength: float | None, mask_image: Any) -> bool:
-        """Whether a picture is where the run starts, and not only what a model for inpainting is shown."""
-        if strength is None and mask_image is None:
+    def _starts(self, image: Any, mask_image: Any, strength: float | None) -> bool:
+        """Whether a picture is where the run starts: a model made for inpainting is shown one besides."""
+        if image is None and strength is not None:
+            raise RequestError("strength starts from a picture: give image and strength together")
+        if image is not None and strength is None and mask_image is None:
             raise RequestError("image: give strength, too, 0 .. 1: how much of the picture is drawn anew")
+        if image is None or mask_image is None:
+            return image is not None
         return START_KNOWN in self.session.bundle.tables or strength not in (None, 1.0)
 
     def _hints(self, pictures: Pictures, image: Any, hints: Sequence[HintPort]) -> dict[str, NDArray[np.float32]]:
@@ -198,6 +211,13 @@ class SodaPipeline:
         if len(images) != len(hints):
             raise RequestError(f"{len(images)} pictures for {len(hints)} ControlNets; give one each")
         return {port.name: pictures.hint(each, port) for port, each in zip(hints, images, strict=True)}
+
+
+def _tiled(clean: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+    """[n, ...] -> [samples, ...]: pictures in turn, as pipelines repeat them."""
+    if samples % len(clean):
+        raise RequestError(f"{len(clean)} pictures for {samples} samples; give one, or one per prompt")
+    return np.concatenate([clean] * (samples // len(clean)))
 
 
 def _pixels(session: Session) -> tuple[int, int]:

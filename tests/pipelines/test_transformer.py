@@ -182,6 +182,31 @@ def test_constants_of_another_picture_are_refused(open_toy: OpenToy) -> None:
         module(**{**call, "timestep": torch.tensor([1.0, 0.5])})
 
 
+def test_where_programs_are_no_graphs_the_state_after_a_step_is_the_prediction(
+    open_toy: OpenToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = open_toy("flux")
+    pipe = bench.pipe()
+    pipe.transformer = SodaTransformer(bench.fast)
+    expected = drawn(bench, pipe)
+    monkeypatch.setattr("soda_export.pipelines.predictor.can_tap", lambda backend: False)
+    pipe.transformer = SodaTransformer(bench.fast)
+    assert difference(drawn(bench, pipe), expected) <= 1e-6
+    with pytest.raises(BundleError, match=r"guidance is inside its ort engines.*--guidance 1"):
+        SodaTransformer(open_toy("sd15").full)
+
+
+def test_halves_of_guidance_in_calls_of_their_own_are_runs_of_their_own(open_toy: OpenToy) -> None:
+    bench = open_toy("flux")
+    pipe = bench.pipe()
+    words = {name: bench.toy.arguments()[name].flip(0) for name in bench.toy.texts}
+    negative = {f"negative_{name}": value for name, value in words.items()} | {"true_cfg_scale": 2.0}
+    expected = drawn(bench, pipe, **negative)
+    assert difference(drawn(bench, pipe), expected) > BAR
+    pipe.transformer = SodaTransformer(bench.full)
+    assert difference(drawn(bench, pipe, **negative), expected) <= BAR
+
+
 def test_a_bundle_without_a_record_says_that_it_is_too_old() -> None:
     golden = Path(__file__).parent.parent / "golden/v5"
     with pytest.raises(BundleError, match=r"no denoiser\.json.*build it again"):
