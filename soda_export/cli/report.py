@@ -90,7 +90,8 @@ def report(
     if is_bundle(target):
         manifest = open_manifest(target)
         requests = None if samples == 0 else _requests(manifest, samples, labels, prompt, negative_prompt, input)
-        wanted = Wanted(requests, seed, bench, measure, sweep, map, device)
+        asked = any(given is not None for given in (samples, labels, prompt, input)) or bool(seed)
+        wanted = Wanted(requests, asked, seed, bench, measure, sweep, map, device)
         with progress_bar() as progress:
             page = report_bundle(target, manifest, wanted, progress)
     else:

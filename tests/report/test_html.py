@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from soda_runtime.checks import open_manifest
+from soda_runtime.errors import RequestError
 
 from soda_export.errors import UsageError
 from soda_export.models.decisions import COMPUTE, IDLE
@@ -67,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Report:
     map_file.write_bytes(map_bytes(random_map(TOY, manifest.sampler.steps)))
     requests = [(f"class {label}", {"labels": label}) for label in (0, 1)]
     sweep = ROOT / "docs/results/sweep-digits.json"
-    wanted = Wanted(requests, 3, bench, sweep=sweep, map=map_file)
+    wanted = Wanted(requests, True, 3, bench, sweep=sweep, map=map_file)
     return report_bundle(GOLDEN / "v5-policy", manifest, wanted, lambda *_: None)
 
 
@@ -176,6 +177,19 @@ def test_samples_at_equal_noise_are_those_of_the_session(page: bytes, whole: Rep
     assert f"of {steps} do here" in whole.decisions.text
     for _, calls, computed in whole.decisions.table.rows:
         assert int(calls) == len(computed.split())
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_samples_that_a_bundle_does_not_take_are_left_out_unless_they_were_asked_for(asked: bool) -> None:
+    manifest = open_manifest(GOLDEN / "v5-inpaint")
+    wanted = Wanted([("class 0", {"labels": 0})], asked)
+    if asked:
+        with pytest.raises(RequestError, match="this bundle takes mask"):
+            report_bundle(GOLDEN / "v5-inpaint", manifest, wanted, lambda *_: None)
+    else:
+        report = report_bundle(GOLDEN / "v5-inpaint", manifest, wanted, lambda *_: None)
+        assert report.samples is None
+        assert "this bundle takes mask" in report.missing[0]
 
 
 def test_a_sweep_is_drawn_with_its_intervals() -> None:

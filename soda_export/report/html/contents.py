@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from soda_runtime import Session
+from soda_runtime.errors import RequestError
 from soda_runtime.manifest import Manifest
 from soda_runtime.printable import printable
 
@@ -27,9 +28,11 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Wanted:
     """requests: title and arguments of each sample, none where nothing says what to draw; None: no samples are wanted.
-    bench, sweep, map: files, as `soda-export report` takes them; measure: measure now."""
+    asked: whether someone chose them; others that the bundle does not take are left out. bench, sweep, map: files, as
+    `soda-export report` takes them; measure: measure now."""
 
     requests: Sequence[tuple[str, dict[str, Any]]] | None
+    asked: bool = True
     seed: int = 0
     bench: Path | None = None
     measure: bool = False
@@ -99,7 +102,7 @@ def report_bundle(folder: Path, manifest: Manifest, wanted: Wanted, progress: Pr
 
 
 def _play(folder: Path, manifest: Manifest, wanted: Wanted, progress: Progress) -> tuple[Played | None, list[str]]:
-    """The samples, or why there are none. Raises RequestError where the bundle does not take the requests."""
+    """The samples, or why there are none. Raises RequestError where the bundle does not take what was asked for."""
     requests = wanted.requests
     if requests is None:
         return None, []
@@ -107,8 +110,13 @@ def _play(folder: Path, manifest: Manifest, wanted: Wanted, progress: Progress) 
         return None, [f"samples: this bundle makes {manifest.result_kind or 'latents'}, of which there is no picture"]
     if not requests:
         return None, ["samples: this bundle draws from text; give --prompt, several times for several samples"]
-    with Session.open(folder, device=wanted.device) as session:
-        return play_samples(session, requests, wanted.seed, lambda done: progress("samples", done, len(requests))), []
+    try:
+        with Session.open(folder, device=wanted.device) as session:
+            return play_samples(session, requests, wanted.seed, lambda n: progress("samples", n, len(requests))), []
+    except RequestError as error:
+        if wanted.asked:
+            raise
+        return None, [f"samples: {error}"]
 
 
 def _measure(folder: Path, device: str, progress: Progress) -> BenchResult:
