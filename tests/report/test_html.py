@@ -204,6 +204,20 @@ def test_a_sweep_is_drawn_with_its_intervals() -> None:
     assert report.headline[0].value == "0.59"  # of best against soda, as docs/planners.md has it
 
 
+def test_a_measured_sweep_is_drawn_against_latency_and_rows_without_error_are_told(tmp_path: Path) -> None:
+    found = json.loads((ROOT / "docs/results/sweep-shapes.json").read_text())
+    found["of"] = HOSTILE
+    for number, row in enumerate(found["rows"]):
+        row["latency_s"] = 0.1 + 0.01 * number
+    found["rows"][0]["rmse"] = {"mean": 0.0, "low": 0.0, "high": 0.0}
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(found))
+    report = report_sweep(path)
+    assert [title for title, _ in report.sweep] == ["Error against computing", "Error against latency"]
+    assert "1 rows with no error above 0 cannot be drawn" in report.sweep[0][1].text
+    assert "<img src=x" not in render_report(report).decode()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{}", "not the sweep.json of"), ("[", "not the sweep.json of"), (None, "cannot be read")],

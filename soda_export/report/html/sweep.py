@@ -8,6 +8,7 @@ from statistics import mean
 
 import msgspec
 from markupsafe import Markup
+from soda_runtime.printable import printable
 
 from ...errors import UsageError
 from .charts import Mark, draw_marker, draw_points
@@ -77,11 +78,16 @@ def draw_sweep(sweep: SweepFile) -> tuple[tuple[str, Chart], ...]:
     scored = [row for row in scored if row.rmse is not None and row.rmse.low > 0]
     if not scored:
         raise UsageError("the sweep has no rows with an error above 0 to draw")
-    charts = [("Error against computing", _chart(sweep, scored, lambda row: row.flops_ratio, "FLOPs ratio", "{:.3g}x"))]
+    hidden = len(sweep.rows) - len(scored)
+    hint = "to the right is cheaper." + (f" {hidden} rows with no error above 0 cannot be drawn." if hidden else "")
+    by_flops = _chart(sweep, scored, lambda row: row.flops_ratio, "FLOPs ratio", "{:.3g}x", hint)
+    charts = [("Error against computing", by_flops)]
     timed = [row for row in scored if row.latency_s]
     if timed:
-        milliseconds = _chart(sweep, timed, lambda row: 1e3 * (row.latency_s or 0), "latency, ms", "{:.4g} ms")
-        charts.append(("Error against latency", milliseconds))
+        by_time = _chart(
+            sweep, timed, lambda row: 1e3 * (row.latency_s or 0), "latency, ms", "{:.4g} ms", "to the left is faster."
+        )
+        charts.append(("Error against latency", by_time))
     return tuple(charts)
 
 
@@ -100,13 +106,13 @@ def compare_planners(sweep: SweepFile) -> Table | None:
 
 
 def _chart(
-    sweep: SweepFile, rows: Sequence[Row], x: Callable[[Row], float | None], x_title: str, form: str
+    sweep: SweepFile, rows: Sequence[Row], x: Callable[[Row], float | None], x_title: str, form: str, hint: str
 ) -> Chart:
     by_planner: dict[str, list[tuple[Mark, Row]]] = {}
     for planner, target in dict.fromkeys((row.planner, row.target_flops_ratio) for row in rows):
         mine = [row for row in rows if (row.planner, row.target_flops_ratio) == (planner, target)]
-        by_planner.setdefault(planner, []).append((_mark(planner, mine, x, form), mine[0]))
-    main = sweep.compared.planner
+        by_planner.setdefault(printable(planner), []).append((_mark(planner, mine, x, form), mine[0]))
+    main = printable(sweep.compared.planner)
     names = sorted(by_planner, key=lambda name: (name != main, mean(mark.y for mark, _ in by_planner[name])))
     series = [(name, sorted((mark for mark, _ in by_planner[name]), key=lambda mark: mark.x)) for name in names]
     label = f"RMSE against {x_title} for {len(names)} planners; the table below has the figures."
@@ -120,8 +126,7 @@ def _chart(
     )  # fmt: skip
     legend: tuple[tuple[Markup, str], ...] = tuple((draw_marker(i), name) for i, name in enumerate(names))
     many = len({row.seeds for row in rows}) > 1
-    text = f"{sweep.of}. Lower is closer to the unaccelerated samples; to the right is cheaper." if "FLOPs" in x_title \
-        else f"{sweep.of}. Lower is closer to the unaccelerated samples; to the left is faster."  # fmt: skip
+    text = f"{printable(sweep.of)}. Lower is closer to the unaccelerated samples; {hint}"
     text += " Whiskers are 95 % intervals" + (", from the lowest to the highest over all seeds." if many else ".")
     return Chart(picture, table, legend, text)
 
