@@ -36,7 +36,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime" / "python")]
 
-CLIENTS, KINDS, QUEUE, ALIKE, PAIRS, WAIT_MS = 4, 100, 8, 60, 40, 20
+CLIENTS, KINDS, QUEUE, ALIKE, WAIT_MS = 4, 100, 8, 60, 20
 BURST, LAST = 30, 12  # requests at once for a full queue, and in flight at SIGTERM
 Fields = dict[str, Any]
 
@@ -160,12 +160,12 @@ def at_once(
     return answers
 
 
-def beside_session(bundle: Path, port: int, at_a_time: int) -> Fields:
+def beside_session(bundle: Path, port: int, at_a_time: int, count: int) -> Fields:
     """A session in this process and the server in turn, `at_a_time` pictures: their medians, and that of the ratios."""
     from soda_runtime import Session
 
     session, pairs = Session.open(bundle), list[tuple[float, float]]()
-    for seed in range(PAIRS + 1):
+    for seed in range(count + 1):
         asked = [{"labels": 3, "seed": seed, "policy": "frozen"} for _ in range(at_a_time)]
         began = time.perf_counter()
         session.generate(3, seed=seed, policy="frozen", batch=at_a_time)
@@ -224,6 +224,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9, help="of bench")
+    parser.add_argument("--pairs", type=int, default=40, help="requests beside a session's")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--client", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -240,7 +241,9 @@ def main() -> int:
     }  # fmt: skip
     server, port = serve(options.bundle, options.batch)
     requests = make_requests(options.requests, 10)
-    result["beside_session"] = {str(count): beside_session(options.bundle, port, count) for count in (1, options.batch)}
+    result["beside_session"] = {
+        str(count): beside_session(options.bundle, port, count, options.pairs) for count in (1, options.batch)
+    }
     alike = [{"labels": seed % 10, "seed": seed, "n": 1, "policy": "frozen"} for seed in range(ALIKE)]
     found = {}
     found["clients_alike"], result["clients_alike"] = under_load(options.bundle, port, alike, kills=False)

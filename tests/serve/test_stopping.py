@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
 from soda_runtime import Session
+from soda_runtime.serve.command_line import make_app
 
 from ..runtime.bundles import GOLDEN_V5, GOLDEN_V5_CHUNKS
 from .clients import read, running, send
@@ -88,6 +92,18 @@ def test_what_is_not_done_in_time_is_refused_not_dropped(monkeypatch: pytest.Mon
     assert {answer.error["code"] for answer in answers} == {"stopping"}
 
 
+def test_the_container_starts_what_is_there() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "Containerfile").read_text()
+    project = tomllib.loads((root / "runtime/python/pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"/tmp/soda-runtime\[([a-z,]+)\]", text)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    _, *words = json.loads(text.rpartition("ENTRYPOINT ")[2])
+    assert tuple(words[:2]) == RUNTIME_ALONE
+    _, bound, _ = make_app().parse_args(words[2:], exit_on_error=False, print_error=False)
+    assert bound.arguments["options"].host == "0.0.0.0"
+
+
 def test_no_thread_is_left_behind() -> None:
     before = set(threading.enumerate())
     with running(GOLDEN_V5) as server:
@@ -101,6 +117,7 @@ def test_no_thread_is_left_behind() -> None:
     [
         ((GOLDEN_V5_CHUNKS,), "cannot be served: it makes video"),
         (("nowhere",), "no such bundle folder"),
+        ((GOLDEN_V5, "--host", "no address"), "cannot listen there (there is no such address)"),
         ((GOLDEN_V5, "--batch", 0), "--batch 0: must be within 1 .. 256"),
         ((GOLDEN_V5, "--port", 1 << 16), "--port 65536: must be within 0 .. 65535"),
         ((GOLDEN_V5, "--drain-seconds", "nan"), "--drain-seconds nan: must be within"),

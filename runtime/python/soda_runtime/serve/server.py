@@ -106,7 +106,6 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        is_lookup = error.errno is None or isinstance(error, socket.gaierror)
-        # Python puts the address into its own text
-        why = error.strerror if is_lookup else os.strerror(error.errno or 0)
+        number = error.errno or 0  # of a name that is not found, negative
+        why = os.strerror(number) if number > 0 else "there is no such address"
         raise RequestError(f"--host {host} --port {port}: cannot listen there ({why}); name another") from None
