@@ -18,6 +18,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from soda_runtime.serve import service as service_module
 from soda_runtime.serve.merge import Sample
 from soda_runtime.serve.options import ServeOptions
 from soda_runtime.serve.player import BatchPlayer
@@ -206,6 +207,10 @@ def test_a_fault_of_ours_is_no_secret_of_the_log_alone(monkeypatch: pytest.Monke
         monkeypatch.setattr(BatchPlayer, "play", play)
         assert (answer.status, answer.error["type"]) == (500, "server_error")
         assert "KeyError" in caplog.text
+        read = service_module.judge_asked
+        monkeypatch.setattr(service_module, "judge_asked", lambda *_: {}[2])
+        assert server.post(labels=1).error == answer.error
+        monkeypatch.setattr(service_module, "judge_asked", read)
         assert server.post(labels=1).status == 200
 
 

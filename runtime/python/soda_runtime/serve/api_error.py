@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+FAULT = "a fault of this server; its log says more"
+
 
 @dataclass(eq=False)  # not frozen: who catches an exception sets its traceback
 class ApiError(Exception):

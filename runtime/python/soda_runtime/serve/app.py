@@ -13,8 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ..errors import SodaError
 from ..prompts import Truncation
-from .api_error import ApiError
+from .api_error import FAULT, ApiError
 from .images_request import ImagesRequest
 from .metrics import CONTENT_TYPE
 from .png import png_base64
@@ -37,7 +38,7 @@ def make_app(service: Service) -> Starlette:
             Route("/health/ready", _health(service)),
             Route("/metrics", _metrics(service)),
         ],
-        exception_handlers={HTTPException: _unrouted, ApiError: _refused},
+        exception_handlers={HTTPException: _unrouted, ApiError: _refused, Exception: _failed},
     )
 
 
@@ -144,6 +145,12 @@ def _metrics(service: Service) -> Callable[[Request], Awaitable[Response]]:
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    """A bundle that is damaged, or a fault of ours; the log gets all of it from whoever called this application."""
+    told = str(error) if isinstance(error, SodaError) else FAULT
+    return JSONResponse(ApiError(500, told).body, 500)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

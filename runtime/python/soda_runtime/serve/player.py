@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import SodaError
-from .api_error import ApiError
+from .api_error import FAULT, ApiError
 from .merge import Pixels, Sample, merge_samples, noise_of
 from .waiting import WaitingLine
 
@@ -67,7 +67,7 @@ class BatchPlayer:
             fail(samples, ApiError(500, str(error)))
         except Exception:
             log.exception("serve: a fault of this server")
-            fail(samples, ApiError(500, "a fault of this server; its log says more"))
+            fail(samples, ApiError(500, FAULT))
         else:
             if pictures is None:
                 fail(samples, stopped())
