@@ -54,6 +54,7 @@ class Info(ctypes.Structure):
         ("result_axes", c_int64 * 4), ("result_rate", c_double), ("num_slots", c_int32),
         ("takes_start_latents", c_int32), ("inpaints", c_int32), ("policy", c_char_p), ("num_actions", c_int32),
         ("num_chunks", c_int32), ("first_chunk_frames", c_int32), ("chunk_frames", c_int32),
+        ("takes_prompts", c_int32),
     )  # fmt: skip
 
 
@@ -113,6 +114,17 @@ class Request(ctypes.Structure):
         ("num_inputs", c_int32), ("inputs", POINTER(Input)), ("start_latents", c_void_p),
         ("num_start_latents", c_int32), ("start_step", c_int32), ("has_strength", c_int32), ("strength", c_double),
         ("policy", c_char_p), ("vote", c_char_p), ("decisions", c_void_p), ("num_decisions", c_size_t),
+        ("prompts", POINTER(c_char_p)), ("negative_prompts", POINTER(c_char_p)), ("num_texts", c_int32),
+        ("num_negative_texts", c_int32), ("prompts_2", POINTER(c_char_p)), ("negative_prompts_2", POINTER(c_char_p)),
+        ("prompts_3", POINTER(c_char_p)), ("negative_prompts_3", POINTER(c_char_p)),
+    )  # fmt: skip
+
+
+class TruncationStruct(ctypes.Structure):
+    """soda_truncation."""
+
+    _fields_ = (
+        ("size", c_size_t), ("field", c_char_p), ("sample", c_int32), ("max_tokens", c_int32), ("lost", c_char_p),
     )  # fmt: skip
 
 
@@ -187,6 +199,7 @@ class Library:
         self.c.soda_result_chunk.argtypes = [c_void_p, c_int32, POINTER(c_float), c_size_t]
         self.c.soda_result_chunk_rgb.argtypes = [c_void_p, c_int32, POINTER(c_uint8), c_size_t]
         self.c.soda_to_device.argtypes = [c_void_p, c_char_p, c_void_p, c_size_t]
+        self.c.soda_truncated.argtypes = [c_void_p, c_int32, POINTER(TruncationStruct)]
         self.c.soda_reset.argtypes = [c_void_p]
         self.c.soda_bundle_open.argtypes = [c_char_p, POINTER(OpenOptions), POINTER(c_void_p)]
         self.c.soda_bundle_info.argtypes = [c_void_p, POINTER(Info)]
@@ -316,6 +329,14 @@ class CppSession:
         self._call("soda_decisions", self.handle, room.ctypes.data_as(POINTER(c_int64)), values.size)
         values[:] = room[:-1].reshape(values.shape)
         return values
+
+    def truncated(self) -> list[tuple[str, int, int, str]]:
+        """Field, sample, tokens that the model reads, and what is lost."""
+        found: list[tuple[str, int, int, str]] = []
+        each = TruncationStruct(size=ctypes.sizeof(TruncationStruct))
+        while not self.bundle.library.c.soda_truncated(self.handle, len(found), byref(each)):
+            found.append((each.field.decode(), each.sample, each.max_tokens, each.lost.decode()))
+        return found
 
     def result(self) -> Floats:
         """Images, a video or sound: whatever the bundle makes."""

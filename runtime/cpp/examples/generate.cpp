@@ -1,11 +1,9 @@
-// Generate with a bundle of labels or embeddings and write each image, or frame of a video, as a PNG file, with libpng.
-//     generate BUNDLE OUT_PREFIX [LABEL,LABEL,.. or EMBEDS.safetensors] [SEED]
-#include <png.h>
-
+// Generate with a bundle and write each image, or frame of a video, as a PNG file.
+//     generate BUNDLE OUT_PREFIX [LABEL,LABEL,.. or "A PROMPT" or EMBEDS.safetensors] [SEED]
 #include <cstdio>
-#include <cstring>
 #include <sstream>
 
+#include "png.hpp"
 #include "soda_runtime.hpp"
 
 namespace {
@@ -25,24 +23,16 @@ std::vector<int64_t> parse_labels(const std::string& text) {
     return labels;
 }
 
-// shape: height, width, channels.
-void write_png(const std::string& path, const uint8_t* pixels, const int64_t* shape) {
-    if (shape[2] != 1 && shape[2] != 3) throw std::runtime_error("images of other than 1 or 3 channels");
-    png_image image;
-    std::memset(&image, 0, sizeof image);
-    image.version = PNG_IMAGE_VERSION;
-    image.height = static_cast<png_uint_32>(shape[0]);
-    image.width = static_cast<png_uint_32>(shape[1]);
-    image.format = shape[2] == 3 ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
-    if (!png_image_write_to_file(&image, path.c_str(), 0, pixels, 0, nullptr))
-        throw std::runtime_error(path + ": " + image.message);
+bool is_file(const std::string& text) {
+    const std::string suffix = ".safetensors";
+    return text.size() > suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
     if (argc < 3) {
-        std::fprintf(stderr, "usage: %s BUNDLE OUT_PREFIX [LABELS or EMBEDS.safetensors] [SEED]\n", argv[0]);
+        std::fprintf(stderr, "usage: %s BUNDLE OUT_PREFIX [LABELS, PROMPT or EMBEDS.safetensors] [SEED]\n", argv[0]);
         return 2;
     }
     try {
@@ -53,15 +43,19 @@ int main(int argc, char** argv) {
         soda::Request request;
         if (info.condition == SODA_LABELS)
             request.labels(parse_labels(condition));
-        else
+        else if (is_file(condition))
             request.embeds_file(condition);
+        else
+            request.prompt(condition);
         request.seed(argc > 4 ? number(argv[4]) : 0);
         session.generate(request);
+        for (const soda::Truncation& cut : session.truncated())
+            std::fprintf(stderr, "the model reads %d tokens; the prompt loses: %s\n", cut.max_tokens, cut.lost.c_str());
         const std::vector<uint8_t> pixels = session.result_rgb();
         const int64_t* shape = info.result_axes + (info.result == SODA_VIDEO);  // of one frame
         const size_t size = static_cast<size_t>(shape[0] * shape[1] * shape[2]);
         for (size_t i = 0; i < pixels.size() / size; ++i)
-            write_png(argv[2] + std::to_string(i) + ".png", pixels.data() + i * size, shape);
+            png::write(argv[2] + std::to_string(i) + ".png", pixels.data() + i * size, shape);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "%s\n", error.what());
         return 2;

@@ -114,6 +114,7 @@ typedef struct soda_info {
     const char *policy;                    /* name of the bundle's policy; "": it has none */
     int32_t num_actions;                   /* of the policy; 0 computes everything */
     int32_t num_chunks, first_chunk_frames, chunk_frames; /* of a video; frames of the first chunk and of each other */
+    int32_t takes_prompts;                                /* 1: has tokenizers */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);
@@ -246,7 +247,23 @@ typedef struct soda_request {
                            all where one needs it) or "mean"; NULL or "": "sample" on the CPU, "any" on a device */
     const int64_t *decisions; /* [steps] or [steps, samples]: actions to take in place of deciding; NULL: it decides */
     size_t num_decisions;     /* how many these are */
+    /* Prompts in UTF-8, which are tokenized here, in place of token ids; a tokenizer that this library does not read is
+     * refused. prompts_2 and prompts_3 are what the second and third text encoder get, as many; NULL: the prompts. */
+    const char *const *prompts;          /* [num_texts] */
+    const char *const *negative_prompts; /* [num_negative_texts], 1 or num_texts; NULL: the empty text */
+    int32_t num_texts, num_negative_texts;
+    const char *const *prompts_2, *const *negative_prompts_2;
+    const char *const *prompts_3, *const *negative_prompts_3;
 } soda_request;
+
+/* A prompt whose end the model does not read. Its strings live until the session's next request. */
+typedef struct soda_truncation {
+    size_t size;
+    const char *field;  /* "prompts", "negative_prompts_2" .. */
+    int32_t sample;     /* the first one that has it */
+    int32_t max_tokens; /* that the model reads, what the tokenizer adds included */
+    const char *lost;   /* the text's end, without tokens */
+} soda_truncation;
 
 /* soda_start, every soda_step, soda_latents. latents: room for `count` floats, at least those of all samples; NULL with
  * count 0 leaves them for soda_to_device. */
@@ -284,6 +301,8 @@ SODA_API soda_status soda_images_rgb(soda_session *session, uint8_t *images, siz
  * width] or [samples, channels, length], to `bytes` bytes of the bundle's CUDA device, in its stream. The host waits for
  * a video's latents alone. Refused where each of several samples decides for itself: theirs lie apart. */
 SODA_API soda_status soda_to_device(soda_session *session, const char *output, void *address, size_t bytes);
+/* Prompt `index` of those of the request in progress that were cut; SODA_REQUEST_ARGUMENT past the last one. */
+SODA_API soda_status soda_truncated(const soda_session *session, int32_t index, soda_truncation *truncation);
 /* Forget the request in progress; buffers stay allocated. */
 SODA_API soda_status soda_reset(soda_session *session);
 /* From any thread: the request in progress ends after the step that is running, with SODA_CANCELLED; the session takes

@@ -58,6 +58,17 @@ public:
         return set(negative_mask_, std::move(mask));
     }
     Request& embeds_file(std::string path) { return set(file_, std::move(path)); }
+    // Prompts in UTF-8, one for all samples or one for each, which the library tokenizes; what to steer away from, where
+    // the bundle has guidance; and what the second and third text encoder get in place of them, as many: see
+    // soda_request.
+    Request& prompt(std::string text) { return set(texts_[0], std::vector<std::string>{std::move(text)}); }
+    Request& prompts(std::vector<std::string> texts, size_t encoder = 0) {
+        return set(texts_.at(encoder), std::move(texts));
+    }
+    Request& negative_prompt(std::string text) { return set(negative_texts_[0], std::vector<std::string>{std::move(text)}); }
+    Request& negative_prompts(std::vector<std::string> texts, size_t encoder = 0) {
+        return set(negative_texts_.at(encoder), std::move(texts));
+    }
     // Values of one port, by name (soda_port.port): [rows, and its axes], one row for all samples or one for each. Of
     // several tokenizers each one's ids are given so, which may be those of other texts (diffusers' prompt_2).
     Request& input(const std::string& port, std::vector<float> values, int32_t rows = 1) {
@@ -132,7 +143,7 @@ public:
                "negative_embeds");
         demand(ids_.empty() || ids_.size() == ones, "token_ids");
         demand(negative_ids_.empty() || negative_ids_.size() == negative_ones, "negative_token_ids");
-        size_t given = std::max({labels, prompts, static_cast<size_t>(std::max(samples_, 1))});
+        size_t given = std::max({labels, prompts, texts_[0].size(), static_cast<size_t>(std::max(samples_, 1))});
         for (const auto& [key, input] : inputs_) given = std::max(given, static_cast<size_t>(input.rows));
         const auto one =
             static_cast<size_t>(info.latent_shape[0] * info.latent_shape[1] * info.latent_shape[2]);
@@ -161,6 +172,19 @@ public:
         request.token_mask = data(mask_);
         request.negative_token_mask = data(negative_mask_);
         request.embeds_file = file_.empty() ? nullptr : file_.c_str();
+        request.prompts = pointers(texts_[0], pointers_[0]);
+        request.negative_prompts = pointers(negative_texts_[0], pointers_[1]);
+        request.prompts_2 = pointers(texts_[1], pointers_[2]);
+        request.negative_prompts_2 = pointers(negative_texts_[1], pointers_[3]);
+        request.prompts_3 = pointers(texts_[2], pointers_[4]);
+        request.negative_prompts_3 = pointers(negative_texts_[2], pointers_[5]);
+        request.num_texts = static_cast<int32_t>(texts_[0].size());
+        request.num_negative_texts = static_cast<int32_t>(negative_texts_[0].size());
+        for (size_t encoder = 1; encoder < 3; ++encoder) {
+            demand(texts_[encoder].empty() || texts_[encoder].size() == texts_[0].size(), "prompts of an encoder");
+            demand(negative_texts_[encoder].empty() || negative_texts_[encoder].size() == negative_texts_[0].size(),
+                   "negative prompts of an encoder");
+        }
         request.noise_initial = data(noise_);
         request.noise_steps = data(noise_steps_);
         request.start_latents = data(start_latents_);
@@ -211,6 +235,12 @@ private:
         return values.empty() ? nullptr : values.data();
     }
 
+    static const char* const* pointers(const std::vector<std::string>& texts, std::vector<const char*>& to) {
+        to.clear();
+        for (const std::string& text : texts) to.push_back(text.c_str());
+        return data(to);
+    }
+
     struct Input {
         std::vector<float> real;  // this one or the next
         std::vector<int64_t> whole;
@@ -233,6 +263,8 @@ private:
     std::vector<int64_t> labels_, ids_, negative_ids_, mask_, negative_mask_, decisions_;
     std::vector<float> embeds_, negative_embeds_, noise_, noise_steps_, start_latents_;
     std::string file_, policy_, vote_;
+    std::array<std::vector<std::string>, 3> texts_, negative_texts_;  // of each tokenizer
+    mutable std::array<std::vector<const char*>, 6> pointers_;        // the same for the C struct
     std::map<std::string, std::pair<const void*, size_t>> device_;  // address and bytes
     mutable std::vector<soda_device_array> arrays_;                 // the same for the C struct
     std::map<std::pair<std::string, bool>, Input> inputs_;          // by port; true: negative
@@ -242,6 +274,13 @@ private:
     double guidance_ = 0, strength_ = 0;
     bool guided_ = false, baseline_ = false, has_strength_ = false;
     std::function<bool(int, int)> progress_;
+};
+
+// A prompt whose end the model does not read: see soda_truncation.
+struct Truncation {
+    std::string field;
+    int32_t sample, max_tokens;
+    std::string lost;
 };
 
 // One thread's player of a bundle, which it keeps alive. cancel() alone may be called from other threads.
@@ -281,6 +320,15 @@ public:
         check(soda_decisions(handle_.get(), actions.data(), actions.size()));
         actions.pop_back();  // was there so that the pointer is never null
         return actions;
+    }
+    // Prompts of the request in progress that were cut.
+    std::vector<Truncation> truncated() const {
+        std::vector<Truncation> found;
+        soda_truncation each{};
+        each.size = sizeof each;
+        for (int32_t i = 0; soda_truncated(handle_.get(), i, &each) == SODA_OK; ++i)
+            found.push_back({each.field, each.sample, each.max_tokens, each.lost});
+        return found;
     }
     // What is made of the latents: see soda_result. Images and video in 0 .. 1, or as bytes 0 .. 255; sound in -1 .. 1.
     std::vector<float> result() {

@@ -10,6 +10,7 @@
 
 #include "checks.hpp"
 #include "errors.hpp"
+#include "text/tokenizer.hpp"
 #include "vocabulary.hpp"
 
 namespace soda {
@@ -204,6 +205,19 @@ std::unique_ptr<Engine> Bundle::open_checked(const std::string& file, const Sign
                               "bundle with `cp -rL`"),
                           error.status);
     }
+}
+
+const PromptTokenizer& Bundle::tokenizer(size_t number) {
+    require_here();
+    const std::lock_guard<std::mutex> guard(lock_);
+    std::shared_ptr<const PromptTokenizer>& opened = tokenizers_[number];
+    if (!opened) {
+        const Tokenizer& entry = manifest_.tokenizers.at(number);
+        files_.require_same({entry.file});
+        opened = std::make_shared<const PromptTokenizer>(folder_ + "/" + entry.file, entry);
+        files_.require_same({entry.file});
+    }
+    return *opened;
 }
 
 int64_t Bundle::vocabulary(size_t number) {

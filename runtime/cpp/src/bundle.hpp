@@ -13,6 +13,8 @@
 
 namespace soda {
 
+class PromptTokenizer;
+
 // A folder that was checked, as it was then.
 struct CheckedBundle {
     std::string folder;
@@ -47,6 +49,7 @@ public:
 
     // Token ids of tokenizer `number` are below this; 0 where its file does not say.
     int64_t vocabulary(size_t number);
+    const PromptTokenizer& tokenizer(size_t number);  // opened at first use
     // No weights file, which engines may have mapped, was written to since it was checked. Raises BundleError.
     void require_weights() const { files_.require_untouched(manifest_.weights); }
 
@@ -66,6 +69,7 @@ private:
     std::map<std::string, std::unique_ptr<Engine>> engines_;
     std::map<std::string, std::unique_ptr<Memory>> uploaded_;
     std::map<size_t, int64_t> vocabularies_;
+    std::map<size_t, std::shared_ptr<const PromptTokenizer>> tokenizers_;
 };
 
 }  // namespace soda

@@ -361,6 +361,20 @@ soda_status soda_to_device(soda_session* session, const char* output, void* addr
     });
 }
 
+soda_status soda_truncated(const soda_session* session, int32_t index, soda_truncation* truncation) {
+    return looking(session, [&](const Session& player) {
+        const std::vector<Truncation>& cut = player.truncated();
+        if (index < 0 || size_t(index) >= cut.size()) refuse(say("truncation ", index, " of ", cut.size()));
+        const Truncation& each = cut[size_t(index)];
+        soda_truncation result{};
+        result.field = each.field.c_str();
+        result.sample = int32_t(each.sample);
+        result.max_tokens = int32_t(each.max_tokens);
+        result.lost = each.lost.c_str();
+        write_struct(truncation, result, "truncation");
+    });
+}
+
 soda_status soda_reset(soda_session* session) {
     return in_turn(session, [](Session& player) { player.reset(); });
 }

@@ -152,6 +152,7 @@ soda_info describe_bundle(const Bundle& bundle) {
     info.inpaints = bundle.tables().count(start_known_table) != 0;
     info.policy = bundle.policy() ? bundle.policy()->policy.name.c_str() : "";
     info.num_actions = bundle.policy() ? int32_t(bundle.policy()->policy.actions.size()) : 0;
+    info.takes_prompts = !m.tokenizers.empty();
     info.takes_start_latents = bundle.tables().count(start_levels_table) != 0;
     return info;
 }

@@ -29,7 +29,9 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
     const DeviceArrays& device = arrays.device;
     judge_device_arrays(device, request, bundle_->backend());
     Embeds file;
-    const std::vector<Given> inputs = list_inputs(m, request, arrays, file);
+    std::vector<Given> inputs = list_inputs(m, request, arrays, file);
+    TokenizedPrompts prompts = tokenize_prompts(*bundle_, request);
+    inputs.insert(inputs.end(), prompts.inputs.begin(), prompts.inputs.end());
     for (const Given& given : inputs)
         if (given.device) judge_device_address(given.name, given.device, bundle_->backend());
     const auto first = judge_start(m, bundle_->tables(), request);
@@ -57,6 +59,7 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
         throw;
     }
     next_step_ = first.value_or(0);
+    truncated_ = std::move(prompts.truncated);
     started_ = true;
 }
 
@@ -175,6 +178,7 @@ std::vector<int64_t> Session::decisions() const {
 void Session::reset() {
     started_ = false;
     next_step_ = next_chunk_ = 0;
+    truncated_.clear();
     current_ = 0;
 }
 

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "preview.hpp"
+#include "text/prompts.hpp"
 
 namespace soda {
 
@@ -39,6 +40,7 @@ public:
     // Whether the calling thread is in the progress callback of a step.
     bool calls_back_here() const { return called_back_.load() == std::this_thread::get_id(); }
 
+    const std::vector<Truncation>& truncated() const { return truncated_; }  // of the request in progress
     int64_t samples() const { return started_ ? kind_.samples : 0; }
     int64_t steps_done() const { return started_ ? next_step_ : 0; }
     Bundle& bundle() const { return *bundle_; }
@@ -82,6 +84,7 @@ private:
     int64_t next_chunk_ = 0;  // 0: no video is being made
     soda_request request_{};                 // of what is read while steps run: seed, noise_steps, progress
     const char* noise_on_device_ = nullptr;  // of all steps, the caller's
+    std::vector<Truncation> truncated_;
     std::vector<float> scratch_;
     uint64_t requests_ = 0;
     std::atomic<uint64_t> current_{0};  // number of the request in progress, 0: none
