@@ -93,7 +93,8 @@ def _name(
     """Of the folder on the shelf."""
     kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
     kind = kind if policy.policy is None else f"{policy.policy}-{kind}"
-    return f"{bench.loaded.spec.name}-{kind}-{bundle.backend}"
+    baked = bench.loaded.lora.names if bench.loaded.lora is not None else ()
+    return "-".join([bench.loaded.spec.name, *baked, kind, bundle.backend])
 
 
 def _fits_alone(planning: PlanOptions | None) -> bool:

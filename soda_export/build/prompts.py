@@ -15,6 +15,7 @@ from soda_runtime.text import PromptTokenizer
 from ..eager.conditions import Conditions, text_ports
 from ..errors import ModelError, UsageError
 from ..export.encode import encode_texts
+from ..export.tensor_file import Changes
 from ..export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME, export_text_encoder
 from ..export.tokenizer import export_tokenizer
 from ..files import naming
@@ -60,6 +61,7 @@ class PromptMaker:
         folders = [folder for name in names if (folder := self._loaded.component_folder(name)) is not None]
         settings = {"clip_skip": str(self._loaded.clip_skip), "zeros_for_empty": str(self._zeros_for_empty)}
         settings |= {"variant": self._loaded.variant} if self._loaded.variant else {}
+        settings |= {"lora": self._loaded.lora.content} if self._loaded.lora is not None else {}
         return hash_files(*folders) | settings
 
     def export(self, folder: Path, precision: Compute, progress: Callable[[int, int], None]) -> None:
@@ -70,7 +72,7 @@ class PromptMaker:
         empty = {part.name: torch.from_numpy(tokenizer([""])[0][0]) for part, tokenizer in tokenizers.items()}
         export_text_encoder(
             self._model, self._sources, folder, precision=precision, guided=self._guided, empty=empty,
-            variant=self._loaded.variant, progress=progress,
+            variant=self._loaded.variant, changes=self._changes, progress=progress,
         )  # fmt: skip
 
     @property
@@ -106,8 +108,9 @@ class PromptMaker:
         with TemporaryDirectory() as folder, naming(Path(folder)):
             tokenizers = self._open(Path(folder), self._write_tokenizers(Path(folder)))
         sides = encode_texts(
-            self._model, self._sources, lambda part, given: tokenizers[part](given), texts, [""], self._loaded.variant
-        )
+            self._model, self._sources, lambda part, given: tokenizers[part](given), texts, [""], self._loaded.variant,
+            self._changes,
+        )  # fmt: skip
         return Conditions(*sides)
 
     @cached_property
@@ -125,6 +128,12 @@ class PromptMaker:
     def _encoders(self) -> dict[TextPart, TextModel]:
         sources = {part: self._sources.get(part.name) for part in self._recipe.parts}
         return {part: read_text_model(source) for part, source in sources.items() if source is not None}
+
+    @property
+    def _changes(self) -> Changes:
+        """What LoRA files add to the encoders."""
+        lora = self._loaded.lora
+        return {} if lora is None else {part.name: lora.of_part(part.name) for part in self._recipe.parts}
 
     @cached_property
     def _sources(self) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
+from ..models.request import parse_lora
 from .inputs import parse_inputs, read_latents
 from .previews import open_previews
 from .results import check_result, write_result
@@ -47,6 +48,7 @@ def run(
     preview: Path | None = None,
     backend: str = "",
     weights: Literal["prepacked", "shared"] | None = None,
+    lora: list[str] | None = None,
     device: str = "auto",
     cuda_graph: Literal["auto", "on", "off"] = "auto",
     json: bool = False,
@@ -66,6 +68,8 @@ def run(
         soda-export run engines/wan-b20-ort --prompt "a lighthouse at dawn, waves" --out clip.mp4
 
         soda-export run engines/digits-b17-ort --labels 7 --preview steps --out out.png
+
+        soda-export run engines/sdxl-b20-ort --prompt "a glass house" --lora style.safetensors:0.8
 
         soda-export run engines/digits-b17-ort --labels 7 --start-latents seven.npy --strength 0.6 --out redrawn.png
 
@@ -126,6 +130,8 @@ def run(
         Open an ort bundle with openvino, or the other way round. [default: the one it was built for]
     weights
         prepacked: a copy an engine, or shared: one for all engines, slower on the CPU. [default: what is faster]
+    lora
+        LoRA to add to the weights, FILE or FILE:STRENGTH, several if repeated. [default strength: 1]
     device
         cpu, cuda or cuda:N; auto is the backend's own.
     cuda_graph
@@ -135,8 +141,9 @@ def run(
         Print the result as JSON.
     """
     session = Session.open(
-        bundle, backend=backend, device=device, weights=weights or "", options=DeviceOptions(cuda_graph=cuda_graph)
-    )
+        bundle, backend=backend, device=device, weights=weights or "", options=DeviceOptions(cuda_graph=cuda_graph),
+        lora=[parse_lora(each) for each in lora or ()],
+    )  # fmt: skip
     manifest, place = session.bundle.manifest, check_result(out, session)
     previews = None if preview is None else open_previews(preview, session)
     is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)

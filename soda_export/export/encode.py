@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..models.prompts import PromptCall, PromptModel
 from ..models.recipe import TextPart
 from ..models.text import TextModel
-from .tensor_file import Checkpoint
+from .tensor_file import NO_CHANGES, Changes, Checkpoint, open_checkpoint
 
 Rows = dict[str, Tensor]
 Tokenize = Callable[[TextPart, Sequence[str]], tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -23,12 +24,12 @@ Tokenize = Callable[[TextPart, Sequence[str]], tuple[NDArray[np.int64], NDArray[
 @torch.no_grad()
 def encode_texts(
     model: PromptModel, sources: Mapping[str, Path], tokenize: Tokenize, texts: Sequence[str], negative: Sequence[str],
-    variant: str = "",
+    variant: str = "", changes: Changes = NO_CHANGES,
 ) -> tuple[Rows, Rows]:
     """The ports of texts and of negative prompts: float32 [n, ...], and masks int64 [n, T].
 
-    sources: part -> its transformers folder. tokenize(part, texts): ids and mask. Tensors are mapped, not read; what is
-    not stored in float32 is widened a module at a time, while it computes.
+    sources: part -> its transformers folder; changes: part -> Checkpoint's `change`. tokenize(part, texts): ids and
+    mask. Tensors are mapped, not read; what is not stored in float32 is widened a module at a time, while it computes.
     """
     given: list[Tensor] = []
     rows: dict[str, Tensor] = {}
@@ -37,7 +38,8 @@ def encode_texts(
         given += [ids, mask] if part.mask else [ids]
         rows |= {part.mask: mask} if part.mask else {}
     empty = {part.name: torch.from_numpy(tokenize(part, [""])[0][0]) for part in model.models}
-    encoders = {part.name: _mapped(encoder, sources[part.name], variant) for part, encoder in model.models.items()}
+    opened = {part: partial(open_checkpoint, sources, part.name, variant, changes) for part in model.models}
+    encoders = {part.name: _mapped(encoder, opened[part]) for part, encoder in model.models.items()}
     call = PromptCall(model, encoders, empty, guided=True)
     made = call.some_negative(torch.arange(len(given[0])) >= len(texts), *given)
     rows |= dict(zip(model.ports, (value.float() for value in made), strict=True))
@@ -45,14 +47,14 @@ def encode_texts(
     return {name: value[:count] for name, value in rows.items()}, {name: value[count:] for name, value in rows.items()}
 
 
-def _mapped(model: TextModel, source: Path, variant: str) -> nn.Module:
-    checkpoint, open_files = Checkpoint(source, variant), dict[Path, Checkpoint]()
+def _mapped(model: TextModel, opened: Callable[[], Checkpoint]) -> nn.Module:
+    checkpoint, open_files = opened(), dict[Path, Checkpoint]()
 
     def read(name: str) -> Tensor:
         key = model.stored_name(name, checkpoint.__contains__)
         path = checkpoint.file_of(key)
         if path not in open_files:
-            open_files[path] = Checkpoint(source, variant)
+            open_files[path] = opened()
         return open_files[path].read(key)
 
     module = model.with_weights(read)

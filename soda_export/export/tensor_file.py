@@ -107,9 +107,13 @@ class Checkpoint:
     """The tensors of a component folder: those of its one file, or of the files that its index lists.
 
     One file is open at a time, so that no more than one is ever mapped: ask for tensors in the order of `file_of`.
+    change(key, tensor): what is read in a tensor's place.
     """
 
-    def __init__(self, folder: Path, variant: str = "") -> None:
+    def __init__(
+        self, folder: Path, variant: str = "", change: Callable[[str, Tensor], Tensor] = lambda key, tensor: tensor
+    ) -> None:
+        self._change = change
         self.listed_in = weights_entry(folder, variant)
         self._mapped = OneFile()
         is_index = self.listed_in.suffix == ".json"
@@ -134,16 +138,25 @@ class Checkpoint:
             raise ModelError(f"{path}: no tensor {key!r}; the checkpoint is incomplete") from None
 
     def read(self, key: str) -> Tensor:
-        """The tensor, mapped from its file. Raises ModelError."""
+        """The tensor, mapped from its file unless it is changed. Raises ModelError."""
         self.shape(key)
         path = self.file_of(key)
-        return check_finite(self._open(path).get_tensor(key), path, key)
+        return self._change(key, check_finite(self._open(path).get_tensor(key), path, key))
 
     def _open(self, path: Path) -> Any:
         try:
             return self._mapped.open(path)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: cannot be read: {error}; download it again") from None
+
+
+Changes = Mapping[str, Callable[[str, Tensor], Tensor]]
+NO_CHANGES: Changes = {}
+
+
+def open_checkpoint(sources: Mapping[str, Path], part: str, variant: str, changes: Changes) -> Checkpoint:
+    """The checkpoint of a part, with its changes where it has any."""
+    return Checkpoint(sources[part], variant, *((changes[part],) if part in changes else ()))
 
 
 def refuse_pickled(folder: Path) -> None:

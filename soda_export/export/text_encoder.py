@@ -28,7 +28,7 @@ from ..trace.narrow import narrow
 from ..trace.onnx import TracedGraph, fixed_sizes, trace_to_onnx
 from ..trace.tidy import TRANSPOSED, tidy
 from .builder import GraphBuilder
-from .tensor_file import Checkpoint, TensorSource, write_tensors
+from .tensor_file import NO_CHANGES, Changes, Checkpoint, TensorSource, open_checkpoint, write_tensors
 from .weights import WeightsFile, constant_sources, is_large, weight_sources
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _PRODUCTS = {"fp32": None, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLO
 
 def export_text_encoder(
     model: PromptModel, sources: Mapping[str, Path], out: Path, *, precision: str, guided: bool = False,
-    empty: Mapping[str, Tensor] = {}, seed: int | None = None, variant: str = "",
+    empty: Mapping[str, Tensor] = {}, seed: int | None = None, variant: str = "", changes: Changes = NO_CHANGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:  # fmt: skip
     """Write TEXT_ENCODER_NAME and TEXT_WEIGHTS_NAME into `out`. Raises ModelError, ExportError, UsageError.
@@ -47,6 +47,7 @@ def export_text_encoder(
     sources: part -> its transformers folder; a seed stands for random weights. precision: fp32, fp16 or bf16, of the
     matrix products; all else is fp32, and so are products that would leave fp16's range. The program takes the
     model's inputs, int64 [rows, tokens], and gives its ports, float32 [rows, ...]. guided, empty: as PromptCall's.
+    changes: part -> Checkpoint's `change`.
     Weights are named by part and module: text_encoder_2.shared.weight. progress(done, total) counts tensors written.
     """
     started = time.perf_counter()
@@ -55,7 +56,7 @@ def export_text_encoder(
     if seed is None and not all(part.name in sources for part in model.models):
         raise UsageError("a text encoder without a folder needs a seed for its random weights")
     parts = {part.name: encoder for part, encoder in model.models.items()}
-    checkpoints = {part: Checkpoint(sources[part], variant) for part in parts} if seed is None else {}
+    checkpoints = {part: open_checkpoint(sources, part, variant, changes) for part in parts if seed is None}
     traced = _trace(model, empty, guided, precision)
     values = traced.weights
     shapes = {_plain(name): _stored_shape(value, name) for value, name in values.items()}

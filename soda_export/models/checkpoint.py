@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
 from .published import read_json
@@ -57,6 +57,18 @@ def weight_files(folder: Path, variant: str = "") -> list[Path]:
     """The .safetensors files of a component folder, by its index where it has one. Raises ModelError."""
     entry = weights_entry(folder, variant)
     return _shards(entry) if entry.suffix == ".json" else [entry]
+
+
+def tensor_shapes(folder: Path, variant: str = "") -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a component folder, from headers alone. Raises ModelError."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder, variant):
+        try:
+            with safe_open(path, framework="np") as file:
+                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: not a readable .safetensors file ({error}); get it again") from None
+    return shapes
 
 
 def chosen_variant(folder: Path, variant: str) -> str:

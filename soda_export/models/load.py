@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .architecture import architecture_class, build_empty, check_agrees, hash_random
 from .arguments import make_constants
-from .checkpoint import hash_model
+from .checkpoint import hash_model, tensor_shapes
 from .controlled import CONTROLS, KIND, UNET, Control, ControlledUNet, controlled_family
 from .describe import describe_sites
 from .fake import Build, FakeModel, make_fake, with_buffers
 from .families import FAMILIES
 from .family import Family, Sizes
 from .hub import DEFAULT_PARTS, TEXT_PARTS
+from .lora import DENOISER, LoraChanges, LoraWeights
 from .origin import Origin, find_origin, resolve_folder
 from .published import AESTHETICS, BUILTIN_FOLDER, CONFIG_FILES, builtin_models, read_json
 from .request import ModelRequest
@@ -68,6 +69,7 @@ class LoadedModel:
     fps: float = 0.0
     seconds: float = 0.0
     sizes: Sizes | None = None
+    lora: LoraChanges | None = None
 
     @cached_property
     def module(self) -> nn.Module:
@@ -137,9 +139,12 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
         family = controlled_family(family, origin.controls, settings)
     sizes = read_sizes(family, settings, origin, request)
     weights = _weights(origin, request, fake.module)
+    lora = _read_lora(origin, request, family, weights)
+    if lora is not None:
+        weights = LoraWeights(weights, lora, _denoiser_prefix(origin))
     constants = make_constants(family.arguments, sizes)
     spec = ModelSpec(
-        name=origin.name, family=family.name, hash=_fingerprint(origin, request, kind), sites=(),
+        name=origin.name, family=family.name, hash=_fingerprint(origin, request, kind, lora), sites=(),
         ports=family.ports(sizes), latent_shape=sizes.latent_shape, prediction_shape=family.prediction_shape(sizes),
         output="latents" if "vae" in origin.published or len(sizes.latent_shape) != 3 else "pixels",
     )  # fmt: skip
@@ -154,7 +159,7 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
         origin.controls, sizes.text_tokens, request.clip_skip, request.variant,
-        sizes.size.fps, sizes.size.seconds, sizes,
+        sizes.size.fps, sizes.size.seconds, sizes, lora,
     )  # fmt: skip
 
 
@@ -185,14 +190,32 @@ def _weights(origin: Origin, request: ModelRequest, model: nn.Module) -> Weights
     })  # fmt: skip
 
 
-def _fingerprint(origin: Origin, request: ModelRequest, kind: str) -> str:
-    """Of configuration and weights, and of the size where the user chose it."""
+def _read_lora(origin: Origin, request: ModelRequest, family: Family, weights: Weights) -> LoraChanges | None:
+    """The LoRA files that were asked for, matched to the denoiser and to the text encoders that are there."""
+    if not request.lora:
+        return None
+    prefix = _denoiser_prefix(origin)
+    parts = {DENOISER: {name.removeprefix(prefix): weights.spec(name)[0] for name in weights.names}}
+    for part in family.texts.parts:
+        folder = None if origin.folder is None else origin.folder / part.name
+        if folder is not None and folder.is_dir():
+            parts[part.name] = tensor_shapes(folder, request.variant)
+    return LoraChanges(request.lora, parts)
+
+
+def _denoiser_prefix(origin: Origin) -> str:
+    """What the denoiser's weights have before their names."""
+    return f"{UNET}." if origin.controls else ""
+
+
+def _fingerprint(origin: Origin, request: ModelRequest, kind: str, lora: LoraChanges | None) -> str:
+    """Of configuration and weights, and of the size and the LoRA that the user chose."""
     if origin.denoiser is not None:
         own = hash_model(origin.denoiser, request.variant)
     else:
         assert request.random_weights is not None
         own = hash_random({**origin.config, "_class_name": kind}, request.random_weights)
-    given = size_key(request)
+    given = [*size_key(request), *([lora.content] if lora is not None else [])]
     for control in origin.controls:
         random = request.random_weights or 0
         stored = control.folder and hash_model(control.folder, request.variant)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,5 +36,22 @@ class ModelRequest:
     """Frames per second of a clip. [default: the pipeline's]"""
     seconds: float | None = None
     """Length of a sound. [default: the pipeline's]"""
+    lora: tuple[str, ...] = ()
+    """LoRA to bake into the weights, FILE or FILE:STRENGTH, several if repeated. [default strength: 1]"""
     clip_skip: int | None = None
     """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""
+
+
+def parse_lora(given: str) -> tuple[Path, float]:
+    """FILE or FILE:STRENGTH -> both, 1.0 without a strength. Raises UsageError."""
+    file, colon, strength = given.rpartition(":")
+    if not colon or Path(given).exists():
+        return Path(given), 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        what = f"{strength!r} is no strength" if file else "no file is named"
+        raise UsageError(f"--lora {given}: {what}; write FILE or FILE:STRENGTH, as in style.safetensors:0.8")
+    return Path(file), value

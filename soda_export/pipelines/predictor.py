@@ -13,6 +13,7 @@ from soda_runtime.backends import DeviceOptions, Engine, Memory
 from soda_runtime.manifest import HintPort, Manifest
 from soda_runtime.opened import OpenedBundle
 from soda_runtime.playback import Playback
+from soda_runtime.replaced import Replaced
 from soda_runtime.signature import COEFFICIENTS, MASK, START_KNOWN, Signature, coefficient_count, step_signature
 from torch import Tensor
 
@@ -47,13 +48,13 @@ class PredictionBundle(OpenedBundle):
                 "predicts; build it with --backend ort, or use SodaPipeline"
             )
 
-    def engine(self, program: int) -> Engine:
+    def engine(self, program: int, replaced: Replaced | None = None) -> Engine:
         """The engine of a step program, with its prediction where it makes one."""
         if not (self.tapped and calls_model(self.manifest, program)):
-            return super().engine(program)
+            return super().engine(program, replaced)
         used, own = self.manifest.programs[program], step_signature(self.manifest, program)
         signature = Signature(own.inputs, {**own.outputs, PREDICTION: self.port}, own.reads)
-        engine = self._open(used.file, used.weights, signature)
+        engine = self._open(used.file, used.weights, signature, replaced=replaced)
         return TappedEngine(engine, self.port, self.manifest.rows_per_sample, self.block)
 
     def block(self, state: Memory, nbytes: int) -> Memory:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from soda_runtime.backends import Backend, Engine, Memory, View
+from soda_runtime.backends import NO_TENSORS, Backend, Engine, Memory, Tensors, View
 from soda_runtime.backends.openvino import OpenVinoBackend
 from soda_runtime.backends.ort import OrtBackend
 from soda_runtime.signature import ITEM_BYTES, ROWS_AXIS, STATE, Port, Signature
@@ -51,10 +51,15 @@ class TappingBackend:
     def allocate(self, nbytes: int) -> Memory:
         return self._backend.allocate(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> Engine:
+    def why_fixed_weights(self, folder: Path) -> str:
+        return self._backend.why_fixed_weights(folder)
+
+    def open_engine(
+        self, path: Path, signature: Signature, once: bool = False, weights: str = "", replaced: Tensors = NO_TENSORS
+    ) -> Engine:
         if PREDICTION not in signature.outputs:
-            return self._backend.open_engine(path, signature, once, weights)
-        return _OPENERS[type(self._backend)](self._backend, path, signature)
+            return self._backend.open_engine(path, signature, once, weights, replaced)
+        return _OPENERS[type(self._backend)](self._backend, path, signature, replaced)
 
 
 def prediction_port(path: Path, shape: tuple[int, ...]) -> Port:
@@ -71,18 +76,18 @@ def _read_graph(path: Path) -> tuple[onnx.ModelProto, int]:
     return model, found[0].type.tensor_type.elem_type
 
 
-def _open_ort(backend: OrtBackend, path: Path, signature: Signature) -> Engine:
+def _open_ort(backend: OrtBackend, path: Path, signature: Signature, replaced: Tensors) -> Engine:
     """The graph goes in as bytes; its weights are mapped from beside it as ever."""
     model, kind = _read_graph(path)
     shape = signature.outputs[PREDICTION].shape
     model.graph.output.append(onnx.helper.make_tensor_value_info(PREDICTION, kind, shape))
-    return backend.open_graph(model.SerializeToString(), path, signature)
+    return backend.open_graph(model.SerializeToString(), path, signature, replaced)
 
 
-def _open_openvino(backend: OpenVinoBackend, path: Path, signature: Signature) -> Engine:
-    return backend.open_tapped(path, signature, (PREDICTION,))
+def _open_openvino(backend: OpenVinoBackend, path: Path, signature: Signature, replaced: Tensors) -> Engine:
+    return backend.open_tapped(path, signature, (PREDICTION,), replaced)
 
 
-_OPENERS: dict[type, Callable[[Any, Path, Signature], Engine]] = {
+_OPENERS: dict[type, Callable[[Any, Path, Signature, Tensors], Engine]] = {
     OrtBackend: _open_ort, OpenVinoBackend: _open_openvino
 }  # fmt: skip

@@ -33,12 +33,19 @@ class InternalCppError(Exception):
     """Status family 900."""
 
 
+class Lora(ctypes.Structure):
+    """soda_lora."""
+
+    _fields_ = (("size", c_size_t), ("path", c_char_p), ("strength", c_double))
+
+
 class OpenOptions(ctypes.Structure):
     """soda_open_options."""
 
     _fields_ = (
         ("size", c_size_t), ("backend", c_char_p), ("device", c_char_p), ("backends_folder", c_char_p),
-        ("engine_library", c_char_p), ("threads", c_int32), ("cuda_stream", c_void_p),
+        ("engine_library", c_char_p), ("threads", c_int32), ("cuda_stream", c_void_p), ("loras", POINTER(Lora)),
+        ("num_loras", c_int32),
     )  # fmt: skip
 
 
@@ -202,6 +209,7 @@ class Library:
         self.c.soda_truncated.argtypes = [c_void_p, c_int32, POINTER(TruncationStruct)]
         self.c.soda_reset.argtypes = [c_void_p]
         self.c.soda_bundle_open.argtypes = [c_char_p, POINTER(OpenOptions), POINTER(c_void_p)]
+        self.c.soda_bundle_set_lora_strengths.argtypes = [c_void_p, POINTER(c_double), c_int32]
         self.c.soda_bundle_info.argtypes = [c_void_p, POINTER(Info)]
         self.c.soda_bundle_port.argtypes = [c_void_p, c_int32, c_int32, POINTER(Port)]
         self.c.soda_bundle_slot.argtypes = [c_void_p, c_int32, POINTER(Slot)]
@@ -225,6 +233,8 @@ class Library:
 
     def open(self, folder: Path | str, **options: Any) -> CppBundle:
         given = OpenOptions(size=ctypes.sizeof(OpenOptions))
+        loras = [Lora(ctypes.sizeof(Lora), os.fsencode(path), strength) for path, strength in options.pop("lora", ())]
+        given.loras, given.num_loras = (Lora * len(loras))(*loras), len(loras)
         for name, value in options.items():
             setattr(given, name, value.encode() if isinstance(value, str) else value)
         handle = c_void_p()
@@ -240,6 +250,10 @@ class CppBundle:
 
     def __del__(self) -> None:
         self.library.c.soda_bundle_close(self.handle)
+
+    def set_lora_strengths(self, strengths: list[float]) -> None:
+        values = (c_double * len(strengths))(*strengths)
+        self.library.call("soda_bundle_set_lora_strengths", self.handle, values, len(strengths))
 
     def info(self) -> Info:
         info = Info(size=ctypes.sizeof(Info))

@@ -281,9 +281,9 @@ def test_engines_opened_by_two_threads_at_once_are_opened_once(monkeypatch: pyte
     opened: list[str] = []
     original = bundle.backend.open_engine
 
-    def recording(path: Path, signature: Signature, once: bool = False, weights: str = "") -> Engine:
+    def recording(path: Path, signature: Signature, *how: Any) -> Engine:
         opened.append(path.name)
-        return original(path, signature, once)
+        return original(path, signature, *how)
 
     monkeypatch.setattr(bundle.backend, "open_engine", recording)
     with ThreadPoolExecutor(2) as pool:
@@ -303,8 +303,8 @@ class _Separate:
         memory: Memory = self._inner.allocate(nbytes)
         return memory
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> Engine:
-        inner, outer = self._inner.open_engine(path, signature, once, weights), self
+    def open_engine(self, path: Path, signature: Signature, *how: Any) -> Engine:
+        inner, outer = self._inner.open_engine(path, signature, *how), self
 
         class Separated:
             def bind(

@@ -59,6 +59,14 @@ SODA_API const char *soda_last_error(void);
 
 /* ---- bundles ---- */
 
+/* A LoRA file that is added to the weights: .safetensors under the key names of diffusers, PEFT or kohya's scripts, or
+ * the folder that PEFT or diffusers saved it in. */
+typedef struct soda_lora {
+    size_t size;
+    const char *path;
+    double strength; /* 1: as it was trained; 0: none of it */
+} soda_lora;
+
 typedef struct soda_open_options {
     size_t size;
     const char *backend;         /* "ort", "openvino", "trt", "null"; NULL or "": the one the bundle was built for */
@@ -69,10 +77,15 @@ typedef struct soda_open_options {
     int32_t threads;             /* of the engine library, at most 1024; 0 lets it choose */
     void *cuda_stream;           /* where work is put on a CUDA device; NULL: a stream of the bundle's own. The caller
                                     keeps it until the last handle is closed */
+    const soda_lora *loras;      /* [num_loras], all of one size */
+    int32_t num_loras;
 } soda_open_options;
 
 /* Check and open the bundle folder. options may be NULL. *bundle is NULL where it fails. */
 SODA_API soda_status soda_bundle_open(const char *folder, const soda_open_options *options, soda_bundle **bundle);
+/* Give the LoRA files that the bundle was opened with other strengths, [count], one for each. Sessions take them from
+ * their next request on, for which they open the engines anew whose weights have changed. */
+SODA_API soda_status soda_bundle_set_lora_strengths(soda_bundle *bundle, const double *strengths, int32_t count);
 /* Sessions of the bundle stay usable: the last handle closed frees it. */
 SODA_API void soda_bundle_close(soda_bundle *bundle);
 

@@ -409,6 +409,7 @@ struct OpenOptions {
     std::string backend, device, backends_folder, engine_library;
     int32_t threads = 0;
     void* cuda_stream = nullptr;
+    std::vector<std::pair<std::string, double>> loras;  // files and their strengths: see soda_lora
 };
 
 // An opened bundle, for any number of threads.
@@ -425,11 +426,20 @@ public:
         given.engine_library = options.engine_library.c_str();
         given.threads = options.threads;
         given.cuda_stream = options.cuda_stream;
+        std::vector<soda_lora> loras;
+        for (const auto& [path, strength] : options.loras)
+            loras.push_back({sizeof(soda_lora), path.c_str(), strength});
+        given.loras = loras.data();
+        given.num_loras = static_cast<int32_t>(loras.size());
         soda_bundle* handle = nullptr;
         check(soda_bundle_open(folder.c_str(), &given, &handle));
         handle_.reset(handle);
     }
 
+    // Of the LoRA files that it was opened with, one for each; sessions take them from their next request on.
+    void set_lora_strengths(const std::vector<double>& strengths) {
+        check(soda_bundle_set_lora_strengths(handle_.get(), strengths.data(), static_cast<int32_t>(strengths.size())));
+    }
     soda_info info() const {
         soda_info info{};
         info.size = sizeof info;

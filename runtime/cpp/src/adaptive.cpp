@@ -67,7 +67,7 @@ Call AdaptivePlayback::bind_signals(int64_t first) {
     const Signature signature = signals_signature(bundle_.manifest(), opened_.policy);
     const auto view = [&](const Memory& memory, const Port& port) { return view_of(memory, port, axes_); };
     const Port &state = signature.inputs.at("state"), &row = signature.inputs.at("signal_row");
-    return bundle_.signals_engine().bind("signals",
+    return bundle_.signals_engine()->bind("signals",
                                          {{"state", view(state_after(first), state)},
                                           {"state_out", view(state_after(first + 1), state)},
                                           {"signal_row", view(*signal_row_, row)}},

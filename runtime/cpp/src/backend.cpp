@@ -69,6 +69,19 @@ std::vector<SodaView> views_of(const Views& views) {
     return list;
 }
 
+std::vector<SodaWeight> weights_of(const std::map<std::string, const HostTensor*>& tensors) {
+    std::vector<SodaWeight> list;
+    for (const auto& [name, tensor] : tensors) {
+        SodaWeight& each = list.emplace_back();
+        each.name = name.c_str();
+        each.dtype = tensor->dtype.c_str();
+        copy_shape(tensor->shape, each);
+        each.data = tensor->content.data();
+        each.bytes = int64_t(tensor->content.size());
+    }
+    return list;
+}
+
 // The folder of the library that this code is in.
 std::string own_folder() {
     Dl_info info;
@@ -132,7 +145,7 @@ Call Engine::bind(const std::string& label, const Views& inputs, const Views& ou
     void* call = nullptr;
     demand(table_.bind, handle_, label.c_str(), from.data(), int32_t(from.size()), to.data(), int32_t(to.size()),
            &call);
-    return Call(table_, call);
+    return Call(table_, call, shared_from_this());
 }
 
 Backend::Backend(const SodaBackendTable& table, const BackendOptions& options) : table_(table), name_(options.name) {
@@ -161,13 +174,27 @@ void Backend::reserve_writes(int64_t bytes) const {
     if (stream()) demand(table_.device.reserve_writes, handle_, bytes);
 }
 
-std::unique_ptr<Engine> Backend::open_engine(const std::string& path, const Signature& signature, bool once) const {
+std::shared_ptr<const Engine> Backend::open_engine(const std::string& path, const Signature& signature, bool once,
+                                                   const std::string& weights, const SharedReplaced& replaced) const {
     const auto inputs = ports_of(signature.inputs), outputs = ports_of(signature.outputs);
-    const SodaProgram program{path.c_str(),           inputs.data(),           outputs.data(),
-                              int32_t(inputs.size()), int32_t(outputs.size()), once};
+    const auto tensors = replaced->of_program(weights);
+    const auto others = weights_of(tensors);
+    const SodaProgram program{path.c_str(),
+                              inputs.data(),
+                              outputs.data(),
+                              int32_t(inputs.size()),
+                              int32_t(outputs.size()),
+                              once,
+                              others.data(),
+                              int32_t(others.size()),
+                              others.empty() ? 0 : replaced->version};
     void* engine = nullptr;
     demand(table_.open_engine, handle_, &program, &engine);
-    return std::make_unique<Engine>(table_, engine);
+    return std::make_shared<const Engine>(table_, engine, replaced);
+}
+
+void Backend::judge_replaced(const std::string& folder) const {
+    demand(table_.judge_replaced, handle_, folder.c_str());
 }
 
 std::unique_ptr<Backend> open_backend(const BackendOptions& options) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend_abi.h"
+#include "replaced.hpp"
 #include "signature.hpp"
 
 namespace soda {
@@ -42,11 +43,17 @@ struct View {
 
 using Views = std::map<std::string, View>;
 
+class Engine;
+
 class Call {
 public:
-    Call(const SodaBackendTable& table, void* handle) : table_(&table), handle_(handle) {}
+    // engine: kept until the call is closed.
+    Call(const SodaBackendTable& table, void* handle, std::shared_ptr<const Engine> engine)
+        : table_(&table), handle_(handle), engine_(std::move(engine)) {}
     ~Call();
-    Call(Call&& other) noexcept : table_(other.table_), handle_(other.handle_) { other.handle_ = nullptr; }
+    Call(Call&& other) noexcept : table_(other.table_), handle_(other.handle_), engine_(std::move(other.engine_)) {
+        other.handle_ = nullptr;
+    }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
 
@@ -55,11 +62,14 @@ public:
 private:
     const SodaBackendTable* table_;
     void* handle_;
+    std::shared_ptr<const Engine> engine_;
 };
 
-class Engine {
+class Engine : public std::enable_shared_from_this<Engine> {
 public:
-    Engine(const SodaBackendTable& table, void* handle) : table_(table), handle_(handle) {}
+    // replaced: what it took weights from.
+    Engine(const SodaBackendTable& table, void* handle, SharedReplaced replaced)
+        : table_(table), handle_(handle), replaced_(std::move(replaced)) {}
     ~Engine();
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
@@ -69,6 +79,7 @@ public:
 private:
     const SodaBackendTable& table_;
     void* handle_;
+    SharedReplaced replaced_;
 };
 
 struct BackendOptions {
@@ -85,7 +96,10 @@ public:
     Backend& operator=(const Backend&) = delete;
 
     std::unique_ptr<Memory> allocate(int64_t bytes) const;
-    std::unique_ptr<Engine> open_engine(const std::string& path, const Signature& signature, bool once) const;
+    // weights: name of the program's weights file, "" where none is stated.
+    std::shared_ptr<const Engine> open_engine(const std::string& path, const Signature& signature, bool once,
+                                              const std::string& weights, const SharedReplaced& replaced) const;
+    void judge_replaced(const std::string& folder) const;  // EngineError where its engines take no other weights
     const std::string& name() const { return name_; }
     void* stream() const;  // of a CUDA device; null: memory is the host's
     // RequestError unless `address` is memory of the device; `name` begins the message.

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define SODA_BACKEND_ABI 3
+#define SODA_BACKEND_ABI 4
 #define SODA_BACKEND_ENTRY "soda_backend_table"
 #define SODA_MAX_AXES 8
 
@@ -42,11 +42,24 @@ typedef struct SodaView {
     int64_t dims[SODA_MAX_AXES];
 } SodaView;
 
+/* A weight that stands in the place of the one of its name in the program's weights file. */
+typedef struct SodaWeight {
+    const char *name;
+    const char *dtype; /* as safetensors spells it: "F32" .. */
+    int32_t rank;
+    int64_t dims[SODA_MAX_AXES];
+    const void *data; /* stays where it is until the engine and its calls are closed */
+    int64_t bytes;
+} SodaWeight;
+
 typedef struct SodaProgram {
     const char *path;
     const SodaPort *inputs, *outputs;
     int32_t num_inputs, num_outputs;
     int32_t once; /* 1: runs once a request, so memory matters more than speed */
+    const SodaWeight *replaced; /* for the program to take where it has weights of these names */
+    int32_t num_replaced;
+    uint64_t replaced_version; /* 0: nothing is replaced; engines of one version are given the same weights */
 } SodaProgram;
 
 /* Of a backend whose memory can lie on a CUDA device. Everything is put into one stream, in order, and does not wait.
@@ -73,6 +86,8 @@ typedef struct SodaBackendTable {
     /* Open one program and check that its inputs and outputs are those given. */
     int32_t (*open_engine)(void *backend, const SodaProgram *program, void **engine, SodaMessage *message);
     void (*close_engine)(void *engine);
+    /* SODA_ENGINE_ERROR where engines of the bundle in `folder` cannot take other weights than its files'. */
+    int32_t (*judge_replaced)(void *backend, const char *folder, SodaMessage *message);
     /* Fix all addresses. An input and an output may be the same place: the engine then updates it. `label` ("step 7")
      * begins the call's messages. */
     int32_t (*bind)(void *engine, const char *label, const SodaView *inputs, int32_t num_inputs,

@@ -121,7 +121,14 @@ BackendOptions with_defaults(BackendOptions options, const Manifest& manifest) {
 
 }  // namespace
 
-Bundle::Bundle(const std::string& folder, BackendOptions options) : Bundle(check_folder(folder), std::move(options)) {}
+Bundle::Bundle(const std::string& folder, BackendOptions options, const std::vector<LoraArgument>& loras)
+    : Bundle(check_folder(folder), std::move(options)) {
+    if (loras.empty()) return;
+    loras_.emplace(folder_, manifest_, loras);
+    std::vector<double> strengths;
+    for (const LoraArgument& lora : loras) strengths.push_back(lora.strength);
+    set_lora_strengths(strengths);
+}
 
 Bundle::Bundle(const std::string& folder, Manifest manifest, std::unique_ptr<Backend> backend)
     : Bundle(check_known(folder, std::move(manifest)), std::move(backend)) {}
@@ -142,22 +149,42 @@ Bundle::Bundle(CheckedBundle checked, BackendOptions options)
       policy_(std::move(checked.policy)),
       backend_(open_backend(with_defaults(std::move(options), manifest_))) {}
 
-const Engine& Bundle::step_engine(size_t program) {
-    return open(manifest_.programs[program].file, step_signature(manifest_, program), false);
+std::shared_ptr<const Engine> Bundle::step_engine(size_t program, const SharedReplaced& replaced) {
+    const Program& used = manifest_.programs[program];
+    return open(used.file, step_signature(manifest_, program), false, used.weights.value_or(""), replaced);
 }
 
-const Engine& Bundle::prepare_engine(const PrepareProgram& program) {
-    return open(program.file, signature_of(program), true);
+std::shared_ptr<const Engine> Bundle::prepare_engine(const PrepareProgram& program, const SharedReplaced& replaced) {
+    return open(program.file, signature_of(program), true, program.weights.value_or(""), replaced);
 }
 
-const Engine& Bundle::finish_engine(bool first) {
+std::shared_ptr<const Engine> Bundle::finish_engine(bool first) {
     const FinishProgram& program = manifest_.finish.at(0);
-    return open(first ? program.first.at(0).file : program.file, finish_signature(manifest_, program, first), true);
+    return open(first ? program.first.at(0).file : program.file, finish_signature(manifest_, program, first), true,
+                program.weights.value_or(""), std::make_shared<Replaced>());
 }
 
-const Engine& Bundle::signals_engine() {
+std::shared_ptr<const Engine> Bundle::signals_engine() {
     const Policy& policy = policy_.value().policy;
-    return open(policy.signals, signals_signature(manifest_, policy), false);
+    return open(policy.signals, signals_signature(manifest_, policy), false, "", std::make_shared<Replaced>());
+}
+
+SharedReplaced Bundle::replaced() const {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return replaced_;
+}
+
+void Bundle::set_lora_strengths(const std::vector<double>& strengths) {
+    require_here();
+    if (!loras_) throw RequestError("this bundle was opened without LoRA; name the files when you open it");
+    files_.require_same(manifest_.weights);
+    SharedReplaced made = loras_->replaced(strengths);
+    files_.require_same(manifest_.weights);
+    if (made->version) backend_->judge_replaced(folder_);
+    const std::lock_guard<std::mutex> guard(lock_);
+    replaced_ = std::move(made);
+    for (auto engine = engines_.begin(); engine != engines_.end();)
+        engine = engine->first.second == 0 ? std::next(engine) : engines_.erase(engine);
 }
 
 Signature Bundle::signature_of(const PrepareProgram& program) const {
@@ -178,22 +205,27 @@ const Memory& Bundle::table(const std::string& name) {
     return *memory;
 }
 
-const Engine& Bundle::open(const std::string& file, const Signature& signature, bool once) {
+std::shared_ptr<const Engine> Bundle::open(const std::string& file, const Signature& signature, bool once,
+                                           const std::string& weights, const SharedReplaced& replaced) {
     require_here();
     const std::lock_guard<std::mutex> guard(lock_);
-    std::unique_ptr<Engine>& engine = engines_[file];
-    if (!engine) engine = open_checked(file, signature, once);
-    return *engine;
+    const uint64_t version = replaced->of_program(weights).empty() ? 0 : replaced->version;
+    const auto known = engines_.find({file, version});
+    if (known != engines_.end()) return known->second;
+    auto engine = open_checked(file, signature, once, weights, replaced);
+    if (version == 0 || version == replaced_->version) engines_[{file, version}] = engine;  // else of an older request
+    return engine;
 }
 
 // Libraries open files by path, once more: what they get must be what was checked.
-std::unique_ptr<Engine> Bundle::open_checked(const std::string& file, const Signature& signature, bool once) const {
+std::shared_ptr<const Engine> Bundle::open_checked(const std::string& file, const Signature& signature, bool once,
+                                                   const std::string& weights, const SharedReplaced& replaced) const {
     std::vector<std::string> used = manifest_.weights;
     used.insert(used.begin(), file);
     if (manifest_.files.count(engine_index_name)) used.emplace_back(engine_index_name);
     files_.require_same(used);
     try {
-        auto engine = backend_->open_engine(folder_ + "/" + file, signature, once);
+        auto engine = backend_->open_engine(folder_ + "/" + file, signature, once, weights, replaced);
         files_.require_same(used);
         return engine;
     } catch (const EngineError& error) {

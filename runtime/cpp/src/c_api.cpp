@@ -132,6 +132,19 @@ DeviceArrays read_device_arrays(const soda_request& request) {
     return arrays;
 }
 
+std::vector<LoraArgument> read_loras(const soda_open_options& options) {
+    std::vector<LoraArgument> loras;
+    if (options.num_loras < 0) refuse(say("num_loras is ", options.num_loras));
+    const auto* place = reinterpret_cast<const char*>(options.loras);
+    for (int32_t i = 0; i < options.num_loras; ++i) {
+        const auto lora = read_struct(reinterpret_cast<const soda_lora*>(place), "loras");
+        demand(lora.path, "a path in loras");
+        loras.push_back({lora.path, lora.strength});
+        place += lora.size;
+    }
+    return loras;
+}
+
 std::vector<soda_input> read_inputs(const soda_request& request) {
     std::vector<soda_input> inputs;
     if (request.num_inputs < 0) refuse(say("num_inputs is ", request.num_inputs));
@@ -202,7 +215,16 @@ soda_status soda_bundle_open(const char* folder, const soda_open_options* option
                                     "",
                                     given.threads,
                                     given.cuda_stream};
-        *bundle = new soda_bundle{std::make_shared<Bundle>(folder, wanted)};
+        *bundle = new soda_bundle{std::make_shared<Bundle>(folder, wanted, read_loras(given))};
+    });
+}
+
+soda_status soda_bundle_set_lora_strengths(soda_bundle* bundle, const double* strengths, int32_t count) {
+    return guarded([&] {
+        demand(bundle, "bundle");
+        if (count < 0) refuse(say("count is ", count));
+        if (count) demand(strengths, "strengths");
+        bundle->bundle->set_lora_strengths(std::vector<double>(strengths, strengths + count));
     });
 }
 

@@ -18,6 +18,7 @@ Playback::Playback(Bundle& bundle, const PlaybackKind& wanted, const std::functi
       batch(wanted.batch),
       first(wanted.start.value_or(0)),
       bundle_(bundle),
+      replaced_(bundle.replaced()),
       axes_{batch, batch * bundle.manifest().rows_per_sample, 1},
       cached_(wanted.play == Play::frozen && wanted.start
                   ? cached_steps(bundle.manifest(), first)
@@ -30,10 +31,10 @@ Playback::Playback(Bundle& bundle, const PlaybackKind& wanted, const std::functi
     // engines are opened, and so checked against the manifest, before the manifest's sizes are allocated
     for (size_t program : std::set<size_t>(programs.begin(), programs.end())) {
         poll();
-        bundle.step_engine(program);
+        bundle.step_engine(program, replaced_);
     }
     for (const auto& program : m.prepare)
-        if (!is_encoder(m, program)) bundle.prepare_engine(program);
+        if (!is_encoder(m, program)) bundle.prepare_engine(program, replaced_);
     poll();
     const Signature step = step_signature(m, size_t(m.baseline_program));
     const Port& state = step.inputs.at("state");
@@ -95,11 +96,11 @@ Memory& Playback::run_finish(size_t which, const Memory& latents) {
     if (!call) {
         const Signature signature = finish_signature(bundle_.manifest(), program);
         const auto& [name, port] = *signature.outputs.begin();
-        const Engine& engine = bundle_.finish_engine();
+        const auto engine = bundle_.finish_engine();
         if (!result_) result_ = allocate(port);
-        call.emplace(engine.bind("finish",
-                                 {{"latents", view_of(latents, signature.inputs.at("latents"), axes_)}},
-                                 {{name, view_of(*result_, port, axes_)}}));
+        call.emplace(engine->bind("finish",
+                                  {{"latents", view_of(latents, signature.inputs.at("latents"), axes_)}},
+                                  {{name, view_of(*result_, port, axes_)}}));
     }
     (*call)();
     return *result_;
@@ -168,7 +169,7 @@ Call Playback::bind_prepare(const PrepareProgram& program, int64_t first) {
     }
     for (const auto& [name, port] : signature.outputs) outputs.emplace(name, view_of(place_of(name), port, axes));
     const std::string steps = program.tables.empty() ? "" : say(" of steps ", first, "..", first + axes.window - 1);
-    return bundle_.prepare_engine(program).bind("prepare" + steps, inputs, outputs);
+    return bundle_.prepare_engine(program, replaced_)->bind("prepare" + steps, inputs, outputs);
 }
 
 const Memory& Playback::coefficients() {
@@ -217,8 +218,8 @@ Call Playback::bind_step(int64_t index, size_t program) {
         }
         return views;
     };
-    return bundle_.step_engine(program).bind(say("step ", index), views_of(signature.inputs),
-                                             views_of(signature.outputs));
+    return bundle_.step_engine(program, replaced_)
+        ->bind(say("step ", index), views_of(signature.inputs), views_of(signature.outputs));
 }
 
 }  // namespace soda

@@ -55,6 +55,7 @@ protected:
     View view_of(const Memory& memory, const Port& port, const Axes& axes, int64_t row = 0) const;
 
     Bundle& bundle_;
+    const SharedReplaced replaced_;  // of all of its engines, whatever strengths LoRA gets meanwhile
     Axes axes_;
 
 private:

@@ -45,7 +45,7 @@ void Session::start(const soda_request& request, const RequestArrays& arrays) {
     const OpenedPolicy* policy = bundle_->policy();
     const JudgedPlay how = judge_play(request, policy ? &policy->policy : nullptr, m.sampler.steps, condition.samples,
                                       !bundle_->backend().stream());
-    const Kind kind{condition.samples, how.play, how.vote, first};
+    const Kind kind{condition.samples, how.play, how.vote, first, bundle_->replaced()->version};
     if (kind.apart() && (!device.empty() || !condition.on_device.empty()))
         throw RequestError("vote='sample' of tensors on a device: give host arrays, or vote='any'");
     bundle_->require_weights();

@@ -52,9 +52,11 @@ private:
         Play play;
         Vote vote;
         std::optional<int64_t> start;
+        uint64_t weights;  // version of those that engines take in the place of the files' own
 
         bool operator==(const Kind& other) const {
-            return samples == other.samples && play == other.play && vote == other.vote && start == other.start;
+            return samples == other.samples && play == other.play && vote == other.vote && start == other.start &&
+                   weights == other.weights;
         }
         // Each sample has a lane of its own.
         bool apart() const { return play == Play::adaptive && vote == Vote::sample && samples > 1; }

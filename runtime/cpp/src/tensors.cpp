@@ -64,10 +64,7 @@ int64_t header_length(const std::string& path, std::string_view beginning, int64
     return int64_t(length);
 }
 
-}  // namespace
-
-TensorEntries parse_header(const std::string& path, std::string_view beginning, int64_t file_bytes) {
-    const int64_t length = header_length(path, beginning, file_bytes);
+Json header_json(const std::string& path, std::string_view beginning, int64_t length) {
     if (int64_t(beginning.size()) < 8 + length) throw damaged(path, "the header is longer than the file");
     Json header;
     try {
@@ -76,6 +73,14 @@ TensorEntries parse_header(const std::string& path, std::string_view beginning, 
         throw damaged(path, say("the header is ", error.what()));
     }
     if (!header.is_object()) throw damaged(path, "the header is not an object");
+    return header;
+}
+
+}  // namespace
+
+TensorEntries parse_header(const std::string& path, std::string_view beginning, int64_t file_bytes) {
+    const int64_t length = header_length(path, beginning, file_bytes);
+    const Json header = header_json(path, beginning, length);
     TensorEntries entries;
     for (const auto& item : header.items())
         if (item.key() != "__metadata__") entries[item.key()] = read_entry(path, item.key(), item.value(), 8 + length);
@@ -98,6 +103,17 @@ TensorEntries read_header(const std::string& path) {
     const int64_t file_bytes = stamp_of(path).bytes;
     const int64_t length = header_length(path, read_bytes(path, 0, 8), file_bytes);
     return parse_header(path, read_bytes(path, 0, 8 + length), file_bytes);
+}
+
+std::map<std::string, std::string> read_metadata(const std::string& path) {
+    const int64_t length = header_length(path, read_bytes(path, 0, 8), stamp_of(path).bytes);
+    const Json header = header_json(path, read_bytes(path, 0, 8 + length), length);
+    std::map<std::string, std::string> metadata;
+    const auto given = header.find("__metadata__");
+    if (given == header.end() || !given->is_object()) return metadata;
+    for (const auto& item : given->items())
+        if (item.value().is_string()) metadata[item.key()] = item.value().get<std::string>();
+    return metadata;
 }
 
 std::map<std::string, Table> read_tables(const std::string& path) {

@@ -20,6 +20,8 @@ using TensorEntries = std::map<std::string, TensorEntry>;
 // The checked header of a safetensors file, given its first bytes (all of the header, or more) and its whole size.
 TensorEntries parse_header(const std::string& path, std::string_view beginning, int64_t file_bytes);
 TensorEntries read_header(const std::string& path);
+// The strings that a file says of itself.
+std::map<std::string, std::string> read_metadata(const std::string& path);
 
 struct Table {
     Sizes shape;

@@ -72,7 +72,7 @@ Call VideoMaker::bind(const Program& program, int64_t turn) const {
         inputs.emplace(in, view(*carried_[turn].at(carry.name), signature.inputs.at(in)));
         outputs.emplace(out, view(*carried_[1 - turn].at(carry.name), signature.outputs.at(out)));
     }
-    return program.engine.bind("finish", inputs, outputs);
+    return program.engine->bind("finish", inputs, outputs);
 }
 
 }  // namespace soda

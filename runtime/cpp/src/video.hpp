@@ -24,7 +24,7 @@ public:
 
 private:
     struct Program {
-        const Engine& engine;
+        std::shared_ptr<const Engine> engine;
         Signature signature;
         std::unique_ptr<Memory> latents, video;
         std::optional<Call> calls[2];  // by the buffer that is taken from

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from .backends import DeviceBackend, DeviceOptions, Engine, open_backend
 from .checks import check_files, open_manifest
 from .engine_index import INDEX_NAME
-from .errors import BundleError, EngineError
+from .errors import BundleError, EngineError, RequestError
 from .files import CheckedFiles, Stamp, identity_of, refusing_unreadable, require_regular_file
 from .guard import OpenedHere
+from .lora import BundleLoras, LoraArgument
 from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram, VideoFinish
 from .policy import POLICY_NAME, Policy, read_policy, signals_signature
+from .replaced import HostTensor, Replaced
 from .signature import (
     PREVIEW_LEVELS,
     START_COEFFICIENTS,
@@ -49,6 +51,7 @@ class OpenedBundle(OpenedHere):
     def __init__(
         self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int, weights: str = "",
         options: DeviceOptions = DeviceOptions(), stamps: Mapping[str, Stamp] | None = None,
+        lora: Sequence[LoraArgument] = (),
     ) -> None:  # fmt: skip
         """stamps: of the files when they were checked; default those that they have now."""
         super().__init__()
@@ -62,7 +65,13 @@ class OpenedBundle(OpenedHere):
         tables = [manifest.tables, *([POLICY_NAME, self.policy.policy.tables] if self.policy else [])]
         self._files.require_same(tables)
         self.backend = open_backend(backend, device, threads, weights, options)
-        self._engines: dict[str, Engine] = {}
+        self.replaced = Replaced()
+        self._loras: BundleLoras | None = None
+        if lora:
+            self._loras = BundleLoras(folder, manifest, lora)
+            self._files.require_same(manifest.weights)
+            self._replace(self._loras.strengths)
+        self._engines: dict[tuple[str, int], Engine] = {}
         self._tokenizers: dict[int, PromptTokenizer] = {}
         self._vocabularies: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -71,19 +80,20 @@ class OpenedBundle(OpenedHere):
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "auto", threads: int = 0,
-        weights: str = "", options: DeviceOptions = DeviceOptions(),
+        weights: str = "", options: DeviceOptions = DeviceOptions(), lora: Sequence[LoraArgument] = (),
     ) -> Self:  # fmt: skip
         """Check and open the bundle folder `path`. Engines are opened when a session first needs them.
 
         backend: default the one it was built for; `null` checks dispatch without computing. device: cpu, cuda or
         cuda:N; auto is the backend's own. threads: of the engine library, 0 lets it choose. weights: `prepacked`, a
         copy an engine in the order that its kernels like, or `shared`, one for all engines, slower on the CPU; default
-        what is faster. options: for CUDA. Raises BundleError or EngineError.
+        what is faster. options: for CUDA. lora: LoRA files, alone or with a strength, that are added to the weights
+        (docs/lora.md). Raises BundleError, EngineError or, for a LoRA that does not fit, RequestError.
         """
         for attempt in range(_ATTEMPTS):
             found = identity_of(path, MANIFEST_NAME)
             try:
-                return cls._open_once(path, backend, device, threads, weights, options)
+                return cls._open_once(path, backend, device, threads, weights, options, lora)
             except BundleError:
                 if found == identity_of(path, MANIFEST_NAME):
                     raise
@@ -93,7 +103,7 @@ class OpenedBundle(OpenedHere):
     @classmethod
     def _open_once(
         cls, path: str | os.PathLike[str], backend: str, device: str, threads: int, weights: str,
-        options: DeviceOptions,
+        options: DeviceOptions, lora: Sequence[LoraArgument],
     ) -> Self:  # fmt: skip
         if not Path(path).is_dir():
             raise BundleError(f"{path}: no such bundle folder; `soda-export build` makes one")
@@ -101,7 +111,7 @@ class OpenedBundle(OpenedHere):
         with refusing_unreadable(folder):
             manifest = open_manifest(folder)
             stamps = check_files(folder, manifest)
-        return cls(folder, manifest, backend or manifest.backend, device, threads, weights, options, stamps)
+        return cls(folder, manifest, backend or manifest.backend, device, threads, weights, options, stamps, lora)
 
     def close(self) -> None:
         """Let go of all engines, and free what they hold on a device; sessions must not be used any more.
@@ -121,23 +131,53 @@ class OpenedBundle(OpenedHere):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def engine(self, program: int) -> Engine:
-        """The engine of program number `program`, opened at first use."""
-        used = self.manifest.programs[program]
-        return self._open(used.file, used.weights, step_signature(self.manifest, program))
+    @property
+    def lora_strengths(self) -> tuple[float, ...]:
+        """Of the LoRA files that it was opened with, in their order."""
+        return self._loras.strengths if self._loras else ()
 
-    def prepare_engine(self, program: PrepareProgram) -> Engine:
+    def set_lora_strengths(self, strengths: Sequence[float]) -> None:
+        """Give each LoRA file that the bundle was opened with another strength, 0 for none of it.
+
+        Sessions take it from their next request on: they open the engines anew whose weights have changed. A request in
+        progress goes on with what it began with. Raises RequestError.
+        """
+        self.require_here()
+        if self._loras is None:
+            raise RequestError("this bundle was opened without LoRA; open it with lora=[...]")
+        self._files.require_same(self.manifest.weights)
+        self._replace(strengths)
+        with self._lock:
+            current = (0, self.replaced.version)
+            self._engines = {key: engine for key, engine in self._engines.items() if key[1] in current}
+
+    def _replace(self, strengths: Sequence[float]) -> None:
+        assert self._loras is not None
+        replaced = self._loras.replaced(strengths)
+        why = self.backend.why_fixed_weights(self.folder) if replaced.version else ""
+        if why:
+            raise EngineError(f"{self.folder}: no LoRA can be added: {why}")
+        self.replaced = replaced
+
+    def engine(self, program: int, replaced: Replaced | None = None) -> Engine:
+        """The engine of program number `program`, opened at first use. replaced: weights that it takes in the place of
+        the files' own; default those of now."""
+        used = self.manifest.programs[program]
+        return self._open(used.file, used.weights, step_signature(self.manifest, program), replaced=replaced)
+
+    def prepare_engine(self, program: PrepareProgram, replaced: Replaced | None = None) -> Engine:
         """The engine of a prepare program: weights are not copied, since it runs once per request."""
-        return self._open(program.file, program.weights, self.prepare_signature(program), once=True)
+        return self._open(program.file, program.weights, self.prepare_signature(program), True, replaced)
 
     def finish_engine(self, program: FinishProgram, first: bool = False) -> Engine:
         """The engine of the finish program. first: that of a video's first call, which has its own."""
         file = program.first[0].file if first and isinstance(program, VideoFinish) else program.file
-        return self._open(file, program.weights, finish_signature(self.manifest, program, first), once=True)
+        signature = finish_signature(self.manifest, program, first)
+        return self._open(file, program.weights, signature, once=True, replaced=Replaced())
 
     def signals_engine(self, policy: Policy) -> Engine:
         """The engine of a policy's signals."""
-        return self._open(policy.signals, "", signals_signature(self.manifest, policy))
+        return self._open(policy.signals, "", signals_signature(self.manifest, policy), replaced=Replaced())
 
     def prepare_signature(self, program: PrepareProgram) -> Signature:
         """What a prepare program takes and gives, with the tables that the bundle has."""
@@ -175,21 +215,32 @@ class OpenedBundle(OpenedHere):
         """No weights file, which engines may have mapped, was written to since it was checked. Raises BundleError."""
         self._files.require_untouched(self.manifest.weights)
 
-    def _open(self, file: str, weights: str, signature: Signature, once: bool = False) -> Engine:
+    def _open(
+        self, file: str, weights: str, signature: Signature, once: bool = False, replaced: Replaced | None = None
+    ) -> Engine:
         self.require_here()
+        replaced = self.replaced if replaced is None else replaced
+        tensors = replaced.of_program(weights)
+        key = file, replaced.version if tensors else 0
         with self._lock:
             opening = self._opening.setdefault(file, threading.Lock())
         with opening:
-            if file not in self._engines:
-                self._engines[file] = self._open_checked(file, weights, signature, once)
-            return self._engines[file]
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._open_checked(file, weights, signature, once, tensors)
+                with self._lock:
+                    if key[1] in (0, self.replaced.version):  # else it is of a request that began before
+                        self._engines[key] = engine
+            return engine
 
-    def _open_checked(self, file: str, weights: str, signature: Signature, once: bool) -> Engine:
+    def _open_checked(
+        self, file: str, weights: str, signature: Signature, once: bool, replaced: Mapping[str, HostTensor]
+    ) -> Engine:
         """Open an engine from the files that were checked: libraries open them by path, once more."""
         used = [file, *self.manifest.weights, *(name for name in (INDEX_NAME,) if name in self.manifest.files)]
         self._files.require_same(used)
         try:
-            return self.backend.open_engine(self.folder / file, signature, once, weights)
+            return self.backend.open_engine(self.folder / file, signature, once, weights, replaced)
         except EngineError as error:
             link = self._files.link_among(used)
             if link is None:

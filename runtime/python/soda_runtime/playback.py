@@ -55,6 +55,7 @@ class Playback(OpenedHere):
         """start: the step at which a run from given latents starts; None where it begins with noise."""
         super().__init__()
         self.batch, self.play, self._bundle = batch, play, bundle
+        self._replaced = bundle.replaced  # of all of its engines, whatever strengths LoRA gets meanwhile
         self.start, self.first = start, start or 0
         self.cached = frozenset(range(bundle.manifest.sampler.steps)) if play == "frozen" else frozenset[int]()
         if play == "frozen" and start is not None:
@@ -79,10 +80,10 @@ class Playback(OpenedHere):
             step.program if index in self.cached else manifest.baseline_program
             for index, step in enumerate(manifest.steps)
         ]
-        bundle.engine(programs[self.first])
+        bundle.engine(programs[self.first], self._replaced)
         for each in manifest.prepare:
             if each not in encoders(manifest):
-                bundle.prepare_engine(each)
+                bundle.prepare_engine(each, self._replaced)
         self.arena = allocate(max(1, manifest.arena.bytes * batch if self.cached else 0))
         self._states = (allocate(state_bytes), allocate(state_bytes))
         self.guidance = allocate(4)
@@ -285,7 +286,7 @@ class Playback(OpenedHere):
         }  # fmt: skip
         outputs = {name: view_of(places[name], port, axes) for name, port in signature.outputs.items()}
         steps = f" of steps {first}..{first + axes[WINDOW_AXIS] - 1}" if program.tables else ""
-        return bundle.prepare_engine(program).bind(f"prepare{steps}", inputs, outputs)
+        return bundle.prepare_engine(program, self._replaced).bind(f"prepare{steps}", inputs, outputs)
 
     def _bind_step(self, index: int, program: int) -> Call:
         manifest = self._bundle.manifest
@@ -313,7 +314,7 @@ class Playback(OpenedHere):
             memory, offset = places[name]
             return View(memory, offset, port.dtype, port.at(self._axes))
 
-        return self._bundle.engine(program).bind(
+        return self._bundle.engine(program, self._replaced).bind(
             f"step {index}",
             {name: view(name, port) for name, port in signature.inputs.items()},
             {name: view(name, port) for name, port in signature.outputs.items()},

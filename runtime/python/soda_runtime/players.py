@@ -63,7 +63,7 @@ class Players:
     def open(self, judged: Judged, how: JudgedPlay) -> None:
         """Buffers and bound calls of a request of this kind: those that are there, where the last one was of it."""
         size, start = judged.samples, None if judged.start is None else judged.start.first
-        kind = (size, how.play, how.vote, start)
+        kind = (size, how.play, how.vote, start, self._bundle.replaced.version)
         if self._kind == kind and self.lanes:
             return
         self.close()  # free the old buffers before new ones are allocated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .answers import Answers
 from .backends import DeviceBackend, DeviceOptions
 from .errors import Cancelled, RequestError
+from .lora import LoraArgument
 from .opened import OpenedBundle
 from .progress import StepDone, takes_fields
 from .request import Request
@@ -34,11 +35,11 @@ class Session(Answers):
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "auto", threads: int = 0,
-        weights: str = "", options: DeviceOptions = DeviceOptions(),
+        weights: str = "", options: DeviceOptions = DeviceOptions(), lora: Sequence[LoraArgument] = (),
     ) -> Session:  # fmt: skip
         """Short for `Bundle.open(...).session()`."""
         bundle = OpenedBundle.open(
-            path, backend=backend, device=device, threads=threads, weights=weights, options=options
+            path, backend=backend, device=device, threads=threads, weights=weights, options=options, lora=lora
         )
         return cls(bundle)
 
@@ -110,6 +111,12 @@ class Session(Answers):
                 raise RequestError(f"latents have shape {list(given.shape)}, expected {list(wanted)}")
             for lane in lanes:
                 lane.replace_latents(self._next_step, lane.of_samples(given))
+
+    def set_lora_strengths(self, strengths: Sequence[float]) -> None:
+        """Other strengths of the LoRA files that the bundle was opened with, from the next request on. They hold for
+        all sessions of the bundle. Raises RequestError."""
+        with self._taken():
+            self.bundle.set_lora_strengths(strengths)
 
     def reset(self) -> None:
         """Forget the request in progress; buffers stay allocated."""

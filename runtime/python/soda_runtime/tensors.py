@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +31,7 @@ class TensorEntry:
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """The checked header of a safetensors file; byte offsets count from the start of the file."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
-            raise _damaged(path, "the header is longer than the file")
-        text = file.read(length)
-    try:
-        header = parse_json(text)
-    except StrictJsonError as error:
-        raise _damaged(path, f"the header is {error}") from None
-    if not isinstance(header, dict):
-        raise _damaged(path, "the header is not an object")
+    header, length = _parse(path, size)
     entries = {
         name: _entry(path, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"
     }
@@ -55,6 +45,12 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings that a safetensors file says of itself."""
+    given = _parse(path, path.stat().st_size)[0].get("__metadata__")
+    return {key: value for key, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
+
+
 def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
     """All tensors of a (small) safetensors file as numpy arrays."""
     entries = read_header(path)
@@ -65,6 +61,23 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
             raise _damaged(path, f"tensor {name!r:.80} has dtype {entry.dtype}, which tables do not use")
         arrays[name] = np.frombuffer(data[entry.begin : entry.end], _NUMPY[entry.dtype]).reshape(entry.shape).copy()
     return arrays
+
+
+def _parse(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The header of a file of `size` bytes as JSON has it, and its length."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
+            raise _damaged(path, "the header is longer than the file")
+        text = file.read(length)
+    try:
+        header = parse_json(text)
+    except StrictJsonError as error:
+        raise _damaged(path, f"the header is {error}") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "the header is not an object")
+    return header, length
 
 
 def _entry(path: Path, name: str, entry: object, data_start: int) -> TensorEntry:

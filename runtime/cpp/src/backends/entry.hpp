@@ -6,7 +6,8 @@
 // B::Memory has write(offset, from, bytes) and read(offset, to, bytes); B::Engine has
 //     std::unique_ptr<B::Call> bind(label, inputs, outputs)
 // and B::Call has run(). Where memory can lie on a CUDA device, B has stream(), judge(name, address) and
-// reserve_writes(bytes), and B::Memory has copy_from(offset, address, bytes) and copy_to(offset, address, bytes).
+// reserve_writes(bytes), and B::Memory has copy_from(offset, address, bytes) and copy_to(offset, address, bytes). Where
+// not every bundle's engines take other weights, B has judge_replaced(folder).
 #pragma once
 
 #include <cstdio>
@@ -51,6 +52,11 @@ template <class B, class = void>
 constexpr bool has_stream = false;
 template <class B>
 constexpr bool has_stream<B, std::void_t<decltype(std::declval<B>().stream())>> = true;
+
+template <class B, class = void>
+constexpr bool has_fixed_weights = false;
+template <class B>
+constexpr bool has_fixed_weights<B, std::void_t<decltype(std::declval<B>().judge_replaced(""))>> = true;
 
 template <class B>
 SodaDeviceTable device_table() {
@@ -101,6 +107,11 @@ const SodaBackendTable* backend_table() {
             return guarded(message, [&] { *engine = static_cast<B*>(backend)->open_engine(*program).release(); });
         },
         [](void* engine) { delete static_cast<E*>(engine); },
+        [](void* backend, const char* folder, SodaMessage* message) {
+            return guarded(message, [&] {
+                if constexpr (has_fixed_weights<B>) static_cast<B*>(backend)->judge_replaced(folder);
+            });
+        },
         [](void* engine, const char* label, const SodaView* inputs, int32_t num_inputs, const SodaView* outputs,
            int32_t num_outputs, void** call, SodaMessage* message) {
             return guarded(message, [&] {

@@ -4,6 +4,8 @@
 
 #include <map>
 #include <mutex>
+#include <openvino/core/graph_util.hpp>
+#include <openvino/op/constant.hpp>
 #include <openvino/openvino.hpp>
 
 #include "host.hpp"
@@ -122,6 +124,7 @@ public:
         } catch (const std::exception& error) {
             fail(path_ + ": OpenVINO cannot open it", error);
         }
+        replace_weights(program);
         rename(model_->outputs(), program.outputs, program.num_outputs);
         check_ports(program.path, "input", ports_of(model_->inputs()), program.inputs, program.num_inputs);
         check_ports(program.path, "output", ports_of(model_->outputs()), program.outputs, program.num_outputs);
@@ -141,6 +144,23 @@ public:
     }
 
 private:
+    // Constants of the graph that share memory with the weights that stand in their place.
+    void replace_weights(const SodaProgram& program) const {
+        std::map<std::string, const SodaWeight*> others;
+        for (int32_t i = 0; i < program.num_replaced; ++i) others[program.replaced[i].name] = &program.replaced[i];
+        if (others.empty()) return;
+        for (const auto& node : model_->get_ops()) {
+            const auto other = others.find(node->get_friendly_name());
+            if (other == others.end() || !ov::is_type<ov::op::v0::Constant>(node)) continue;
+            const SodaWeight& weight = *other->second;
+            const ov::Shape shape(weight.dims, weight.dims + weight.rank);
+            const ov::Tensor values(node->get_element_type(), shape, const_cast<void*>(weight.data));
+            const auto constant = std::make_shared<ov::op::v0::Constant>(values);
+            constant->set_friendly_name(node->get_friendly_name());
+            ov::replace_node(node, constant);
+        }
+    }
+
     // An output that is also another value of the graph has several names; the manifest's is the one that counts.
     static void rename(ov::OutputVector outputs, const SodaPort* expected, int32_t count) {
         for (auto& output : outputs)

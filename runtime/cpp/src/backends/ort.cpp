@@ -91,15 +91,15 @@ public:
         : library_(std::move(library)), path_(program.path) {
         const OrtApi& ort = library_->ort;
         const OrtHandle<OrtSessionOptions> options = make_options(program);
-        library_->weights.add_to(options.get(), path_);
+        auto kept = std::make_shared<SharedWeights::Kept>(library_->weights.add_to(options.get(), program));
         OrtSession* session = nullptr;
         check_ort(
             ort,
             ort.CreateSessionWithPrepackedWeightsContainer(library_->environment.get(), program.path, options.get(),
-                                                           library_->weights.container(), &session),
+                                                           kept->container.get(), &session),
             path_ + ": ONNX Runtime cannot open it");
-        session_ = std::shared_ptr<OrtSession>(session,
-                                               [library = library_](OrtSession* s) { library->ort.ReleaseSession(s); });
+        session_ = std::shared_ptr<OrtSession>(
+            session, [library = library_, kept](OrtSession* s) { library->ort.ReleaseSession(s); });
         library_->weights.drop_pages();
         ::malloc_trim(0);  // what repacking took and gave back
         check_ports(program.path, "input", PortReader(ort, session, path_, true).ports, program.inputs,

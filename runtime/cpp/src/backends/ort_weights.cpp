@@ -22,10 +22,21 @@ ONNXTensorElementDataType element_type(const std::string& dtype) {
 }  // namespace
 
 SharedWeights::SharedWeights(const OrtApi& ort, const OrtDevice& device)
-    : ort_(ort), device_(device), container_(nullptr, ort.ReleasePrepackedWeightsContainer) {
+    : ort_(ort), device_(device), container_(make_container()) {}
+
+std::shared_ptr<OrtPrepackedWeightsContainer> SharedWeights::make_container() const {
     OrtPrepackedWeightsContainer* container = nullptr;
-    check_ort(ort, ort.CreatePrepackedWeightsContainer(&container), "ONNX Runtime");
-    container_.reset(container);
+    check_ort(ort_, ort_.CreatePrepackedWeightsContainer(&container), "ONNX Runtime");
+    return {container, ort_.ReleasePrepackedWeightsContainer};
+}
+
+std::shared_ptr<OrtPrepackedWeightsContainer> SharedWeights::container_of(uint64_t version) {
+    if (version == 0) return container_;
+    for (auto each = of_replaced_.begin(); each != of_replaced_.end();)
+        each = each->second.expired() ? of_replaced_.erase(each) : std::next(each);
+    auto known = of_replaced_[version].lock();
+    if (!known) of_replaced_[version] = known = make_container();
+    return known;
 }
 
 SharedWeights::File::File(const std::string& path, const OrtDevice& device) : mapped(path), tensors(read_header(path)) {
@@ -38,13 +49,51 @@ char* SharedWeights::File::at(int64_t offset, int64_t bytes) const {
     return copy ? copy->at(offset, bytes) : const_cast<char*>(mapped.data()) + offset;
 }
 
-void SharedWeights::add_to(OrtSessionOptions* options, const std::string& path) {
-    const std::string folder = path.substr(0, path.rfind('/') + 1);
+SharedWeights::Kept SharedWeights::add_to(OrtSessionOptions* options, const SodaProgram& program) {
+    const std::string path = program.path, folder = path.substr(0, path.rfind('/') + 1);
+    std::map<std::string, const SodaWeight*> replaced;
+    for (int32_t i = 0; i < program.num_replaced; ++i) replaced[program.replaced[i].name] = &program.replaced[i];
     const MappedFile model(path);
     const std::lock_guard<std::mutex> guard(lock_);
-    for (const ExternalInitializer& wanted : list_external_initializers({model.data(), model.size()}))
-        if (const OrtValue* value = value_of(folder, wanted))
+    Kept kept{container_of(program.replaced_version), {}, {}};
+    for (const ExternalInitializer& wanted : list_external_initializers({model.data(), model.size()})) {
+        const auto other = replaced.find(wanted.name);
+        if (other != replaced.end())
+            replace(options, *other->second, path, kept);
+        else if (const OrtValue* value = value_of(folder, wanted))
             check_ort(ort_, ort_.AddInitializer(options, wanted.name.c_str(), value), path);
+    }
+    return kept;
+}
+
+// Once before the graph is optimized, for which the library copies it, and once after that, where it is used in place:
+// what AddInitializer alone gives, optimizers do not see.
+void SharedWeights::replace(OrtSessionOptions* options, const SodaWeight& weight, const std::string& path,
+                            Kept& kept) const {
+    OrtMemoryInfo* info = nullptr;
+    check_ort(ort_, ort_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info), path);
+    const OrtHandle<OrtMemoryInfo> host(info, ort_.ReleaseMemoryInfo);
+    kept.values.push_back(make_value(host.get(), const_cast<void*>(weight.data), weight, path));
+    const OrtValue* first = kept.values.back().get();
+    check_ort(ort_, ort_.AddExternalInitializers(options, &weight.name, &first, 1), path);
+    if (device_.cuda()) {
+        if (weight.bytes < least_device_bytes) return;
+        kept.memories.push_back(std::make_unique<DeviceMemory>(device_.cuda(), weight.bytes));
+        kept.memories.back()->write(0, weight.data, weight.bytes);
+        void* place = kept.memories.back()->at(0, weight.bytes);
+        kept.values.push_back(make_value(device_.memory(), place, weight, path));
+    }
+    check_ort(ort_, ort_.AddInitializer(options, weight.name, kept.values.back().get()), path);
+}
+
+OrtHandle<OrtValue> SharedWeights::make_value(const OrtMemoryInfo* memory, void* data, const SodaWeight& weight,
+                                              const std::string& path) const {
+    OrtValue* value = nullptr;
+    check_ort(ort_,
+              ort_.CreateTensorWithDataAsOrtValue(memory, data, size_t(weight.bytes), weight.dims, size_t(weight.rank),
+                                                  element_type(weight.dtype), &value),
+              path);
+    return {value, ort_.ReleaseValue};
 }
 
 const OrtValue* SharedWeights::value_of(const std::string& folder, const ExternalInitializer& wanted) {

@@ -17,10 +17,16 @@ class SharedWeights {
 public:
     SharedWeights(const OrtApi& ort, const OrtDevice& device);
 
+    // What a session keeps until it is closed.
+    struct Kept {
+        std::shared_ptr<OrtPrepackedWeightsContainer> container;
+        std::vector<OrtHandle<OrtValue>> values;
+        std::vector<std::unique_ptr<DeviceMemory>> memories;
+    };
+
     // Give the session options of a program every weight that it takes from the files beside it: a tensor of the same
-    // name, type and shape. Whatever else it asks for is the library's to read or refuse.
-    void add_to(OrtSessionOptions* options, const std::string& path);
-    OrtPrepackedWeightsContainer* container() const { return container_.get(); }
+    // name, type and shape, or what replaces it. Whatever else it asks for is the library's to read or refuse.
+    Kept add_to(OrtSessionOptions* options, const SodaProgram& program);
     // Pages of the files that were read to repack them go.
     void drop_pages() const;
 
@@ -36,10 +42,17 @@ private:
     };
 
     const OrtValue* value_of(const std::string& folder, const ExternalInitializer& wanted);
+    void replace(OrtSessionOptions* options, const SodaWeight& weight, const std::string& path, Kept& kept) const;
+    OrtHandle<OrtValue> make_value(const OrtMemoryInfo* memory, void* data, const SodaWeight& weight,
+                                   const std::string& path) const;
+    std::shared_ptr<OrtPrepackedWeightsContainer> make_container() const;
+    // Prepacked weights are kept until the last engine is closed: those of replaced weights with engines of their own.
+    std::shared_ptr<OrtPrepackedWeightsContainer> container_of(uint64_t version);
 
     const OrtApi& ort_;
     const OrtDevice& device_;
-    OrtHandle<OrtPrepackedWeightsContainer> container_;
+    std::shared_ptr<OrtPrepackedWeightsContainer> container_;
+    std::map<uint64_t, std::weak_ptr<OrtPrepackedWeightsContainer>> of_replaced_;  // by version
     mutable std::mutex lock_;
     std::map<std::string, std::unique_ptr<File>> files_;  // by name
 };

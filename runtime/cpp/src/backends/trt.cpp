@@ -108,10 +108,12 @@ public:
             engine_.reset(library_->runtime->deserializeCudaEngine(content.data(), content.size()));
         }
         if (!engine_) throw EngineError(say(path_, ": TensorRT cannot open it: ", library_->logger.said()));
-        if (index_.weights == "stripped") refit();
+        std::map<std::string, const SodaWeight*> others;
+        for (int32_t i = 0; i < program.num_replaced; ++i) others[program.replaced[i].name] = &program.replaced[i];
+        if (index_.weights == "stripped") refit(others);
         std::map<std::string, FoundPort> inputs, outputs;
         for (int32_t i = 0; i < engine_->getNbIOTensors(); ++i) add_port(engine_->getIOTensorName(i), inputs, outputs);
-        if (index_.weights == "inputs") take_weights(inputs, program);
+        if (index_.weights == "inputs") take_weights(inputs, program, others);
         check_ports(program.path, "input", inputs, program.inputs, program.num_inputs);
         check_ports(program.path, "output", outputs, program.outputs, program.num_outputs);
     }
@@ -141,7 +143,8 @@ private:
     }
 
     // Inputs beyond the manifest's are weights: one copy on the device serves all engines.
-    void take_weights(std::map<std::string, FoundPort>& inputs, const SodaProgram& program) {
+    void take_weights(std::map<std::string, FoundPort>& inputs, const SodaProgram& program,
+                      const std::map<std::string, const SodaWeight*>& others) {
         for (auto port = inputs.begin(); port != inputs.end();) {
             bool known = false;
             for (int32_t i = 0; i < program.num_inputs; ++i) known = known || port->first == program.inputs[i].name;
@@ -149,13 +152,22 @@ private:
                 ++port;
                 continue;
             }
-            weights_[port->first] = library_->weight(weights_path_, port->first);
+            const auto other = others.find(port->first);
+            weights_[port->first] =
+                other == others.end() ? library_->weight(weights_path_, port->first) : copy(*other->second);
             port = inputs.erase(port);
         }
     }
 
-    // Put the weights of a stripped engine back.
-    void refit() {
+    // A weight that stands for a file's own, on the device.
+    char* copy(const SodaWeight& weight) {
+        own_.push_back(std::make_unique<DeviceMemory>(library_->cuda, weight.bytes));
+        own_.back()->write(0, weight.data, weight.bytes);
+        return own_.back()->at(0, weight.bytes);
+    }
+
+    // Put the weights of a stripped engine back, or others in their place.
+    void refit(const std::map<std::string, const SodaWeight*>& others) {
         if (weights_path_.empty()) throw EngineError(path_ + ": a stripped engine without weights; rebuild the bundle");
         const std::unique_ptr<nvinfer1::IRefitter> refitter(library_->make_refitter(*engine_));
         if (!refitter) throw EngineError(say(path_, ": TensorRT makes no refitter: ", library_->logger.said()));
@@ -175,7 +187,9 @@ private:
                 throw EngineError(
                     say(path_, ": weight ", shown(name), " is not in the weights file; rebuild the bundle"));
             const int64_t count = (entry->second.end - entry->second.begin) / type->second.second;
-            refitter->setNamedWeights(name, {type->second.first, mapped.data() + entry->second.begin, count});
+            const auto other = others.find(name);
+            const void* data = other == others.end() ? mapped.data() + entry->second.begin : other->second->data;
+            refitter->setNamedWeights(name, {type->second.first, data, count});
         }
         if (!refitter->refitCudaEngine())
             throw EngineError(say(path_, ": TensorRT cannot refit it: ", library_->logger.said()));
@@ -186,6 +200,7 @@ private:
     const EngineIndex& index_;
     std::shared_ptr<nvinfer1::ICudaEngine> engine_;
     std::map<std::string, char*> weights_;
+    std::vector<std::unique_ptr<DeviceMemory>> own_;  // of weights that stand for a file's own
 };
 
 class TrtBackend {
@@ -203,6 +218,12 @@ public:
     void* stream() const { return library_->cuda->stream(); }
     void judge(const char* name, const void* address) const { library_->cuda->judge(name, address); }
     void reserve_writes(int64_t bytes) const { library_->cuda->reserve_writes(bytes); }
+    void judge_replaced(const std::string& folder) const {
+        if (library_->index_beside(folder + "/").weights == "baked")
+            throw EngineError(say(folder,
+                                  ": no LoRA can be added: its engines have their weights built in; build with "
+                                  "--engine-weights stripped or inputs, or with the LoRA baked in (--lora)"));
+    }
     std::unique_ptr<Engine> open_engine(const SodaProgram& program) const {
         return std::make_unique<Engine>(library_, program);
     }

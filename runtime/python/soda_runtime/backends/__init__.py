@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, runtime
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..replaced import HostTensor
 from ..signature import Signature
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ MAX_THREADS = 1024
 """Of an engine library, which starts all of them: thousands take it minutes."""
 _ON_CUDA = {"ort", "trt", "trt_rtx"}
 _DEFAULT_DEVICES = {"trt": "cuda", "trt_rtx": "cuda"}
+
+
+Tensors = Mapping[str, HostTensor]
+NO_TENSORS: Tensors = {}
 
 
 class Memory(Protocol):
@@ -96,12 +101,18 @@ class Backend(Protocol):
     def allocate(self, nbytes: int) -> Memory:
         """A zeroed block of memory, aligned to 256 bytes or the device's own larger unit."""
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> Engine:
+    def open_engine(
+        self, path: Path, signature: Signature, once: bool = False, weights: str = "", replaced: Tensors = NO_TENSORS
+    ) -> Engine:
         """Open one program and check that its inputs and outputs are the signature's.
 
         once: it runs once per request, so memory matters more than its speed. weights: the file beside it that it takes
-        its weights from; "" where there is none, or an old bundle does not say.
+        its weights from; "" where there is none, or an old bundle does not say. replaced: weights that it takes in the
+        place of that file's, by name.
         """
+
+    def why_fixed_weights(self, folder: Path) -> str:
+        """Why engines of a bundle cannot take other weights than those in its files; "" where they can."""
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InternalError
 from ..policy import SIGNAL
 from ..signature import ITEM_BYTES, STATE, STATE_OUT, Signature
-from . import DeviceOptions, View
+from . import NO_TENSORS, DeviceOptions, Tensors, View
 from .host import HostMemory
 
 _ALIGNMENT_BYTES = 256  # of slots in the arena
@@ -49,7 +49,12 @@ class NullBackend:
     def allocate(self, nbytes: int) -> NullMemory:
         return NullMemory(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> NullEngine:
+    def why_fixed_weights(self, folder: Path) -> str:
+        return ""
+
+    def open_engine(
+        self, path: Path, signature: Signature, once: bool = False, weights: str = "", replaced: Tensors = NO_TENSORS
+    ) -> NullEngine:
         if not path.is_file():
             raise InternalError(f"{path}: the engine to open does not exist")
         return NullEngine(self, signature)

@@ -17,7 +17,7 @@ from typing import Any
 from ..engine_index import EngineIndex, read_index
 from ..errors import EngineError
 from ..signature import Port, Signature
-from . import DeviceOptions, View
+from . import NO_TENSORS, DeviceOptions, Tensors, View
 from .bound import BoundEngine
 from .cuda import Cuda, DeviceMemory
 from .kernels import KernelCache, has_kernel_cache
@@ -50,7 +50,17 @@ class NvidiaBackend:
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> NvidiaEngine:
+    def why_fixed_weights(self, folder: Path) -> str:
+        if read_index(folder).weights != "baked":
+            return ""
+        return (
+            "its engines have their weights built in; build with --engine-weights stripped or inputs, or with the "
+            "LoRA baked in (--lora)"
+        )
+
+    def open_engine(
+        self, path: Path, signature: Signature, once: bool = False, weights: str = "", replaced: Tensors = NO_TENSORS
+    ) -> NvidiaEngine:
         """Open one engine; everything that is known without opening it is judged first."""
         if self._index is None:
             self._index = read_index(path.parent)
@@ -66,8 +76,8 @@ class NvidiaBackend:
             if engine is None:
                 raise self._refused(path, index, "cannot be opened: it is damaged, or the library lacks what it needs")
             if index.weights == "stripped":
-                refit(self.trt, self._logger, engine, path, index)
-        return NvidiaEngine(self, engine, path, signature, index)
+                refit(self.trt, self._logger, engine, path, index, replaced)
+        return NvidiaEngine(self, engine, path, signature, index, replaced)
 
     def loop(self, calls: list[Callable[[], None]]) -> Loop:
         """The calls as one, which is a CUDA graph where the options and the driver allow it."""
@@ -122,8 +132,9 @@ class NvidiaEngine:
     """One opened engine; every binding has an execution context of its own, whose addresses are set once."""
 
     def __init__(
-        self, backend: NvidiaBackend, engine: Any, path: Path, signature: Signature, index: EngineIndex
-    ) -> None:
+        self, backend: NvidiaBackend, engine: Any, path: Path, signature: Signature, index: EngineIndex,
+        replaced: Tensors = NO_TENSORS,
+    ) -> None:  # fmt: skip
         self._backend, self._engine, self._path, self._index = backend, engine, path, index
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         is_input = backend.trt.TensorIOMode.INPUT
@@ -136,7 +147,11 @@ class NvidiaEngine:
             self._kernels = KernelCache(backend.trt, engine, index.engines[path.name].content, backend.target)
             backend.kernels.append(self._kernels)
         file = path.parent / index.engines[path.name].weights_file
-        self._addresses = {name: backend.weights.address(name, file, path) for name in self._shared}
+        self._own = {name: backend.weights.copy(replaced[name]) for name in self._shared & replaced.keys()}
+        self._addresses = {
+            name: self._own[name].address if name in self._own else backend.weights.address(name, file, path)
+            for name in self._shared
+        }
 
     def bind(
         self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]

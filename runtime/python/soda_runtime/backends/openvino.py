@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from ..errors import EngineError
 from ..guard import rest_before_forks
 from ..signature import Signature
-from . import DeviceOptions, Memory, View
+from . import NO_TENSORS, DeviceOptions, Memory, Tensors, View
 from .host import HostMemory
 from .ports import check_ports
 
@@ -28,9 +28,12 @@ _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 class OpenVinoEngine:
     """One graph, and what was compiled from it: kept as long as some session is bound to it."""
 
-    def __init__(self, openvino: Any, core: Any, path: Path, model: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, openvino: Any, core: Any, path: Path, model: Any, options: Mapping[str, Any], held: Tensors = NO_TENSORS
+    ) -> None:
+        """held: what the graph's constants share memory with."""
         self._openvino, self._core, self._path, self._model = openvino, core, path, model
-        self._options = options
+        self._options, self._held = options, held
         self._compiled: WeakValueDictionary[_Shapes, _Compiled] = WeakValueDictionary()
         self._lock = threading.Lock()
 
@@ -47,7 +50,7 @@ class OpenVinoEngine:
         infer, path = request.infer, self._path
         memories = tuple(view.memory for view in (*inputs.values(), *outputs.values()))
 
-        def call(_keep_alive: tuple[Any, ...] = (compiled, *memories)) -> None:
+        def call(_keep_alive: tuple[Any, ...] = (compiled, self._held, *memories)) -> None:
             try:
                 infer(share_outputs=True)
             except RuntimeError as error:
@@ -96,10 +99,17 @@ class OpenVinoBackend:
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OpenVinoEngine:
-        return self.open_tapped(path, signature, ())
+    def why_fixed_weights(self, folder: Path) -> str:
+        return ""
 
-    def open_tapped(self, path: Path, signature: Signature, taps: Sequence[str]) -> OpenVinoEngine:
+    def open_engine(
+        self, path: Path, signature: Signature, once: bool = False, weights: str = "", replaced: Tensors = NO_TENSORS
+    ) -> OpenVinoEngine:
+        return self.open_tapped(path, signature, (), replaced)
+
+    def open_tapped(
+        self, path: Path, signature: Signature, taps: Sequence[str], replaced: Tensors = NO_TENSORS
+    ) -> OpenVinoEngine:
         """Open a program with more outputs. taps: names of values in the graph."""
         version = self._openvino.__version__.partition("-")[0]
         try:
@@ -109,8 +119,22 @@ class OpenVinoBackend:
             raise EngineError(f"{path}: OpenVINO {version} cannot open it: {_last_line(error)}") from None
         check_ports(path, "input", _ports(model.inputs), signature.inputs)
         check_ports(path, "output", _ports(model.outputs), signature.outputs)
+        self._replace(model, replaced)
         options = {**self._options, "INFERENCE_PRECISION_HINT": compute_precision(self._core, model)}
-        return OpenVinoEngine(self._openvino, self._core, path, model, options)
+        return OpenVinoEngine(self._openvino, self._core, path, model, options, replaced)
+
+    def _replace(self, model: Any, replaced: Tensors) -> None:
+        """Put constants of other values in the place of the graph's, which share the tensors' memory."""
+        for node in model.get_ops() if replaced else ():
+            tensor = replaced.get(node.get_friendly_name())
+            if tensor is None or node.get_type_name() != "Constant":
+                continue
+            shape = self._openvino.Shape(list(tensor.shape))
+            values = self._openvino.Tensor(tensor.content, shape, node.get_element_type())
+            constant = self._openvino.op.Constant(values, shared_memory=True)
+            constant.set_friendly_name(node.get_friendly_name())
+            for taker in node.output(0).get_target_inputs():
+                taker.replace_source_output(constant.output(0))
 
 
 def open_backend(device: str, threads: int, weights: str, options: DeviceOptions) -> OpenVinoBackend:

@@ -12,8 +12,9 @@ import numpy as np
 
 from ..errors import EngineError
 from ..policy import SIGNAL
+from ..replaced import NUMPY_DTYPES, HostTensor
 from ..signature import Signature
-from . import Backend, DeviceOptions, Memory, View
+from . import NO_TENSORS, Backend, DeviceOptions, Memory, Tensors, View
 from .host import HostMemory
 from .ports import check_ports
 
@@ -28,10 +29,12 @@ _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: numpy has no such type
 
 
 class OrtEngine:
-    """One ONNX Runtime session."""
+    """One ONNX Runtime session. held: what it takes weights from."""
 
-    def __init__(self, session: Any, device: str, path: Path, ordinal: int = 0) -> None:
-        self._session, self._path = session, path
+    def __init__(
+        self, session: Any, device: str, path: Path, ordinal: int = 0, held: tuple[Any, ...] = ()
+    ) -> None:
+        self._session, self._path, self._held = session, path, held
         self._device = (device, ordinal)
 
     def make_binding(self, label: str, inputs: Mapping[str, View], outputs: Mapping[str, View]) -> Any:
@@ -53,7 +56,7 @@ class OrtEngine:
         run, path = self._session.run_with_iobinding, self._path
         memories = tuple(view.memory for view in (*inputs.values(), *outputs.values()))
 
-        def call(_keep_alive: tuple[Memory, ...] = memories) -> None:
+        def call(_keep_alive: tuple[Any, ...] = (*memories, self._held)) -> None:
             try:
                 run(binding)
             except Exception as error:
@@ -71,25 +74,37 @@ class OrtBackend:
     def allocate(self, nbytes: int) -> Memory:
         return HostMemory(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OrtEngine:
+    def why_fixed_weights(self, folder: Path) -> str:
+        return ""
+
+    def open_engine(
+        self, path: Path, signature: Signature, once: bool = False, weights: str = "", replaced: Tensors = NO_TENSORS
+    ) -> OrtEngine:
         # to wake another thread for a policy's signals would take longer than they do
         options = self._options(once, 1 if SIGNAL in signature.outputs else self._threads)
-        return self._open(str(path), options, path, signature)
+        return self._open(str(path), options, path, signature, replaced)
 
-    def open_graph(self, graph: bytes, path: Path, signature: Signature) -> OrtEngine:
+    def open_graph(
+        self, graph: bytes, path: Path, signature: Signature, replaced: Tensors = NO_TENSORS
+    ) -> OrtEngine:
         """Open a graph that was made of the one in `path`, beside which its weights lie."""
         options = self._options(False, self._threads)
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
-        return self._open(graph, options, path, signature)
+        return self._open(graph, options, path, signature, replaced)
 
-    def _open(self, graph: str | bytes, options: Any, path: Path, signature: Signature) -> OrtEngine:
+    def _open(
+        self, graph: str | bytes, options: Any, path: Path, signature: Signature, replaced: Tensors
+    ) -> OrtEngine:
+        held = replace_weights(self._ort, options, path, replaced)
         try:
+            for name, value in held.items():  # shared by all engines
+                options.add_initializer(name, value)
             session = self._ort.InferenceSession(graph, sess_options=options, providers=[_PROVIDERS["cpu"]])
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime {self._ort.__version__} cannot open it: {error}") from None
         check_ports(path, "input", ports_of(session.get_inputs()), signature.inputs)
         check_ports(path, "output", ports_of(session.get_outputs()), signature.outputs)
-        return OrtEngine(session, "cpu", path)
+        return OrtEngine(session, "cpu", path, held=tuple(held.values()))
 
     def _options(self, once: bool, threads: int) -> Any:
         options = self._ort.SessionOptions()
@@ -157,6 +172,33 @@ def _element_type(dtype: str) -> Any:
 
 def _address(view: View) -> int:
     return view.memory.address + view.offset
+
+
+def replace_weights(ort: Any, options: Any, path: Path, replaced: Tensors) -> dict[str, Any]:
+    """Have the graph at `path` opened with other weights, and give these: name -> OrtValue in the tensor's memory.
+
+    They take their place before the graph is optimized, for which ONNX Runtime copies them. What add_initializer gives
+    comes after that, and optimizers would have read the file's.
+    """
+    graph = path.read_bytes() if replaced else b""
+    values = {name: _value(ort, tensor) for name, tensor in replaced.items() if _as_initializer(name) in graph}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    return values
+
+
+def _as_initializer(name: str) -> bytes:
+    """A name as only a tensor of an ONNX graph has it: field 8 of TensorProto. To find it needs no parser."""
+    text = name.encode()
+    length = bytes([len(text)]) if len(text) < 0x80 else bytes([len(text) & 0x7F | 0x80, len(text) >> 7])
+    return b"\x42" + length + text
+
+
+def _value(ort: Any, tensor: HostTensor) -> Any:
+    if tensor.dtype == "BF16":
+        words = tensor.content.view(np.uint16).reshape(tensor.shape)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(words, _BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(tensor.content.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape))
 
 
 def ports_of(values: Sequence[Any]) -> dict[str, tuple[str, Sequence[int | str | None]]]:

@@ -15,17 +15,19 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..errors import EngineError
 from ..remembered import cache_folder
+from ..replaced import HostTensor
 from ..signature import Signature
 from ..tensors import read_header
-from . import DeviceOptions, View
+from . import NO_TENSORS, DeviceOptions, Tensors, View
 from .cuda import Cuda, DeviceMemory
 from .loop import Loop
-from .ort import OrtEngine, ports_of
+from .ort import OrtEngine, ports_of, replace_weights
 from .ort_session import BoundSession
 from .ports import check_ports
 
@@ -47,6 +49,7 @@ class OrtCudaBackend:
         self._ort, self._provider = ort, provider
         self.cuda = Cuda(ordinal, options.stream)
         self._weights: dict[Path, dict[str, Any]] = {}  # weights file -> name -> OrtValue on the device
+        self._replaced: WeakKeyDictionary[HostTensor, Any] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._graph_ids = count(1)
         self._records = options.cuda_graph == "on"
@@ -58,13 +61,22 @@ class OrtCudaBackend:
     def allocate(self, nbytes: int) -> DeviceMemory:
         return self.cuda.allocate(nbytes)
 
-    def open_engine(self, path: Path, signature: Signature, once: bool = False, weights: str = "") -> OrtEngine:
+    def why_fixed_weights(self, folder: Path) -> str:
+        if self._provider == _CUDA:
+            return ""
+        return "ONNX Runtime's TensorRT provider builds weights into its engines; use device cuda, or bake the LoRA in"
+
+    def open_engine(
+        self, path: Path, signature: Signature, once: bool = False, weights: str = "", replaced: Tensors = NO_TENSORS
+    ) -> OrtEngine:
         """Open one session. Its own arena grows as it needs; the first run of a shape allocates."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         has_half = any(port.dtype == "float16" for port in (*signature.inputs.values(), *signature.outputs.values()))
         try:
-            for name, value in self._shared_weights(path, weights).items():
+            own = replace_weights(self._ort, options, path, replaced)
+            own = {name: self._own(path, replaced[name]) for name in own}
+            for name, value in {**self._shared_weights(path, weights), **own}.items():
                 options.add_initializer(name, value)  # used in place; one that the graph does not have is not looked at
             session, records = self._open(path, options, has_half, self._records and not once)
         except EngineError:
@@ -167,13 +179,25 @@ class OrtCudaBackend:
         content, made = np.memmap(path, np.uint8, "r"), {}
         for name, entry in read_header(path).items():
             if entry.end - entry.begin >= _LARGE_BYTES and entry.dtype in _ELEMENT_TYPES:
-                kind, shape = _ELEMENT_TYPES[entry.dtype], list(entry.shape)
-                try:
-                    made[name] = self._ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cuda", self.cuda.device)
-                except RuntimeError as error:
-                    raise self._not_loaded(path) if "not available" in str(error) else error from None
-                self.cuda.copy_in(int(made[name].data_ptr()), content[entry.begin : entry.end])
+                made[name] = self._on_device(path, entry.dtype, entry.shape, content[entry.begin : entry.end])
         return made
+
+    def _on_device(self, path: Path, dtype: str, shape: tuple[int, ...], content: Any) -> Any:
+        """A tensor of a weights file as an OrtValue in memory of its own on the device."""
+        kind = _ELEMENT_TYPES[dtype]
+        try:
+            value = self._ort.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, "cuda", self.cuda.device)
+        except RuntimeError as error:
+            raise self._not_loaded(path) if "not available" in str(error) else error from None
+        self.cuda.copy_in(int(value.data_ptr()), content)
+        return value
+
+    def _own(self, path: Path, tensor: HostTensor) -> Any:
+        """A replaced tensor on the device, once for all engines that take it."""
+        with self._lock:
+            if tensor not in self._replaced:
+                self._replaced[tensor] = self._on_device(path, tensor.dtype, tensor.shape, tensor.content)
+            return self._replaced[tensor]
 
 
 def _engine_cache() -> dict[str, str]:

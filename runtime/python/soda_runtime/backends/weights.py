@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engine_index import EngineIndex
 from ..errors import EngineError
+from ..replaced import HostTensor
 from ..tensors import read_header
 from .cuda import Cuda, DeviceMemory
 
@@ -24,6 +26,7 @@ class DeviceWeights:
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self._loaded: dict[Path, tuple[DeviceMemory, dict[str, int]]] = {}
+        self._replaced: WeakKeyDictionary[HostTensor, DeviceMemory] = WeakKeyDictionary()
 
     def address(self, name: str, file: Path, engine: Path) -> int:
         """Where tensor `name` of a file lies on the device. Raises EngineError."""
@@ -34,6 +37,13 @@ class DeviceWeights:
             raise EngineError(f"{engine}: takes {name!r}, which {file.name} does not have; rebuild the bundle")
         return memory.address + places[name]
 
+    def copy(self, tensor: HostTensor) -> DeviceMemory:
+        """A tensor on the device that stands for a file's own, once for all engines that take it."""
+        if tensor not in self._replaced:
+            self._replaced[tensor] = memory = self._cuda.allocate(max(1, tensor.content.nbytes))
+            self._cuda.copy_in(memory.address, tensor.content)
+        return self._replaced[tensor]
+
     @property
     def nbytes(self) -> int:
         """Bytes on the device."""
@@ -43,6 +53,9 @@ class DeviceWeights:
         """Free the device copies."""
         while self._loaded:
             self._loaded.popitem()[1][0].free()
+        for memory in self._replaced.values():
+            memory.free()
+        self._replaced.clear()
 
     def _load(self, path: Path) -> tuple[DeviceMemory, dict[str, int]]:
         if not path.is_file():
@@ -57,13 +70,16 @@ class DeviceWeights:
         return memory, places
 
 
-def refit(trt: Any, logger: Any, engine: Any, path: Path, index: EngineIndex) -> None:
-    """Put the weights of a stripped engine back, from the bundle's weights files. Raises EngineError."""
+def refit(
+    trt: Any, logger: Any, engine: Any, path: Path, index: EngineIndex, replaced: Mapping[str, HostTensor]
+) -> None:
+    """Put the weights of a stripped engine back, those `replaced` and else the bundle's. Raises EngineError."""
     refitter = trt.Refitter(engine, logger)
     held = []  # until the library has copied them
     wanted = set(refitter.get_all_weights())
     for name, dtype, values in _tensors(path.parent / index.engines[path.name].weights_file):
         if name in wanted:
+            values = replaced[name].content if name in replaced else values
             held.append(values)
             kind, width = _TRT_DTYPES[dtype]
             weights = trt.Weights(getattr(trt.DataType, kind), values.ctypes.data, values.size // width)

@@ -1,0 +1,10 @@
+"""LoRA on an opened bundle: a file's low-rank changes are added to the weights that engines are opened with.
+
+file.py reads a file, names.py finds the layers that its keys mean, apply.py makes the changed weights.
+"""
+
+from __future__ import annotations
+
+from .apply import BundleLoras, LoraArgument
+
+__all__ = ["BundleLoras", "LoraArgument"]
