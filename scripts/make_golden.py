@@ -7,8 +7,8 @@ v<VERSION>-ports is made by hand, of what those models lack: ports of every kind
 site of two outputs, slots of unequal sizes, latents of four axes, a video; v<VERSION>-chunks, too, whose video is made
 chunk by chunk. v<VERSION>-start is a request that starts at
 a step from given latents, v<VERSION>-inpaint one that draws inside a mask; v<VERSION>-skip has steps that do not call
-the model; v<VERSION>-policy and v<VERSION>-sada decide while they run. A golden bundle is made once per format version
-and never again: readers of later versions must still open it.
+the model; v<VERSION>-policy and v<VERSION>-sada decide while they run; v<VERSION>-sizes has two sizes. A golden bundle
+is made once per format version and never again: readers of later versions must still open it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from soda_runtime import Session
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
+from soda_export.build.assemble import assemble_bundle
 from soda_export.build.pipeline import Workbench
 from soda_export.build.stages import StageStore
 from soda_export.eager.adaptive import run_policy
 from soda_export.eager.reference import Start, run_reference
 from soda_export.eager.sampling import Sampling
+from soda_export.lower.lower import lower_plan
+from soda_export.models.load import ModelRequest
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.policy.adaptive import AdaptivePolicy
@@ -74,6 +77,7 @@ def main() -> None:
         "-skip": make_skip,
         "-policy": lambda out: make_adaptive(out, make_misfit_policy, "ddim", 12),
         "-sada": lambda out: make_adaptive(out, make_sada_policy, "dpm-solver++", 16),
+        "-sizes": make_sizes,
     }
     missing = {suffix: ROOT / f"tests/golden/v{VERSION}{suffix}" for suffix in makers}
     missing = {suffix: out for suffix, out in missing.items() if not out.exists()}
@@ -117,6 +121,32 @@ def make(
     print(f"{out}: largest difference from the reference {np.abs(played - reference).max():.2e}")
     expected = {"latents": reference, **({"images": session.images()} if "prompt" in request else {})}
     np.savez(out.with_suffix(".npz"), seed=SEED, **request, **expected)
+
+
+def make_sizes(out: Path) -> None:
+    """A toy model of text at two sizes; latents.HxW are those of the second."""
+    options, results = SamplerOptions("dpm-solver++", 8, 0.0, 4.5), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        model, store = save_tiny_pixart(Path(scratch) / "tiny", num_layers=1), StageStore(Path(scratch) / "work")
+        first, other = (
+            Workbench(ModelRequest(str(model), size=(size,)), options, store, lambda *_: None)
+            for size in ("16x16", "8x24")
+        )
+        plan = make_plan(first.loaded.spec, mixed_kept(layers=1, modules=3), options.sampler, 0.0, options.guidance)
+        sized = [(first, plan), (other, other.carried(plan, first))]
+        assemble_bundle(sized, "ort", out)
+        rows = encode(first)
+        for bench, each in sized:
+            initial = torch.from_numpy(latent_noise(SEED, INITIAL_STREAM, 2, bench.loaded.spec.latent_shape))
+            table = lower_plan(each, bench.loaded.spec)
+            name = "latents" if bench is first else "latents.{}x{}".format(*bench.loaded.size)
+            results[name] = run_reference(bench.eager, bench.sampler, table, rows, initial).numpy()
+    request = {"prompt": PROMPTS, "negative_prompt": NEGATIVE}
+    session = Session.open(out)
+    for size, reference in zip(session.bundle.sizes, results.values(), strict=True):
+        played = session.generate(**request, seed=SEED, size=size)
+        print(f"{out}, {size}: largest difference from the reference {np.abs(played - reference).max():.2e}")
+    np.savez(out.with_suffix(".npz"), seed=SEED, **request, **results)
 
 
 def make_start(out: Path) -> None:

@@ -31,8 +31,8 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 @pytest.fixture(autouse=True)
 def _traces_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every toy: to trace one takes ten seconds, and many files play the same."""
-    if "soda_export.export.export" in sys.modules:
-        monkeypatch.setattr("soda_export.export.export._KEPT_TRACES", 64)
+    if "soda_export.export.arrange" in sys.modules:
+        monkeypatch.setattr("soda_export.export.arrange._KEPT_TRACES", 64)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> LoadedModel:
-    return load_model(ModelRequest(str(folder), size="16x16", frames=2, fps=8.0))
+    return load_model(ModelRequest(str(folder), size=("16x16",), frames=2, fps=8.0))
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def test_frames_follow_the_autoencoder(folder: Path) -> None:
     assert load_model(ModelRequest("opensora", random_weights=0, frames=1)).spec.latent_shape[1] == 1
     with pytest.raises(ModelError, match="--frames 18: the autoencoder makes 1, or a multiple of 17"):
         load_model(ModelRequest("opensora", random_weights=0, frames=18))
-    assert load_model(ModelRequest(str(folder), size="16x16", frames=18)).spec.latent_shape[1] == 18  # one by one
+    assert load_model(ModelRequest(str(folder), size=("16x16",), frames=18)).spec.latent_shape[1] == 18  # one by one
 
 
 def test_rflow_ends_where_its_velocities_lead() -> None:

@@ -26,7 +26,7 @@ class _Files:
     """What is read in place of being measured or planned."""
 
     map: Path | None = None
-    plan: Path | None = None
+    plan: tuple[Path, ...] = ()
 
 
 _GROUPS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import Manifest
 
 from ..bench.fastest import choose_backend
-from ..build.pipeline import Built, Progress, Workbench
+from ..build.assemble import Built, assemble_bundle
+from ..build.pipeline import Progress, Workbench
 from ..build.place import check_place
 from ..build.stages import SHELF
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
-from ..models.load import DEFAULT_PARTS, TEXT_PARTS
+from ..models.load import DEFAULT_PARTS, TEXT_PARTS, load_model
 from ..models.request import ModelRequest
 from ..options import BundleOptions, ProfileOptions, SamplerRequest
 from ..plan.plan import Plan
@@ -31,22 +33,28 @@ log = logging.getLogger("soda_export.build")
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle and how it came about. policy: where its runs decide. prompts: that it was calibrated with."""
+    """A bundle and how it came about. policy: where its runs decide. prompts: that it was calibrated with. sizes: in
+    pixels, `512x768`."""
 
     built: Built
     manifest: Manifest
     policy: AdaptivePolicy | None
     prompts: tuple[str, ...]
+    sizes: tuple[str, ...]
 
 
 def make_bundle(
-    model: ModelRequest, progress: Progress, map: Path | None = None, plan: Path | None = None,
+    model: ModelRequest, progress: Progress, map: Path | None = None, plan: tuple[Path, ...] = (),
     sampler: SamplerRequest = SamplerRequest(), profiling: ProfileOptions = ProfileOptions(),
     planning: PlanOptions | None = None, bundle: BundleOptions = BundleOptions(),
     engines: EngineOptions = EngineOptions(), policy: PolicyOptions = PolicyOptions(),
 ) -> Made:  # fmt: skip
-    """Profile, plan, lower, export, compile, pack. Raises SodaError; for contradictions before anything is done."""
-    if plan is not None and (map is not None or not _fits_alone(planning)):
+    """Profile, plan, lower, export, compile, pack. Raises SodaError; for contradictions before anything is done.
+
+    plan: none, one for all sizes, or one for each in their order.
+    """
+    requests = model.by_size()
+    if plan and (map is not None or not _fits_alone(planning)):
         raise UsageError(
             "--plan is a finished plan: leave out --map, --budget and the other planning options but --fit-sampler "
             "always and --plan-samples"
@@ -54,44 +62,68 @@ def make_bundle(
     check_backend(bundle.backend, engines, bundle.precision)
     if bundle.out is not None:
         check_place(bundle.out)
-    sensitivity, finished = given_map(map), given_plan(plan)
+    _check_sizes(requests, plan, policy)
+    sensitivity, finished = given_map(map), given_plan(plan[0] if plan else None)
     parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
-    bench = open_workbench(model, sampler, progress, finished or sensitivity, parts)
+    bench = open_workbench(requests[0], sampler, progress, finished or sensitivity, parts)
     bench.components.check(bundle.without)
     policy.check(bench.sampler.steps)
     if policy.policy is not None and bundle.inpainting:
         raise UsageError("--policy: a bundle that inpaints follows its schedule; leave out one of the two")
     decides = None if policy.policy is None else make_policy(bench, policy, profiling)
-    if decides is not None and plan is None and not has_budget(planning):
+    if decides is not None and not plan and not has_budget(planning):
         planning = replace(planning or PlanOptions(), planner="skip-fitted", budget=max(2, round(decides.calls)))
     if bundle.backend == AUTO:
         choice = choose_backend(bench, bundle)
         log.info("backend: %s (%s)", choice.backend, choice.why)
         bundle = replace(bundle, backend=choice.backend)
-    if plan is None:
-        chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
+    if plan:
+        chosen = _finished(bench, plan[0], requests[1:], planning, profiling)
     else:
-        chosen = _finished(bench, plan, planning, profiling)
+        chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
+    sizes = [(bench, chosen)]
+    for number, request in enumerate(requests[1:], 1):
+        other = open_workbench(request, sampler, progress, chosen, parts)
+        if len(plan) > 1:
+            sizes.append((other, _finished(other, plan[number], requests[:1], planning, profiling)))
+        else:
+            sizes.append((other, _fitted(other, other.carried(chosen, bench), planning, profiling)))
     out = bundle.out or SHELF / _name(bench, plan, planning, policy, bundle)
-    built = bench.build(chosen, bundle.backend, out, bundle, engines, decides)
+    built = assemble_bundle(sizes, bundle.backend, out, bundle, engines, decides)
     manifest = open_manifest(built.out)
     prompts = bench.calibration(profiling).prompts if manifest.tokenizers else ()
-    return Made(built, manifest, decides, tuple(prompts))
+    names = tuple("{}x{}".format(*each.loaded.size) for each, _ in sizes)
+    return Made(built, manifest, decides, tuple(prompts), names)
 
 
-def _finished(bench: Workbench, path: Path, planning: PlanOptions | None, profiling: ProfileOptions) -> Plan:
-    """The plan of --plan, fitted where that was asked for."""
-    plan = bench.load_plan(path)
+def _check_sizes(requests: Sequence[ModelRequest], plan: tuple[Path, ...], policy: PolicyOptions) -> None:
+    if len(plan) > 1 and len(plan) != len(requests):
+        raise UsageError(f"--plan: {len(plan)} plans for {len(requests)} sizes; give one for all, or one for each")
+    if len(requests) > 1 and policy.policy is not None:
+        raise UsageError("--policy: a policy is calibrated at one size; give one --size, or leave it out")
+
+
+def _finished(
+    bench: Workbench, path: Path, others: Sequence[ModelRequest], planning: PlanOptions | None,
+    profiling: ProfileOptions,
+) -> Plan:  # fmt: skip
+    """The plan of --plan, fitted where that was asked for. others: sizes whose plans are taken, too."""
+    hashes = [load_model(request).spec.hash for request in others]
+    return _fitted(bench, bench.load_plan(path, hashes), planning, profiling)
+
+
+def _fitted(bench: Workbench, plan: Plan, planning: PlanOptions | None, profiling: ProfileOptions) -> Plan:
     if planning is not None and planning.fit_sampler == "always":
         return fit_plan(bench, plan, planning, profiling)
     return plan
 
 
 def _name(
-    bench: Workbench, plan: Path | None, planning: PlanOptions | None, policy: PolicyOptions, bundle: BundleOptions
-) -> str:
+    bench: Workbench, plan: tuple[Path, ...], planning: PlanOptions | None, policy: PolicyOptions,
+    bundle: BundleOptions,
+) -> str:  # fmt: skip
     """Of the folder on the shelf."""
-    kind = budget_name(planning) if plan is None else plan.name.removesuffix(".json").removesuffix(".plan")
+    kind = plan[0].name.removesuffix(".json").removesuffix(".plan") if plan else budget_name(planning)
     kind = kind if policy.policy is None else f"{policy.policy}-{kind}"
     baked = bench.loaded.lora.names if bench.loaded.lora is not None else ()
     return "-".join([bench.loaded.spec.name, *baked, kind, bundle.backend])

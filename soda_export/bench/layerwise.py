@@ -67,8 +67,10 @@ def compare_programs(
     """Every program of the bundle on random inputs for one sample. Raises CompileError where graphs are missing."""
     with Bundle.open(folder, device=device) as bundle:
         manifest, tolerance = bundle.manifest, TOLERANCES[bundle.manifest.precision]
-        results, programs = [], list(_programs(bundle))
-        for done, (file, signature, open_engine) in enumerate(programs):
+        sized = [bundle.at(size) for size in bundle.sizes] or [bundle]
+        found_in = {file: (each, signature, opens) for each in sized for file, signature, opens in _programs(each)}
+        results = []
+        for done, (file, (bundle, signature, open_engine)) in enumerate(found_in.items()):
             graph = graph_path(folder, file, manifest.backend)
             if not graph.is_file():
                 raise CompileError(f"{graph}: no such graph; build the bundle again with this version of soda-export")
@@ -85,7 +87,7 @@ def compare_programs(
                 by_layers = compare_values(file, model, expected, run(graph, feeds), tolerance)
                 result = by_layers if by_layers.first_bad else result  # with every value an output, others may be fused
             results.append(result)
-            progress(done + 1, len(programs))
+            progress(done + 1, len(found_in))
     return results
 
 

@@ -38,7 +38,7 @@ class OpTime(msgspec.Struct, frozen=True):
 
 def profile_ops(path: Path, options: BenchOptions) -> dict[str, tuple[OpTime, ...]]:
     """Every step program's operators, slowest first. Raises UsageError for a backend without such a profiler."""
-    manifest = Bundle.open(path, backend="null").manifest
+    manifest = Bundle.open(path, backend="null").at(options.pixels).manifest
     backend = options.backend or manifest.backend
     if backend not in _PROFILERS or options.device not in ("auto", "cpu"):
         raise UsageError(f"--ops: there is a profiler for {' and '.join(_PROFILERS)} on cpu; this is {backend}")

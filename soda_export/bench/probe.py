@@ -47,7 +47,7 @@ def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]
     started = time.perf_counter()
     bundle = Bundle.open(
         path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or ""
-    )
+    ).at(options.pixels)
     session, request = bundle.session(), example_request(bundle, options.batch)
     backend = bundle.backend
     free = backend.free_bytes() if isinstance(backend, DeviceBackend) else 0

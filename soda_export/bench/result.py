@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from ..models.sizes import parse_size
+
 
 @dataclass(frozen=True)
 class BenchOptions:
@@ -28,6 +30,13 @@ class BenchOptions:
     """Threads of the engine library; 0 lets it choose."""
     weights: Literal["prepacked", "shared"] | None = None
     """A copy an engine in its kernels' order, or one for all engines. [default: what is faster]"""
+    size: str = ""
+    """Height x width in pixels, of a bundle of several sizes. [default: each in turn]"""
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """The size as numbers. Raises ModelError."""
+        return parse_size(self.size) if self.size else None
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -112,7 +121,7 @@ class BenchResult(msgspec.Struct, frozen=True):
     median of each step. text_encoder_s, decoder_s: median of what makes embeddings of prompts, and images of the
     latents, None without; latency_s is without them. energy_j: of one generation by the processor's counter,
     accelerated and all-compute, where it can be read. policy: where the bundle has one, which was followed; its
-    flops_ratio is that of the calls.
+    flops_ratio is that of the calls. size: which one, of a bundle of several.
     """
 
     bundle: str
@@ -142,3 +151,4 @@ class BenchResult(msgspec.Struct, frozen=True):
     decoder_s: float | None
     conditions: Conditions
     policy: PolicyResult | None = None
+    size: str = ""

@@ -39,7 +39,7 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
     bundle = Bundle.open(
         path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or "",
         options=DeviceOptions(cuda_graph=options.cuda_graph),
-    )  # fmt: skip
+    ).at(options.pixels)  # fmt: skip
     manifest = bundle.manifest
     conditions = describe_conditions(options.backend or manifest.backend, options.threads)
     request = example_request(bundle, options.batch)
@@ -71,7 +71,7 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
         steps_s=tuple(np.median(fast.steps, axis=0).tolist()), baseline_step=base_step,
         programs=_programs(bundle, fast, base_step), opening=opening, error=_error(fast, whole),
         memory_bytes=memory, energy_j=_energy(fast, whole), text_encoder_s=encoding, decoder_s=decoder,
-        conditions=conditions, policy=policy,
+        conditions=conditions, policy=policy, size=options.size,
     )  # fmt: skip
 
 

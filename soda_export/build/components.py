@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from soda_runtime.manifest import FinishProgram, VideoFinish
+
 from ..compile.options import EngineOptions
 from ..eager.conditions import Conditions
 from ..export.decoders import Decoder, decoder_source, open_decoder
+from ..export.index import sized_name
 from ..export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME
 from ..models.checkpoint import hash_files
 from ..models.load import LoadedModel
@@ -30,15 +33,19 @@ class ComponentMaker:
         self._prompts = PromptMaker(loaded, guided)
 
     def make(
-        self, backend: str, precision: Compute, without: tuple[str, ...], options: EngineOptions = EngineOptions()
-    ) -> Components:
-        """Everything that the model has and the user wants. Raises ModelError, ExportError, CompileError."""
+        self, backend: str, precision: Compute, without: tuple[str, ...], options: EngineOptions = EngineOptions(),
+        suffix: str = "",
+    ) -> Components:  # fmt: skip
+        """Everything that the model has and the user wants. suffix: what the names of a size's own files end with.
+
+        Raises ModelError, ExportError, CompileError.
+        """
         made = Components()
         if self.has_text_encoder and "text-encoder" not in without:
             folder = self._text_encoder(precision)
             engines = self._compile(backend, folder, (TEXT_ENCODER_NAME,), options)
             tokenizers = self._prompts.tokenizers(folder)
-            files: tuple[Path, ...] = (*engines, folder / TEXT_WEIGHTS_NAME, *(folder / t.file for t in tokenizers))
+            files = engines | {name: folder / name for name in (TEXT_WEIGHTS_NAME, *(t.file for t in tokenizers))}
             made = Components(
                 (self._prompts.program(),), (), (TEXT_WEIGHTS_NAME,), tokenizers, self._prompts.token_ports(), files,
                 engines,
@@ -47,10 +54,11 @@ class ComponentMaker:
         if decoder is not None:
             folder, finish = self._export(decoder), decoder.finish
             names = (finish.file, *(each.file for each in getattr(finish, "first", ())))
-            engines = self._compile(backend, folder, names, options)
+            compiled = self._compile(backend, folder, names, options)
+            engines = {sized_name(name, suffix): path for name, path in compiled.items()}
             made = replace(
-                made, finish=(finish,), weights=(*made.weights, finish.weights), engines=(*made.engines, *engines),
-                files=(*made.files, *engines, folder / finish.weights),
+                made, finish=(_sized(finish, suffix),), weights=(*made.weights, finish.weights),
+                engines=made.engines | engines, files=made.files | engines | {finish.weights: folder / finish.weights},
             )
         return made
 
@@ -90,7 +98,7 @@ class ComponentMaker:
         files = {part: hash_files(place) if isinstance(place, Path) else place for part, place in places.items()}
         inputs = {
             "kind": type(decoder).__name__, "files": files, "seed": source.seed, "latents": source.latent_shape,
-            "variant": source.variant, "seconds": source.seconds,
+            "variant": source.variant, "seconds": source.seconds, "size": source.size,
         }  # fmt: skip
 
         def export(out: Path) -> None:
@@ -100,7 +108,15 @@ class ComponentMaker:
 
     def _compile(
         self, backend: str, folder: Path, names: tuple[str, ...], options: EngineOptions
-    ) -> tuple[Path, ...]:
-        """The engines of graphs; their weights stay where they are."""
+    ) -> dict[str, Path]:
+        """The engines of graphs by name; their weights stay where they are."""
         made = make_engines(self._store, backend, folder, names, options, {"graph": folder.name})
-        return tuple(made / name for name in names)
+        return {name: made / name for name in names}
+
+
+def _sized(finish: FinishProgram, suffix: str) -> FinishProgram:
+    """The program with the names that its files have in a bundle of several sizes."""
+    if isinstance(finish, VideoFinish):
+        firsts = tuple(replace(each, file=sized_name(each.file, suffix)) for each in finish.first)
+        finish = replace(finish, first=firsts)
+    return replace(finish, file=sized_name(finish.file, suffix))

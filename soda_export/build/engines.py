@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -83,9 +83,9 @@ def graph_path(folder: Path, file: str, backend: str) -> Path:
     return folder / (f"graph-{file}" if backend in AHEAD_OF_TIME else file)
 
 
-def write_engine_index(engines: Iterable[Path], model: str, precision: str, out: Path) -> None:
-    """engines.json and, for people, what every engine is made of."""
-    cards: dict[str, BuiltCard] = {engine.name: read_card(card_path(engine)) for engine in engines}
+def write_engine_index(engines: Mapping[str, Path], model: str, precision: str, out: Path) -> None:
+    """engines.json and, for people, what every engine is made of. engines: by their names in the bundle."""
+    cards: dict[str, BuiltCard] = {name: read_card(card_path(engine)) for name, engine in engines.items()}
     first = next(iter(cards.values()))
     index = EngineIndex(
         FORMAT, VERSION, first.library, first.library_version, first.targets, first.weights, first.max_batch, model,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from soda_runtime.checks import sha256_of, verify_hashes
+from soda_runtime.engine_index import INDEX_NAME
 from soda_runtime.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -32,10 +34,11 @@ from soda_runtime.manifest import (
     manifest_text,
 )  # fmt: skip
 from soda_runtime.signature import MASK
+from soda_runtime.sizes import SIZES_NAME, SizeEntry, sizes_text
 
 from .. import __version__
-from ..errors import BundleError
-from ..export.index import ExportIndex
+from ..errors import BundleError, ExportError
+from ..export.index import ExportIndex, sized_name
 from ..files import naming
 from ..lower.program import ProgramTable, Slot
 from ..models.spec import ModelSpec
@@ -47,38 +50,53 @@ from .stages import StageStore
 log = logging.getLogger(__name__)
 
 
+PLAN_NAME, TABLE_NAME = "plan.json", "programs.json"
+
+
 @dataclass(frozen=True)
 class Components:
-    """What goes into a bundle beside the steps. token_ports: the tokens of prompts. files: to be copied; weights,
-    tokenizers and engines: among them."""
+    """What goes into a bundle beside the steps. token_ports: the tokens of prompts. files: name in the bundle -> what
+    is to be copied; weights, tokenizers and engines: among them."""
 
     prepare: tuple[PrepareProgram, ...] = ()
     finish: tuple[FinishProgram, ...] = ()
     weights: tuple[str, ...] = ()
     tokenizers: tuple[TokenizerEntry, ...] = ()
     token_ports: tuple[RequestPort, ...] = ()
-    files: tuple[Path, ...] = ()
-    engines: tuple[Path, ...] = ()
+    files: dict[str, Path] = field(default_factory=dict)
+    engines: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SizedParts:
+    """What a bundle has of one size. size: height and width in pixels. suffix: what ends the names of its own files, ""
+    for the first. files: name in the bundle -> where it is; several sizes may share a name, of equal content."""
+
+    size: tuple[int, int]
+    suffix: str
+    spec: ModelSpec
+    table: ProgramTable
+    index: ExportIndex
+    components: Components
+    files: Mapping[str, Path]
 
 
 def pack_bundle(
-    spec: ModelSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str, export: Path,
-    engines: Path, extra_files: Sequence[Path], scratch: Path, out: Path, progress: Callable[[int, int], None],
+    sizes: Sequence[SizedParts], extra: Mapping[str, Path], backend: str, scratch: Path, out: Path,
+    progress: Callable[[int, int], None],
 ) -> Manifest:  # fmt: skip
     """Write the bundle folder `out`, whole or not at all; a bundle that is already there and equal is left alone.
 
     Raises ExportError where `out` is anything but a bundle or empty, UsageError where a place cannot be written.
 
-    export: folder of the graphs, weights and tables. engines: folder of the compiled programs. extra_files: copied
-    beside them for the reader (plan, program table). scratch: a folder for the unfinished bundle; where `out` is on
-    another file system, a folder beside `out` is used instead. progress(done, total) counts files and the proof.
+    extra: further files by name, for the reader or people. scratch: a folder for the unfinished bundle; where `out` is
+    on another file system, a folder beside `out` is used instead. progress(done, total) counts files and the proof.
     """
-    sources = [export / index.weights, export / index.tables_file, *components.files, *extra_files]
-    sources += [engines / name for name in index.graphs]
-    files = {source.name: FileEntry(source.stat().st_size, sha256_of(source)) for source in sources}
+    sources = _joined([*(part.files for part in sizes), extra])
+    files = {name: FileEntry(source.stat().st_size, sha256_of(source)) for name, source in sources.items()}
     restore(out)
     check_place(out)
-    manifest = make_manifest(spec, table, index, components, backend, files)
+    manifest, written = _manifests(sizes, backend, files)
     text = manifest_text(manifest)
     if _is_equal(out, text):
         log.info("bundle: %s is up to date", out)
@@ -92,29 +110,63 @@ def pack_bundle(
     try:
         with naming(scratch):
             staging.mkdir(parents=True)
-            for i, source in enumerate(sources):
-                link_file(source, staging / source.name)
+            for i, (name, source) in enumerate(sources.items()):
+                link_file(source, staging / name)
                 progress(i + 1, len(sources) + 1)
-            (staging / MANIFEST_NAME).write_text(text)
-        play_bundle(staging, prove_bundle(staging))  # hashes the copies against what was hashed at the source
+            for name, content in {**written, MANIFEST_NAME: text}.items():
+                (staging / name).write_text(content)
+        prove_bundle(staging)  # hashes the copies against what was hashed at the source
+        play_bundle(staging, manifest)
         progress(len(sources) + 1, len(sources) + 1)
         put_in_place(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     total = sum(entry.bytes for entry in files.values())
-    log.info("bundle: %s, %d files, %.1f MB", out, len(files) + 1, total / 1e6)
+    log.info("bundle: %s, %d files, %.1f MB", out, len(manifest.files) + 1, total / 1e6)
     return manifest
 
 
-def make_manifest(
-    spec: ModelSpec, table: ProgramTable, index: ExportIndex, components: Components, backend: str,
-    files: dict[str, FileEntry],
-) -> Manifest:  # fmt: skip
-    """The manifest of a bundle."""
+def _joined(parts: Sequence[Mapping[str, Path]]) -> dict[str, Path]:
+    """All files by name. Raises ExportError where two of one name differ."""
+    found: dict[str, Path] = {}
+    for name, path in (each for part in parts for each in part.items()):
+        known = found.setdefault(name, path)
+        if known != path and sha256_of(known) != sha256_of(path):
+            raise ExportError(f"{name}: differs from size to size, so one bundle cannot have it; build one a size")
+    return found
+
+
+def _manifests(
+    sizes: Sequence[SizedParts], backend: str, files: dict[str, FileEntry]
+) -> tuple[Manifest, dict[str, str]]:
+    """The bundle's manifest, and the texts of the other sizes' manifests and of the list of sizes, by file name."""
+    first, written = sizes[0], dict[str, str]()
+    if len(sizes) == 1:
+        return make_manifest(first, backend, files, first.spec.hash), written
+    entries = []
+    for part in sizes:
+        name = sized_name(MANIFEST_NAME, part.suffix)
+        entries.append(SizeEntry(*part.size, name))
+        if part is not first:
+            own = {file: files[file] for file in part.files}
+            own |= {file: entry for file, entry in files.items() if file == INDEX_NAME}
+            written[name] = manifest_text(make_manifest(part, backend, own, first.spec.hash))
+    written[SIZES_NAME] = sizes_text(entries)
+    more = {name: _entry_of(text.encode()) for name, text in written.items()}
+    return make_manifest(first, backend, files | more, first.spec.hash), written
+
+
+def _entry_of(content: bytes) -> FileEntry:
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+
+
+def make_manifest(part: SizedParts, backend: str, files: dict[str, FileEntry], model_hash: str) -> Manifest:
+    """The manifest of a bundle, or of one of its sizes. model_hash: that of the first size, for all."""
+    spec, table, index, components = part.spec, part.table, part.index, part.components
     return Manifest(
         format=FORMAT, version=VERSION, builder=f"soda-export {__version__}", backend=backend,
         precision=index.precision,  # type: ignore[arg-type]
-        model=Model(spec.name, spec.family, spec.hash, spec.latent_shape, spec.output, len(spec.sites)),
+        model=Model(spec.name, spec.family, model_hash, spec.latent_shape, spec.output, len(spec.sites)),
         ports=(*_ports(spec, components), *_mask_port(index)), tokenizers=components.tokenizers,
         sampler=Sampler(
             table.sampler.name, table.sampler.steps, index.timesteps, index.state_size, index.stochastic,

@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
-from soda_runtime.engine_index import INDEX_NAME
-from soda_runtime.policy import POLICY_NAME
 
-from ..compile import AHEAD_OF_TIME, check_precision
 from ..compile.options import EngineOptions
 from ..eager.model import EagerModel
 from ..errors import PlanError, UsageError
-from ..export.export import export_programs
-from ..export.index import read_index
-from ..export.policy import export_policy
-from ..lower.lower import lower_plan
-from ..lower.program import ProgramTable, read_table, table_text
 from ..models.flops import full_step_flops
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
 from ..models.load import LoadedModel, ModelRequest, load_model
-from ..models.precision import COMPUTE, Compute
-from ..models.record import RECORD_NAME, record_bytes
-from ..models.spec import ModelSpec
 from ..options import BundleOptions, ProfileOptions, SamplerOptions
-from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, plan_text, read_plan
+from ..plan.plan import MAX_GUIDANCE, Plan, check_fits, describe_sampler, read_plan
 from ..plan.prior import uniform_map
+from ..plan.rescale import rescale_plan
 from ..plan.schedule import Schedule
 from ..plan.sensitivity import SensitivityMap, map_bytes, read_map
-from ..policy.adaptive import PROGRAM_FILE, TABLES_FILE, AdaptivePolicy
+from ..policy.adaptive import AdaptivePolicy
 from ..profile.profile import ProfileSettings, estimate_profile, profile_denoiser
 from ..profile.resample import resample_map
 from ..sampler import Fill, SamplerTable, check_fills, check_skips, freeze_sampler, hold, with_memory
+from .assemble import Built, assemble_bundle
 from .calibration import Calibration
 from .components import ComponentMaker
-from .engines import LAYERS_NAME, graph_path, make_engines, write_engine_index
-from .pack import pack_bundle
 from .stages import StageStore
 
 log = logging.getLogger(__name__)
@@ -49,16 +38,6 @@ _MOST_SAMPLES = 100_000
 _FLOPS_A_THREAD = 1e8  # of a step of one sample; batches of tens are usual (docs/decisions/0012)
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a build made. reused: stages that were taken from their files."""
-
-    out: Path
-    plan: Plan
-    table: ProgramTable
-    reused: tuple[str, ...]
 
 
 class Workbench:
@@ -173,15 +152,35 @@ class Workbench:
         """A map that was not profiled: every step and site alike."""
         return uniform_map(self.loaded.spec, self.identity, self.options.steps, self.options.guidance)
 
-    def load_plan(self, path: Path) -> Plan:
-        """Read a plan that someone wrote, and refuse it if it is for something else."""
+    def load_plan(self, path: Path, hashes: Collection[str] = ()) -> Plan:
+        """Read a plan that someone wrote, and refuse it if it is for something else.
+
+        hashes: of further sizes of the model, whose plans are carried over, as those of its own size are.
+        """
         plan = read_plan(path)
+        if plan.model.hash in (self.loaded.own_hash, *hashes):
+            plan = self.rescaled(plan, hashes)
         check_fits(plan, self.loaded.spec, self.identity, self.options.guidance)
         try:
             self.sampler.with_coefficients(plan.coefficients)
             return self.completed(plan)
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from None
+
+    def rescaled(self, plan: Plan, hashes: Collection[str]) -> Plan:
+        """A plan of another size of the model, one of `hashes` or its own, for this one. Raises PlanError."""
+        return rescale_plan(plan, self.loaded.spec, (self.loaded.own_hash, *hashes))
+
+    def carried(self, plan: Plan, source: Workbench) -> Plan:
+        """A plan of `source`, another size, for this one; without coefficients that were fitted at other timesteps."""
+        made = self.rescaled(plan, [source.loaded.spec.hash])
+        if made.coefficients is None or self.sampler.timesteps == source.sampler.timesteps:
+            return made
+        log.warning(
+            "plan: timesteps depend on the size, so the coefficients fitted at %dx%d are left out at %dx%d; give that "
+            "size a --plan, or --fit-sampler always", *source.loaded.size, *self.loaded.size,
+        )  # fmt: skip
+        return replace(made, coefficients=None)
 
     def completed(self, plan: Plan, fill: Fill = hold) -> Plan:
         """The plan with coefficients for the steps that it skips, where it brings none. Raises PlanError where this
@@ -202,91 +201,7 @@ class Workbench:
     ) -> Built:  # fmt: skip
         """Lower, export, compile and pack a plan that fits this model. policy: what requests follow that do not ask for
         the plan. Raises UsageError where the two do not go together."""
-        plan = self.completed(plan)
-        if policy is not None and options.inpainting:
-            raise UsageError("--policy: a bundle that inpaints follows its schedule; leave out one of the two")
-        spec, text, precision = self.loaded.spec, plan_text(plan), options.precision
-        check_precision(backend, precision)
-        compute = COMPUTE[precision]
-        common = {"model": spec, "scheduler": self.loaded.scheduler_config, "precision": precision}
-        lowered = self.store.produce(
-            "programs", {**common, "plan": text.decode(), **({"skip": True} if policy else {})},
-            lambda folder: _write_programs(folder, plan, text, spec, compute, policy is not None),
-        )  # fmt: skip
-        table = read_table((lowered / "programs.json").read_bytes(), str(lowered / "programs.json"))
-        # what follows depends on the decisions, not on who made them
-        if options.inpainting:
-            common["inpainting"] = True
-        least_state = 1 if policy is None else policy.state_size
-        if policy is not None:
-            common["least_state"] = least_state
-        common["table"] = msgspec.structs.replace(table, plan_hash="")
-        exported = self.store.produce(
-            # exports kept from before they had tables of starts, or named the prediction, are not taken
-            "export", {**common, "starts": True, "prediction": True},
-            lambda folder: export_programs(
-                self.loaded, self.sampler, table, precision, folder, partial(self.progress, "export"),
-                inpainting=options.inpainting, least_state=least_state,
-            ),
-        )  # fmt: skip
-        index = read_index(exported)
-        engines = make_engines(self.store, backend, exported, index.graphs, engine_options, common)
-        components = self.components.make(backend, compute, options.without, engine_options)
-        extra = [lowered / "plan.json", lowered / "programs.json", self._record()]
-        made = [*(engines / name for name in index.graphs), *components.engines]
-        if policy is not None:
-            rules = self._export_policy(policy, table, index.state_size)
-            compiled = make_engines(self.store, backend, rules, (PROGRAM_FILE,), engine_options, {"graph": rules.name})
-            made.append(compiled / PROGRAM_FILE)
-            extra += [rules / POLICY_NAME, rules / TABLES_FILE, compiled / PROGRAM_FILE]
-        if backend in AHEAD_OF_TIME:
-            extra += self._describe_engines(made, compute)
-            extra += [graph_path(engine.parent, engine.name, backend) for engine in made]
-        pack_bundle(
-            spec, table, index, components, backend, exported, engines, extra, self.store.root, out,
-            partial(self.progress, "pack"),
-        )  # fmt: skip
-        return Built(out, plan, table, tuple(self.store.reused))
-
-    def _record(self) -> Path:
-        """What drop-ins for the model's pipeline read (docs/diffusers.md)."""
-        text = record_bytes(self.loaded)
-        made = self.store.produce(
-            "record", {"text": text.decode()}, lambda folder: (folder / RECORD_NAME).write_bytes(text)
-        )
-        return made / RECORD_NAME
-
-    def _export_policy(self, policy: AdaptivePolicy, table: ProgramTable, state_size: int) -> Path:
-        """policy.json, its tables and the graph of its signals."""
-        programs = {"baseline": table.baseline, "count": len(table.programs), "forecasts": table.num_forecasts}
-        inputs = {"policy": policy.content, "state_size": state_size, "latents": self.loaded.spec.latent_shape}
-        return self.store.produce(
-            "policy", {**inputs, "programs": programs},
-            lambda folder: export_policy(policy, table, state_size, self.loaded.spec.latent_shape, folder),
-        )  # fmt: skip
-
-    def _describe_engines(self, engines: list[Path], precision: Compute) -> list[Path]:
-        """engines.json, and what the engines are made of."""
-        model = self.loaded.spec.name
-        inputs = {"engines": [str(engine) for engine in engines], "model": model}
-        folder = self.store.produce(
-            "engine-index", {**inputs, "precision": precision},
-            lambda folder: write_engine_index(engines, model, precision, folder),
-        )  # fmt: skip
-        return [folder / LAYERS_NAME, folder / INDEX_NAME]
-
-
-def _write_programs(
-    folder: Path, plan: Plan, text: bytes, spec: ModelSpec, precision: Compute, with_skip: bool
-) -> None:
-    table = lower_plan(plan, spec, precision, with_skip)
-    (folder / "plan.json").write_bytes(text)
-    (folder / "programs.json").write_bytes(table_text(table))
-    log.info(
-        "programs: %d for %d steps, FLOPs ratio %.3f, arena %.2f MB a sample (lower bound %.2f, naive %.2f)",
-        table.num_engines, len(table.step_programs), table.flops_ratio, table.arena.bytes / 1e6,
-        table.arena.lower_bound_bytes / 1e6, table.arena.naive_bytes / 1e6,
-    )  # fmt: skip
+        return assemble_bundle([(self, plan)], backend, out, options, engine_options, policy)
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from soda_runtime.checks import verify_hashes
 from soda_runtime.manifest import Manifest
 from soda_runtime.request import example_request
 from soda_runtime.session import Session
+from soda_runtime.sizes import Size
 
 from ..compile import why_not_played
 
@@ -19,20 +20,21 @@ log = logging.getLogger(__name__)
 
 
 def prove_bundle(folder: Path) -> Manifest:
-    """Check every hash, open the folder as a user would, and play its dispatch on the null backend."""
+    """Check every hash, open the folder as a user would, and play its dispatch at every size on the null backend."""
     manifest = verify_hashes(folder)
     bundle = Bundle(folder, manifest, "null", device="cpu", threads=0)
     session = bundle.session()
-    session.generate(**example_request(bundle, 1), policy="frozen")
-    _finish(session, 3)  # the third takes what is carried from the first one's buffers
+    for size in bundle.sizes or (None,):
+        session.generate(**example_request(bundle.at(size), 1), size=size, policy="frozen")
+        _finish(session, 3)  # the third takes what is carried from the first one's buffers
     if bundle.policy is not None:
         session.generate(**example_request(bundle, 2), policy="adaptive")
     return manifest
 
 
 def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
-    """Play a request on the bundle's own backend, as many steps as have every program of them, and the decoder; of a
-    policy, each action once.
+    """Play a request of every size on the bundle's own backend, as many steps as have every program of them, and the
+    decoder; of a policy, each action once.
 
     Raises EngineError for a NaN or an infinity, and where an engine does not run. Where this machine cannot run the
     backend, a line says so.
@@ -42,18 +44,24 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
         log.warning("bundle: not played, %s", reason)
         return
     weights = "shared" if manifest.backend == "ort" else ""  # no copy of the weights for each engine
-    left = {step.program for step in manifest.steps}
     with Bundle(folder, manifest, manifest.backend, device, 0, weights) as bundle, bundle.session() as session:
-        session.start(**example_request(bundle, 1), policy="frozen")
-        for index, step in enumerate(manifest.steps):
-            if not left:
-                break
-            session.step(index)
-            left.discard(step.program)
-            session.latents()  # refuses what is not finite
-        _finish(session, 2)
+        for size in bundle.sizes or (None,):
+            _play_programs(session, bundle.at(size), size)
         if bundle.policy is not None:
             _play_actions(session, len(bundle.policy.policy.actions))
+
+
+def _play_programs(session: Session, sized: Bundle, size: Size | None) -> None:
+    """As many steps as have every program of them, and the decoder."""
+    left = {step.program for step in sized.manifest.steps}
+    session.start(**example_request(sized, 1), size=size, policy="frozen")
+    for index, step in enumerate(sized.manifest.steps):
+        if not left:
+            break
+        session.step(index)
+        left.discard(step.program)
+        session.latents()  # refuses what is not finite
+    _finish(session, 2)
 
 
 def _finish(session: Session, chunks: int) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
+from soda_runtime.checks import open_manifest
+from soda_runtime.sizes import read_size_list
 
-from ..bench import BenchOptions, bench_bundle
+from ..bench import BenchOptions, BenchResult, bench_bundle
 from ..bench.ops import OpTime, profile_ops
 from ..bench.report import (
     OP_COLUMNS,
@@ -22,6 +25,8 @@ from ..bench.report import (
 from ..errors import UsageError
 from ..files import check_out, write_whole
 from .terminal import print_columns, print_json, print_table, progress_bar
+
+Measured = tuple[BenchResult, dict[str, tuple[OpTime, ...]]]
 
 
 def bench(
@@ -46,6 +51,8 @@ def bench(
 
         soda-export bench engines/digits-b17-ort --ops --plot steps.png --md bench.md
 
+        soda-export bench engines/pixart-b8-ort --size 512x768
+
     Parameters
     ----------
     bundle
@@ -65,18 +72,33 @@ def bench(
         check_out(plot, f"a {plot.suffix} picture")
     if md is not None:
         check_out(md, "a page of soda-export bench")
+    sizes = (options.size,) if options.size else bundle_sizes(Path(bundle))
+    if len(sizes) > 1 and (plot is not None or md is not None):
+        raise UsageError(f"{'--plot' if plot else '--md'}: the bundle has {', '.join(sizes)}; say which with --size")
+    measured: list[Measured] = []
     with progress_bar() as progress:
-        result = bench_bundle(Path(bundle), options, lambda done, total: progress("bench", done, total))
-        times: dict[str, tuple[OpTime, ...]] = profile_ops(Path(bundle), options) if ops else {}
+        for size in sizes:
+            asked = replace(options, size=size)
+            result = bench_bundle(Path(bundle), asked, lambda done, total: progress("bench", done, total))
+            measured.append((result, profile_ops(Path(bundle), asked) if ops else {}))
+    result, times = measured[0]
     if plot is not None:
         write_whole(plot, plot_steps(result, plot.suffix[1:]))
     if md is not None:
         write_whole(md, markdown(result, times).encode())
     if json:
-        print_json({**msgspec.structs.asdict(result), **({"ops": times} if ops else {})})
+        rows = [{**msgspec.structs.asdict(result), **({"ops": times} if ops else {})} for result, times in measured]
+        print_json(rows if len(rows) > 1 else rows[0])
         return
-    title = f"{bundle}: {result.backend}, {result.precision}, batch {result.batch}, medians of {result.rounds}"
-    print_table(title, rows_of(result))
-    print_columns("step programs", PROGRAM_COLUMNS, program_rows(result))
-    for name, program in times.items():
-        print_columns(name, OP_COLUMNS, op_rows(program))
+    for result, times in measured:
+        what = [result.size, result.backend, result.precision, f"batch {result.batch}", f"medians of {result.rounds}"]
+        print_table(f"{bundle}: {', '.join(word for word in what if word)}", rows_of(result))
+        print_columns("step programs", PROGRAM_COLUMNS, program_rows(result))
+        for name, program in times.items():
+            print_columns(name, OP_COLUMNS, op_rows(program))
+
+
+def bundle_sizes(folder: Path) -> tuple[str, ...]:
+    """The sizes of a bundle of several, as options name them; ("",) of one."""
+    entries = read_size_list(folder, open_manifest(folder)) if folder.is_dir() else ()
+    return tuple(f"{entry.height}x{entry.width}" for entry in entries) if len(entries) > 1 else ("",)

@@ -23,7 +23,7 @@ def build(
     *,
     model: Annotated[ModelRequest, Parameter(name="*", group="Model")],
     map: Path | None = None,
-    plan: Path | None = None,
+    plan: tuple[Path, ...] = (),
     sampler: Annotated[SamplerRequest, Parameter(name="*", group="Sampling")] = SamplerRequest(),
     profiling: Annotated[ProfileOptions, Parameter(name="*", group="Profiling")] = ProfileOptions(),
     planning: Annotated[PlanOptions | None, Parameter(name="*", group="Planning")] = None,
@@ -50,6 +50,8 @@ def build(
 
         soda-export build --model scenes --policy misfit --calls 14
 
+        soda-export build --model pixart --budget 8 --size 512x512 --size 512x768 --size 768x512
+
     Parameters
     ----------
     map
@@ -57,7 +59,8 @@ def build(
         planner reads a map.
     plan
         Plan to build, made by `soda-export plan`, by hand or by another planner (docs/PLAN.md); needs no --budget.
-        With --fit-sampler always the sampler is fitted to it.
+        With --fit-sampler always the sampler is fitted to it. Of several sizes: one for all, or one for each --size,
+        in the same order. [default: that of the first size, carried over to the others]
     json
         Print the result as JSON.
     """
@@ -75,12 +78,15 @@ def build(
     }  # fmt: skip
     if decides is not None:
         result |= {"policy": decides.name, "calls": decides.calls}
+    if len(made.sizes) > 1:
+        result |= {"sizes": made.sizes}
     if json:
         print_json(result)
         return
     print_table(
         str(built.out),
         [
+            *([("sizes", ", ".join(made.sizes))] if len(made.sizes) > 1 else []),
             ("anchors", f"{len(built.plan.anchors)} of {table.sampler.steps} steps"),
             ("FLOPs ratio", f"{table.flops_ratio:.3f}"),
             ("engines", f"{table.num_engines} for {made.manifest.backend}"),

@@ -33,6 +33,7 @@ from ..report.describe import (
 from ..report.schedule import draw_schedule
 from ..report.sensitivity import draw_sensitivity
 from .engines import inspect_engines
+from .inspect_sizes import inspect_sizes_of, size_rows
 from .model import inspect_model, inspect_published, inspect_sites
 from .terminal import print_json, print_table, say
 
@@ -69,9 +70,9 @@ def inspect(
     random_weights
         Of a model: seed of random weights in the place of its own.
     image_size
-        Of a model of any size: side of the image in pixels. [default: the pipeline's]
+        Of a model of any size: side of a square image in pixels. [default: the pipeline's]
     size
-        Of a model of clips: height x width in pixels, e.g. 480x832. [default: the pipeline's]
+        Of a model of any size: height x width in pixels, e.g. 512x768. [default: the pipeline's]
     frames
         Of a model of clips: how many. [default: the pipeline's]
     fps
@@ -83,8 +84,8 @@ def inspect(
     """
     target = Path(path)
     request = ModelRequest(
-        path, random_weights=random_weights or 0, image_size=image_size, size=size, frames=frames, fps=fps,
-        seconds=seconds,
+        path, random_weights=random_weights or 0, image_size=image_size, size=(size,) if size else (), frames=frames,
+        fps=fps, seconds=seconds,
     )
     if engines:
         inspect_engines(target, json)
@@ -126,6 +127,9 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     policy = read_rules(folder, manifest)
     if policy is not None:
         result["policy"] = encode(policy)
+    sizes = inspect_sizes_of(folder, manifest)
+    if len(sizes) > 1:
+        result["sizes"] = sizes
     if json:
         print_json(result)
         return
@@ -154,6 +158,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("starts", describe_starts(full_steps)),
             *([("policy", describe_policy(policy))] if policy else []),
             *engines,
+            *(size_rows(sizes) if len(sizes) > 1 else []),
             ("cache arena", describe_arena(
                 manifest.arena.bytes, manifest.arena.lower_bound_bytes, manifest.arena.naive_bytes
             )),

@@ -16,6 +16,7 @@ from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
 from ..models.request import parse_lora
+from ..models.sizes import parse_size
 from .inputs import parse_inputs, read_latents
 from .previews import open_previews
 from .results import check_result, write_result
@@ -44,6 +45,7 @@ def run(
     baseline: bool = False,
     policy: Literal["adaptive", "frozen", "full"] | None = None,
     vote: Literal["sample", "any", "mean"] | None = None,
+    size: str | None = None,
     out: str | None = None,
     preview: Path | None = None,
     backend: str = "",
@@ -120,6 +122,8 @@ def run(
     vote
         Who decides in a batch: each sample for itself, any (a step is computed for all where one needs it) or the mean.
         [default: sample on a CPU, any on a GPU]
+    size
+        Height x width in pixels, of a bundle of several sizes, e.g. 512x768. [default: its first]
     out
         File to write: .png for images; .mp4 (needs the extra `video`), .gif or a folder (frames/) of pictures for
         video; .wav for sound; .npy for latents [B, C, H, W]. [default: out.png, out.mp4, out.wav or out.npy]
@@ -144,7 +148,8 @@ def run(
         bundle, backend=backend, device=device, weights=weights or "", options=DeviceOptions(cuda_graph=cuda_graph),
         lora=[parse_lora(each) for each in lora or ()],
     )  # fmt: skip
-    manifest, place = session.bundle.manifest, check_result(out, session)
+    asked = None if size is None else parse_size(size)
+    manifest, place = session.bundle.at(asked).manifest, check_result(out, session)
     previews = None if preview is None else open_previews(preview, session)
     is_text = not any(isinstance(port, LabelPort) for port in manifest.ports)
     condition = _condition(is_text, labels, prompt, negative_prompt, embeds)
@@ -159,7 +164,7 @@ def run(
     started = time.perf_counter()
     session.start(
         **condition, strength=strength, start_step=start_step, batch=batch, seed=seed, guidance=guidance,
-        accelerated=not baseline, policy=policy or "", vote=vote or "",
+        accelerated=not baseline, policy=policy or "", vote=vote or "", size=asked,
     )  # fmt: skip
     if session.playback.loop is not None and previews is None:
         session.run_steps()  # as one, which the host does not follow step by step

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from soda_runtime.chunks import chunks_of
+from soda_runtime.sizes import read_size_list
 
 from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
 from ..build.prove import play_bundle, prove_bundle
@@ -14,7 +15,7 @@ from .terminal import print_json, print_table, progress_bar, say
 
 
 def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json: bool = False) -> None:
-    """Check every byte of a bundle: the hash of every file, the manifest, and the dispatch of every step.
+    """Check every byte of a bundle: the hash of every file, the manifest, and the dispatch of every step of every size.
 
     With --programs, also what every program computes, layer by layer, against ONNX's reference implementation.
 
@@ -50,6 +51,8 @@ def verify(bundle: str, /, *, programs: bool = False, device: str = "auto", json
         print_json({"bundle": bundle, "files": len(manifest.files), "ok": True, **more})
         return
     parts = [f"{len(manifest.files)} files", f"{len(manifest.steps)} steps"]
+    sizes = len(read_size_list(folder, manifest))
+    parts += [f"{sizes} sizes"] if sizes > 1 else []
     chunks = len(chunks_of(manifest))
     parts += [f"{chunks} chunks of video"] if chunks > 1 else []
     say(f"{bundle}: {', '.join(parts[:-1])} and {parts[-1]} are sound")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import msgspec
 from soda_runtime import Bundle
 from soda_runtime.manifest import HintPort
 
+from ..build.pack import PLAN_NAME
 from ..build.pipeline import Progress, Workbench
 from ..build.stages import StageStore
 from ..eager.hints import hint_ports
 from ..errors import PlanError, UsageError
+from ..export.index import sized_name
 from ..lower.lower import lower_plan
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
 from ..options import PLAN_SEED, ProfileOptions, SamplerOptions, SamplerRequest
@@ -61,17 +64,18 @@ class Evaluator:
         self._store, self._progress, self._model = store, progress, model
         self._against, self._hints = options.against, options.hints
         self._networks = load_networks(networks)
-        self._loaded: dict[str, LoadedModel] = {}
-        self._samples: dict[tuple[str, SamplerOptions], ModelSamples] = {}
+        self._loaded: dict[ModelRequest, LoadedModel] = {}
+        self._samples: dict[tuple[ModelRequest, SamplerOptions], ModelSamples] = {}
 
     def evaluate(self, targets: Sequence[Path]) -> list[EvalRow]:
         """Score bundle folders and plan files; what cannot be read is refused before anything is drawn."""
         if not targets:
             raise UsageError("name what to evaluate: bundle folders or plan files")
-        opened = [(target, Bundle.open(target) if target.is_dir() else _read(target)) for target in targets]
+        opened = [each for target in targets for each in _opened(target)]
         rows = []
         for target, what in opened:
             if isinstance(what, Bundle):
+                target = _named(target, what)
                 compared = self._bundle(target, what)
                 calls = compared.scores.calls  # of what its policy decided
                 ratio = what.manifest.flops_ratio if calls is None else what.manifest.sampler.steps / calls.mean
@@ -100,7 +104,10 @@ class Evaluator:
         """Samples of the bundle's model, where it is asked for: by --against, or by --model, whose prompts it has."""
         if self._model is None and self._against == "itself":
             return None
-        samples = self._samples_of(target, _read(target / "plan.json"))
+        size = _size_of(bundle) if len(bundle.sizes) > 1 else ""
+        is_first = not size or bundle is bundle.at(bundle.sizes[0])
+        name = PLAN_NAME if is_first else sized_name(PLAN_NAME, f"-{size}")
+        samples = self._samples_of(target, _read(bundle.folder / name), size)
         if self._against == "model" and takes_embeddings_alone(bundle.manifest):
             raise UsageError(f"{target}: has no text encoder, so --against model has no prompts to give it")
         return samples
@@ -120,24 +127,44 @@ class Evaluator:
     def _judge(self, name: str, latent_shape: tuple[int, ...], has_hints: bool) -> Judge | None:
         return find_judge(name, latent_shape, is_steered=has_hints and self._hints is None)
 
-    def _samples_of(self, target: Path, plan: Plan) -> ModelSamples:
-        """Samples of the plan's model with the plan's sampler and guidance. Raises PlanError where they do not fit."""
+    def _samples_of(self, target: Path, plan: Plan, size: str = "") -> ModelSamples:
+        """Samples of the plan's model with the plan's sampler and guidance; size: of one in a bundle of several. Raises
+        PlanError where they do not fit."""
         if self._model is None and plan.model.name not in builtin_models():
             raise UsageError(f"{target}: is a plan for {plan.model.name}; say where that model is with --model")
         request = self._model or ModelRequest(plan.model.name)
+        request = replace(request, size=(size,)) if size else request
         options = SamplerRequest().resolve(plan.sampler, plan.guidance)
-        if request.model not in self._loaded:
-            self._loaded[request.model] = load_model(request, PARTS)
-        if (request.model, options) not in self._samples:
-            bench = Workbench(self._loaded[request.model], options, self._store, self._progress)
-            self._samples[request.model, options] = ModelSamples(bench, self._hints)
-        samples = self._samples[request.model, options]
+        if request not in self._loaded:
+            self._loaded[request] = load_model(request, PARTS)
+        if (request, options) not in self._samples:
+            bench = Workbench(self._loaded[request], options, self._store, self._progress)
+            self._samples[request, options] = ModelSamples(bench, self._hints)
+        samples = self._samples[request, options]
         with _naming(target):
             check_fits(plan, samples.bench.loaded.spec, samples.bench.identity, plan.guidance)
         return samples
 
     def _counter(self, stage: str) -> Callable[[int, int], None]:
         return lambda done, total: self._progress(stage, done, total)
+
+
+def _opened(target: Path) -> list[tuple[Path, Bundle | Plan]]:
+    """A plan, or a bundle at each of its sizes."""
+    if not target.is_dir():
+        return [(target, _read(target))]
+    bundle = Bundle.open(target)
+    return [(target, bundle.at(size)) for size in bundle.sizes] or [(target, bundle)]
+
+
+def _named(target: Path, bundle: Bundle) -> Path:
+    """What a row calls a bundle: of several sizes with this one behind it."""
+    return target.with_name(f"{target.name} {_size_of(bundle)}") if len(bundle.sizes) > 1 else target
+
+
+def _size_of(bundle: Bundle) -> str:
+    """512x768"""
+    return next("{}x{}".format(*size) for size in bundle.sizes if bundle.at(size) is bundle)
 
 
 @contextmanager

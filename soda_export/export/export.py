@@ -1,68 +1,31 @@
-"""Export a program table: one ONNX graph a program, one weights file, one file of tables."""
+"""Export program tables of one model, one for each size: ONNX graphs and tables beside one weights file."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import onnx_ir as ir
-import torch
-from safetensors.numpy import save_file
-from soda_runtime.manifest import PreparedTensor, Slot
-from soda_runtime.signature import (
-    BASELINE_COEFFICIENTS,
-    COEFFICIENTS,
-    MASK,
-    PREVIEW_LEVELS,
-    START_COEFFICIENTS,
-    START_KNOWN,
-    START_LEVELS,
-)  # fmt: skip
+import onnx
 
-from ..errors import ExportError
 from ..lower.program import ProgramTable
-from ..models.decisions import is_renewal
-from ..models.paths import block_paths, site_modules
-from ..models.precision import COMPUTE, Precision
-from ..models.spec import ModelSpec
-from ..sampler import (
-    KNOWN,
-    MOST_STATE,
-    SamplerTable,
-    Starts,
-    freeze_starts,
-    levels_after,
-    preview_levels,
-    starts_with_known,
-    with_known,
-)
-from ..trace.bind import BindingTimes
-from ..trace.denoiser import trace_denoiser
-from ..trace.graph import DenoiserGraph, join_graph
-from ..trace.onnx import producers
-from ..trace.tidy import TRANSPOSED
-from .crossing import FLOATS, Crossing, CrossingTensor, pack_crossing
-from .index import INDEX_NAME, ExportIndex
-from .pieces import Pieces
-from .prepare import TABLE, Prepared, PrepareWriter, arrange_prepare, evaluate_table
-from .reuse import start_scalars, step_scalars
-from .steps import Slice, StepWriter, slice_of
+from ..models.precision import Precision
+from ..sampler import SamplerTable
+from .arrange import Arranged
+from .index import INDEX_NAME, ExportIndex, sized_name
 from .tensor_file import TensorSource, write_tensors
-from .weights import WEIGHTS_NAME, WeightsFile, constant_sources, is_large, weight_sources
+from .weights import WEIGHTS_NAME, WeightsFile
 
 if TYPE_CHECKING:
     from ..models.load import LoadedModel
 
 log = logging.getLogger(__name__)
-TABLES_NAME = "tables.safetensors"
 Progress = Callable[[int, int], None]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_programs(
@@ -71,183 +34,79 @@ def export_programs(
 ) -> ExportIndex:  # fmt: skip
     """Write weights, tables, all graphs and export.json into `folder`. Raises ModelError and ExportError.
 
-    progress(done, total) counts tracing, weights, and each graph. expose_selection: as in StepWriter.write.
-    inpainting: programs take a mask and known latents. least_state: tensors that the state has at least.
+    progress(done, total) counts tracing, weights, and each graph. The other arguments: as Arranged has them.
     """
-    started = time.perf_counter()
-    own, sampler = sampler, sampler.with_coefficients(table.own_coefficients)
-    sampler = sampler.widened(max(sampler.state_size, least_state))
-    starts = freeze_starts(own, loaded.scheduler_config, table.sampler.eta)
-    previews = preview_levels(own, loaded.scheduler_config, starts)
-    if starts is not None:
-        starts = starts.widened(own, sampler.state_size)
-    own = own.widened(sampler.state_size)
-    mask_shape = mask_shape_of(loaded.spec) if inpainting else ()
-    if inpainting:
-        if any(port.name == MASK for port in loaded.spec.ports):
-            raise ExportError(f"--inpainting: {loaded.spec.name} takes a mask beside its latents anyway; leave it out")
-        own, sampler, starts = _inpainting(own, sampler, starts)
-    total, compute, spec = 3 + len(table.programs), COMPUTE[precision], loaded.spec
-    graph = _trace(loaded, table, DTYPES[compute])
-    progress(1, total)
-    crossing = Crossing(BindingTimes(graph))
-    slices = [slice_of(graph, spec, program) for program in table.programs]
-    crossed = [crossing.before(part.wanted, part.given.__contains__) for part in slices]
-    tensors = pack_crossing(list(dict.fromkeys(v for values in crossed for v in values)), crossing.times)
-    prepared = arrange_prepare(tensors, crossing)
-    sources = _sources(loaded, graph, _taken_weights(slices, crossed), prepared, precision)
-    write_tensors(folder / WEIGHTS_NAME, sources)
-    weights = WeightsFile(folder)
-    progress(2, total)
-    prepare = PrepareWriter(graph, spec, crossing, prepared, weights, table.rows).write(folder)
-    progress(3, total)
-    pieces = Pieces(spec, sampler, table, DTYPES[compute], mask_shape)
-    writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights, mask_shape)
-    names, inputs = [], []
-    for i, (program, values) in enumerate(zip(table.programs, crossed, strict=True)):
-        names.append(program_name(i))
-        inputs.append(_taken(tensors, values) + ((MASK,) if inpainting else ()))
-        writer.write(program, inputs[-1], names[-1].removesuffix(".onnx"), folder / names[-1], expose_selection)
-        progress(4 + i, total)
-    arrays = {COEFFICIENTS: step_scalars(sampler, table)}
-    if prepared.table:
-        arrays[TABLE] = evaluate_table(graph, prepared.table, sampler.timesteps, loaded.weights.read)
-    if table.coefficients:
-        arrays[BASELINE_COEFFICIENTS] = step_scalars(own, table)
-    if previews is not None:
-        arrays[PREVIEW_LEVELS] = previews
-    if starts is not None:
-        arrays[START_LEVELS] = starts.levels
-        if starts.rows.size:
-            arrays[START_COEFFICIENTS] = start_scalars(starts, table)
-        if inpainting:
-            arrays[START_KNOWN] = levels_after(starts)
-    save_file({n: np.ascontiguousarray(a, np.float32) for n, a in sorted(arrays.items())}, folder / TABLES_NAME)
-    index = ExportIndex(
-        compute, tuple(_described(tensor) for tensor in tensors), prepare, tuple(names), tuple(inputs),
-        WEIGHTS_NAME, TABLES_NAME, sampler.state_size, sampler.stochastic, sampler.learned_variance,
-        sampler.initial_scale, sampler.timesteps, tuple(_slots(graph, table)), bool(table.coefficients), mask_shape,
+    sizes = [("", loaded, sampler, table)]
+    return export_sizes(sizes, precision, folder, progress, expose_selection, inpainting, least_state)[0]
+
+
+def export_sizes(
+    sizes: Sequence[tuple[str, LoadedModel, SamplerTable, ProgramTable]], precision: Precision, folder: Path,
+    progress: Progress, expose_selection: bool = False, inpainting: bool = False, least_state: int = 1,
+) -> list[ExportIndex]:  # fmt: skip
+    """The same of one model at several sizes, with one weights file. sizes: what ends the names of a size's files, its
+    model, sampler and table.
+
+    A file that is equal to one of an earlier size is not kept: the index names that one. Graphs are equal where only
+    the names of their nodes and inner values differ.
+    """
+    started, done = time.perf_counter(), 0
+    arranged = [
+        Arranged(loaded, sampler, table, precision, inpainting, least_state) for _, loaded, sampler, table in sizes
+    ]
+    total = 2 + sum(each.num_graphs for each in arranged)
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    count()
+    sources: dict[str, TensorSource] = {}
+    for each in arranged:
+        sources = {source.name: source for source in each.sources} | sources
+    write_tensors(folder / WEIGHTS_NAME, list(sources.values()))
+    weights, known = WeightsFile(folder), dict[str, str]()
+    count()
+    indices = []
+    for (suffix, *_), each in zip(sizes, arranged, strict=True):
+        index = _shared(each.write(weights, folder, suffix, count, expose_selection), folder, known)
+        text = msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n"
+        (folder / sized_name(INDEX_NAME, suffix)).write_bytes(text)
+        indices.append(index)
+    graphs = {name for index in indices for name in index.graphs}
+    log.info("export: %d graphs in %.1f s", len(graphs), time.perf_counter() - started)
+    return indices
+
+
+def _shared(index: ExportIndex, folder: Path, known: dict[str, str]) -> ExportIndex:
+    """The index with the names of earlier, equal files; those are removed. known: content -> name of what is kept."""
+    names: dict[str, str] = {}
+    for name in (*index.graphs, index.tables_file):
+        kept = known.setdefault(_content(folder / name), name)
+        if kept != name:
+            (folder / name).unlink()
+        names[name] = kept
+    return msgspec.structs.replace(
+        index, programs=tuple(names[name] for name in index.programs), tables_file=names[index.tables_file],
+        prepare=tuple(replace(each, file=names[each.file]) for each in index.prepare),
     )  # fmt: skip
-    (folder / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
-    log.info("export: %d graphs in %.1f s", len(index.graphs), time.perf_counter() - started)
-    return index
 
 
-def _inpainting(
-    own: SamplerTable, sampler: SamplerTable, starts: Starts | None
-) -> tuple[SamplerTable, SamplerTable, Starts]:
-    """The same with the known latents in the state. Raises ExportError."""
-    if starts is None:
-        raise ExportError(f"--inpainting: {own.name} cannot start from latents; choose another --sampler, e.g. ddim")
-    if sampler.state_size + KNOWN > MOST_STATE:
-        raise ExportError(
-            f"--inpainting: {own.name} would have a state of {sampler.state_size + KNOWN} tensors, more than "
-            f"{MOST_STATE}; choose another --sampler, or --fit-sampler never"
-        )
-    after = levels_after(starts)
-    return with_known(own, after), with_known(sampler, after), starts_with_known(starts, own, after)
-
-
-def mask_shape_of(spec: ModelSpec) -> tuple[int, ...]:
-    """Of latents that are an image or a video one channel, of packed ones all of them."""
-    shape = spec.latent_shape
-    return (1, *shape[1:]) if len(shape) > 2 else shape
-
-
-def program_name(index: int) -> str:
-    """File name of a step program's graph."""
-    return f"program-{index:02d}.onnx"
-
-
-def renewed_kinds(loaded: LoadedModel, table: ProgramTable) -> tuple[str, ...]:
-    """Kinds of the sites that some program renews in part."""
-    kinds = {
-        site.kind: None
-        for program in table.programs
-        for site, work in zip(loaded.spec.sites, program.work, strict=True)
-        if is_renewal(work)
-    }
-    return tuple(kinds)
-
-
-_KEPT_TRACES = 4
-_traces: OrderedDict[tuple[ModelSpec, torch.dtype], tuple[frozenset[str], DenoiserGraph]] = OrderedDict()
-"""The last traces of this process, with the kinds of sites whose renewal they have."""
-
-
-def _trace(loaded: LoadedModel, table: ProgramTable, dtype: torch.dtype) -> DenoiserGraph:
-    """The model's graph: that of an earlier export, where it has what this one needs."""
-    key = msgspec.structs.replace(loaded.spec, name=""), dtype  # a copy of the model in another folder is the same
-    kinds = renewed_kinds(loaded, table)
-    known, graph = _traces.get(key, (frozenset(), None))
-    if graph is None or not known.issuperset(kinds):
-        kinds = tuple(dict.fromkeys((*sorted(known), *kinds)))
-        graph = _trace_anew(loaded, kinds, dtype)
-        _traces[key] = (frozenset(kinds), graph)
-    _traces.move_to_end(key)
-    while len(_traces) > _KEPT_TRACES:
-        _traces.popitem(last=False)
-    return graph
-
-
-def _trace_anew(loaded: LoadedModel, kinds: tuple[str, ...], dtype: torch.dtype) -> DenoiserGraph:
-    fake = loaded.fake(dtype)
-    trace = trace_denoiser(fake, loaded.family, loaded.spec, loaded.constants, dtype, kinds)
-    modules = {site.path: site for site in site_modules(fake.module, loaded.family)}
-    return join_graph(trace, [modules[site.name] for site in loaded.spec.sites])
-
-
-def _sources(
-    loaded: LoadedModel, graph: DenoiserGraph, in_steps: list[ir.Value], prepared: Prepared, precision: Precision
-) -> list[TensorSource]:
-    """Every tensor that some program takes; in int8 the matrices of the blocks, where steps multiply by them."""
-    int8, on_table = precision == "int8-weights", set(prepared.table)
-    found = [*in_steps, *_leaves(prepared.computed, on_table.__contains__)]
-    values = {value: graph.weights[value] for value in dict.fromkeys(found) if value in graph.weights}
-    modules = dict(loaded.fake(torch.float32).module.named_modules()) if int8 else {}
-    blocks = tuple(f"{path}." for path in block_paths(modules, loaded.family))
-    matrices = {graph.weights[value] for value in in_steps if value in graph.weights}
-
-    def quantized(name: str) -> bool:
-        return int8 and name in matrices and name.startswith(blocks) and name.endswith(f".weight{TRANSPOSED}")
-
-    constants = [value for value in dict.fromkeys(found) if value not in graph.weights and is_large(value)]
-    return [*weight_sources(values, loaded.weights.read, quantized), *constant_sources(constants)]
-
-
-def _taken_weights(slices: list[Slice], crossed: list[list[ir.Value]]) -> list[ir.Value]:
-    """Leaves of all slices that have no input. crossed: what each is handed."""
-    found: dict[ir.Value, None] = {}
-    for part, values in zip(slices, crossed, strict=True):
-        found |= dict.fromkeys(_leaves(part.wanted, part.given.union(values).__contains__))
-    return list(found)
-
-
-def _leaves(wanted: list[ir.Value] | tuple[ir.Value, ...], given: Callable[[ir.Value], bool]) -> list[ir.Value]:
-    """Values without a producer that `wanted` is computed from."""
-    found: dict[ir.Value, None] = {}
-    for node in producers(wanted, given):
-        for value in node.inputs:
-            if value is not None and value.producer() is None and not given(value):
-                found.setdefault(value)
-    return list(found)
-
-
-def _taken(tensors: tuple[CrossingTensor, ...], values: list[ir.Value]) -> tuple[str, ...]:
-    """Names of the tensors that hold some of the values."""
-    wanted = set(values)
-    return tuple(tensor.name for tensor in tensors if not wanted.isdisjoint(tensor.parts))
-
-
-def _slots(graph: DenoiserGraph, table: ProgramTable) -> Iterator[Slot]:
-    """The table's slots with the types that the graph has."""
-    numbers = {name: k for k, name in enumerate(table.model.names)}
-    for name, layout in table.slots.items():
-        site, _, output = name.partition("#")
-        dtype = graph.sites[numbers[site]].outputs[int(output or 0)].dtype
-        assert dtype is not None
-        yield Slot(name, layout.shape, FLOATS[dtype])  # type: ignore[arg-type]
-
-
-def _described(tensor: CrossingTensor) -> PreparedTensor:
-    return PreparedTensor(tensor.name, tensor.dtype, tensor.rows, tensor.per_step, tensor.shape)  # type: ignore[arg-type]
+def _content(path: Path) -> str:
+    """Hex SHA-256 of a file; of a graph with its inner names, which the tracer counts, replaced by their order."""
+    if path.suffix != ".onnx":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    model = onnx.load(str(path), load_external_data=False)
+    graph = model.graph
+    kept = {value.name for value in (*graph.input, *graph.output, *graph.initializer)} | {""}
+    names: dict[str, str] = {}
+    for number, node in enumerate(graph.node):
+        node.name = str(number)
+        for values in (node.input, node.output):
+            for i, value in enumerate(values):
+                values[i] = value if value in kept else names.setdefault(value, f" {len(names)}")
+    for value in graph.value_info:
+        value.name = names.get(value.name, value.name)
+    graph.value_info.sort(key=lambda value: value.name)
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()

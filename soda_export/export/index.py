@@ -37,6 +37,12 @@ class ExportIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (*(program.file for program in self.prepare), *self.programs)
 
 
-def read_index(folder: Path) -> ExportIndex:
-    """Read export.json of a folder that export_programs made."""
-    return msgspec.json.decode((folder / INDEX_NAME).read_bytes(), type=ExportIndex)
+def sized_name(name: str, suffix: str) -> str:
+    """The name of a size's file: `program-00.onnx` and `-512x768` give `program-00-512x768.onnx`."""
+    stem, ending = name.rsplit(".", 1)
+    return f"{stem}{suffix}.{ending}"
+
+
+def read_index(folder: Path, suffix: str = "") -> ExportIndex:
+    """Read export.json of a folder that export_programs made; suffix: of a size's files."""
+    return msgspec.json.decode((folder / sized_name(INDEX_NAME, suffix)).read_bytes(), type=ExportIndex)

@@ -20,6 +20,7 @@ from ..trace.graph import DenoiserGraph
 from ..trace.onnx import fixed_sizes, producers
 from .builder import GraphBuilder, Known
 from .crossing import FLOATS, Crossing, CrossingTensor
+from .index import sized_name
 from .weights import ReadWeight, WeightsFile, read_stored
 
 REQUEST_NAME, STEPS_NAME, TABLE = "request.onnx", "steps.onnx", "timestep_values"
@@ -67,10 +68,11 @@ class PrepareWriter:
         self._graph, self._spec, self._crossing, self._rows = graph, spec, crossing, rows
         self._prepared, self._weights = prepared, weights
 
-    def write(self, folder: Path) -> tuple[PrepareProgram, ...]:
-        """All of them, in the order in which they run."""
-        made = [self._write_request(folder / REQUEST_NAME)] if self._prepared.request else []
-        return (*made, self._write_steps(folder / STEPS_NAME)) if self._prepared.steps else tuple(made)
+    def write(self, folder: Path, suffix: str) -> tuple[PrepareProgram, ...]:
+        """All of them, in the order in which they run. suffix: what their names end with."""
+        request, steps = (folder / sized_name(name, suffix) for name in (REQUEST_NAME, STEPS_NAME))
+        made = [self._write_request(request)] if self._prepared.request else []
+        return (*made, self._write_steps(steps)) if self._prepared.steps else tuple(made)
 
     def _write_request(self, path: Path) -> PrepareProgram:
         builder, tensors = GraphBuilder("request", self._weights), self._prepared.request

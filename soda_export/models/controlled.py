@@ -130,8 +130,8 @@ def controlled_family(family: Family, controls: Sequence[Control], config: Mappi
         made = list(family.ports(sizes))
         for suffix, control in zip(suffixes, controls, strict=True):
             halvings = len(control.config.get("conditioning_embedding_out_channels") or range(4)) - 1
-            side = sizes.latent_shape[1] << halvings
-            made.append(Port(f"hint{suffix}", "hint", (control.config.get("conditioning_channels", 3), side, side)))
+            height, width = (side << halvings for side in sizes.latent_shape[1:])
+            made.append(Port(f"hint{suffix}", "hint", (control.config.get("conditioning_channels", 3), height, width)))
             made.append(Port(f"control_scale{suffix}", "scalar", default=1.0))
         return (*made, Port(_GUESS_MODE, "scalar", most=1.0), Port(IS_NEGATIVE, "row"))
 

@@ -108,10 +108,10 @@ class Sizes:
     size: Size = Size()
     latent_shape: tuple[int, ...] = ()
 
-    @property
-    def image_side(self) -> int:
-        """Side of a square image in pixels, 0 for the model's own."""
-        return self.size.height
+    def latent_sides(self, own: int) -> tuple[int, int]:
+        """Height and width in latents: of what the user chose, else of a square whose side is `own`."""
+        side = self.pixels_per_latent
+        return (self.size.height // side, self.size.width // side) if self.size.height else (own, own)
 
     @property
     def pixels_per_latent(self) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from .origin import Origin, find_origin, resolve_folder
 from .published import AESTHETICS, BUILTIN_FOLDER, CONFIG_FILES, builtin_models, read_json
 from .request import ModelRequest
 from .schedule import pipeline_schedule
-from .sizes import read_sizes, size_key
+from .sizes import made_size, read_sizes, size_key
 from .spec import ModelSpec
 from .weights import CheckpointWeights, JoinedWeights, RandomWeights, Weights, num_parameters
 
@@ -49,7 +49,9 @@ class LoadedModel:
     what the pipeline adds (schedule.py). folder: the diffusers folder, None for random weights; published: the
     configurations of parts that lie in no folder. text_tokens: length that prompts are padded to. clip_skip: layers of
     CLIP text encoders to do without, None for what the pipeline takes. fps: frames per second of clips, 0 for pictures.
-    seconds: length of sounds that was asked for, 0 for that of the latents. sizes: what the family read.
+    seconds: length of sounds that was asked for, 0 for that of the latents. sizes: what the family read. size: height
+    and width in pixels of what is made, zeros for sounds. own_hash: of the same model at its own size; spec.hash where
+    it has that.
     """
 
     spec: ModelSpec
@@ -70,6 +72,8 @@ class LoadedModel:
     seconds: float = 0.0
     sizes: Sizes | None = None
     lora: LoraChanges | None = None
+    size: tuple[int, int] = (0, 0)
+    own_hash: str = ""
 
     @cached_property
     def module(self) -> nn.Module:
@@ -138,6 +142,9 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     if origin.controls:
         family = controlled_family(family, origin.controls, settings)
     sizes = read_sizes(family, settings, origin, request)
+    sizeless = replace(request, size=())
+    if request.size and made_size(sizes) == made_size(read_sizes(family, settings, origin, sizeless)):
+        request = sizeless  # the size that it has anyway
     weights = _weights(origin, request, fake.module)
     lora = _read_lora(origin, request, family, weights)
     if lora is not None:
@@ -159,7 +166,8 @@ def load_model(request: ModelRequest | str, parts: tuple[str, ...] = DEFAULT_PAR
     return LoadedModel(
         spec, family, kind, config, path, weights, constants, scheduler, origin.folder, origin.published,
         origin.controls, sizes.text_tokens, request.clip_skip, request.variant,
-        sizes.size.fps, sizes.size.seconds, sizes, lora,
+        sizes.size.fps, sizes.size.seconds, sizes, lora, (0, 0) if family.sounds else made_size(sizes),
+        _fingerprint(origin, replace(sizeless, image_size=None), kind, lora),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UsageError
@@ -27,9 +27,10 @@ class ModelRequest:
     """ControlNet that goes into the UNet's programs, several if repeated: a name that comes with the package, a local
     folder, or owner/name of a hub repository. [default: those of the pipeline folder]"""
     image_size: int | None = None
-    """Side of the image in pixels, for families of any size (FLUX.1, SD3). [default: the pipeline's]"""
-    size: str | None = None
-    """Height x width of clips in pixels, e.g. 480x832, for families of any size. [default: the pipeline's]"""
+    """Side of a square image in pixels, for families of any size. [default: the pipeline's]"""
+    size: tuple[str, ...] = ()
+    """Height x width of images or clips in pixels, e.g. 512x768, for families of any size; build takes several, for one
+    bundle of all. [default: the pipeline's]"""
     frames: int | None = None
     """Frames of a clip. [default: the pipeline's]"""
     fps: float | None = None
@@ -40,6 +41,10 @@ class ModelRequest:
     """LoRA to bake into the weights, FILE or FILE:STRENGTH, several if repeated. [default strength: 1]"""
     clip_skip: int | None = None
     """Layers of CLIP text encoders to do without, as diffusers' clip_skip. [default: as the pipeline does]"""
+
+    def by_size(self) -> tuple[ModelRequest, ...]:
+        """A request for each size that was asked for, in their order."""
+        return tuple(replace(self, size=(size,)) for size in self.size) or (self,)
 
 
 def parse_lora(given: str) -> tuple[Path, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 from ..errors import ModelError
@@ -23,7 +24,7 @@ def read_sizes(family: Family, config: Mapping[str, Any], origin: Origin, reques
     """Sizes of a model of that family. Raises ModelError for a request that the family cannot follow."""
     size = _size(family, BUILTIN_SIZES.get(request.model, family.size), request)
     sizes = Sizes(config, origin.published, _text_tokens(family, origin), size)
-    unit = 1 if family.cuts else sizes.pixels_per_latent * max(family.patch, 1)
+    unit = 1 if family.cuts else sizes.pixels_per_latent * max(family.patch, _patch(config))
     for side in (size.height, size.width):
         if side < 0 or side % unit:
             raise ModelError(f"{_option(request)}: must be a multiple of {unit} pixels")
@@ -33,23 +34,37 @@ def read_sizes(family: Family, config: Mapping[str, Any], origin: Origin, reques
 def size_key(request: ModelRequest) -> list[str]:
     """What a model's hash depends on beside its configuration and weights: whatever the user chose of its size."""
     chosen = [str(request.image_size)] if request.image_size else []
-    for name in ("size", "frames", "fps", "seconds"):
+    chosen += [f"size={size}" for size in request.size]
+    for name in ("frames", "fps", "seconds"):
         value = getattr(request, name)
         chosen += [f"{name}={value}"] if value is not None else []
     return chosen
 
 
+def made_size(sizes: Sizes) -> tuple[int, int]:
+    """Height and width in pixels of what latents of that shape stand for; zeros for what has none."""
+    side, shape, size = sizes.pixels_per_latent, sizes.latent_shape, sizes.size
+    if len(shape) > 2:
+        return (shape[-2] * side, shape[-1] * side)
+    own = 2 * side * isqrt(shape[0])  # packed, two by two
+    return (size.height or own, size.width or own)
+
+
+def _patch(config: Mapping[str, Any]) -> int:
+    """Side in latents of what becomes a token, where the configuration says it as one number."""
+    patch = config.get("patch_size")
+    return patch if isinstance(patch, int) else 1
+
+
 def _size(family: Family, own: Size, request: ModelRequest) -> Size:
     """The model's own size with what the user chose of it."""
     size = own
-    if request.size is not None or request.image_size:
+    if request.size or request.image_size:
         height, width = _sides(request)
         if family.sounds:
             raise ModelError(f"{_option(request)}: a sound has a length; give --seconds")
         if not family.any_size:
             raise ModelError(f"{_option(request)}: a {family.name} model has the one size that it was trained for")
-        if height != width and not own.frames:
-            raise ModelError(f"{_option(request)}: a {family.name} model makes squares; give --image-size")
         size = replace(size, height=height, width=width)
     for option, value in (("--frames", request.frames), ("--fps", request.fps)):
         if value is not None and not own.frames:
@@ -75,19 +90,26 @@ def _seconds(family: Family, seconds: float) -> float:
 
 def _sides(request: ModelRequest) -> tuple[int, int]:
     """Height and width that were asked for."""
-    if request.size is None:
+    if not request.size:
         assert request.image_size is not None
         return request.image_size, request.image_size
     if request.image_size is not None:
         raise ModelError("--size and --image-size: give one of them")
-    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", request.size)
+    if len(request.size) > 1:
+        raise ModelError(f"{_option(request)}: give one size here; build puts several into one bundle")
+    return parse_size(request.size[0])
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of `512x768`. Raises ModelError."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
     if found is None:
-        raise ModelError(f"--size {request.size}: give height x width in pixels, e.g. 480x832")
+        raise ModelError(f"--size {text}: give height x width in pixels, e.g. 512x768")
     return int(found[1]), int(found[2])
 
 
 def _option(request: ModelRequest) -> str:
-    return f"--size {request.size}" if request.size is not None else f"--image-size {request.image_size}"
+    return f"--size {' '.join(request.size)}" if request.size else f"--image-size {request.image_size}"
 
 
 def _text_tokens(family: Family, origin: Origin) -> int:

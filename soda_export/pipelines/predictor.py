@@ -59,7 +59,7 @@ class PredictionBundle(OpenedBundle):
 
     def block(self, state: Memory, nbytes: int) -> Memory:
         """Where steps that begin with that state put their prediction."""
-        with self._lock:
+        with self._shared.lock:
             if state not in self._blocks:
                 self._blocks[state] = self.backend.allocate(nbytes)
             return self._blocks[state]
@@ -67,7 +67,7 @@ class PredictionBundle(OpenedBundle):
     def _read_record(self) -> DenoiserRecord:
         if RECORD_NAME not in self.manifest.files:
             raise BundleError(f"{self.folder}: has no {RECORD_NAME}, so an older soda-export built it; build it again")
-        self._files.require_same([RECORD_NAME])
+        self._shared.files.require_same([RECORD_NAME])
         return read_record((self.folder / RECORD_NAME).read_bytes(), str(self.folder / RECORD_NAME))
 
 

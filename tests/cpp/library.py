@@ -45,7 +45,7 @@ class OpenOptions(ctypes.Structure):
     _fields_ = (
         ("size", c_size_t), ("backend", c_char_p), ("device", c_char_p), ("backends_folder", c_char_p),
         ("engine_library", c_char_p), ("threads", c_int32), ("cuda_stream", c_void_p), ("loras", POINTER(Lora)),
-        ("num_loras", c_int32),
+        ("num_loras", c_int32), ("preload", c_int32),
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class Info(ctypes.Structure):
         ("result_axes", c_int64 * 4), ("result_rate", c_double), ("num_slots", c_int32),
         ("takes_start_latents", c_int32), ("inpaints", c_int32), ("policy", c_char_p), ("num_actions", c_int32),
         ("num_chunks", c_int32), ("first_chunk_frames", c_int32), ("chunk_frames", c_int32),
-        ("takes_prompts", c_int32),
+        ("takes_prompts", c_int32), ("num_sizes", c_int32),
     )  # fmt: skip
 
 
@@ -282,6 +282,19 @@ class CppBundle:
         step = StepInfo(size=ctypes.sizeof(StepInfo))
         self.library.call("soda_bundle_step", self.handle, index, byref(step))
         return step
+
+    def sizes(self) -> list[tuple[int, int]]:
+        found = []
+        for index in range(self.info().num_sizes):
+            height, width = c_int32(), c_int32()
+            self.library.call("soda_bundle_size", self.handle, index, byref(height), byref(width))
+            found.append((height.value, width.value))
+        return found
+
+    def at(self, height: int, width: int) -> CppBundle:
+        handle = c_void_p()
+        self.library.call("soda_bundle_at", self.handle, height, width, byref(handle))
+        return CppBundle(self.library, handle)
 
     def session(self) -> CppSession:
         handle = c_void_p()

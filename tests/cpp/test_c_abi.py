@@ -32,7 +32,7 @@ def test_the_library_exports_what_the_header_declares_and_nothing_else() -> None
     declared = set(re.findall(r"^SODA_API [^;(]*?\b(soda_\w+)\(", HEADER.read_text(), re.MULTILINE))
     listed = set(re.findall(r"^ {4}(soda_\w+);", (CPP / "src" / "libsoda_runtime.map").read_text(), re.MULTILINE))
     assert _exported(BUILD / "lib" / "libsoda_runtime.so") == declared == listed
-    assert len(declared) == 31
+    assert len(declared) == 34
 
 
 @pytest.mark.usefixtures("library")
@@ -53,7 +53,7 @@ def test_the_library_without_backends_is_small(tmp_path: Path, record_property: 
 
 
 def test_the_header_is_short_and_plain_c(tmp_path: Path) -> None:
-    assert len(HEADER.read_text().splitlines()) <= 325
+    assert len(HEADER.read_text().splitlines()) <= 345
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")

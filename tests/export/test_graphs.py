@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from soda_export.build.pipeline import Built
-from soda_export.export.export import program_name
+from soda_export.export.arrange import program_name
 from soda_export.export.prepare import STEPS_NAME
 from soda_export.models.decisions import REUSE
 from soda_export.trace.onnx import OPSET

@@ -248,7 +248,7 @@ def test_a_sampler_that_cannot_inpaint_is_refused(
     open_text_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, scheduler: dict[str, object],
     fitted: bool, message: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("soda_export.export.export.MOST_STATE", 8)
+    monkeypatch.setattr("soda_export.export.arrange.MOST_STATE", 8)
     bench = open_text_bench(sampler, scheduler=scheduler)
     plan = bench.plan_of(Schedule.full(bench.loaded.spec, 8), "everything")
     if fitted:

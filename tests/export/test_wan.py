@@ -48,7 +48,7 @@ def pipeline(folder: Path, scheduler: Any) -> Any:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("sampler", ["unipc", pytest.param("flow-euler", marks=pytest.mark.long)])
 def test_a_bundle_makes_the_pipelines_latents_and_video_of_prompts(sampler: str, folder: Path, tmp_path: Path) -> None:
-    model = ModelRequest(str(folder), size=f"{SIZE[0]}x{SIZE[1]}", frames=FRAMES)
+    model = ModelRequest(str(folder), size=(f"{SIZE[0]}x{SIZE[1]}",), frames=FRAMES)
     bench = Workbench(
         model, SamplerOptions(sampler, STEPS, 0.0, GUIDANCE), StageStore(tmp_path / "store"), lambda *_: None
     )

@@ -249,14 +249,14 @@ def test_an_image_may_have_another_size_where_the_family_allows_it(tmp_path: Pat
     small, large = (load_model(ModelRequest(folder, image_size=side)).spec for side in (16, 24))
     assert (small.latent_shape, large.latent_shape) == ((16, 16), (36, 16))
     assert small.hash != large.hash  # another size is another plan
-    assert load_model(ModelRequest(folder, size="24x24")).spec.latent_shape == large.latent_shape
+    assert load_model(ModelRequest(folder, size=("24x24",))).spec.latent_shape == large.latent_shape
     for request, message in (
         (ModelRequest(folder, image_size=18), "--image-size 18: must be a multiple of 4 pixels"),
         (ModelRequest(folder, image_size=-4), "--image-size -4: must be"),
         (ModelRequest(str(tiny_model), image_size=16), "--image-size 16: a dit model has the one size"),
-        (ModelRequest(folder, size="16x24"), "--size 16x24: a flux model makes squares"),
-        (ModelRequest(folder, size="16"), "--size 16: give height x width"),
-        (ModelRequest(folder, size="16x16", image_size=16), "give one of them"),
+        (ModelRequest(folder, size=("16x24", "8x8")), "--size 16x24 8x8: give one size here"),
+        (ModelRequest(folder, size=("16",)), "--size 16: give height x width"),
+        (ModelRequest(folder, size=("16x16",), image_size=16), "give one of them"),
         (ModelRequest(folder, frames=5), "--frames 5: a flux model makes no clips"),
         (ModelRequest(folder, fps=8.0), "--fps 8: a flux model makes no clips"),
         (ModelRequest(folder, seconds=8.0), "--seconds 8: a flux model makes no sounds"),

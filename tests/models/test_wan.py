@@ -16,7 +16,7 @@ from soda_export.sampler import make_scheduler, own_sampler
 from tests.models.test_families import predict, random_inputs
 from tests.tiny_models import plain_wan, save_tiny_wan
 
-CLIP = {"size": "32x48", "frames": 9}
+CLIP = {"size": ("32x48",), "frames": 9}
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def test_a_clips_size_is_the_users(tmp_path: Path) -> None:
     for request, message in (
         (ModelRequest(folder, frames=8), "--frames 8: the autoencoder makes 1 \\+ a multiple of 4"),
         (ModelRequest(folder, frames=0), "--frames 0: a clip has at least one"),
-        (ModelRequest(folder, size="32x40"), "--size 32x40: must be a multiple of 16 pixels"),
+        (ModelRequest(folder, size=("32x40",)), "--size 32x40: must be a multiple of 16 pixels"),
         (ModelRequest(folder, fps=0.0), "--fps 0: must be within"),
     ):
         with pytest.raises(ModelError, match=message):

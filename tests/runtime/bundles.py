@@ -33,9 +33,10 @@ GOLDEN_V5_START, GOLDEN_V5_INPAINT = GOLDEN.with_name("v5-start"), GOLDEN.with_n
 GOLDEN_V5_SKIP = GOLDEN.with_name("v5-skip")
 GOLDEN_V5_CHUNKS = GOLDEN.with_name("v5-chunks")
 GOLDEN_V5_POLICY, GOLDEN_V5_SADA = GOLDEN.with_name("v5-policy"), GOLDEN.with_name("v5-sada")
+GOLDEN_V5_SIZES = GOLDEN.with_name("v5-sizes")
 GOLDENS = [
     GOLDEN_V1, GOLDEN, GOLDEN_TEXT, GOLDEN_V3, GOLDEN_V3_TEXT, GOLDEN_V4, GOLDEN_V4_TEXT, GOLDEN_V5, GOLDEN_V5_TEXT,
-    GOLDEN_V5_START, GOLDEN_V5_INPAINT, GOLDEN_V5_SKIP, GOLDEN_V5_POLICY, GOLDEN_V5_SADA,
+    GOLDEN_V5_START, GOLDEN_V5_INPAINT, GOLDEN_V5_SKIP, GOLDEN_V5_POLICY, GOLDEN_V5_SADA, GOLDEN_V5_SIZES,
 ]  # fmt: skip
 """Of models; GOLDEN_V5_PORTS and GOLDEN_V5_CHUNKS are made by hand."""
 
@@ -46,7 +47,7 @@ def golden_request(folder: Path) -> dict[str, Any]:
     """The stored request to a golden bundle, as arguments of `generate`."""
     with np.load(folder.with_name(folder.name + ".npz")) as stored:
         results = ("latents", "images", "video", "decisions")
-        request = {name: stored[name].tolist() for name in stored if name not in results}
+        request = {name: stored[name].tolist() for name in stored if name.partition(".")[0] not in results}
     ports = {name.partition(".")[2]: request.pop(name) for name in list(request) if name.startswith("inputs.")}
     return request | ({"inputs": ports} if ports else {})
 

@@ -169,7 +169,7 @@ def test_a_thousand_generations_take_no_more_memory(session: Session, cuda: Fake
 def test_engines_share_one_block_of_activations_as_large_as_the_largest_needs(session: Session) -> None:
     _request(session)
     backend = session.bundle.backend
-    engines = session.bundle._engines.values()
+    engines = session.bundle._shared.engines.opened
     assert backend.activations.nbytes == max(engine._engine.device_memory_size for engine in engines)
 
 

@@ -79,6 +79,7 @@ typedef struct soda_open_options {
                                     keeps it until the last handle is closed */
     const soda_lora *loras;      /* [num_loras], all of one size */
     int32_t num_loras;
+    int32_t preload;             /* 1: open all engines at once, those of every size; 0: each when it is first needed */
 } soda_open_options;
 
 /* Check and open the bundle folder. options may be NULL. *bundle is NULL where it fails. */
@@ -88,6 +89,12 @@ SODA_API soda_status soda_bundle_open(const char *folder, const soda_open_option
 SODA_API soda_status soda_bundle_set_lora_strengths(soda_bundle *bundle, const double *strengths, int32_t count);
 /* Sessions of the bundle stay usable: the last handle closed frees it. */
 SODA_API void soda_bundle_close(soda_bundle *bundle);
+/* Size `index` of the bundle in pixels, 0 being that of the handle that soda_bundle_open gives;
+ * SODA_REQUEST_ARGUMENT past the last one. */
+SODA_API soda_status soda_bundle_size(const soda_bundle *bundle, int32_t index, int32_t *height, int32_t *width);
+/* A handle of the same bundle at one of its sizes: queries tell of that size, and sessions play it. Engines and weights
+ * are those of `bundle`, which may be closed before. SODA_REQUEST_ERROR for a size that is not there. */
+SODA_API soda_status soda_bundle_at(const soda_bundle *bundle, int32_t height, int32_t width, soda_bundle **sized);
 
 /* What a request's fields must have: `labels`; a prompt's `embeds` and `token_mask`, or its tokens; or values of other
  * ports, by name in `inputs` (scalars may be given besides in all cases). */
@@ -128,6 +135,7 @@ typedef struct soda_info {
     int32_t num_actions;                   /* of the policy; 0 computes everything */
     int32_t num_chunks, first_chunk_frames, chunk_frames; /* of a video; frames of the first chunk and of each other */
     int32_t takes_prompts;                                /* 1: has tokenizers */
+    int32_t num_sizes; /* of the bundle (soda_bundle_size); 0 for sound, and for latents of a bundle of one size */
 } soda_info;
 /* info->size is set by the caller; fields beyond it are left out. */
 SODA_API soda_status soda_bundle_info(const soda_bundle *bundle, soda_info *info);

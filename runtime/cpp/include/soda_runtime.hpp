@@ -410,6 +410,7 @@ struct OpenOptions {
     int32_t threads = 0;
     void* cuda_stream = nullptr;
     std::vector<std::pair<std::string, double>> loras;  // files and their strengths: see soda_lora
+    bool preload = false;  // open all engines at once, those of every size
 };
 
 // An opened bundle, for any number of threads.
@@ -431,6 +432,7 @@ public:
             loras.push_back({sizeof(soda_lora), path.c_str(), strength});
         given.loras = loras.data();
         given.num_loras = static_cast<int32_t>(loras.size());
+        given.preload = options.preload;
         soda_bundle* handle = nullptr;
         check(soda_bundle_open(folder.c_str(), &given, &handle));
         handle_.reset(handle);
@@ -440,6 +442,20 @@ public:
     void set_lora_strengths(const std::vector<double>& strengths) {
         check(soda_bundle_set_lora_strengths(handle_.get(), strengths.data(), static_cast<int32_t>(strengths.size())));
     }
+    // Height and width in pixels of each size, the first being this bundle's as it was opened.
+    std::vector<std::pair<int32_t, int32_t>> sizes() const {
+        std::vector<std::pair<int32_t, int32_t>> found(static_cast<size_t>(info().num_sizes));
+        for (size_t i = 0; i < found.size(); ++i)
+            check(soda_bundle_size(handle_.get(), static_cast<int32_t>(i), &found[i].first, &found[i].second));
+        return found;
+    }
+    // The same bundle at one of its sizes, which shares engines and weights with this one.
+    Bundle at(int32_t height, int32_t width) const {
+        soda_bundle* handle = nullptr;
+        check(soda_bundle_at(handle_.get(), height, width, &handle));
+        return Bundle(handle);
+    }
+
     soda_info info() const {
         soda_info info{};
         info.size = sizeof info;
@@ -468,6 +484,7 @@ public:
     soda_bundle* handle() const noexcept { return handle_.get(); }
 
 private:
+    explicit Bundle(soda_bundle* handle) : handle_(handle, soda_bundle_close) {}
     // All that a query gives, until it refuses the next index.
     template <class Struct, class Query>
     static std::vector<Struct> list(Query query) {

@@ -61,6 +61,14 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
     return tables;
 }
 
+// Those of sizes.json, else the one that the bundle makes.
+std::vector<SizedManifest> sizes_of(const std::string& folder, const Manifest& manifest) {
+    std::vector<SizedManifest> sizes = open_sizes(folder, manifest);
+    const auto [height, width] = made_size(manifest);
+    if (sizes.empty() && height) sizes.push_back({height, width, manifest});
+    return sizes;
+}
+
 CheckedBundle check_once(const std::string& path) {
     if (!is_folder(path)) throw BundleError(path + ": no such bundle folder; `soda-export build` makes one");
     const std::string folder = resolved(path);  // whatever becomes of the working directory, or of links to the folder
@@ -71,7 +79,8 @@ CheckedBundle check_once(const std::string& path) {
     std::vector<std::string> read = {manifest.tables};
     if (policy) read.insert(read.end(), {policy_name, policy->policy.tables});
     files.require_same(read);
-    return {folder, std::move(manifest), files, std::move(tables), std::move(policy)};
+    auto sizes = sizes_of(folder, manifest);
+    return {folder, std::move(manifest), files, std::move(tables), std::move(policy), std::move(sizes)};
 }
 
 // What changes where another bundle is put in a folder's place; no value where there is none.
@@ -108,8 +117,9 @@ CheckedBundle check_known(const std::string& folder, Manifest manifest) {
         stamps[name] = require_regular_file(folder + "/" + name, entry.bytes);
     auto tables = read_and_check_tables(folder, manifest);
     auto policy = read_policy(folder, manifest);
+    auto sizes = sizes_of(folder, manifest);
     return {folder, std::move(manifest), CheckedFiles(folder, std::move(stamps)), std::move(tables),
-            std::move(policy)};
+            std::move(policy), std::move(sizes)};
 }
 
 BackendOptions with_defaults(BackendOptions options, const Manifest& manifest) {
@@ -124,7 +134,7 @@ BackendOptions with_defaults(BackendOptions options, const Manifest& manifest) {
 Bundle::Bundle(const std::string& folder, BackendOptions options, const std::vector<LoraArgument>& loras)
     : Bundle(check_folder(folder), std::move(options)) {
     if (loras.empty()) return;
-    loras_.emplace(folder_, manifest_, loras);
+    shared_->loras.emplace(folder_, manifest_, loras);
     std::vector<double> strengths;
     for (const LoraArgument& lora : loras) strengths.push_back(lora.strength);
     set_lora_strengths(strengths);
@@ -136,18 +146,52 @@ Bundle::Bundle(const std::string& folder, Manifest manifest, std::unique_ptr<Bac
 Bundle::Bundle(CheckedBundle checked, std::unique_ptr<Backend> backend)
     : folder_(std::move(checked.folder)),
       manifest_(std::move(checked.manifest)),
-      files_(std::move(checked.files)),
       tables_(std::move(checked.tables)),
       policy_(std::move(checked.policy)),
-      backend_(std::move(backend)) {}
+      shared_(new SharedParts{std::move(checked.files), std::move(checked.sizes), std::move(backend)}) {}
 
 Bundle::Bundle(CheckedBundle checked, BackendOptions options)
     : folder_(std::move(checked.folder)),
       manifest_(std::move(checked.manifest)),
-      files_(std::move(checked.files)),
       tables_(std::move(checked.tables)),
       policy_(std::move(checked.policy)),
-      backend_(open_backend(with_defaults(std::move(options), manifest_))) {}
+      shared_(new SharedParts{std::move(checked.files), std::move(checked.sizes),
+                              open_backend(with_defaults(std::move(options), manifest_))}) {}
+
+Bundle::Bundle(const std::string& folder, const Manifest& manifest, std::shared_ptr<SharedParts> shared)
+    : folder_(folder), manifest_(manifest), shared_(std::move(shared)) {
+    tables_ = read_and_check_tables(folder_, manifest_);
+    policy_ = read_policy(folder_, manifest_);
+    shared_->files.require_same({manifest_.tables});
+}
+
+std::shared_ptr<Bundle> Bundle::at(int64_t height, int64_t width) const {
+    require_here();
+    std::string known;
+    for (const SizedManifest& size : sizes()) {
+        if (size.height == height && size.width == width)
+            return std::shared_ptr<Bundle>(new Bundle(folder_, size.manifest, shared_));
+        known += say(known.empty() ? "" : ", ", size.height, "x", size.width);
+    }
+    throw RequestError(say("size ", height, "x", width, ": this bundle has ",
+                           known.empty() ? "one size, which it does not name" : known));
+}
+
+void Bundle::open_engines() {
+    if (sizes().size() < 2) return open_own_engines();
+    for (const SizedManifest& size : sizes()) at(size.height, size.width)->open_own_engines();
+}
+
+void Bundle::open_own_engines() {
+    const SharedReplaced now = replaced();
+    for (size_t i = 0; i < manifest_.programs.size(); ++i) step_engine(i, now);
+    for (const PrepareProgram& program : manifest_.prepare) prepare_engine(program, now);
+    for (const FinishProgram& program : manifest_.finish) {
+        finish_engine();
+        if (!program.first.empty()) finish_engine(true);
+    }
+    if (policy_) signals_engine();
+}
 
 std::shared_ptr<const Engine> Bundle::step_engine(size_t program, const SharedReplaced& replaced) {
     const Program& used = manifest_.programs[program];
@@ -170,21 +214,22 @@ std::shared_ptr<const Engine> Bundle::signals_engine() {
 }
 
 SharedReplaced Bundle::replaced() const {
-    const std::lock_guard<std::mutex> guard(lock_);
-    return replaced_;
+    const std::lock_guard<std::mutex> guard(shared_->lock);
+    return shared_->replaced;
 }
 
 void Bundle::set_lora_strengths(const std::vector<double>& strengths) {
     require_here();
-    if (!loras_) throw RequestError("this bundle was opened without LoRA; name the files when you open it");
-    files_.require_same(manifest_.weights);
-    SharedReplaced made = loras_->replaced(strengths);
-    files_.require_same(manifest_.weights);
-    if (made->version) backend_->judge_replaced(folder_);
-    const std::lock_guard<std::mutex> guard(lock_);
-    replaced_ = std::move(made);
-    for (auto engine = engines_.begin(); engine != engines_.end();)
-        engine = engine->first.second == 0 ? std::next(engine) : engines_.erase(engine);
+    if (!shared_->loras) throw RequestError("this bundle was opened without LoRA; name the files when you open it");
+    shared_->files.require_same(manifest_.weights);
+    SharedReplaced made = shared_->loras->replaced(strengths);
+    shared_->files.require_same(manifest_.weights);
+    if (made->version) shared_->backend->judge_replaced(folder_);
+    const std::lock_guard<std::mutex> guard(shared_->lock);
+    shared_->replaced = std::move(made);
+    auto& engines = shared_->engines;
+    for (auto engine = engines.begin(); engine != engines.end();)
+        engine = engine->first.second == 0 ? std::next(engine) : engines.erase(engine);
 }
 
 Signature Bundle::signature_of(const PrepareProgram& program) const {
@@ -198,7 +243,7 @@ const Memory& Bundle::table(const std::string& name) {
     std::unique_ptr<Memory>& memory = uploaded_[name];
     if (!memory) {
         const std::vector<float>& values = tables_.at(name).values;
-        auto fresh = backend_->allocate(int64_t(values.size()) * 4);
+        auto fresh = shared_->backend->allocate(int64_t(values.size()) * 4);
         fresh->write(values.data(), fresh->bytes());
         memory = std::move(fresh);
     }
@@ -208,12 +253,19 @@ const Memory& Bundle::table(const std::string& name) {
 std::shared_ptr<const Engine> Bundle::open(const std::string& file, const Signature& signature, bool once,
                                            const std::string& weights, const SharedReplaced& replaced) {
     require_here();
-    const std::lock_guard<std::mutex> guard(lock_);
+    const std::lock_guard<std::mutex> guard(shared_->lock);
     const uint64_t version = replaced->of_program(weights).empty() ? 0 : replaced->version;
-    const auto known = engines_.find({file, version});
-    if (known != engines_.end()) return known->second;
+    const auto same = [&](const auto& opened) {
+        return opened.first.inputs == signature.inputs && opened.first.outputs == signature.outputs;
+    };
+    const auto known = shared_->engines.find({file, version});
+    if (known != shared_->engines.end()) {
+        const auto found = std::find_if(known->second.begin(), known->second.end(), same);
+        if (found != known->second.end()) return found->second;
+    }
     auto engine = open_checked(file, signature, once, weights, replaced);
-    if (version == 0 || version == replaced_->version) engines_[{file, version}] = engine;  // else of an older request
+    if (version == 0 || version == shared_->replaced->version)  // else of an older request
+        shared_->engines[{file, version}].emplace_back(signature, engine);
     return engine;
 }
 
@@ -223,14 +275,14 @@ std::shared_ptr<const Engine> Bundle::open_checked(const std::string& file, cons
     std::vector<std::string> used = manifest_.weights;
     used.insert(used.begin(), file);
     if (manifest_.files.count(engine_index_name)) used.emplace_back(engine_index_name);
-    files_.require_same(used);
+    shared_->files.require_same(used);
     try {
-        auto engine = backend_->open_engine(folder_ + "/" + file, signature, once, weights, replaced);
-        files_.require_same(used);
+        auto engine = shared_->backend->open_engine(folder_ + "/" + file, signature, once, weights, replaced);
+        shared_->files.require_same(used);
         return engine;
     } catch (const EngineError& error) {
-        files_.require_same(used);
-        const std::string link = files_.link_among(used);
+        shared_->files.require_same(used);
+        const std::string link = shared_->files.link_among(used);
         if (link.empty()) throw;
         throw EngineError(say(error.what(), "; ", link,
                               " is a symbolic link, through which an engine library may read no weights: copy the "
@@ -245,9 +297,9 @@ const PromptTokenizer& Bundle::tokenizer(size_t number) {
     std::shared_ptr<const PromptTokenizer>& opened = tokenizers_[number];
     if (!opened) {
         const Tokenizer& entry = manifest_.tokenizers.at(number);
-        files_.require_same({entry.file});
+        shared_->files.require_same({entry.file});
         opened = std::make_shared<const PromptTokenizer>(folder_ + "/" + entry.file, entry);
-        files_.require_same({entry.file});
+        shared_->files.require_same({entry.file});
     }
     return *opened;
 }
@@ -257,7 +309,7 @@ int64_t Bundle::vocabulary(size_t number) {
     const auto known = vocabularies_.find(number);
     if (known != vocabularies_.end()) return known->second;
     const Tokenizer& tokenizer = manifest_.tokenizers.at(number);
-    files_.require_same({tokenizer.file});
+    shared_->files.require_same({tokenizer.file});
     const int64_t size = vocabulary_size(folder_ + "/" + tokenizer.file);
     return vocabularies_[number] = size ? std::max(size, tokenizer.pad_id + 1) : 0;
 }

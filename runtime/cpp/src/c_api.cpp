@@ -215,7 +215,30 @@ soda_status soda_bundle_open(const char* folder, const soda_open_options* option
                                     "",
                                     given.threads,
                                     given.cuda_stream};
-        *bundle = new soda_bundle{std::make_shared<Bundle>(folder, wanted, read_loras(given))};
+        auto opened = std::make_shared<Bundle>(folder, wanted, read_loras(given));
+        if (given.preload) opened->open_engines();
+        *bundle = new soda_bundle{std::move(opened)};
+    });
+}
+
+soda_status soda_bundle_size(const soda_bundle* bundle, int32_t index, int32_t* height, int32_t* width) {
+    return guarded([&] {
+        demand(bundle, "bundle");
+        demand(height, "height");
+        demand(width, "width");
+        const auto& sizes = bundle->bundle->sizes();
+        if (index < 0 || size_t(index) >= sizes.size()) refuse(say("size ", index, " of ", sizes.size()));
+        *height = int32_t(sizes[size_t(index)].height);
+        *width = int32_t(sizes[size_t(index)].width);
+    });
+}
+
+soda_status soda_bundle_at(const soda_bundle* bundle, int32_t height, int32_t width, soda_bundle** sized) {
+    if (sized) *sized = nullptr;
+    return guarded([&] {
+        demand(bundle, "bundle");
+        demand(sized, "sized");
+        *sized = new soda_bundle{bundle->bundle->at(height, width)};
     });
 }
 

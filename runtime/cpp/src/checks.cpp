@@ -23,6 +23,13 @@ void require_at_most(const std::string& path, const FileEntry& entry, int64_t li
         throw BundleError(say(path, ": ", entry.bytes, " bytes, at most ", limit, " are read; ", rebuild));
 }
 
+// What is read whole is not too large.
+void require_readable(const std::string& folder, const Manifest& manifest) {
+    require_at_most(folder + "/" + manifest.tables, manifest.files.at(manifest.tables), max_tables_bytes);
+    for (const auto& tokenizer : manifest.tokenizers)
+        require_at_most(folder + "/" + tokenizer.file, manifest.files.at(tokenizer.file), max_tokenizer_bytes);
+}
+
 void check_hash(const std::string& path, const FileEntry& entry) {
     if (sha256_of(path) != entry.sha256)
         throw BundleError(say(path, ": its SHA-256 is not the manifest's, the file was changed or damaged; ", rebuild));
@@ -59,8 +66,8 @@ void check_named_files(const std::string& folder, const Manifest& manifest) {
 
 }  // namespace
 
-Manifest open_manifest(const std::string& folder) {
-    const std::string path = folder + "/" + manifest_name;
+Manifest open_manifest(const std::string& folder, const std::string& name) {
+    const std::string path = folder + "/" + name;
     const int64_t bytes = require_regular_file(path, max_manifest_bytes).bytes;
     Manifest manifest = parse_manifest(read_bytes(path, 0, bytes), path);
     const std::string problem = first_problem(manifest);
@@ -68,11 +75,24 @@ Manifest open_manifest(const std::string& folder) {
     return manifest;
 }
 
+std::vector<SizedManifest> open_sizes(const std::string& folder, const Manifest& manifest) {
+    std::vector<SizedManifest> sizes;
+    for (const SizeEntry& entry : read_size_list(folder, manifest)) {
+        sizes.push_back({entry.height, entry.width, manifest});
+        if (entry.manifest == manifest_name) continue;
+        Manifest sized = open_manifest(folder, entry.manifest);
+        const std::string problem = sized_problem(entry, sized, manifest);
+        if (!problem.empty()) throw BundleError(say(folder, "/", entry.manifest, ": ", problem, "; ", rebuild));
+        require_readable(folder, sized);
+        check_named_files(folder, sized);
+        sizes.back().manifest = std::move(sized);
+    }
+    return sizes;
+}
+
 CheckedFiles::Stamps check_files(const std::string& folder, const Manifest& manifest) {
     for (const auto& [name, entry] : manifest.files) require_regular_file(folder + "/" + name, entry.bytes);
-    require_at_most(folder + "/" + manifest.tables, manifest.files.at(manifest.tables), max_tables_bytes);
-    for (const auto& tokenizer : manifest.tokenizers)
-        require_at_most(folder + "/" + tokenizer.file, manifest.files.at(tokenizer.file), max_tokenizer_bytes);
+    require_readable(folder, manifest);
     for (const auto& name : manifest.weights) read_header(folder + "/" + name);
     CheckedFiles::Stamps stamps;
     for (const auto& [name, entry] : manifest.files) {

@@ -5,11 +5,15 @@
 
 #include "files.hpp"
 #include "manifest.hpp"
+#include "sizes.hpp"
 
 namespace soda {
 
-// Read and check manifest.json: schema, names, and every number against every other.
-Manifest open_manifest(const std::string& folder);
+// Read and check a manifest: schema, names, and every number against every other.
+Manifest open_manifest(const std::string& folder, const std::string& name = manifest_name);
+// The manifest of every size of a bundle whose files have been hashed, checked as manifest.json is, in the order of
+// sizes.json; empty where there is none.
+std::vector<SizedManifest> open_sizes(const std::string& folder, const Manifest& manifest);
 // Sizes of all files, headers of the weights, hashes (small files at every open, others once per file), and that no
 // program names a file besides. Gives the files' stamps.
 CheckedFiles::Stamps check_files(const std::string& folder, const Manifest& manifest);

@@ -149,6 +149,7 @@ soda_info describe_bundle(const Bundle& bundle) {
     info.guidance = m.guidance;
     info.cuda_stream = bundle.backend().stream();
     info.num_slots = int32_t(m.slots.size());
+    info.num_sizes = int32_t(bundle.sizes().size());
     info.inpaints = bundle.tables().count(start_known_table) != 0;
     info.policy = bundle.policy() ? bundle.policy()->policy.name.c_str() : "";
     info.num_actions = bundle.policy() ? int32_t(bundle.policy()->policy.actions.size()) : 0;

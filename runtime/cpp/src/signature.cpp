@@ -17,6 +17,10 @@ Dtype dtype_of(const std::string& name) {
     return name == "bfloat16" ? Dtype::bfloat16 : Dtype::float32;
 }
 
+bool operator==(const Port& a, const Port& b) {
+    return a.dtype == b.dtype && a.shape == b.shape && a.slot == b.slot && a.age == b.age;
+}
+
 Sizes Port::at(const Axes& axes) const {
     Sizes filled = shape;
     for (int64_t& side : filled) {

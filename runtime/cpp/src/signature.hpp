@@ -31,6 +31,8 @@ struct Port {
 
 using Ports = std::map<std::string, Port>;
 
+bool operator==(const Port& a, const Port& b);
+
 struct Signature {
     Ports inputs, outputs;
 };

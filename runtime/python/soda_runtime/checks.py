@@ -15,6 +15,7 @@ from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, VERSION, FileEntry, Man
 from .policy import read_rules
 from .remembered import is_remembered, remember
 from .signature import program_files
+from .sizes import Size, read_size_list, sized_problem
 from .tensors import read_header
 from .versions import parse_manifest
 
@@ -24,9 +25,9 @@ _MAX_TOKENIZER_BYTES = 64 << 20  # so is the tokenizer
 _GRAPH_BACKENDS = frozenset({"ort", "openvino"})  # whose programs are ONNX graphs
 
 
-def open_manifest(folder: Path) -> Manifest:
-    """Read and check manifest.json: schema, names, and every number against every other."""
-    path = folder / MANIFEST_NAME
+def open_manifest(folder: Path, name: str = MANIFEST_NAME) -> Manifest:
+    """Read and check a manifest: schema, names, and every number against every other."""
+    path = folder / name
     require_regular_file(path, MAX_MANIFEST_BYTES)
     manifest = parse_manifest(path.read_bytes(), str(path))
     problem = first_problem(manifest)
@@ -35,15 +36,29 @@ def open_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def open_sizes(folder: Path, manifest: Manifest) -> dict[Size, Manifest]:
+    """The manifest of every size of a bundle whose files have been hashed, checked as manifest.json is, in the order of
+    sizes.json; empty where there is none. Raises BundleError."""
+    found: dict[Size, Manifest] = {}
+    for entry in read_size_list(folder, manifest):
+        sized = manifest
+        if entry.manifest != MANIFEST_NAME:
+            sized = open_manifest(folder, entry.manifest)
+            problem = sized_problem(entry, sized, manifest)
+            if problem:
+                raise BundleError(f"{folder / entry.manifest}: {problem}; {REBUILD}")
+            _check_sizes_read_whole(folder, sized)
+            _check_named_files(folder, sized)
+        found[entry.height, entry.width] = sized
+    return found
+
+
 def check_files(folder: Path, manifest: Manifest) -> dict[str, Stamp]:
     """Sizes of all files, the header of the weights, hashes (small files at every open, others once per file), and that
     no program names a file besides. Returns the files' stamps."""
     for name, entry in manifest.files.items():
         require_regular_file(folder / name, entry.bytes)
-    for name, limit in _read_whole(manifest):
-        size = manifest.files[name].bytes
-        if size > limit:
-            raise BundleError(f"{folder / name}: {size!r:.40} bytes, at most {limit} are read; {REBUILD}")
+    _check_sizes_read_whole(folder, manifest)
     for name in manifest.weights:
         read_header(folder / name)
     stamps = {}
@@ -60,6 +75,13 @@ def check_files(folder: Path, manifest: Manifest) -> dict[str, Stamp]:
         stamps[name] = stamp
     _check_named_files(folder, manifest)
     return stamps
+
+
+def _check_sizes_read_whole(folder: Path, manifest: Manifest) -> None:
+    for name, limit in _read_whole(manifest):
+        size = manifest.files[name].bytes
+        if size > limit:
+            raise BundleError(f"{folder / name}: {size!r:.40} bytes, at most {limit} are read; {REBUILD}")
 
 
 def _read_whole(manifest: Manifest) -> Iterator[tuple[str, int]]:
@@ -96,10 +118,11 @@ def verify_hashes(folder: Path) -> Manifest:
             _check_hash(folder / name, entry)
         _check_named_files(folder, manifest)
         headers = {name: read_header(folder / name) for name in manifest.weights} | {"": {}}
-        for file, weights in program_files(manifest):
-            is_known = weights or manifest.version == VERSION  # which file it is, old bundles may not say
-            if manifest.backend in _GRAPH_BACKENDS and is_known:
-                check_initializers(folder / file, weights, headers[weights])
+        for each in (manifest, *open_sizes(folder, manifest).values()):
+            for file, weights in program_files(each):
+                is_known = weights or each.version == VERSION  # which file it is, old bundles may not say
+                if each.backend in _GRAPH_BACKENDS and is_known:
+                    check_initializers(folder / file, weights, headers[weights])
         return manifest
 
 

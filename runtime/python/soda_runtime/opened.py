@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import DeviceBackend, DeviceOptions, Engine, open_backend
-from .checks import check_files, open_manifest
+from .checks import check_files, open_manifest, open_sizes
 from .engine_index import INDEX_NAME
+from .engines import OpenEngines
 from .errors import BundleError, EngineError, RequestError
 from .files import CheckedFiles, Stamp, identity_of, refusing_unreadable, require_regular_file
 from .guard import OpenedHere
 from .lora import BundleLoras, LoraArgument
 from .manifest import MANIFEST_NAME, VERSION, FinishProgram, Manifest, PrepareProgram, VideoFinish
 from .policy import POLICY_NAME, Policy, read_policy, signals_signature
-from .replaced import HostTensor, Replaced
+from .replaced import Replaced
 from .signature import (
     PREVIEW_LEVELS,
     START_COEFFICIENTS,
@@ -34,6 +36,7 @@ from .signature import (
     scalar_count,
     step_signature,
 )
+from .sizes import Size, judge_size, made_size
 from .tensors import read_tensors
 from .vocabulary import vocabulary_size
 
@@ -45,8 +48,27 @@ _MAX_TABLE_VALUE = 1e18  # so that a product of two is finite in float32
 _ATTEMPTS = 10  # at opening a bundle that is being replaced meanwhile
 
 
+@dataclass
+class _Shared:
+    """What all sizes of a bundle have in common. sizes: their manifests, the first one's first. opened: those that were
+    asked for."""
+
+    files: CheckedFiles
+    engines: OpenEngines
+    sizes: dict[Size, Manifest]
+    opened: dict[Size, OpenedBundle] = field(default_factory=dict)
+    tokenizers: dict[int, PromptTokenizer] = field(default_factory=dict)
+    vocabularies: dict[int, int] = field(default_factory=dict)
+    replaced: Replaced = field(default_factory=Replaced)
+    loras: BundleLoras | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
 class OpenedBundle(OpenedHere):
-    """An opened bundle without its sessions: thread-safe, shared by any number of them, of one process."""
+    """An opened bundle without its sessions: thread-safe, shared by any number of them, of one process.
+
+    Of a bundle of several sizes this is the first one; `at` gives the others.
+    """
 
     def __init__(
         self, folder: Path, manifest: Manifest, backend: str, device: str, threads: int, weights: str = "",
@@ -55,34 +77,63 @@ class OpenedBundle(OpenedHere):
     ) -> None:  # fmt: skip
         """stamps: of the files when they were checked; default those that they have now."""
         super().__init__()
-        self.folder, self.manifest = folder, manifest
         with refusing_unreadable(folder):
             if stamps is None:
                 stamps = {name: require_regular_file(folder / name, e.bytes) for name, e in manifest.files.items()}
-            self._files = CheckedFiles(folder, stamps)
-            self.tables = _read_tables(folder, manifest)
-            self.policy = read_policy(folder, manifest)
-        tables = [manifest.tables, *([POLICY_NAME, self.policy.policy.tables] if self.policy else [])]
-        self._files.require_same(tables)
+            files = CheckedFiles(folder, stamps)
+            self._fill(folder, manifest, files)
+            sizes = open_sizes(folder, manifest)
+            made = made_size(manifest)
+            sizes = sizes or ({} if made is None else {made: manifest})
         self.backend = open_backend(backend, device, threads, weights, options)
-        self.replaced = Replaced()
-        self._loras: BundleLoras | None = None
+        self._shared = _Shared(files, OpenEngines(folder, files), sizes)
+        self._shared.opened |= dict.fromkeys(list(sizes)[:1], self)
         if lora:
-            self._loras = BundleLoras(folder, manifest, lora)
-            self._files.require_same(manifest.weights)
-            self._replace(self._loras.strengths)
-        self._engines: dict[tuple[str, int], Engine] = {}
-        self._tokenizers: dict[int, PromptTokenizer] = {}
-        self._vocabularies: dict[int, int] = {}
-        self._lock = threading.Lock()
-        self._opening: dict[str, threading.Lock] = {}
+            self._shared.loras = BundleLoras(folder, manifest, lora)
+            files.require_same(manifest.weights)
+            self._replace(self._shared.loras.strengths)
+
+    def _fill(self, folder: Path, manifest: Manifest, files: CheckedFiles) -> None:
+        """What a size has of its own."""
+        self.folder, self.manifest = folder, manifest
+        self.tables = _read_tables(folder, manifest)
+        self.policy = read_policy(folder, manifest)
+        tables = [manifest.tables, *([POLICY_NAME, self.policy.policy.tables] if self.policy else [])]
+        files.require_same(tables)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Height and width in pixels of what requests may ask for, the first being the default; empty for sounds, and
+        for latents of a bundle of one size."""
+        return tuple(self._shared.sizes)
+
+    def at(self, size: Sequence[int] | None) -> Self:
+        """The same bundle at one of its sizes, (height, width), which shares engines and weights with this one; None is
+        this one. Raises RequestError for a size that is not there."""
+        if size is None:
+            return self
+        self.require_here()
+        shared, asked = self._shared, judge_size(size, self.sizes)
+        with shared.lock:
+            if asked not in shared.opened:
+                made = object.__new__(type(self))
+                OpenedHere.__init__(made)
+                with refusing_unreadable(self.folder):
+                    made._fill(self.folder, shared.sizes[asked], shared.files)
+                made._shared, made.backend = shared, self.backend
+                shared.opened[asked] = made
+            found = shared.opened[asked]
+        assert isinstance(found, type(self))
+        return found
 
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "auto", threads: int = 0,
         weights: str = "", options: DeviceOptions = DeviceOptions(), lora: Sequence[LoraArgument] = (),
+        preload: bool = False,
     ) -> Self:  # fmt: skip
-        """Check and open the bundle folder `path`. Engines are opened when a session first needs them.
+        """Check and open the bundle folder `path`. Engines are opened when a session first needs them, or, with
+        `preload`, all at once, those of every size.
 
         backend: default the one it was built for; `null` checks dispatch without computing. device: cpu, cuda or
         cuda:N; auto is the backend's own. threads: of the engine library, 0 lets it choose. weights: `prepacked`, a
@@ -93,7 +144,10 @@ class OpenedBundle(OpenedHere):
         for attempt in range(_ATTEMPTS):
             found = identity_of(path, MANIFEST_NAME)
             try:
-                return cls._open_once(path, backend, device, threads, weights, options, lora)
+                bundle = cls._open_once(path, backend, device, threads, weights, options, lora)
+                if preload:
+                    bundle.open_engines()
+                return bundle
             except BundleError:
                 if found == identity_of(path, MANIFEST_NAME):
                     raise
@@ -114,14 +168,14 @@ class OpenedBundle(OpenedHere):
         return cls(folder, manifest, backend or manifest.backend, device, threads, weights, options, stamps, lora)
 
     def close(self) -> None:
-        """Let go of all engines, and free what they hold on a device; sessions must not be used any more.
+        """Let go of all engines of all sizes, and free what they hold on a device; sessions must not be used any more.
 
         In a fork of the process that opened the bundle nothing happens.
         """
         if not self.is_here:
             return
-        with self._lock:
-            self._engines.clear()
+        with self._shared.lock:
+            self._shared.engines.clear()
             if isinstance(self.backend, DeviceBackend):
                 self.backend.close()
 
@@ -134,7 +188,13 @@ class OpenedBundle(OpenedHere):
     @property
     def lora_strengths(self) -> tuple[float, ...]:
         """Of the LoRA files that it was opened with, in their order."""
-        return self._loras.strengths if self._loras else ()
+        loras = self._shared.loras
+        return loras.strengths if loras else ()
+
+    @property
+    def replaced(self) -> Replaced:
+        """The weights that requests which begin now take in the place of the files' own."""
+        return self._shared.replaced
 
     def set_lora_strengths(self, strengths: Sequence[float]) -> None:
         """Give each LoRA file that the bundle was opened with another strength, 0 for none of it.
@@ -143,21 +203,35 @@ class OpenedBundle(OpenedHere):
         progress goes on with what it began with. Raises RequestError.
         """
         self.require_here()
-        if self._loras is None:
+        if self._shared.loras is None:
             raise RequestError("this bundle was opened without LoRA; open it with lora=[...]")
-        self._files.require_same(self.manifest.weights)
+        self._shared.files.require_same(self.manifest.weights)
         self._replace(strengths)
-        with self._lock:
-            current = (0, self.replaced.version)
-            self._engines = {key: engine for key, engine in self._engines.items() if key[1] in current}
 
     def _replace(self, strengths: Sequence[float]) -> None:
-        assert self._loras is not None
-        replaced = self._loras.replaced(strengths)
+        shared = self._shared
+        assert shared.loras is not None
+        replaced = shared.loras.replaced(strengths)
         why = self.backend.why_fixed_weights(self.folder) if replaced.version else ""
         if why:
             raise EngineError(f"{self.folder}: no LoRA can be added: {why}")
-        self.replaced = replaced
+        shared.replaced = replaced
+        shared.engines.keep(replaced.version)
+
+    def open_engines(self) -> None:
+        """Open every engine of every size now. Raises EngineError."""
+        for size in self.sizes or (None,):
+            sized = self.at(size)
+            for program in range(len(sized.manifest.programs)):
+                sized.engine(program)
+            for each in sized.manifest.prepare:
+                sized.prepare_engine(each)
+            for finish in sized.manifest.finish:
+                sized.finish_engine(finish)
+                if isinstance(finish, VideoFinish) and finish.first:
+                    sized.finish_engine(finish, first=True)
+            if sized.policy is not None:
+                sized.signals_engine(sized.policy.policy)
 
     def engine(self, program: int, replaced: Replaced | None = None) -> Engine:
         """The engine of program number `program`, opened at first use. replaced: weights that it takes in the place of
@@ -185,17 +259,17 @@ class OpenedBundle(OpenedHere):
 
     def tokenize(self, number: int, prompts: Sequence[str]) -> Tokens:
         """The tokens of prompts by tokenizer `number`."""
-        entry = self.manifest.tokenizers[number]
+        entry, shared = self.manifest.tokenizers[number], self._shared
         path = self.folder / entry.file
         self.require_here()
         try:
-            with self._lock:
-                if number not in self._tokenizers:
+            with shared.lock:
+                if number not in shared.tokenizers:
                     from .text import PromptTokenizer
 
-                    self._files.require_same([entry.file])
-                    self._tokenizers[number] = PromptTokenizer(path, entry.max_tokens, entry.clean, entry.pad_id)
-            return self._tokenizers[number].encode(prompts)
+                    shared.files.require_same([entry.file])
+                    shared.tokenizers[number] = PromptTokenizer(path, entry.max_tokens, entry.clean, entry.pad_id)
+            return shared.tokenizers[number].encode(prompts)
         except BaseException as error:  # a tokenizer that names tokens it does not have makes the library panic
             if type(error).__name__ != "PanicException":
                 raise
@@ -203,54 +277,25 @@ class OpenedBundle(OpenedHere):
 
     def vocabulary(self, number: int) -> int:
         """Token ids of tokenizer `number` are below this; 0 where its file does not say."""
-        entry = self.manifest.tokenizers[number]
-        if number not in self._vocabularies:
-            self._files.require_same([entry.file])
+        entry, shared = self.manifest.tokenizers[number], self._shared
+        if number not in shared.vocabularies:
+            shared.files.require_same([entry.file])
             with refusing_unreadable(self.folder):
                 size = vocabulary_size(self.folder / entry.file)
-            self._vocabularies[number] = max(size, entry.pad_id + 1) if size else 0
-        return self._vocabularies[number]
+            shared.vocabularies[number] = max(size, entry.pad_id + 1) if size else 0
+        return shared.vocabularies[number]
 
     def require_weights(self) -> None:
         """No weights file, which engines may have mapped, was written to since it was checked. Raises BundleError."""
-        self._files.require_untouched(self.manifest.weights)
+        self._shared.files.require_untouched(self.manifest.weights)
 
     def _open(
         self, file: str, weights: str, signature: Signature, once: bool = False, replaced: Replaced | None = None
     ) -> Engine:
         self.require_here()
         replaced = self.replaced if replaced is None else replaced
-        tensors = replaced.of_program(weights)
-        key = file, replaced.version if tensors else 0
-        with self._lock:
-            opening = self._opening.setdefault(file, threading.Lock())
-        with opening:
-            engine = self._engines.get(key)
-            if engine is None:
-                engine = self._open_checked(file, weights, signature, once, tensors)
-                with self._lock:
-                    if key[1] in (0, self.replaced.version):  # else it is of a request that began before
-                        self._engines[key] = engine
-            return engine
-
-    def _open_checked(
-        self, file: str, weights: str, signature: Signature, once: bool, replaced: Mapping[str, HostTensor]
-    ) -> Engine:
-        """Open an engine from the files that were checked: libraries open them by path, once more."""
-        used = [file, *self.manifest.weights, *(name for name in (INDEX_NAME,) if name in self.manifest.files)]
-        self._files.require_same(used)
-        try:
-            return self.backend.open_engine(self.folder / file, signature, once, weights, replaced)
-        except EngineError as error:
-            link = self._files.link_among(used)
-            if link is None:
-                raise
-            raise EngineError(
-                f"{error}; {link} is a symbolic link, through which an engine library may read no weights: "
-                f"copy the bundle with `cp -rL`"
-            ) from None
-        finally:
-            self._files.require_same(used)
+        read = [*self.manifest.weights, *(name for name in (INDEX_NAME,) if name in self.manifest.files)]
+        return self._shared.engines.open(self.backend, file, weights, signature, read, replaced, once)
 
 
 def _read_tables(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:

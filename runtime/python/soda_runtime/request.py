@@ -66,6 +66,8 @@ class Request:
 
     on_step: called after every step, in the thread that plays it. It may look at the session and cancel; what it raises
     ends the request and is raised to the caller.
+
+    size: height and width in pixels, one of the bundle's; default its first.
     """
 
     labels: int | Sequence[int] | None = None
@@ -91,6 +93,7 @@ class Request:
     vote: Literal["", "sample", "any", "mean"] = ""
     decisions: Any = None
     on_step: Callable[[StepDone], object] | None = None
+    size: tuple[int, int] | None = None
 
 
 class Described(Protocol):

@@ -14,8 +14,10 @@ from .backends import DeviceBackend, DeviceOptions
 from .errors import Cancelled, RequestError
 from .lora import LoraArgument
 from .opened import OpenedBundle
+from .players import Players
 from .progress import StepDone, takes_fields
 from .request import Request
+from .results import Results
 from .values import real_array
 
 
@@ -29,6 +31,7 @@ class Session(Answers):
 
     def __init__(self, bundle: OpenedBundle) -> None:
         super().__init__(bundle)
+        self._own = bundle  # at the size that requests have which name none; `bundle` is at that of the one in progress
         self._on_step: Callable[[StepDone], object] | None = None
         self._requests = self._current = self._cancelled = 0  # numbers of requests: so far, in progress (0: none)
 
@@ -36,10 +39,12 @@ class Session(Answers):
     def open(
         cls, path: str | os.PathLike[str], *, backend: str = "", device: str = "auto", threads: int = 0,
         weights: str = "", options: DeviceOptions = DeviceOptions(), lora: Sequence[LoraArgument] = (),
+        preload: bool = False,
     ) -> Session:  # fmt: skip
         """Short for `Bundle.open(...).session()`."""
         bundle = OpenedBundle.open(
-            path, backend=backend, device=device, threads=threads, weights=weights, options=options, lora=lora
+            path, backend=backend, device=device, threads=threads, weights=weights, options=options, lora=lora,
+            preload=preload,
         )
         return cls(bundle)
 
@@ -124,7 +129,12 @@ class Session(Answers):
             self._reset()
 
     def _begin(self, request: Request) -> None:
-        judged, how, on_device = self._players.judge(request)
+        bundle = self._own.at(request.size)
+        players = self._players if bundle is self.bundle else Players(bundle)
+        judged, how, on_device = players.judge(request)
+        if bundle is not self.bundle:
+            self._close()  # free the buffers of the other size before new ones are allocated
+            self.bundle, self._players, self._results = bundle, players, Results(bundle)
         self._players.open(judged, how)
         self._reset()  # until everything below is done: a program may fail
         self._players.begin(judged, how, on_device)

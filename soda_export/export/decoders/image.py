@@ -21,12 +21,13 @@ from .source import DecoderSource
 class ImageModule(nn.Module):
     """Latents as the denoiser has them -> image [B, 3 or 1, H, W] in 0..1, as diffusers' pipelines scale.
 
-    Latents are [B, C, h, w] or, packed, [B, h/2 w/2, 4 C] in square images, two by two of each channel side by side
-    (FluxPipeline).
+    Latents are [B, C, h, w] or, packed, [B, h/2 w/2, 4 C], two by two of each channel side by side (FluxPipeline).
+    grid: h/2 and w/2 of packed ones.
     """
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, grid: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
+        self.grid = grid
         config = vae.config
         self.scaling, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
         self.post_quant_conv, self.decoder = getattr(vae, "post_quant_conv", None) or nn.Identity(), vae.decoder
@@ -34,9 +35,9 @@ class ImageModule(nn.Module):
     def forward(self, *given: Tensor) -> Tensor:
         (latents,) = given
         if latents.ndim == 3:
-            side, channels = math.isqrt(latents.shape[1]), latents.shape[2] // 4
-            grid = latents.reshape(-1, side, side, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
-            latents = grid.reshape(-1, channels, 2 * side, 2 * side)
+            (rows, columns), channels = self.grid, latents.shape[2] // 4
+            unpacked = latents.reshape(-1, rows, columns, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+            latents = unpacked.reshape(-1, channels, 2 * rows, 2 * columns)
         decoded = self.decoder(self.post_quant_conv(latents / self.scaling + self.shift))
         return (decoded / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
@@ -54,11 +55,18 @@ class ImageDecoder(Decoder):
 
     @cached_property
     def finish(self) -> ImageFinish:
-        """Channels, height and width follow from the latents' shape."""
+        """Channels, height and width follow from the latents' shape, or the size where they are packed."""
         shape = self.source.latent_shape
-        sides = (2 * math.isqrt(shape[0]),) * 2 if len(shape) == 2 else shape[1:]
+        sides = tuple(2 * side for side in self._grid) if len(shape) == 2 else shape[1:]
         height, width = (side * pixels_per_latent(self.source.config("vae")) for side in sides)
         return ImageFinish(DECODER_NAME, DECODER_WEIGHTS_NAME, "image", (self._channels, height, width))
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of packed latents: a square's where no size says otherwise."""
+        (height, width), tokens = self.source.size, self.source.latent_shape[0]
+        rows = math.isqrt(tokens * height // width) if height else math.isqrt(tokens)
+        return rows, tokens // rows
 
     @property
     def _channels(self) -> int:
@@ -72,7 +80,7 @@ class ImageDecoder(Decoder):
         if given != channels:
             where = self.source.where("vae")
             raise ModelError(f"{where}: the decoder takes {channels} channels, the denoiser has {given}")
-        return ImageModule(vae)
+        return ImageModule(vae, self._grid if len(shape) == 2 else (0, 0))
 
     def programs(self) -> list[DecoderProgram]:
         """One of the whole picture."""

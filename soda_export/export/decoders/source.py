@@ -20,7 +20,7 @@ _RANDOM_SEED = 0  # of a decoder whose weights are nowhere: it is there for its 
 class DecoderSource:
     """parts: name -> its diffusers folder, else the fields of its config.json. latent_shape: of one sample.
     frames_per_second: of clips, 0 for pictures. seed: of the random weights of parts without a folder. seconds: that a
-    sound is cut to, 0 for all of it."""
+    sound is cut to, 0 for all of it. size: height and width of a picture in pixels, zeros where the latents say it."""
 
     parts: Mapping[str, Path | Mapping[str, Any]]
     latent_shape: tuple[int, ...]
@@ -28,6 +28,7 @@ class DecoderSource:
     seed: int | None = None
     variant: str = ""
     seconds: float = 0.0
+    size: tuple[int, int] = (0, 0)
 
     @property
     def kind(self) -> str:
@@ -66,4 +67,6 @@ def decoder_source(loaded: LoadedModel) -> DecoderSource | None:
         return None
     is_random = not all(isinstance(place, Path) for place in parts.values())
     seed = _RANDOM_SEED if is_random else None
-    return DecoderSource(parts, loaded.spec.latent_shape, loaded.fps, seed, loaded.variant, loaded.seconds)
+    return DecoderSource(
+        parts, loaded.spec.latent_shape, loaded.fps, seed, loaded.variant, loaded.seconds, loaded.size
+    )

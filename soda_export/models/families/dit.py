@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
 from ..spec import STACK, Port
-from .square import check_square, square_latents, square_prediction
+from .square import check_square, sized_latents, sized_prediction
 
 
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
@@ -21,8 +21,8 @@ DIT = Family(
         SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
         SiteRule("transformer_blocks.-1", STACK),
     ),
-    latent_shape=square_latents,
-    prediction_shape=square_prediction,
+    latent_shape=sized_latents,
+    prediction_shape=sized_prediction,
     ports=_ports,
     steps=50,
     default_guidance=1.5,

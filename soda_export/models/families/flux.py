@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import isqrt
 from typing import Any
 
 from ..family import Constant, Family, Latents, Request, SiteRule, Sizes, Timestep
@@ -17,8 +16,14 @@ _CLIP, _T5 = TextPart("text_encoder", "tokenizer", tokens=77), TextPart("text_en
 
 def _latents(sizes: Sizes) -> tuple[int, ...]:
     """[tokens, channels]: a token is 2 x 2 latents."""
-    side = sizes.image_side // sizes.pixels_per_latent or _SIDE
-    return ((side // 2) ** 2, sizes.config["in_channels"])
+    rows, columns = _grid(sizes)
+    return (rows * columns, sizes.config["in_channels"])
+
+
+def _grid(sizes: Sizes) -> tuple[int, int]:
+    """Rows and columns of tokens."""
+    height, width = sizes.latent_sides(_SIDE)
+    return height // 2, width // 2
 
 
 def _prediction(sizes: Sizes) -> tuple[int, ...]:
@@ -36,8 +41,8 @@ def _image_positions(sizes: Sizes) -> Any:
     """(0, row, column) of each token: [tokens, 3]."""
     import torch
 
-    places = torch.arange(isqrt(sizes.latent_shape[0])).float()
-    return torch.cartesian_prod(torch.zeros(1), places, places)
+    rows, columns = (torch.arange(count).float() for count in _grid(sizes))
+    return torch.cartesian_prod(torch.zeros(1), rows, columns)
 
 
 def _text_positions(sizes: Sizes) -> Any:

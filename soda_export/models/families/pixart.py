@@ -7,7 +7,7 @@ from typing import Any
 from ..family import Constant, Family, Latents, Request, SiteRule, Sizes, Timestep
 from ..recipe import TextPart, TextRecipe
 from ..spec import STACK, Port
-from .square import check_square, square_latents, square_prediction
+from .square import check_square, sized_latents, sized_prediction
 
 _PIXELS_PER_LATENT = 8  # of the autoencoders of every model with micro-conditioning
 _T5 = TextPart("text_encoder", "tokenizer", clean="lower-strip", mask="attention_mask")
@@ -49,8 +49,8 @@ PIXART = Family(
         SiteRule("transformer_blocks.*.ff", "ff", renew="tokens"),
         SiteRule("transformer_blocks.-1", STACK),
     ),
-    latent_shape=square_latents,
-    prediction_shape=square_prediction,
+    latent_shape=sized_latents,
+    prediction_shape=sized_prediction,
     ports=_ports,
     steps=20,
     default_guidance=4.5,
@@ -59,5 +59,6 @@ PIXART = Family(
     text_tokens=120,
     text_tokens_by_pipeline={"PixArtSigmaPipeline": 300},
     texts=TextRecipe({"embeds": ((_T5.last,),)}),
+    any_size=True,
     check=check_square,
 )

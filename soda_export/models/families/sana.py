@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import ModelError
 from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
 from ..spec import STACK, Port
-from .square import check_square, square_latents, square_prediction
+from .square import check_square, sized_latents, sized_prediction
 
 
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
@@ -47,8 +47,8 @@ SANA = Family(
         SiteRule("transformer_blocks.*.ff", "ff"),
         SiteRule("transformer_blocks.-1", STACK),
     ),
-    latent_shape=square_latents,
-    prediction_shape=square_prediction,
+    latent_shape=sized_latents,
+    prediction_shape=sized_prediction,
     ports=_ports,
     steps=20,
     default_guidance=4.5,

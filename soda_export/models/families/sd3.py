@@ -9,7 +9,7 @@ from typing import Any
 from ..family import Family, Latents, Request, SiteRule, Sizes, Timestep
 from ..recipe import TextPart, TextRecipe
 from ..spec import STACK, Port
-from .square import check_patches, sized_latents, square_prediction
+from .square import check_patches, sized_latents, sized_prediction
 
 _CLIP_TOKENS = 77  # before T5's in the one sequence of text tokens
 _L = TextPart("text_encoder", "tokenizer", _CLIP_TOKENS)
@@ -18,7 +18,8 @@ _T5 = TextPart("text_encoder_3", "tokenizer_3", may_lack=True)
 
 
 def _tokens(sizes: Sizes) -> int:
-    return int(sizes.latent_shape[1] // sizes.config["patch_size"]) ** 2
+    _, height, width = sizes.latent_shape
+    return int(height * width // sizes.config["patch_size"] ** 2)
 
 
 def _ports(sizes: Sizes) -> tuple[Port, ...]:
@@ -51,7 +52,7 @@ SD3 = Family(
         SiteRule("transformer_blocks.*.ff_context", "ff_context"),
         SiteRule("transformer_blocks.-1", STACK, outputs=(1,)),
     ),
-    latent_shape=sized_latents, prediction_shape=square_prediction, ports=_ports, image_tokens=_tokens,
+    latent_shape=sized_latents, prediction_shape=sized_prediction, ports=_ports, image_tokens=_tokens,
     steps=28, default_guidance=7.0,
     blocks=("transformer_blocks.*",),
     once=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear"),

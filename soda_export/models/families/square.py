@@ -1,4 +1,4 @@
-"""What families share whose image is a square."""
+"""What families share whose latents are an image, a square unless the user says otherwise."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ from ...errors import ModelError
 from ..family import Sizes
 
 
-def square_latents(sizes: Sizes) -> tuple[int, ...]:
-    """[C, side, side]"""
-    side = sizes.config["sample_size"]
-    return (sizes.config["in_channels"], side, side)
-
-
 def sized_latents(sizes: Sizes) -> tuple[int, ...]:
-    """[C, side, side] for the side that was asked for, else the configuration's."""
-    side = sizes.image_side // sizes.pixels_per_latent or sizes.config["sample_size"]
-    return (sizes.config["in_channels"], side, side)
+    """[C, h, w] of the size that was asked for, else of the configuration's square."""
+    return (sizes.config["in_channels"], *sizes.latent_sides(sizes.config["sample_size"]))
 
 
-def square_prediction(sizes: Sizes) -> tuple[int, ...]:
-    """[C or 2C, side, side]"""
+def sized_prediction(sizes: Sizes) -> tuple[int, ...]:
+    """[C or 2C, h, w]"""
     channels, *rest = sizes.latent_shape
     return (sizes.config["out_channels"] or channels, *rest)
 

@@ -53,7 +53,7 @@ def takes_region(config: Mapping[str, Any]) -> bool:
 
 
 def unet_latents(sizes: Sizes) -> tuple[int, ...]:
-    """[C, side, side] of the latents alone."""
+    """[C, h, w] of the latents alone."""
     return (sizes.config["out_channels"], *sized_latents(sizes)[1:])
 
 
@@ -67,8 +67,8 @@ def time_ids(sizes: Sizes) -> Any:
     """Size of the original, corner of the crop and size wanted, of an image that was never cropped: [1, 6] pixels."""
     import torch
 
-    side = float(sizes.latent_shape[1] * sizes.pixels_per_latent)
-    return torch.tensor([[side, side, 0.0, 0.0, side, side]])
+    height, width = (float(side * sizes.pixels_per_latent) for side in sizes.latent_shape[1:])
+    return torch.tensor([[height, width, 0.0, 0.0, height, width]])
 
 
 def original_size(sizes: Sizes) -> Any:
