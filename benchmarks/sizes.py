@@ -28,7 +28,7 @@ from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
 from soda_export.plan.plan import Plan
 from soda_export.plan.solve import PlanOptions, solve_plan
 
-SIZES = ("128x128", "96x128", "128x160")
+SIZES = ("64x64", "48x64", "64x96")
 FIRST_SEED = 3_000_000
 
 
