@@ -64,7 +64,7 @@ def test_its_defaults_are_those_it_was_judged_with(name: str) -> None:
     assert loaded.spec.latent_shape in ((4, 16, 16), (64, 16))  # of 64 x 64 pixels
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", [pytest.param("scenes", marks=pytest.mark.long), "shapes-flux"])
 def test_the_all_compute_bundle_draws_what_diffusers_draws(
     name: str, tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
@@ -80,6 +80,7 @@ def test_the_all_compute_bundle_draws_what_diffusers_draws(
     _check(drawn, images, scenes, record_property)
 
 
+@pytest.mark.long
 def test_the_all_compute_bundle_with_the_controlnet_draws_what_diffusers_draws(
     tmp_path: Path, record_property: Callable[..., None]
 ) -> None:

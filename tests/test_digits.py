@@ -48,6 +48,7 @@ def test_all_compute_equals_diffusers_on_16_samples(bench: Workbench, all_comput
     assert difference <= 1e-3
 
 
+@pytest.mark.long
 def test_samples_are_recognised_as_their_label(all_compute: Session) -> None:
     judge, labels = DigitsJudge(), np.arange(100) % 10
     assert judge.held_out_accuracy() >= 0.97

@@ -40,6 +40,7 @@ def test_the_folder_takes_at_most_16_megabytes_and_says_how_well_it_plays() -> N
 
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
+@pytest.mark.long
 def test_the_all_compute_bundle_makes_the_spectrograms_of_diffusers_pipeline_and_they_are_heard_right(
     tmp_path: Path,
 ) -> None:

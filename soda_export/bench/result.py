@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ..models.sizes import parse_size
+from ..models.request import parse_size
 
 
 @dataclass(frozen=True)

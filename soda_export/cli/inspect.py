@@ -133,7 +133,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
     if json:
         print_json(result)
         return
-    full = manifest.programs[manifest.baseline_program].flops
+    full, precision = manifest.programs[manifest.baseline_program].flops, describe_precision(folder, manifest)
     plan_file = folder / "plan.json"
     if plan_file.is_file():
         plan = read_plan(plan_file)
@@ -162,7 +162,7 @@ def _inspect_bundle(folder: Path, json: bool) -> None:
             ("cache arena", describe_arena(
                 manifest.arena.bytes, manifest.arena.lower_bound_bytes, manifest.arena.naive_bytes
             )),
-            ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {describe_precision(folder, manifest)}"),
+            ("weights", f"{megabytes(weights)} of {megabytes(files)} in all, {precision}"),
         ],
     )  # fmt: skip
 

@@ -15,8 +15,7 @@ from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
-from ..models.request import parse_lora
-from ..models.sizes import parse_size
+from ..models.request import parse_lora, parse_size
 from .inputs import parse_inputs, read_latents
 from .previews import open_previews
 from .results import check_result, write_result

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,11 @@ def parse_lora(given: str) -> tuple[Path, float]:
         what = f"{strength!r} is no strength" if file else "no file is named"
         raise UsageError(f"--lora {given}: {what}; write FILE or FILE:STRENGTH, as in style.safetensors:0.8")
     return Path(file), value
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of `512x768`. Raises ModelError."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if found is None:
+        raise ModelError(f"--size {text}: give height x width in pixels, e.g. 512x768")
+    return int(found[1]), int(found[2])

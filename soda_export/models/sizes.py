@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isqrt
@@ -12,7 +11,7 @@ from ..errors import ModelError
 from .family import Family, Size, Sizes
 from .origin import Origin
 from .published import read_json
-from .request import ModelRequest
+from .request import ModelRequest, parse_size
 
 BUILTIN_SIZES = {"shapes-flux": Size(64, 64)}
 """Built-in model whose configuration does not say it -> size of what it makes."""
@@ -98,14 +97,6 @@ def _sides(request: ModelRequest) -> tuple[int, int]:
     if len(request.size) > 1:
         raise ModelError(f"{_option(request)}: give one size here; build puts several into one bundle")
     return parse_size(request.size[0])
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width of `512x768`. Raises ModelError."""
-    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
-    if found is None:
-        raise ModelError(f"--size {text}: give height x width in pixels, e.g. 512x768")
-    return int(found[1]), int(found[2])
 
 
 def _option(request: ModelRequest) -> str:

@@ -179,6 +179,7 @@ def test_the_eager_model_lies_on_the_device(model: str, on_one_device: None) -> 
 
 
 @pytest.mark.parametrize("kind", ["labels", "text"])
+@pytest.mark.long
 def test_the_eager_reference_lies_on_the_device(
     kind: str, tiny_pixart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

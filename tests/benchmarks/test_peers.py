@@ -13,6 +13,8 @@ import pytest
 
 from tests.tiny import save_tiny_model
 
+pytestmark = pytest.mark.long
+
 _ROOT = Path(__file__).resolve().parents[2]
 _FIELDS = {
     "system", "setting", "model", "precision", "latency_s", "flops_ratio", "realization", "rmse", "peak_bytes",

@@ -160,6 +160,7 @@ def test_prompts_that_a_bundle_cannot_carry_are_refused_before_planning(
     assert message in err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_text_model_is_built_and_drawn_with(soda: Soda, tiny_pixart: Path, tmp_path: Path) -> None:
     """With the family's own sampler and guidance; a second build takes every stage from its file."""
     planning = ("--samples", "2", "--budget", "3", "--planner", "soda")

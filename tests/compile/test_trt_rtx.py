@@ -85,6 +85,7 @@ def test_forecasting_programs_build(bench: Workbench, tmp_path: Path) -> None:
     _check_ports(forecasting, forecasting.build(plan, "trt_rtx", tmp_path / "out", engine_options=SM89))
 
 
+@pytest.mark.long
 def test_a_whole_text_to_image_bundle_builds_in_half_precision(open_text_bench: OpenBench, tmp_path: Path) -> None:
     bench = open_text_bench()
     plan = make_plan(

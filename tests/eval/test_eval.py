@@ -109,6 +109,7 @@ def test_a_bundle_against_another_model_is_refused(tiny_bundle: Built, tiny_pixa
         evaluator(tiny_pixart, tmp_path, against="model").evaluate([tiny_bundle.out])
 
 
+@pytest.mark.long
 def test_a_text_bundle_is_asked_for_the_prompts_of_the_model_that_is_named(
     tiny_pixart: Path, open_text_bench: OpenBench, tmp_path: Path
 ) -> None:

@@ -153,7 +153,9 @@ TRACED_STEPS = 8
 NO_PARTS = BundleOptions(without=("text-encoder", "decoder"))
 
 
-@pytest.fixture(scope="module", params=["flux", "sd3", "sd15", "sdxl"])
+@pytest.fixture(
+    scope="module", params=["flux", "sd15", *(pytest.param(name, marks=pytest.mark.long) for name in ("sd3", "sdxl"))]
+)
 def traced_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     """A toy FLUX with 64 tokens, which takes its guidance as a number; a toy SD3 with 16 and two rows a sample; UNets,
     whose sites lie in one another."""

@@ -56,7 +56,7 @@ def build(bench: Workbench, out: Path, options: BundleOptions = NO_DECODER) -> B
     return bench.build(bench.plan_of(Schedule.full(bench.loaded.spec, STEPS), "everything"), "ort", out, options)
 
 
-@pytest.mark.parametrize("family", ["flux", "sd3"])
+@pytest.mark.parametrize("family", ["flux", pytest.param("sd3", marks=pytest.mark.long)])
 def test_a_bundle_draws_from_prompts_what_it_draws_from_diffusers_embeddings(family: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path / family, family)
     bench = open_bench(folder, tmp_path / "work")
@@ -138,6 +138,7 @@ def test_each_text_encoder_may_get_a_prompt_of_its_own_as_in_diffusers(family: s
     assert np.array_equal(session.generate(**plain, **same, noise=Noise(noise.numpy())), usual)
 
 
+@pytest.mark.long
 def test_a_prompt_that_no_text_encoder_takes_is_refused_in_one_line(tmp_path: Path) -> None:
     bench = open_bench(save_model(tmp_path / "sdxl", "sdxl"), tmp_path / "work")
     session = Session.open(build(bench, tmp_path / "bundle").out)

@@ -39,6 +39,7 @@ def save_tiny_refiner(folder: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("guidance", [5.0, pytest.param(1.0, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_refiner_equals_the_pipeline(guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_tiny_refiner(tmp_path / "model")
     options = SamplerOptions("euler", STEPS, 0.0, guidance)

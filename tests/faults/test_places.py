@@ -114,7 +114,7 @@ def test_stages_and_bundles_of_another_time_are_taken_as_they_are(places: Places
     again = places.run(case, place)
     assert again.code == 0, again.error
     assert "up to date" in again.error
-    assert again.error.count("taken from") == 4
+    assert again.error.count("taken from") == 5
 
 
 def test_a_long_name_has_room_for_its_temporary_file(tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ def test_engines_do_not_move() -> None:
         pipe.to(torch.device("cuda", 0))
 
 
+@pytest.mark.long
 def test_a_scale_without_guidance_is_refused_and_a_distilled_one_is_an_input(open_toy: Callable[[str], Bench]) -> None:
     bench = open_toy("flux")
     pipe = SodaPipeline.from_bundle(bench.full)

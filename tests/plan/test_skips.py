@@ -23,7 +23,7 @@ from soda_export.sampler import (
     with_memory,
     with_nodes,
 )
-from soda_export.sampler.lagrange import _clean_sample
+from soda_export.sampler.levels import clean_sample
 from tests.plan.problems import DIGITS, UNET, problem
 
 CONFIG = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}
@@ -106,8 +106,8 @@ def test_clean_samples_that_are_a_cubic_of_the_step_are_met_exactly(sampler: str
         state = stepper.begin(torch.ones(2, 1, 4, 4))
         for step in range(steps):
             clean = sum(CUBIC[power] * ((step - 12) / 12) ** power for power in range(4))
-            _, _, of_x, of_clean = _clean_sample(levels, step)
-            state = stepper.advance(step, state, of_x * state[0] + of_clean * clean, None)
+            of_x, of_prediction = clean_sample(levels, step) or (0.0, 0.0)
+            state = stepper.advance(step, state, (clean - of_x * state[0]) / of_prediction, None)
         return state[0]
 
     check_fills(table, skips)

@@ -89,6 +89,7 @@ def test_pictures_that_do_not_suit_are_refused_in_one_line(bench: Workbench, tmp
         bench.calibration(ProfileOptions(hints=wrong)).conditions()
 
 
+@pytest.mark.long
 def test_bundles_and_plans_are_evaluated_with_the_same_pictures(bench: Workbench, model: Path, tmp_path: Path) -> None:
     folder, spec = save_pictures(tmp_path / "pictures", 0, 51, 102), bench.loaded.spec
     built = bench.build(bench.plan_of(Schedule.full(spec, 3), "everything"), "ort", tmp_path / "b", BundleOptions())

@@ -108,7 +108,6 @@ CORRUPT: dict[str, Callable[[Manifest], Manifest]] = {
         _with_program(m, 0, writes=m.programs[0].writes[:5]),
         steps=tuple(replace(s, write_offsets=s.write_offsets[:5]) if s.program == 0 else s for s in m.steps),
     ),
-    "two programs in one file": lambda m: _with_program(m, 1, file=m.programs[0].file),
 }
 
 

@@ -164,6 +164,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny_model: Path, tmp_path: Path, m
     assert len(list((tmp_path / "out/errors").glob("*.npy"))) == 4
 
 
+@pytest.mark.long
 def test_two_workers_make_the_rows_that_one_makes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,7 +151,8 @@ def form_of(graph: DenoiserGraph) -> dict[str, object]:
             "weights": sorted(set(graph.weights.values()))}  # fmt: skip
 
 
-@pytest.mark.parametrize("save", [save_tiny_sd3, pytest.param(save_tiny_unet, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("save", [save_tiny_sd3, save_tiny_unet])
 def test_a_models_graph_is_the_same_as_if_every_block_were_traced(
     save: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
