@@ -47,7 +47,7 @@ def test_a_backend_exports_its_table_alone(name: str) -> None:
 def test_the_library_without_backends_is_small(tmp_path: Path, record_property: pytest.FixtureRequest) -> None:
     stripped = tmp_path / "stripped.so"
     subprocess.run(["strip", "-o", str(stripped), str(BUILD / "lib" / "libsoda_runtime.so")], check=True)
-    assert stripped.stat().st_size <= 1_500_000
+    assert stripped.stat().st_size <= 1_800_000  # tokenizer, LoRA and policies included
     needed = subprocess.run(["readelf", "-d", str(stripped)], check=True, capture_output=True, text=True).stdout
     assert not re.search(r"NEEDED.*(onnxruntime|openvino|nvinfer|cuda)", needed)
 
