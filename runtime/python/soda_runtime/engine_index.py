@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import EngineError
-from .strict_json import StrictJsonError, decode, encode, parse_json, require_printable
+from .side_files import read_side_file
+from .strict_json import encode
 
 INDEX_NAME, FORMAT, VERSION = "engines.json", "soda-engines", 1
 INDEXED_BACKENDS = frozenset({"trt", "trt_rtx"})
@@ -57,17 +58,11 @@ def read_index(folder: Path) -> EngineIndex:
     """Read and check a bundle's engines.json. Raises EngineError."""
     path = folder / INDEX_NAME
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise EngineError(f"{path}: {path.stat().st_size} bytes, at most {_MAX_BYTES} are read; rebuild the bundle")
-        value = parse_json(path.read_bytes())
-        if not isinstance(value, dict) or (value.get("format"), value.get("version")) != (FORMAT, VERSION):
-            raise EngineError(f"{path}: not a {FORMAT} file of version {VERSION}; update soda-runtime or rebuild")
-        require_printable(value)
-        index = decode(EngineIndex, value)
+        index = read_side_file(
+            path, EngineIndex, FORMAT, VERSION, _MAX_BYTES, refusal=EngineError, advice="rebuild the bundle"
+        )
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error.strerror}); rebuild the bundle") from None
-    except StrictJsonError as error:
-        raise EngineError(f"{path}: {error}; rebuild the bundle") from None
     files = {entry.weights_file for entry in index.engines.values()} - {""}
     words = (index.library, index.library_version, *index.targets, *files)
     if not all(_NAME.fullmatch(word) and ".." not in word for word in words):

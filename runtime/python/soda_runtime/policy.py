@@ -16,8 +16,9 @@ from .errors import BundleError
 from .files import REBUILD
 from .manifest import VERSION as FORMAT_VERSION
 from .manifest import Manifest
+from .side_files import read_side_file
 from .signature import BATCH_AXIS, STATE, STATE_OUT, Port, Signature, program_files, scalar_count
-from .strict_json import StrictJsonError, decode, encode, parse_json, require_printable
+from .strict_json import encode
 from .tensors import read_tensors
 
 POLICY_NAME, FORMAT, VERSION = "policy.json", "soda-policy", 1
@@ -134,16 +135,7 @@ def read_rules(folder: Path, manifest: Manifest) -> Policy | None:
     if manifest.version != FORMAT_VERSION or POLICY_NAME not in manifest.files:
         return None
     path = folder / POLICY_NAME
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise StrictJsonError(f"{path.stat().st_size} bytes, at most {_MAX_BYTES} are read")
-        value = parse_json(path.read_bytes())
-        if not isinstance(value, dict) or (value.get("format"), value.get("version")) != (FORMAT, VERSION):
-            raise BundleError(f"{path}: not a {FORMAT} file of version {VERSION}; update soda-runtime or rebuild")
-        require_printable(value)
-        policy = decode(Policy, value)
-    except StrictJsonError as error:
-        raise BundleError(f"{path}: {error}; {REBUILD}") from None
+    policy = read_side_file(path, Policy, FORMAT, VERSION, _MAX_BYTES)
     problem = _problem(policy, manifest)
     if problem:
         raise BundleError(f"{path}: {problem}; {REBUILD}")

@@ -12,7 +12,8 @@ from .files import REBUILD
 from .manifest import MANIFEST_NAME, AudioFinish, HintPort, Manifest, RequestPort
 from .manifest import VERSION as FORMAT_VERSION
 from .policy import POLICY_NAME
-from .strict_json import StrictJsonError, decode, encode, parse_json, require_printable
+from .side_files import read_side_file
+from .strict_json import encode
 
 SIZES_NAME, FORMAT, VERSION = "sizes.json", "soda-sizes", 1
 MOST_SIZES, _MOST_PIXELS, _MAX_BYTES = 64, 1 << 16, 1 << 20
@@ -48,16 +49,7 @@ def read_size_list(folder: Path, manifest: Manifest) -> tuple[SizeEntry, ...]:
     if manifest.version != FORMAT_VERSION or SIZES_NAME not in manifest.files:
         return ()
     path = folder / SIZES_NAME
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise StrictJsonError(f"{path.stat().st_size} bytes, at most {_MAX_BYTES} are read")
-        value = parse_json(path.read_bytes())
-        if not isinstance(value, dict) or (value.get("format"), value.get("version")) != (FORMAT, VERSION):
-            raise BundleError(f"{path}: not a {FORMAT} file of version {VERSION}; update soda-runtime or rebuild")
-        require_printable(value)
-        entries = decode(SizeList, value).sizes
-    except StrictJsonError as error:
-        raise BundleError(f"{path}: {error}; {REBUILD}") from None
+    entries = read_side_file(path, SizeList, FORMAT, VERSION, _MAX_BYTES).sizes
     problem = _list_problem(entries, manifest)
     if problem:
         raise BundleError(f"{path}: {problem}; {REBUILD}")
