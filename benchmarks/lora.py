@@ -12,7 +12,6 @@ transformer), and the bundle is opened with the saved file. Times are of opening
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import diffusers
 import numpy as np
 import peft
 import torch
+from records import write_record
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -153,10 +153,7 @@ def main() -> None:
         result["seconds to open"] = {name: openings(args.bundle, [file], args.rounds, name) for name in backends}
         if library is not None:
             result["C++ against Python"] = against_cpp(library, args.bundle, file, backends)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+    write_record(result, args.out)
 
 
 def against_cpp(library: Library, bundle: Path, file: Path, backends: list[str]) -> dict[str, float]:

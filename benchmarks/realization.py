@@ -12,7 +12,6 @@ that of its FLOPs at the rate of torch's own products at these shapes.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 import msgspec
+from records import write_record
 from stretch import stretched
 from xl_model import save_random_dit
 
@@ -102,11 +102,7 @@ def main() -> None:
         "gemm_ceiling": result.baseline_step.median / (args.batch * full_step_flops(spec, rows) / rate),
         "result": {**msgspec.to_builtins(result), "bundle": "random weights"},
     }  # fmt: skip
-    text = json.dumps(record, indent=1)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+    write_record(record, args.out)
 
 
 if __name__ == "__main__":

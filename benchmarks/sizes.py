@@ -15,6 +15,7 @@ from typing import Annotated
 import cyclopts
 import numpy as np
 from cyclopts import Parameter
+from records import write_record
 from soda_runtime.checks import open_manifest
 
 from soda_export.build.assemble import assemble_bundle
@@ -72,10 +73,7 @@ def main(
         "weights_bytes": {name: manifest.files[name].bytes for name in manifest.weights},
         "bundle_bytes": sum(entry.bytes for entry in manifest.files.values()), "sizes": shared,
     }  # fmt: skip
-    text = json.dumps(result, indent=1, default=list)
-    print(text)
-    if out is not None:
-        out.write_text(text + "\n")
+    write_record(result, out, default=list)
 
 
 def _plan(bench: Workbench, budget: int, samples: int) -> Plan:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from big_models import machine, run
+from records import write_record
 
 
 def build(args: argparse.Namespace, folder: Path) -> None:
@@ -113,11 +114,7 @@ def main() -> None:
         build(args, args.folder) if args.stage == "build" else play(args.folder)
         return
     with tempfile.TemporaryDirectory() as folder:
-        text = json.dumps(measure(args, Path(folder)), indent=1)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+        write_record(measure(args, Path(folder)), args.out)
 
 
 if __name__ == "__main__":
