@@ -35,13 +35,13 @@ def build(scratch: Path, layers: int) -> Path:
     in the feed-forward modules, as the planners' steps do."""
     from xl_model import save_random_dit
 
-    from soda_export.build.pipeline import Workbench
-    from soda_export.build.stages import StageStore
     from soda_export.models.decisions import REUSE
     from soda_export.models.identity import SamplerIdentity, identify
     from soda_export.options import SamplerOptions
     from soda_export.plan.plan import Plan
     from soda_export.plan.schedule import Schedule
+    from soda_export.workbench.pipeline import Workbench
+    from soda_export.workbench.stages import StageStore
 
     save_random_dit(scratch / "model", layers)
     options = SamplerOptions("ddim", PROGRAMS, 0.0, 1.5)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.models.load import load_model
 from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.sensitivity import SensitivityMap, half_agreement
 from soda_export.search.trial import Trials
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 
 def main() -> None:

@@ -17,14 +17,14 @@ from diffusers import DDIMScheduler, MusicLDMPipeline
 from soda_runtime import Noise, Session
 from transformers import ClapTextConfig, ClapTextModelWithProjection
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.export.decoders import decoder_source
 from soda_export.export.decoders.autoencoder import load_autoencoder
 from soda_export.export.decoders.sound import SoundDecoder, load_vocoder
 from soda_export.models.load import LoadedModel, ModelRequest
 from soda_export.options import SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 GUIDANCE = 2.0
 

@@ -25,8 +25,6 @@ from soda_runtime.policy import FULL
 from soda_runtime.request import example_request
 
 from soda_export.bench.doctor import describe_machine
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.adaptive import run_policy
 from soda_export.eager.conditions import text_ports
 from soda_export.eager.hints import hint_ports
@@ -44,6 +42,8 @@ from soda_export.policy.adaptive import AdaptivePolicy
 from soda_export.policy.catalog import PolicyName
 from soda_export.policy.options import PolicyOptions
 from soda_export.search.planning import make_plan_for, make_policy
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 FIRST_SEED, BATCH = 1_000_000, 32
 

@@ -26,8 +26,6 @@ from xl_model import save_random_dit
 
 from soda_export.bench import BenchOptions, bench_bundle
 from soda_export.bench.doctor import describe_machine
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.compile import library_version
 from soda_export.models.flops import full_step_flops
 from soda_export.models.identity import SamplerIdentity, identify
@@ -35,6 +33,8 @@ from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan, read_plan
 from soda_export.plan.schedule import Schedule, cached_work
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 
 def half_anchors(spec: ModelSpec, steps: int, keep: int) -> Schedule:

@@ -18,9 +18,6 @@ from cyclopts import Parameter
 from records import write_record
 from soda_runtime.checks import open_manifest
 
-from soda_export.build.assemble import assemble_bundle
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import SHELF, StageStore
 from soda_export.cli.inspect_sizes import inspect_sizes_of
 from soda_export.eval.sample import ModelSamples, batches
 from soda_export.lower.lower import lower_plan
@@ -28,6 +25,9 @@ from soda_export.models.load import ModelRequest, load_model
 from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
 from soda_export.plan.plan import Plan
 from soda_export.plan.solve import PlanOptions, solve_plan
+from soda_export.workbench.assemble import assemble_bundle
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import SHELF, StageStore
 
 SIZES = ("64x64", "48x64", "64x96")
 FIRST_SEED = 3_000_000

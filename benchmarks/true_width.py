@@ -24,8 +24,6 @@ import onnx
 from big_models import machine
 from soda_runtime import Noise, Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.hints import random_conditions
 from soda_export.eager.reference import run_reference
 from soda_export.lower.lower import lower_plan
@@ -39,6 +37,8 @@ from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import own_sampler
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 CASES: dict[str, tuple[str, str, dict[str, Any], int, float]] = {
     "flux": ("flux-dev", "transformer", {"num_layers": 2, "num_single_layers": 4}, 256, 1.0),

@@ -24,13 +24,13 @@ from records import write_record
 
 def build(args: argparse.Namespace, folder: Path) -> None:
     """The bundle, and what its two steps cost."""
-    from soda_export.build.pipeline import Workbench
-    from soda_export.build.stages import StageStore
     from soda_export.models.load import ModelRequest, load_model
     from soda_export.models.weights import num_parameters
     from soda_export.options import BundleOptions, SamplerOptions
     from soda_export.plan.schedule import Schedule
     from soda_export.sampler import own_sampler
+    from soda_export.workbench.pipeline import Workbench
+    from soda_export.workbench.stages import StageStore
 
     loaded = load_model(ModelRequest(args.model, random_weights=0, size=args.size, frames=args.frames))
     sampler = own_sampler(loaded.scheduler_config)

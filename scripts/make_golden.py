@@ -28,9 +28,6 @@ from soda_runtime import Session
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 
-from soda_export.build.assemble import assemble_bundle
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.adaptive import run_policy
 from soda_export.eager.reference import Start, run_reference
 from soda_export.eager.sampling import Sampling
@@ -44,6 +41,9 @@ from soda_export.policy.sada import make_sada
 from soda_export.sampler import KnownRegion, freeze_starts, levels_after
 from soda_export.search.gate import fit_fills, full_run
 from soda_export.search.trial import Trials
+from soda_export.workbench.assemble import assemble_bundle
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

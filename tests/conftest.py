@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from soda_export.build.pipeline import Built, Workbench
+    from soda_export.workbench.pipeline import Built, Workbench
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: torch's threads would wait for each other's cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,9 +46,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def open_bench(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenBench:
     """Workbenches over the toy model that share one stage store."""
-    from soda_export.build.pipeline import Workbench
-    from soda_export.build.stages import StageStore
     from soda_export.options import SamplerOptions
+    from soda_export.workbench.pipeline import Workbench
+    from soda_export.workbench.stages import StageStore
 
     root = tmp_path_factory.mktemp("store")
 
@@ -72,10 +72,10 @@ def open_text_bench(tiny_pixart: Path, tmp_path_factory: pytest.TempPathFactory)
     """Workbenches over the toy PixArt that share one stage store; `scheduler` overrides its scheduler's settings."""
     from dataclasses import replace
 
-    from soda_export.build.pipeline import Workbench
-    from soda_export.build.stages import StageStore
     from soda_export.models.load import load_model
     from soda_export.options import SamplerOptions
+    from soda_export.workbench.pipeline import Workbench
+    from soda_export.workbench.stages import StageStore
 
     root, loaded = tmp_path_factory.mktemp("text-store"), load_model(str(tiny_pixart))
 

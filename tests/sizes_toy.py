@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from soda_export.build.assemble import assemble_bundle
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.models.load import ModelRequest
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan
+from soda_export.workbench.assemble import assemble_bundle
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.tiny import make_plan, mixed_kept, save_tiny_pixart
 
 SIZES = ((16, 16), (16, 24), (8, 16))

@@ -16,8 +16,8 @@ from soda_export.bench.energy import EnergyMeter
 from soda_export.bench.ops import profile_ops
 from soda_export.bench.report import markdown, plot_steps
 from soda_export.bench.timing import Generations, speedup_interval, timing
-from soda_export.build.pipeline import Built
 from soda_export.errors import UsageError
+from soda_export.workbench.pipeline import Built
 from tests.runtime.bundles import GOLDEN_V5_TEXT
 
 OPTIONS = BenchOptions(batch=2, rounds=3)

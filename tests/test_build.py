@@ -14,9 +14,9 @@ import pytest
 from soda_runtime import Session
 from soda_runtime.checks import verify_hashes
 
-from soda_export.build.stages import StageStore
 from soda_export.errors import ExportError
 from soda_export.plan.plan import plan_text
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.tiny import LAYERS, TOKENS, make_plan
 
@@ -185,7 +185,8 @@ def test_a_stop_while_a_bundle_is_put_in_place_leaves_a_whole_one_or_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", stopping)
-        patch.setattr("soda_export.build.place._exchange", lambda *_: False)  # where the file system has no exchange
+        # where the file system has no exchange
+        patch.setattr("soda_export.workbench.place._exchange", lambda *_: False)
         with pytest.raises((KeyboardInterrupt, OSError, ExportError)):
             bench.build(make_plan(spec, kept), "ort", out)
     if out.exists():

@@ -14,8 +14,6 @@ import torch
 from numpy.typing import NDArray
 from soda_runtime import Noise, Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eval.scene_checker import SceneChecker
 from soda_export.eval.scenes import Scene, held_out_prompts, silhouette, silhouette_overlaps
 from soda_export.models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, load_model
@@ -23,6 +21,8 @@ from soda_export.models.published import BUILTIN_CONTROLNETS, BUILTIN_FOLDER
 from soda_export.models.request import ModelRequest
 from soda_export.options import BundleOptions, SamplerOptions, defaults_for
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 PARTS = (*DEFAULT_PARTS, *TEXT_PARTS)
 STEPS = 12

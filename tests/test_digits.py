@@ -11,12 +11,12 @@ import torch
 from diffusers import DiTTransformer2DModel
 from soda_runtime import Noise, Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eval.digits import DigitsJudge, frechet_distance, load_digits_split
 from soda_export.models.load import BUILTIN_FOLDER
 from soda_export.options import SamplerOptions
 from soda_export.sampler import make_scheduler
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.export.test_against_reference import diffusers_loop
 from tests.tiny import make_plan
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 from soda_runtime import Noise, Session
 
-from soda_export.build.pipeline import Built
+from soda_export.workbench.pipeline import Built
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from soda_runtime import Noise, Session
 from torch import Tensor
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.conditions import random_texts
 from soda_export.errors import ModelError
 from soda_export.models.load import LoadedModel, load_model
@@ -22,6 +20,8 @@ from soda_export.options import BundleOptions, SamplerOptions, defaults_for
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import freeze_sampler
 from soda_export.sampler.levels import clean_sample, levels_of
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.tiny_models import save_tiny_opensora
 
 STEPS, GUIDANCE, LENGTHS = 6, 7.0, (3, 8)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from soda_export.build import place
-from soda_export.build.place import check_place, put_in_place, restore
 from soda_export.errors import ExportError
+from soda_export.workbench import place
+from soda_export.workbench.place import check_place, put_in_place, restore
 
 
 def make_bundle(folder: Path, word: str = "", version: int = 5) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from soda_runtime import EngineError
 
-from soda_export.build.prove import play_bundle, prove_bundle
+from soda_export.workbench.prove import play_bundle, prove_bundle
 from tests.runtime.bundles import GOLDEN_V5, GOLDEN_V5_PORTS, GOLDEN_V5_TEXT, copy_golden
 from tests.runtime.test_non_finite import spoil
 

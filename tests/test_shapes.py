@@ -10,13 +10,13 @@ import pytest
 import torch
 from soda_runtime import Noise, Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eval.scene_checker import SceneChecker
 from soda_export.eval.scenes import draw_scenes, held_out_prompts, is_held_out, render
 from soda_export.models.origin import BUILTIN_FOLDER
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 FOLDER = BUILTIN_FOLDER / "shapes"
 STEPS, GUIDANCE = 20, 7.0

@@ -12,9 +12,6 @@ from soda_runtime.checks import open_sizes, verify_hashes
 from soda_runtime.errors import EngineError
 from soda_runtime.signature import program_files
 
-from soda_export.build.assemble import assemble_bundle
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.errors import PlanError, UsageError
 from soda_export.models.decisions import COMPUTE
 from soda_export.models.load import ModelRequest, load_model
@@ -22,6 +19,9 @@ from soda_export.models.sizes import made_size
 from soda_export.options import SamplerOptions
 from soda_export.plan.rescale import rescale_plan
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.assemble import assemble_bundle
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.sizes_toy import SIZES, SizesToy, make_sizes_toy
 
 PROMPTS = {"prompt": ["a red circle", "a blue square"], "negative_prompt": "blue", "seed": 5}

@@ -11,8 +11,6 @@ import torch
 from soda_runtime import Noise, Session
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eval.judges import find_judge
 from soda_export.eval.worlds import TONES, held_out_captions
 from soda_export.models.load import load_model
@@ -20,6 +18,8 @@ from soda_export.models.published import BUILTIN_FOLDER
 from soda_export.models.request import ModelRequest
 from soda_export.options import SamplerOptions, defaults_for
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.text_pipelines import musicldm_pipeline
 
 FOLDER = BUILTIN_FOLDER / TONES

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from xl_model import save_random_dit
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eval.conditions import SeedConditions
 from soda_export.eval.seeds import seed_noise
 from soda_export.models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest, load_model
 from soda_export.options import SamplerRequest, defaults_for
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 from .case import Case
 

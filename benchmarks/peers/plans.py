@@ -9,7 +9,6 @@ from pathlib import Path
 
 from stretch import stretched
 
-from soda_export.build.pipeline import Workbench
 from soda_export.errors import SodaError
 from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, ProfileOptions
@@ -17,6 +16,7 @@ from soda_export.plan.plan import Plan, hash_of, plan_text, read_plan
 from soda_export.plan.sensitivity import map_bytes
 from soda_export.plan.solve import PlanOptions, flops_ratio
 from soda_export.search.planning import make_plan_for
+from soda_export.workbench.pipeline import Workbench
 
 log = logging.getLogger(__name__)
 

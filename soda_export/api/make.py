@@ -11,10 +11,6 @@ from soda_runtime.checks import open_manifest
 from soda_runtime.manifest import Manifest
 
 from ..bench.fastest import choose_backend
-from ..build.assemble import Built, assemble_bundle
-from ..build.pipeline import Progress, Workbench
-from ..build.place import check_place
-from ..build.stages import SHELF
 from ..compile import AUTO, check_backend
 from ..compile.options import EngineOptions
 from ..errors import UsageError
@@ -26,9 +22,13 @@ from ..plan.solve import PlanOptions
 from ..policy.adaptive import AdaptivePolicy
 from ..policy.options import PolicyOptions
 from ..search.planning import fit_plan, make_policy
+from ..workbench.assemble import Built, assemble_bundle
+from ..workbench.pipeline import Progress, Workbench
+from ..workbench.place import check_place
+from ..workbench.stages import SHELF
 from .planning import budget_name, given_map, given_plan, has_budget, open_workbench, solve
 
-log = logging.getLogger("soda_export.build")
+log = logging.getLogger("soda_export.api")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 
 from ..bench.latency import check_can_time
-from ..build.pipeline import Progress, Workbench
-from ..build.stages import SHELF, StageStore
 from ..compile.options import EngineOptions
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, ModelRequest, load_model
 from ..options import BundleOptions, ProfileOptions, SamplerRequest, defaults_for
@@ -16,6 +14,8 @@ from ..plan.planners import needs_map
 from ..plan.sensitivity import SensitivityMap, read_map
 from ..plan.solve import PlanOptions, SolvedPlan
 from ..search.planning import check_budget, make_plan_for
+from ..workbench.pipeline import Progress, Workbench
+from ..workbench.stages import SHELF, StageStore
 
 log = logging.getLogger("soda_export.cli")
 

@@ -20,7 +20,7 @@ from ..plan.schedule import Schedule
 from .timing import time_steps
 
 if TYPE_CHECKING:
-    from ..build.pipeline import Workbench
+    from ..workbench.pipeline import Workbench
 
 log = logging.getLogger(__name__)
 _STEPS = 5  # timed, after one that warms up

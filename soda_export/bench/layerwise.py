@@ -37,9 +37,9 @@ from soda_runtime.signature import (
     step_signature,
 )
 
-from ..build.engines import graph_path, link_file
 from ..compile.content import weights_file
 from ..errors import CompileError
+from ..workbench.engines import graph_path, link_file
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 2e-1}
 """Precision -> greatest difference of a layer's output, relative to its largest magnitude. Products of a thousand terms

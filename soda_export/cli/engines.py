@@ -13,9 +13,9 @@ from soda_runtime.engine_index import INDEX_NAME, read_index
 from soda_runtime.manifest import Manifest
 from soda_runtime.signature import program_files
 
-from ..build.engines import LAYERS_NAME
 from ..errors import UsageError
 from ..report.describe import megabytes
+from ..workbench.engines import LAYERS_NAME
 from .terminal import print_json, print_table
 
 

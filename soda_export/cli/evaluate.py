@@ -9,10 +9,10 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from ..build.stages import SHELF, StageStore
 from ..eval.metrics import Interval
 from ..eval.options import EvalOptions, NetworkOptions
 from ..models.request import ModelRequest
+from ..workbench.stages import SHELF, StageStore
 from .terminal import Screen, print_json, printable, progress_bar, start_logging
 
 if TYPE_CHECKING:

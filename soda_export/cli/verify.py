@@ -9,8 +9,8 @@ from soda_runtime.chunks import chunks_of
 from soda_runtime.sizes import read_size_list
 
 from ..bench.layerwise import TOLERANCES, Comparison, compare_programs
-from ..build.prove import play_bundle, prove_bundle
 from ..errors import BundleError, UsageError
+from ..workbench.prove import play_bundle, prove_bundle
 from .terminal import print_json, print_table, progress_bar, say
 
 

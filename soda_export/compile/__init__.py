@@ -10,7 +10,7 @@ A backend module has
 
 Where building takes long, the module has `check_options(options)` and `compile_engine(graph: Path, out: Path, options)`
 instead of the last, and is in AHEAD_OF_TIME: its engines are kept by the content of their graph
-(soda_export/build/engines.py).
+(soda_export/workbench/engines.py).
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..build.pipeline import Workbench
 from ..eager.conditions import DEFAULT_PROMPTS, Conditions, Rows, own_conditions, random_texts, text_ports
 from ..eager.hints import HintPort, hint_ports, noise_hints, picture_ports, read_hints
 from ..options import ProfileOptions
+from ..workbench.pipeline import Workbench
 from .scenes import IMAGE_SIZE, silhouette
 from .worlds import DRAWS_SCENES, held_out_captions, held_out_scenes
 

@@ -13,9 +13,6 @@ import msgspec
 from soda_runtime import Bundle
 from soda_runtime.manifest import HintPort
 
-from ..build.pack import PLAN_NAME
-from ..build.pipeline import Progress, Workbench
-from ..build.stages import StageStore
 from ..eager.hints import hint_ports
 from ..errors import PlanError, UsageError
 from ..export.index import sized_name
@@ -23,6 +20,9 @@ from ..lower.lower import lower_plan
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
 from ..options import PLAN_SEED, ProfileOptions, SamplerOptions, SamplerRequest
 from ..plan.plan import Plan, check_fits, read_plan
+from ..workbench.pack import PLAN_NAME
+from ..workbench.pipeline import Progress, Workbench
+from ..workbench.stages import StageStore
 from .compare import Comparison, Scores, compare_samples
 from .judges import Judge, find_judge
 from .networks import load_networks

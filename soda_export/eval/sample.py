@@ -19,7 +19,6 @@ from soda_runtime.philox import INITIAL_STREAM, normal
 from soda_runtime.policy import FULL
 from torch import Tensor
 
-from ..build.pipeline import Workbench
 from ..eager.adaptive import run_policy
 from ..eager.reference import run_reference
 from ..eager.sampling import Sampling
@@ -29,6 +28,7 @@ from ..lower.program import ProgramTable
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
 from ..policy.adaptive import AdaptivePolicy
+from ..workbench.pipeline import Workbench
 from .conditions import SeedConditions, held_out_hints, model_prompts
 from .seeds import seed_noise
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..bench.latency import StepLatency, check_can_time, probe_schedule, time_kinds
-from ..build.calibration import Calibration
 from ..compile.options import EngineOptions
 from ..errors import PlanError, UsageError
 from ..models.identity import TokenScore
@@ -34,13 +33,14 @@ from ..policy.adaptive import AdaptivePolicy
 from ..policy.file import read_policy, write_policy
 from ..policy.options import PolicyOptions
 from ..sampler import can_skip, check_skips, hold, with_nodes
+from ..workbench.calibration import Calibration
 from .best import MORE_SAMPLES, affordable_samples, search_best
 from .gate import calibrate_policy
 from .journal import Journal
 from .trial import Trials
 
 if TYPE_CHECKING:
-    from ..build.pipeline import Workbench
+    from ..workbench.pipeline import Workbench
 
 log = logging.getLogger(__name__)
 _CLOSE = 0.01  # a speedup is met when it is predicted within this share

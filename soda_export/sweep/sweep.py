@@ -7,7 +7,6 @@ from itertools import pairwise, product
 from pathlib import Path
 
 from ..bench import BenchOptions
-from ..build.pipeline import Progress, Workbench
 from ..errors import UsageError
 from ..eval.options import MOST_BATCH
 from ..eval.seeds import check_held_out, parse_seeds
@@ -19,6 +18,7 @@ from ..plan.planners import PLANNERS
 from ..plan.sensitivity import SensitivityMap, map_bytes
 from ..plan.solve import PlanOptions
 from ..policy.catalog import POLICIES
+from ..workbench.pipeline import Progress, Workbench
 from .options import SweepOptions, WorkerOptions
 from .plot import plot_sweep
 from .rows import RowFile

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bench import BenchOptions, BenchResult, bench_bundle
-from ..build.pipeline import Workbench
-from ..build.stages import StageStore
 from ..eager.hints import hint_ports
 from ..errors import PlanError, UsageError
 from ..eval.compare import Scores, compare_samples
@@ -29,6 +27,8 @@ from ..plan.solve import PlanOptions
 from ..policy.catalog import FIXED, POLICIES, PolicyName
 from ..policy.options import PolicyOptions
 from ..search.planning import make_plan_for, make_policy
+from ..workbench.pipeline import Workbench
+from ..workbench.stages import StageStore
 
 _ON_TARGET = 0.01
 FEWER_STEPS = "fewer-steps"

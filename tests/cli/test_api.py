@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from soda_export.api import _GROUPS, build
+from soda_export import build
+from soda_export.api import _GROUPS
 from soda_export.errors import SodaError
 from tests.tiny_models import save_tiny_model
 
 QUICK = {"steps": 8, "samples": 4, "budget": 3, "planner": "soda"}
+
+
+def test_the_package_and_its_build_are_imported_without_torch() -> None:
+    script = (
+        "import sys, soda_export; print('build' in dir(soda_export), 'msgspec' in sys.modules)\n"
+        "from soda_export import build; print(build.__name__, 'torch' in sys.modules)\n"
+        "import soda_export.workbench.pipeline; print(soda_export.build is build)\n"
+        "try:\n    from soda_export import bild\nexcept ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    quick, named, same, refused = done.stdout.splitlines()
+    assert (quick, named, same) == ("True False", "build False", "True")
+    assert refused.startswith("cannot import name 'bild'")
 
 
 def test_it_makes_what_the_command_makes(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from soda_export.build.pipeline import Built
 from soda_export.plan.plan import plan_text
+from soda_export.workbench.pipeline import Built
 from tests.plan.test_anchors import PRIOR
 from tests.runtime.bundles import GOLDEN_V5_CHUNKS
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from soda_runtime.checks import open_manifest
 
-from soda_export.build.pipeline import Built
 from soda_export.cli.app import _VERBS, make_app
 from soda_export.cli.build import _example
 from soda_export.models.load import load_model
@@ -21,6 +20,7 @@ from soda_export.models.origin import builtin_models
 from soda_export.models.published import published_models
 from soda_export.plan.plan import plan_text
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Built
 from tests.runtime.bundles import GOLDEN_V5_TEXT
 
 

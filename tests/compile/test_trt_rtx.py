@@ -18,13 +18,13 @@ from soda_runtime.signature import finish_programs, step_signature
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx", exc_type=ImportError)
 
-from soda_export.build.engines import LAYERS_NAME
-from soda_export.build.pipeline import Built, Workbench
 from soda_export.compile import check_backend
 from soda_export.compile.nvidia.card import read_card
 from soda_export.compile.options import EngineOptions
 from soda_export.errors import CompileError
 from soda_export.options import BundleOptions
+from soda_export.workbench.engines import LAYERS_NAME
+from soda_export.workbench.pipeline import Built, Workbench
 from tests.conftest import OpenBench
 from tests.runtime.bundles import fix_hashes
 from tests.runtime.fake_cuda import FakeCuda, install_cuda
@@ -237,8 +237,8 @@ def test_optimization_level_and_workspace_reach_the_builder(bench: Workbench, tm
 
 def test_attention_is_fused_in_half_precision(tmp_path: Path) -> None:
     """Heads of 64 in fp16, as big models have them: one kernel a layer, and none of the N x N scores stored."""
-    from soda_export.build.stages import StageStore
     from soda_export.options import SamplerOptions
+    from soda_export.workbench.stages import StageStore
     from tests.tiny import save_tiny_model
 
     folder = save_tiny_model(tmp_path / "wide", num_layers=2, attention_head_dim=64, sample_size=16)

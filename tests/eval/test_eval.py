@@ -14,8 +14,6 @@ import pytest
 import torch
 from soda_runtime import Bundle
 
-from soda_export.build.pipeline import Built, Workbench
-from soda_export.build.stages import StageStore
 from soda_export.errors import PlanError, SodaError, UsageError
 from soda_export.eval.compare import compare_samples
 from soda_export.eval.conditions import SeedConditions
@@ -32,6 +30,8 @@ from soda_export.eval.worlds import held_out_scenes
 from soda_export.lower.lower import lower_plan
 from soda_export.models.load import ModelRequest
 from soda_export.plan.plan import plan_text
+from soda_export.workbench.pipeline import Built, Workbench
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.tiny import make_plan, mixed_kept
 

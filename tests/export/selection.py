@@ -11,11 +11,11 @@ import torch
 from soda_runtime import Noise
 from torch import Tensor
 
-from soda_export.build.pipeline import Workbench
 from soda_export.eager.reference import run_reference
 from soda_export.eager.tokens import top_margin, top_tokens
 from soda_export.lower.program import ProgramTable
 from soda_export.models.precision import Precision
+from soda_export.workbench.pipeline import Workbench
 from tests.export.play import Arrays, export_and_open
 
 NEAR_TIE = 2e-5

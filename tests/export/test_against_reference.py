@@ -13,8 +13,6 @@ from diffusers import DiTTransformer2DModel
 from soda_runtime import Noise, Session
 from torch import Tensor
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.hints import random_conditions
 from soda_export.models.decisions import COMPUTE, IDLE, MAX_ORDER
 from soda_export.models.load import ModelRequest
@@ -22,6 +20,8 @@ from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import make_scheduler
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.export.selection import SelectionRecorder, label_rows, play_reference
 from tests.tiny import CLASSES, LAYERS, TOKENS, make_plan

@@ -10,12 +10,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from soda_runtime import Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.prove import play_bundle
-from soda_export.build.stages import StageStore
 from soda_export.errors import ExportError, ModelError, SodaError
 from soda_export.models.load import load_model
 from soda_export.options import BundleOptions, SamplerOptions
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.prove import play_bundle
+from soda_export.workbench.stages import StageStore
 from tests.tiny import LAYERS, TOKENS, make_plan
 
 WEIGHT = "transformer_blocks.1.attn1.to_q.weight"
@@ -64,7 +64,7 @@ def test_a_bundle_whose_own_backend_computes_nan_is_refused(tiny_model: Path, tm
 def test_a_backend_that_cannot_run_here_is_said_not_to_be_played(
     tiny_bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soda_export.build.prove.why_not_played", lambda *_: "trt has no device here")
+    monkeypatch.setattr("soda_export.workbench.prove.why_not_played", lambda *_: "trt has no device here")
     manifest = Session.open(tiny_bundle.out, backend="null").bundle.manifest
     with caplog.at_level("WARNING"):
         play_bundle(tiny_bundle.out, manifest)

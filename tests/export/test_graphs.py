@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx
 
-from soda_export.build.pipeline import Built
 from soda_export.export.arrange import program_name
 from soda_export.export.prepare import STEPS_NAME
 from soda_export.models.decisions import REUSE
 from soda_export.trace.onnx import OPSET
+from soda_export.workbench.pipeline import Built
 
 
 def _graphs(built: Built) -> dict[str, onnx.ModelProto]:

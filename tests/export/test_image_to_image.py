@@ -13,14 +13,14 @@ import torch
 from soda_runtime import Noise, RequestError, Session
 from torch import Tensor
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.hints import random_conditions
 from soda_export.models.load import ModelRequest
 from soda_export.models.published import denoiser_folder
 from soda_export.options import SamplerOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import make_scheduler
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 from .test_pipelines import NO_PARTS, replace_noise, save_toy
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from soda_runtime import Noise, RequestError, Session
 
-from soda_export.build.pipeline import Workbench
 from soda_export.eager.hints import random_conditions
 from soda_export.eager.reference import Start, run_reference
 from soda_export.errors import ExportError
 from soda_export.options import BundleOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import MEMORY, KnownRegion, freeze_starts, levels_after, make_scheduler
+from soda_export.workbench.pipeline import Workbench
 from tests.conftest import OpenBench
 from tests.export.selection import label_rows
 from tests.tiny import CLASSES, make_plan

@@ -15,8 +15,6 @@ import torch
 from soda_runtime import Bundle, Noise
 from soda_runtime.manifest import AudioFinish, ImageFinish
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.cli.run import run
 from soda_export.errors import ModelError
 from soda_export.export.decoders import DECODER_NAME, DecoderSource, decoder_source, open_decoder
@@ -24,6 +22,8 @@ from soda_export.export.decoders.sound import SoundDecoder
 from soda_export.models.load import LoadedModel, ModelRequest, load_model
 from soda_export.options import SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.text_pipelines import musicldm_pipeline
 from tests.text_toys import save_musicldm_texts
 from tests.tiny_models import save_tiny_musicldm

@@ -13,11 +13,11 @@ from soda_runtime import Embeds, Noise, Session
 from soda_runtime.errors import RequestError
 from torch import Tensor
 
-from soda_export.build.pipeline import Built, Workbench
-from soda_export.build.stages import StageStore
 from soda_export.lower.lower import lower_plan
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.sampler import make_scheduler
+from soda_export.workbench.pipeline import Built, Workbench
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.export.play import export_and_open
 from tests.export.selection import SelectionRecorder, play_reference

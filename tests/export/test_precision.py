@@ -20,8 +20,6 @@ from soda_runtime.request import example_request
 from soda_runtime.tensors import TensorEntry, read_header, read_tensors
 from torch import Tensor
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.errors import CompileError
 from soda_export.export.export import export_programs
 from soda_export.export.tensor_file import TensorSource
@@ -32,6 +30,8 @@ from soda_export.models.load import load_model
 from soda_export.models.precision import COMPUTE, Precision
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.export.selection import SelectionRecorder, follow_engine, label_rows
 from tests.tiny import make_plan, mixed_kept
 

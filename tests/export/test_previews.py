@@ -16,8 +16,6 @@ from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.policy import FULL
 from torch import Tensor
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.adaptive import run_policy
 from soda_export.eager.reference import Start, run_reference
 from soda_export.eager.sampling import Sampling
@@ -26,6 +24,8 @@ from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.policy.options import PolicyOptions
 from soda_export.sampler import KnownRegion, Stepper, freeze_starts, levels_after, make_scheduler
 from soda_export.search.planning import make_policy
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.export.selection import label_rows
 from tests.export.test_against_reference import NO_PARTS, noise_for, texts_for

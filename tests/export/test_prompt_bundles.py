@@ -12,14 +12,14 @@ import torch
 from soda_runtime import Bundle, Embeds, Noise, RequestError, Session
 from soda_runtime.manifest import TokenIdsPort
 
-from soda_export.build.pipeline import Built, Workbench
-from soda_export.build.stages import StageStore
 from soda_export.cli.run import run
 from soda_export.errors import ModelError
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.published import denoiser_folder
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Built, Workbench
+from soda_export.workbench.stages import StageStore
 from tests.export.test_prompts import NEGATIVES, PROMPTS
 from tests.text_pipelines import BOUND, difference, encoded, pipeline
 from tests.text_toys import CLIP_TOKENS, T5_TOKENS, save_flux_texts, save_sd3_texts, save_sdxl_texts

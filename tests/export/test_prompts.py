@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from soda_runtime.text import PromptTokenizer
 
-from soda_export.build.prompts import PromptMaker
 from soda_export.errors import ModelError, UsageError
 from soda_export.export.text_encoder import TEXT_ENCODER_NAME, TEXT_WEIGHTS_NAME
 from soda_export.models.families.clip_texts import SD_TEXTS, SDXL_TEXTS
@@ -26,6 +25,7 @@ from soda_export.models.load import LoadedModel, load_model
 from soda_export.models.precision import Compute
 from soda_export.models.recipe import NO_TEXT, TextRecipe
 from soda_export.models.spec import Port
+from soda_export.workbench.prompts import PromptMaker
 from tests.text_pipelines import BOUND, Ports, difference, encoded, pipeline
 from tests.text_toys import (
     CLIP_TOKENS,

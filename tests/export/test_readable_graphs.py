@@ -8,10 +8,10 @@ import onnx
 import pytest
 
 from soda_export import __version__
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.tiny_models import save_tiny_unet
 
 

@@ -14,11 +14,11 @@ import torch
 import transformers
 from soda_runtime import Noise, RequestError, Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.text_toys import SECOND_PAD, save_clip, save_clip_tokenizer
 from tests.tiny_models import save_tiny_unet
 

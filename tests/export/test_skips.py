@@ -10,8 +10,6 @@ import pytest
 import torch
 from soda_runtime import Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.reference import Start, run_reference
 from soda_export.errors import PlanError
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
@@ -21,6 +19,8 @@ from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.plan.solve import PlanOptions
 from soda_export.sampler import KnownRegion, freeze_starts, levels_after
 from soda_export.search.planning import make_plan_for
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.export.selection import label_rows
 from tests.export.test_against_reference import NO_PARTS, noise_for, texts_for

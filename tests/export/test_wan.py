@@ -12,12 +12,12 @@ import torch
 import transformers
 from soda_runtime import Noise, RequestError, Session
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.models.load import ModelRequest
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.sampler import make_scheduler
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.text_toys import T5_TOKENS, save_wan_texts
 from tests.tiny_models import SMALL_WAN_VAE, plain_wan, save_tiny_wan, save_tiny_wan_vae
 

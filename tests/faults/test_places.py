@@ -14,10 +14,10 @@ import pytest
 from soda_runtime import Session
 from soda_runtime.scratch import is_abandoned, owner
 
-from soda_export.build.stages import StageStore
 from soda_export.errors import UsageError
 from soda_export.files import naming, replacing, write_whole
 from soda_export.search.journal import Journal
+from soda_export.workbench.stages import StageStore
 from tests.runtime.bundles import GOLDEN, golden_request, golden_results
 
 from .cases import CASES

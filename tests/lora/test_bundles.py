@@ -14,12 +14,12 @@ from soda_runtime.lora.apply import low_rank_change
 from soda_runtime.lora.file import read_lora
 from soda_runtime.replaced import narrowed, widened
 
-from soda_export.build.pipeline import Built, Workbench
-from soda_export.build.stages import StageStore
 from soda_export.export.tensor_file import Checkpoint
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Built, Workbench
+from soda_export.workbench.stages import StageStore
 from tests.text_toys import save_sd_texts
 from tests.tiny_models import save_tiny_unet
 

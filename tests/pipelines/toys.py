@@ -11,14 +11,14 @@ from typing import Any
 import diffusers
 import torch
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.models.load import ModelRequest
 from soda_export.models.published import denoiser_folder
 from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.planners.skips import zeus_fill
 from soda_export.plan.schedule import Schedule, skipped_work
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.tiny_models import save_tiny_dit, save_tiny_flux, save_tiny_pixart, save_tiny_sd3, save_tiny_unet
 
 STEPS, SAMPLES = 6, 2

@@ -11,7 +11,6 @@ from soda_runtime import Session
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
 from soda_runtime.policy import FULL
 
-from soda_export.build.pipeline import Workbench
 from soda_export.eager.adaptive import run_policy
 from soda_export.eager.sampling import Sampling
 from soda_export.errors import PlanError, UsageError
@@ -20,6 +19,7 @@ from soda_export.plan.schedule import Schedule
 from soda_export.policy.catalog import POLICIES, PolicyName
 from soda_export.policy.options import PolicyOptions
 from soda_export.search.planning import make_policy
+from soda_export.workbench.pipeline import Workbench
 from tests.conftest import OpenBench
 from tests.runtime.bundles import relative
 

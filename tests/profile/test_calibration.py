@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.conditions import DEFAULT_PROMPTS, Conditions
 from soda_export.errors import PlanError, UsageError
 from soda_export.models.load import load_model
 from soda_export.options import ProfileOptions, SamplerOptions
 from soda_export.plan.sensitivity import SensitivityMap
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.tiny import save_tiny_pixart
 

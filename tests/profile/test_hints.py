@@ -9,8 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.hints import read_hints
 from soda_export.errors import UsageError
 from soda_export.eval.conditions import SeedConditions
@@ -22,6 +20,8 @@ from soda_export.models.published import BUILTIN_CONTROLNETS, BUILTIN_FOLDER
 from soda_export.models.spec import Port
 from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.text_toys import save_sd_texts
 from tests.tiny_models import add_tiny_controlnet, save_tiny_unet
 

@@ -12,8 +12,6 @@ import torch
 from soda_runtime import Noise, Session
 from torch import Tensor
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.eager.conditions import own_conditions
 from soda_export.eager.model import EagerModel
 from soda_export.eager.reference import run_reference
@@ -31,6 +29,8 @@ from soda_export.sampler import MEMORY, FittingSampler, SamplerTable, freeze_sam
 from soda_export.search.closed_loop import _Interval
 from soda_export.search.planning import fit_plan, make_plan_for
 from soda_export.search.trial import Trials
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
 from tests.eager import toys
 from tests.tiny import forecasting_schedule, make_plan

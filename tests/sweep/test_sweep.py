@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soda_export.build.pipeline import Workbench
-from soda_export.build.stages import StageStore
 from soda_export.cli.sweep import sweep
 from soda_export.errors import PlanError, UsageError
 from soda_export.eval.sample import ModelSamples
@@ -35,6 +33,8 @@ from soda_export.sweep.summary import pool_points, summarise_pairs
 from soda_export.sweep.sweep import SweepOptions, make_units
 from soda_export.sweep.table import markdown
 from soda_export.sweep.unit import Finished, SweepRow, UnitRunner
+from soda_export.workbench.pipeline import Workbench
+from soda_export.workbench.stages import StageStore
 
 REACHABLE = "1.964"  # with whole modules of the toy model
 SCORE = {"mean": 0.02, "low": 0.01, "high": 0.03}
