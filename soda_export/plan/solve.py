@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PlannerName = Literal[
     "best", "soda", "soda-cem", "soda-literal", "dcs", "uas", "dp-forecast", "taylorseer", "taylorseer1",
     "smoothcache", "toca", "duca", "fora", "pab", "deepcache", "zeus", "sada-static", "skip-fitted", "uniform",
+    "dpcache", "lemica", "meancache", "budcache",
 ]  # fmt: skip
 FitSampler = Literal["best", "always", "never"]
 
@@ -48,10 +49,11 @@ class PlanOptions:
     planner: PlannerName = "best"
     """Who plans; best measures the others' schedules and its own, and refines them."""
     plan_seconds: float = 60.0
-    """best: how long it may measure; a search that was stopped goes on. 0 takes soda's schedule as it is."""
+    """Planners that measure: for how long; a search that was stopped goes on. With best, 0 takes soda's schedule as it
+    is."""
     plan_samples: int = 16
-    """best: generations that each schedule is measured on. Four times as many are for the last choice and for fitting
-    the sampler."""
+    """The same: generations that each schedule is measured on. With best, four times as many are for the last choice
+    and for fitting the sampler."""
     fit_sampler: FitSampler = "best"
     """Fit the sampler's coefficients to the schedule, which costs no latency: with best alone, with any planner, or
     never."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,13 @@ from ..options import BundleOptions, ProfileOptions
 from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.plan import Plan
 from ..plan.planners.skips import zeus_fill
-from ..plan.problem import Target
+from ..plan.problem import Problem, Target
 from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 from ..plan.solve import (
     PlanOptions,
     Setting,
     SolvedPlan,
+    check_engines,
     flops_ratio,
     make_plan,
     problem_of,
@@ -37,6 +39,7 @@ from ..workbench.calibration import Calibration
 from .best import MORE_SAMPLES, affordable_samples, search_best
 from .gate import calibrate_policy
 from .journal import Journal
+from .published import MEASURING
 from .trial import Trials
 
 if TYPE_CHECKING:
@@ -87,7 +90,9 @@ def _plan(
 ) -> SolvedPlan:
     if sensitivity is not None and options.planner == "best":
         return _search(bench, sensitivity, options, calibration)
-    if sensitivity is None:
+    if options.planner in MEASURING:
+        solved = _measure(bench, options, calibration)
+    elif sensitivity is None:
         timesteps = bench.sampler.timesteps
         setting = Setting(bench.identity, bench.options.guidance, calibration.token_score, timesteps)
         solved = solve_without_map(setting, bench.loaded.spec, options)
@@ -168,12 +173,7 @@ def _search(
         log.warning("plan: %s into --plan-seconds %g", fit, options.plan_seconds)
     if not samples:
         return solve_plan(sensitivity, spec, replace(options, planner="soda"))
-    inputs = {
-        "model": spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, **used.key,
-        "samples": samples, "token_score": sensitivity.info.token_score,
-    }  # fmt: skip
-    trials = trials.with_samples(range(samples))
-    trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")
+    trials = _resumed(bench, trials.with_samples(range(samples)), sensitivity.info.token_score, used)
     found = search_best(
         problem, target, trials, seconds=options.plan_seconds, max_engines=options.max_engines,
         progress=lambda done, total: bench.progress("plan", int(done), int(total)),
@@ -184,6 +184,34 @@ def _search(
     )
     coefficients = found.sampler.coefficients if trials.fit or any(found.schedule.skips) else None
     return SolvedPlan(make_plan(sensitivity, found.schedule, made_by, coefficients))
+
+
+def _measure(bench: Workbench, options: PlanOptions, calibration: ProfileOptions) -> SolvedPlan:
+    """A published planner that plays schedules, or full runs."""
+    if not 0.0 < options.plan_seconds < np.inf:
+        raise UsageError(f"--plan-seconds {options.plan_seconds:g}: --planner {options.planner} needs time to measure")
+    target, used = Target(options.budget, options.flops_ratio), bench.calibration(calibration)
+    problem = Problem(bench.loaded.spec, bench.sampler.name, bench.sampler.steps, bench.options.guidance)
+    given = replace(options, fit_sampler="never")
+    trials = _trials(bench, calibration.token_score, given, used, options.plan_samples)
+    started = time.perf_counter()
+    schedule = MEASURING[options.planner](
+        problem, target, _resumed(bench, trials, calibration.token_score, used), options.plan_seconds,
+        lambda: bench.progress("plan", int(time.perf_counter() - started), int(options.plan_seconds)),
+    )  # fmt: skip
+    check_engines(schedule, options)
+    made_by = f"{options.planner} budget={options.budget} flops_ratio={options.flops_ratio:g}"
+    return SolvedPlan(replace(bench.plan_of(schedule, made_by), token_score=calibration.token_score))
+
+
+def _resumed(bench: Workbench, trials: Trials, token_score: TokenScore, used: Calibration) -> Trials:
+    """The trials with all that was measured on the same samples before, and a journal of what will be."""
+    inputs = {
+        "model": bench.loaded.spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, **used.key,
+        "samples": len(trials.samples), "token_score": token_score,
+    }  # fmt: skip
+    trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")
+    return trials
 
 
 def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines: EngineOptions) -> StepLatency:

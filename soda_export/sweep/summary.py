@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from ..eval.metrics import Interval, geometric_mean_ratio, rmse, rmse_ratio
 from .rows import RowFile
-from .unit import SweepRow
+from .unit import Key, SweepRow
+
+_ONE_DB = 10**0.1  # between squared errors
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -48,6 +50,23 @@ def summarise_pairs(rows: RowFile, planner: str) -> Summary:
     scored = [row for row in rows.rows if not row.error]
     others = dict.fromkeys(row.planner for row in scored if row.planner != planner)
     return Summary(planner, tuple(_pair(rows, scored, planner, other) for other in others))
+
+
+def shares_near_best(rows: RowFile) -> dict[Key, float]:
+    """Of each row, the share of its samples that are within 1 dB of the best that any planner drew of them at that
+    target.
+
+    How well a schedule that all prompts share does against each prompt's own: the measure of the Golden Path
+    Hypothesis, which compares with all schedules where this compares with the sweep's.
+    """
+    scored = [row for row in rows.rows if not row.error]
+    shares = {}
+    for target, seeds in dict.fromkeys((row.target_flops_ratio, row.seeds) for row in scored):
+        mine = [row for row in scored if (row.target_flops_ratio, row.seeds) == (target, seeds)]
+        errors = np.stack([rows.errors(row) for row in mine])
+        near = errors <= errors.min(axis=0) * _ONE_DB
+        shares.update({row.key: float(share) for row, share in zip(mine, near.mean(axis=1), strict=True)})
+    return shares
 
 
 def pool_points(rows: RowFile) -> list[Point]:

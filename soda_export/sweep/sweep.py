@@ -18,6 +18,7 @@ from ..plan.planners import PLANNERS
 from ..plan.sensitivity import SensitivityMap, map_bytes
 from ..plan.solve import PlanOptions
 from ..policy.catalog import POLICIES
+from ..search.published import MEASURING
 from ..workbench.pipeline import Progress, Workbench
 from .options import SweepOptions, WorkerOptions
 from .plot import plot_sweep
@@ -36,7 +37,7 @@ def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:
     their noise."""
     planners = _words(options.planners, "--planners")
     for planner in planners:
-        if planner not in (known := (_BEST, *PLANNERS, *POLICIES, FEWER_STEPS)):
+        if planner not in (known := (_BEST, *PLANNERS, *MEASURING, *POLICIES, FEWER_STEPS)):
             raise UsageError(f"--planners {planner}: no such planner; there are {', '.join(known)}")
     if options.against is not None and options.against not in planners:
         raise UsageError(f"--against {options.against}: is not among --planners {options.planners}")

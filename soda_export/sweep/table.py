@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,8 +12,8 @@ import msgspec
 from ..eval.metrics import Interval
 from ..files import write_whole
 from .rows import RowFile
-from .summary import Pair, Summary
-from .unit import SweepRow
+from .summary import Pair, Summary, shares_near_best
+from .unit import Key, SweepRow
 
 _FIGURES = {
     "rmse": ("RMSE", "{:.4f}"), "psnr": ("PSNR, dB", "{:.2f}"), "frechet_real": ("Frechet, real", "{:.3f}"),
@@ -27,10 +27,12 @@ def write_tables(rows: RowFile, summary: Summary, title: str) -> None:
     """Write all three into the sweep's folder. title: of which model and sampler they are."""
     scored = [row for row in rows.rows if not row.error]
     refused = [row for row in rows.rows if row.error]
-    document = {"of": title, "rows": scored, "refused": refused, "compared": summary}
+    near = shares_near_best(rows)
+    shares = [{"planner": p, "target_flops_ratio": t, "seeds": s, "share": share} for (p, t, s), share in near.items()]
+    document = {"of": title, "rows": scored, "refused": refused, "compared": summary, "within_1_db_of_best": shares}
     write_whole(rows.folder / "sweep.json", msgspec.json.format(msgspec.json.encode(document)) + b"\n")
     write_whole(rows.folder / "table.csv", csv_text(rows.rows).encode())
-    write_whole(rows.folder / "sweep.md", markdown(scored, refused, summary, title).encode())
+    write_whole(rows.folder / "sweep.md", markdown(scored, refused, summary, near, title).encode())
 
 
 def csv_text(rows: Sequence[SweepRow]) -> str:
@@ -49,9 +51,14 @@ def csv_text(rows: Sequence[SweepRow]) -> str:
     return file.getvalue()
 
 
-def markdown(scored: Sequence[SweepRow], refused: Sequence[SweepRow], summary: Summary, title: str) -> str:
-    """Scores by target, comparisons, and refusals apart."""
-    parts = [f"# Planners on {title}", "Square brackets hold 95 % intervals.", _scores(scored)]
+def markdown(
+    scored: Sequence[SweepRow], refused: Sequence[SweepRow], summary: Summary, near: Mapping[Key, float], title: str
+) -> str:
+    """Scores by target, comparisons, and refusals apart. near: of summary.shares_near_best."""
+    note = "Square brackets hold 95 % intervals."
+    if len({row.planner for row in scored}) > 1:
+        note += " Near the best: of the samples, those within 1 dB of the best that any planner here drew of them."
+    parts = [f"# Planners on {title}", note, _scores(scored, near)]
     if any(not row.within_1_percent for row in scored):
         parts.append("\\* more than 1 % off its target.")
     if any(pair.ratios for pair in summary.pairs):
@@ -84,7 +91,7 @@ def _reached(row: SweepRow) -> str:
     return "" if row.flops_ratio is None else f"{row.flops_ratio:.3f}{'' if row.within_1_percent else '*'}"
 
 
-def _scores(rows: Sequence[SweepRow]) -> str:
+def _scores(rows: Sequence[SweepRow], near: Mapping[Key, float]) -> str:
     columns: dict[str, Callable[[SweepRow], str]] = {
         "target": lambda row: f"{row.target_flops_ratio:g}", "planner": lambda row: row.planner, "FLOPs ratio": _reached
     }  # fmt: skip
@@ -93,6 +100,8 @@ def _scores(rows: Sequence[SweepRow]) -> str:
     for name, (title, form) in _FIGURES.items():
         if any(getattr(row, name) is not None for row in rows):
             columns[title] = lambda row, name=name, form=form: show(getattr(row, name), form)  # type: ignore[misc]
+    if len({row.planner for row in rows}) > 1:
+        columns["near the best"] = lambda row: f"{near[row.key]:.0%}"
     if any(row.latency_s is not None for row in rows):
         columns["ms"] = lambda row: "" if row.latency_s is None else f"{1e3 * row.latency_s:.1f}"
         columns["speedup"] = lambda row: "" if row.speedup is None else f"{row.speedup:.2f}x"

@@ -20,6 +20,7 @@ from soda_export.plan.prior import uniform_map
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
 from soda_export.plan.solve import PlannerName, PlanOptions, Setting, solve_plan, solve_without_map
+from soda_export.search.published import MEASURING
 from tests.plan.problems import (
     DIGITS,
     FLUX,
@@ -170,7 +171,7 @@ def test_a_large_model_is_planned_in_seconds(name: str) -> None:
 
 
 def test_the_command_line_offers_every_planner() -> None:
-    assert set(get_args(PlannerName)) == {"best", *PLANNERS}
+    assert set(get_args(PlannerName)) == {"best", *PLANNERS, *MEASURING}
 
 
 @pytest.mark.parametrize("spec", [FLUX_TOY, NESTED], ids=lambda spec: spec.name)

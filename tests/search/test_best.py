@@ -6,49 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
-from soda_export.models.identity import SamplerIdentity
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
-from soda_export.profile.profile import ProfileSettings, profile_denoiser
-from soda_export.sampler import freeze_sampler
 from soda_export.search import best
 from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
 from soda_export.search.journal import Journal
 from soda_export.search.panel import Panel, draw_panel
 from soda_export.search.trial import Trials
-from tests.eager.toys import toy_conditions, toy_dit
-
-STEPS = 12
-IDENTITY = SamplerIdentity("ddim", STEPS)
-SAMPLER = freeze_sampler("ddim", {"_class_name": "DDIMScheduler", "clip_sample": False}, STEPS)
-
-
-@pytest.fixture(scope="module")
-def trials() -> Trials:
-    """Four samples of a toy whose sites cost far more than their outputs have numbers, as those of real models do."""
-    model = toy_dit()
-    sites = [
-        msgspec.structs.replace(site, flops=100 * site.flops, kept_flops=tuple(100 * n for n in site.kept_flops))
-        for site in model.spec.sites
-    ]
-    model.spec = msgspec.structs.replace(model.spec, sites=tuple(sites))
-    return Trials(model, SAMPLER, IDENTITY, 1.5, toy_conditions(model), range(4))
-
-
-@pytest.fixture(scope="module")
-def problem(trials: Trials, tmp_path_factory: pytest.TempPathFactory) -> Problem:
-    settings = ProfileSettings(IDENTITY, 1.5, 4, 7, "cosine", "mean", "fp32", 1 << 30)
-    partial = tmp_path_factory.mktemp("profile") / "partial"
-    sensitivity = profile_denoiser(
-        trials.model, SAMPLER, toy_conditions(trials.model), settings, partial=partial, progress=lambda *_: None
-    )
-    return Problem(trials.spec, "ddim", STEPS, 1.5, sensitivity)
+from tests.search.conftest import STEPS
 
 
 def copy_of(trials: Trials, samples: int = 4, journal: Journal | None = None) -> Trials:

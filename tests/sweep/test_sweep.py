@@ -29,7 +29,7 @@ from soda_export.plan.schedule import Schedule
 from soda_export.sweep.plot import plot_sweep
 from soda_export.sweep.rows import RowFile
 from soda_export.sweep.run import WorkerOptions
-from soda_export.sweep.summary import pool_points, summarise_pairs
+from soda_export.sweep.summary import pool_points, shares_near_best, summarise_pairs
 from soda_export.sweep.sweep import SweepOptions, make_units
 from soda_export.sweep.table import markdown
 from soda_export.sweep.unit import Finished, SweepRow, UnitRunner
@@ -277,12 +277,26 @@ def test_seeds_are_pooled_in_points_and_the_plot_is_written(tmp_path: Path) -> N
 def test_the_table_keeps_refusals_apart_and_is_markdown(tmp_path: Path) -> None:
     rows = made_rows(tmp_path)
     scored = [row for row in rows.rows if not row.error]
-    text = markdown(scored, [row for row in rows.rows if row.error], summarise_pairs(rows, "best"), "m")
+    refused, near = [row for row in rows.rows if row.error], shares_near_best(rows)
+    text = markdown(scored, refused, summarise_pairs(rows, "best"), near, "m")
     tables = text.split("\n\n")
     for table in (part for part in tables if part.startswith("|")):
         assert len({line.count("|") for line in table.splitlines()}) == 1
     assert "| 9 | bad | reaches / 1.1 to 4 |" in text
     assert "0.500 [0.500, 0.500]" in text
+    assert "| near the best |" in text
+
+
+def test_samples_within_1_db_of_the_best_are_counted(tmp_path: Path) -> None:
+    rows = made_rows(tmp_path)
+    path = tmp_path / "errors/good-2-0-64.npy"
+    np.save(path, np.concatenate([rows.errors(rows.rows[0])[:16] * 0, np.load(path)[16:32] / 3.2, np.load(path)[32:]]))
+    shares = shares_near_best(rows)
+    assert shares["best", 1.5, "0:64"] == 1.0
+    assert shares["good", 1.5, "0:64"] == 0.0
+    assert shares["best", 2.0, "0:64"] == 0.75  # a quarter of the samples is perfect elsewhere
+    assert shares["good", 2.0, "0:64"] == 0.5  # 4 / 3.2 is less than 1 dB
+    assert shares["bad", 2.0, "0:64"] == 0.0
 
 
 @pytest.mark.parametrize(

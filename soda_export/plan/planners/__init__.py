@@ -63,10 +63,10 @@ DESCRIPTIONS: dict[str, str] = {
 """What each planner does, in a line."""
 _WITHOUT_MAP = {
     "taylorseer", "taylorseer1", "toca", "duca", "fora", "pab", "deepcache", "zeus", "sada-static", "skip-fitted",
-    "uniform",
+    "uniform", "dpcache", "lemica", "meancache", "budcache",
 }  # fmt: skip
 
 
 def needs_map(planner: str) -> bool:
-    """Whether the planner of that name, `best` included, plans by a sensitivity map."""
+    """Whether the planner of that name, `best` and those of search/published included, plans by a sensitivity map."""
     return planner not in _WITHOUT_MAP

@@ -18,31 +18,36 @@ from .targets import check_budget, unreachable, within_tolerance
 Make = Callable[[int], Schedule]
 
 
-def meet_target(problem: Problem, target: Target, make: Make, fewest: int, whole: int = 1) -> Schedule:
+def meet_target(
+    problem: Problem, target: Target, make: Make, fewest: int, whole: int = 1, like: Make | None = None
+) -> Schedule:
     """The schedule of make, as in meet_ratio, for the ratio or the budget that is given. Raises PlanError."""
     if target.flops_ratio:
-        return meet_ratio(problem, target.flops_ratio, make, fewest, whole)
+        return meet_ratio(problem, target.flops_ratio, make, fewest, whole, like)
     check_budget(target.budget, fewest, problem.steps)
     return make(target.budget)
 
 
-def meet_ratio(problem: Problem, ratio: float, make: Make, fewest: int, whole: int = 1) -> Schedule:
+def meet_ratio(
+    problem: Problem, ratio: float, make: Make, fewest: int, whole: int = 1, like: Make | None = None
+) -> Schedule:
     """The schedule between make(budget) and make(budget + 1) with these FLOPs.
 
     make gives a schedule for fewest .. steps anchors, whose FLOPs grow with them. One anchor of the larger one becomes
-    a partial step. Raises PlanError with the reachable range, or with the nearest ratio where whole sites
+    a partial step. like: schedules of the same FLOPs that are made faster, to find the numbers of anchors with.
+    Raises PlanError with the reachable range, or with the nearest ratio where whole sites
     are too coarse for the tolerance.
     """
-    table, made = FlopsTable(problem), cache(make)
+    table, made, tried = FlopsTable(problem), cache(make), cache(like or make)
     wanted = problem.full_flops / ratio
     low, high = fewest, problem.steps
-    if table.flops(made(low)) >= wanted:
-        if not within_tolerance(problem, table.flops(made(low)), ratio):
-            raise unreachable(f"--flops-ratio {ratio:g}", 1.0, problem.full_flops / table.flops(made(low)))
+    if table.flops(tried(low)) >= wanted:
+        if not within_tolerance(problem, table.flops(tried(low)), ratio):
+            raise unreachable(f"--flops-ratio {ratio:g}", 1.0, problem.full_flops / table.flops(tried(low)))
         return made(low)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if table.flops(made(middle)) <= wanted else (low, middle)
+        low, high = (middle, high) if table.flops(tried(middle)) <= wanted else (low, middle)
     offers = [made(low), *_partial_steps(problem, made(low), made(high), whole)]
     best = min(offers, key=lambda offer: abs(table.flops(offer) - wanted))
     if not within_tolerance(problem, table.flops(best), ratio):

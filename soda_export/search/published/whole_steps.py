@@ -1,0 +1,30 @@
+"""Schedules of steps that compute everything and steps that compute nothing, as the published searches have them.
+
+Where a method keeps what the blocks add to their input, every leaf site is reused; where it keeps the last block's
+output, the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...plan.planners.interpolate import meet_target
+from ...plan.planners.periods import evenly_spaced, fewest_anchors
+from ...plan.problem import Problem, Target
+from ...plan.schedule import Schedule
+
+Choose = Callable[[int], tuple[int, ...]]
+"""Number of anchors -> anchors."""
+
+
+def meet(problem: Problem, target: Target, choose: Choose, order: int = 0, stack: bool = False) -> Schedule:
+    """The schedule at the anchors of `choose`, which may take long: it is asked for two numbers of them at most. In
+    between, leaf sites or the stack are forecast at that order. Raises PlanError with the reachable range."""
+
+    def at(anchors: tuple[int, ...]) -> Schedule:
+        return Schedule.at_anchors(problem.spec, problem.steps, anchors, order, stack)
+
+    return meet_target(
+        problem, target, lambda budget: at(choose(budget)), fewest_anchors(problem.steps),
+        like=lambda budget: at(evenly_spaced(problem.steps, budget)),
+    )  # fmt: skip
