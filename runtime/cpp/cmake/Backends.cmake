@@ -2,6 +2,12 @@
 set(SODA_BACKENDS_BUILT "")
 set(SODA_CUDA_SOURCES src/backends/cuda.cpp src/backends/cuda_api.cpp src/backends/staging.cpp)
 
+# objects of soda_core, by the stem of their source: a backend has its own copy of what it uses, compiled once
+function(soda_core_objects result)
+  string(REPLACE ";" "|" stems "${ARGN}")
+  set(${result} "$<FILTER:$<TARGET_OBJECTS:soda_core>,INCLUDE,/(${stems})[.]cpp[.]>" PARENT_SCOPE)
+endfunction()
+
 function(soda_add_backend name)
   add_library(soda_runtime_${name} MODULE ${ARGN})
   target_include_directories(soda_runtime_${name} PRIVATE include src)
@@ -38,9 +44,9 @@ soda_wants(wanted ort)
 if(wanted)
   find_package(OnnxRuntimeHeaders QUIET)
   if(ONNXRUNTIME_INCLUDE_DIR)
+    soda_core_objects(shared onnx_initializers files sha256 printable strict_json tensors)
     soda_add_backend(ort src/backends/ort.cpp src/backends/ort_device.cpp src/backends/ort_library.cpp
-                     src/backends/ort_weights.cpp src/backends/onnx_initializers.cpp src/files.cpp src/sha256.cpp
-                     src/printable.cpp src/strict_json.cpp src/tensors.cpp ${SODA_CUDA_SOURCES})
+                     src/backends/ort_weights.cpp ${shared} ${SODA_CUDA_SOURCES})
     target_include_directories(soda_runtime_ort SYSTEM PRIVATE ${ONNXRUNTIME_INCLUDE_DIR} ${NLOHMANN_JSON_INCLUDE_DIR})
     target_compile_definitions(soda_runtime_ort PRIVATE SODA_ONNXRUNTIME_LIBRARY="${ONNXRUNTIME_LIBRARY}")
     message(STATUS "backend ort: headers in ${ONNXRUNTIME_INCLUDE_DIR}, library ${ONNXRUNTIME_LIBRARY}")
@@ -71,9 +77,8 @@ if(wanted)
   find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include)
   find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h HINTS ${CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES include)
   if(TENSORRT_INCLUDE_DIR AND CUDA_INCLUDE_DIR)
-    soda_add_backend(trt src/backends/trt.cpp src/backends/trt_library.cpp src/backends/trt_index.cpp
-                     src/names.cpp src/files.cpp src/printable.cpp src/sha256.cpp src/strict_json.cpp src/tensors.cpp
-                     ${SODA_CUDA_SOURCES})
+    soda_core_objects(shared trt_index names files printable sha256 strict_json tensors)
+    soda_add_backend(trt src/backends/trt.cpp src/backends/trt_library.cpp ${shared} ${SODA_CUDA_SOURCES})
     target_include_directories(soda_runtime_trt SYSTEM PRIVATE ${TENSORRT_INCLUDE_DIR} ${CUDA_INCLUDE_DIR}
                                ${NLOHMANN_JSON_INCLUDE_DIR})
     message(STATUS "backend trt: headers in ${TENSORRT_INCLUDE_DIR}; the library is loaded at run time")
