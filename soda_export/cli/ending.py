@@ -94,8 +94,8 @@ def _forget_output() -> None:
 
 @contextlib.contextmanager
 def _signals(came: list[int]) -> Iterator[None]:
-    """The first signal is an exception wherever the main thread is, and is put down in `came`. One that is ignored, as
-    nohup has it, stays so."""
+    """The first signal is an exception wherever the main thread is, and is put down in `came`; from then on the process
+    is ending, and any further one ends it at once, until it is gone. One that is ignored, as nohup has it, stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -117,5 +117,5 @@ def _signals(came: list[int]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:
+            if handler is not None and not came:
                 signal.signal(number, handler)
