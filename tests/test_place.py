@@ -50,6 +50,13 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, change, message: st
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("below", ["file/bundle", "file/deep/bundle"])
+def test_a_place_below_a_file_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ExportError, match="file is not a folder"):
+        check_place(tmp_path / below)
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_bundle_is_there_at_every_moment_of_its_replacement(tmp_path: Path, linked: bool) -> None:
     out = make_bundle(tmp_path / "out")

@@ -76,7 +76,7 @@ def main() -> None:
 
 def _check_whole(app: App, words: Sequence[str]) -> None:
     """Refuse 2.5 where a whole number goes; cyclopts would round it. Raises UsageError."""
-    if not words or words[0] not in _VERBS:
+    if not words or words[0] not in _VERBS or not any(_is_fraction(word.rpartition("=")[2]) for word in words):
         return
     options = {
         name
@@ -87,14 +87,14 @@ def _check_whole(app: App, words: Sequence[str]) -> None:
     for word, after in zip(words, (*words[1:], ""), strict=True):
         name, equals, value = word.partition("=")
         given = value if equals else after
-        if name in options and "." in given and not _is_whole(given):
+        if name in options and _is_fraction(given):
             from ..errors import UsageError
 
             raise UsageError(f"{name} {given}: must be a whole number")
 
 
-def _is_whole(text: str) -> bool:
+def _is_fraction(text: str) -> bool:
     try:
-        return float(text).is_integer()
+        return "." in text and not float(text).is_integer()
     except ValueError:
         return False

@@ -21,6 +21,9 @@ def check_place(out: Path) -> None:
     A bundle's folder has a manifest of the right format, and only files that it lists.
     """
     if not os.path.lexists(out):
+        above = next(each for each in out.parents if os.path.lexists(each))
+        if not above.is_dir():
+            raise ExportError(f"--out {out}: {above} is not a folder; name another one")
         return
     if out.is_dir():
         names = {path.name for path in out.iterdir()}
