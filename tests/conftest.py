@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +30,27 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+def pytest_collection_finish() -> None:
+    """What the test files imported stays: collections, of which the exporter asks for one a trace, do not walk it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _traces_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every toy: to trace one takes ten seconds, and many files play the same."""
+    """Of every toy: to trace one takes ten seconds, and many files play the same. So is the exporter's table of
+    operators, which it makes anew for every trace in half a second."""
     if "soda_export.export.arrange" in sys.modules:
         monkeypatch.setattr("soda_export.export.arrange._KEPT_TRACES", 64)
+        monkeypatch.setattr(f"{_REGISTRY}.from_torchlib", staticmethod(_kept_operators()), raising=False)
+
+
+_REGISTRY = "torch.onnx._internal.exporter._registration.ONNXRegistry"
+
+
+@functools.cache
+def _kept_operators() -> Callable[..., object]:
+    return functools.cache(pkgutil.resolve_name(f"{_REGISTRY}.from_torchlib"))
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ class Pieces:
         return builder.splice(self._traced, 2, {"inputs": inputs, "cached": cached}, prefix=prefix)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _trace(setting: Setting) -> TracedGraph:
     mode, n, rows = FakeTensorMode(), setting.state_size, _BATCH * setting.rows
     with mode:

@@ -59,9 +59,10 @@ LONG = (
     "sd15-control", "sd15-controls", "sd15-guess", "sd15-shuffle", "sdxl-guess", "sdxl-guess-unguided",
     "flux-schnell", "sd3",
 )  # fmt: skip
-"""sd15-guesses, sdxl-control, flux-dev and sd3.5 stay."""
+"""sd15-guesses, sdxl-control (for sdxl, too), flux-dev and sd3.5 stay."""
 LONG_SAMPLERS = (
-    ("sd15", "dpm-solver++"), ("sd21", "euler"), ("sd21", "unipc"), ("sdxl", "ddim"), ("sdxl-turbo", "lcm"),
+    ("sd15", "dpm-solver++"), ("sd21", "euler"), ("sd21", "unipc"), ("sdxl", "euler"), ("sdxl", "ddim"),
+    ("sdxl-turbo", "lcm"),
     *(("flux-dev", sampler) for sampler in FLOWS[1:]),  # sd3.5 has all
 )  # fmt: skip
 GUESSING = ("sd15-guess", "sd15-guesses", "sdxl-guess", "sdxl-guess-unguided", "sd15-shuffle")

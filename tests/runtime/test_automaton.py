@@ -35,7 +35,7 @@ POLICIES = st.builds(
 
 
 @given(POLICIES, st.integers(1, 3), st.sampled_from(["any", "mean"]), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_decisions_are_those_of_the_formats_text(policy: Policy, samples: int, vote: Vote, data: st.DataObject) -> None:
     """Where signals are needed, too: what the automaton does not ask for can change nothing."""
     shape = (STEPS, samples, len(policy.held))
