@@ -12,21 +12,24 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test test-long test-gpu lint clean cpp cpp-check floors newest audit
+.PHONY: setup demo test pytest test-long test-gpu lint clean cpp cpp-check floors newest audit
 
 setup: $(STAMP)
 
+# --no-compile: of 22,000 modules few are ever imported, which compiles them
 $(STAMP): pyproject.toml runtime/python/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e runtime/python[ort,text] -e .[dev]
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-compile --index-url $(TORCH_INDEX) torch)
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt -e runtime/python[ort,text] -e .[dev]
 	touch $@
 
 demo: $(STAMP)
 	$(BIN)/soda-export build --model digits --budget 17
 	$(BIN)/python scripts/demo.py engines/digits-b17-ort --out out/demo.png
 
-test: lint
+test: lint pytest
+
+pytest: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: $(STAMP)
