@@ -1,8 +1,9 @@
-"""One warm process, and what cases need, for all tests of faults."""
+"""One warm process, and what cases need, for all tests of faults; folders that nobody can write to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from .cases import make_stock
 from .places import Places
 from .verbs import Verbs
+
+ReadOnly = Callable[[Path], None]
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,21 @@ def places(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield Places(verbs, tiny_model, folder / "stock", folder / "places")
     finally:
         verbs.close()
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[ReadOnly]:
+    """Make a folder read-only for everyone, the administrator included: by a mount of it."""
+    mounted = []
+
+    def make(folder: Path) -> None:
+        try:
+            subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True, capture_output=True)
+            mounted.append(folder)
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting is not allowed here")
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)

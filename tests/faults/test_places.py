@@ -1,4 +1,4 @@
-"""Places that cannot be written, and clocks that jump: one line that names the place, and nothing left for ever."""
+"""Places that cannot be written, and what other hosts and killed writers left there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,44 +19,9 @@ from soda_export.search.journal import Journal
 from soda_export.workbench.stages import StageStore
 from tests.runtime.bundles import GOLDEN, golden_request, golden_results
 
-from .cases import CASES
-from .places import Places
+from .conftest import ReadOnly
 
-_BY_NAME = {case.name: case for case in CASES}
 _YEAR = 365 * 86400.0
-ReadOnly = Callable[[Path], None]
-
-
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[ReadOnly]:
-    """Make a folder read-only for everyone, the administrator included: by a mount of it."""
-    mounted = []
-
-    def make(folder: Path) -> None:
-        try:
-            subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True, capture_output=True)
-            mounted.append(folder)
-            subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("mounting is not allowed here")
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("name", ["build", "profile", "plan", "run: png", "convert", "import", "sweep"])
-def test_a_read_only_place_is_named_in_one_line(places: Places, tmp_path: Path, read_only: ReadOnly, name: str) -> None:
-    place = places.prepare(_BY_NAME[name], tmp_path / "place")
-    read_only(place)
-    done = places.run(_BY_NAME[name], place)
-    line = done.error.strip().splitlines()[-1]
-    assert done.code == 2, done.error
-    assert line.startswith("soda-export: ")
-    assert line.count("Read-only file system") == 1
-    assert "Traceback" not in done.error
-    named = line.removeprefix("soda-export: ").removeprefix("--out ").partition(":")[0]
-    assert place in ((place / named).resolve(), *(place / named).resolve().parents)
 
 
 def test_a_read_only_home_hinders_nobody(tmp_path: Path, read_only: ReadOnly, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,19 +66,6 @@ def test_what_another_host_left_is_swept_though_the_clock_was_put_back(tmp_path:
     assert is_abandoned(left, "01234567-1-0")
     StageStore(tmp_path)
     assert not left.exists()
-
-
-@pytest.mark.parametrize("years", [-30.0, 30.0])
-def test_stages_and_bundles_of_another_time_are_taken_as_they_are(places: Places, tmp_path: Path, years: float) -> None:
-    case = _BY_NAME["build"]
-    place = places.prepare(case, tmp_path / "place")
-    assert places.run(case, place).code == 0
-    for path in place.rglob("*"):
-        os.utime(path, (time.time() + years * _YEAR,) * 2)
-    again = places.run(case, place)
-    assert again.code == 0, again.error
-    assert "up to date" in again.error
-    assert again.error.count("taken from") == 5
 
 
 def test_a_long_name_has_room_for_its_temporary_file(tmp_path: Path) -> None:
