@@ -1,6 +1,6 @@
 """LoRA on a built bundle against diffusers' untouched pipeline, and what opening with it costs.
 
-    pip install -e .[lora]
+    pip install -e .[bench]
     soda-export build --model shapes --budget 5 --steps 8 --planner uniform --out engines/shapes-lora
     python benchmarks/lora.py engines/shapes-lora            # model: shapes or scenes; C++ too, after `make cpp`
 

@@ -3,10 +3,10 @@
     python benchmarks/prompt_tokenizers.py
     python benchmarks/prompt_tokenizers.py --bundle engines/shapes-b8-ort     # and a bundle drawn from C++
 
-Compares onnxruntime-extensions, openvino-tokenizers and libsoda_runtime (`make cpp`) on tests/hard_prompts.py, as far
-as they are installed (`pip install onnxruntime-extensions openvino-tokenizers sentencepiece`). T5 stands for Unigram
-with SentencePiece's nmt_nfkc, CLIP for byte pairs in lower case; both are trained on this repository's pages and the
-prompts, since the checkpoints' own vocabularies do not come with it.
+Compares onnxruntime-extensions, openvino-tokenizers (`pip install -e .[bench]`) and libsoda_runtime (`make cpp`) on
+tests/hard_prompts.py, as far as they are installed. T5 stands for Unigram with SentencePiece's nmt_nfkc, CLIP for byte
+pairs in lower case. Both are trained on this repository's pages and the prompts, since the checkpoints' own
+vocabularies do not come with it.
 """
 
 from __future__ import annotations

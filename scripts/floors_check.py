@@ -21,15 +21,18 @@ _BACKENDS = ("ort", "openvino")
 _MOST = 1e-3  # of the largest latent
 _RESULTS = ("latents", "images", "video")
 _NAMED = (
-    "numpy", "onnxruntime", "openvino", "tokenizers", "torch", "diffusers", "transformers", "huggingface-hub",
-    "safetensors", "onnx", "onnx-ir", "onnxscript", "msgspec", "cyclopts", "rich", "matplotlib", "pillow",
-    "scikit-learn",
+    "numpy", "onnxruntime", "openvino", "tokenizers", "sentencepiece", "torch", "diffusers", "transformers",
+    "huggingface-hub", "safetensors", "onnx", "onnx-ir", "onnxscript", "msgspec", "cyclopts", "rich", "matplotlib",
+    "pillow", "scikit-learn",
 )  # fmt: skip
 _COMMANDS = (
     "build --model digits --budget 17 --planner uniform",
     "verify engines/digits-b17-ort --programs",
     "run engines/digits-b17-ort --labels 0,1,2,3 --out digits.png",
     "bench engines/digits-b17-ort --rounds 1 --batch 1",
+    "report engines/digits-b17-ort --samples 1 --out digits.html",
+    "inspect tones",
+    "inspect flux-dev",
     "build --model digits --budget 17 --planner uniform --backend openvino",
     "run engines/digits-b17-openvino --labels 0,1 --out digits.npy",
     "build --model shapes --budget 8 --planner uniform",

@@ -19,6 +19,7 @@ _EXTRAS = {
     "scikit-learn": ("training of digits, Frechet distance", "pip install soda-export[metrics]"),
     "torch-fidelity": ("Inception FID", "pip install soda-export[metrics]"),
     "lpips": ("LPIPS", "pip install soda-export[metrics]"),
+    "av": ("clips as .mp4", "pip install soda-export[video]"),
     "uvicorn": ("soda-export serve", "pip install soda-export[serve]"),
     "ray": ("sweeps and serving on a cluster", "pip install soda-export[ray]"),
 }

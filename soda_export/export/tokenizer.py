@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ def export_tokenizer(folder: Path, path: Path) -> int:
     if found is None:
         has = f"T5's folders have {TOKENIZER_NAME} or spiece.model, CLIP's and RoBERTa's vocab.json and merges.txt"
         raise ModelError(f"{folder}: no tokenizer; {has}")
-    if found.name == "spiece.model" and importlib.util.find_spec("sentencepiece") is None:
-        raise ModelError(f"{folder}: making {TOKENIZER_NAME} of spiece.model needs `pip install sentencepiece`")
     tokenizer = _load(kind, folder, found)
     tokenizer.backend_tokenizer.save(str(path))
     return int(tokenizer.pad_token_id)
