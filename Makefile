@@ -1,7 +1,9 @@
 # make demo: build the built-in model's bundle and play it.   make test: everything CI checks.
 # make test-long: further cases of what make test shows with one, minutes of them.
 # make test-gpu: what only a GPU can show, with the reason where something is skipped.
-# make cpp: build the C++ runtime and test it.   make cpp-check: the same with sanitizers, fuzzing (of both readers, too) and 1,000 openings.
+# make cpp: build the C++ runtime and test it.   make cpp-package: as a tarball for other machines, tested unpacked.
+# make cpp-check: make cpp with sanitizers, fuzzing (of both readers, too) and 1,000 openings.
+# make wheels: wheels of both distributions in dist/.
 # make floors, make newest: both distributions with the lowest and with the newest allowed dependencies, checked.
 # make audit: known vulnerabilities and licences of what is installed.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
@@ -12,7 +14,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test pytest test-long test-gpu lint clean cpp cpp-check floors newest audit
+.PHONY: setup demo test pytest test-long test-gpu lint clean cpp cpp-tools cpp-check cpp-package wheels floors newest
+.PHONY: audit
 
 setup: $(STAMP)
 
@@ -43,6 +46,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+wheels: $(STAMP)
+	$(BIN)/python scripts/build_wheels.py dist
+
 floors:
 	$(PYTHON) scripts/floors.py lowest $(VENV)-floors
 
@@ -61,12 +67,23 @@ CPP_TOOLS := PATH="$(CURDIR)/$(BIN):$$PATH"
 FUZZ_SECONDS ?= 60
 
 # CMake, ninja and the headers that are missing go into .venv; a C++17 compiler is needed
-cpp: $(STAMP)
+cpp-tools: $(STAMP)
 	$(BIN)/python -m pip install --quiet "cmake>=3.22,<5" ninja
 	$(BIN)/python scripts/fetch_cpp_headers.py $(VENV)/cpp
+
+cpp: cpp-tools
 	cd runtime/cpp && $(CPP_TOOLS) cmake --preset release && $(CPP_TOOLS) cmake --build --preset release
 	cd runtime/cpp && $(CPP_TOOLS) ctest --preset release --label-exclude long
 	$(BIN)/python -m pytest tests/cpp --numprocesses 2 --dist loadfile
+
+CPP_PACKAGE := $(CURDIR)/build/cpp-package
+
+cpp-package: cpp-tools
+	rm -f $(CPP_PACKAGE)/*.tar.gz
+	cd runtime/cpp && $(CPP_TOOLS) cmake --preset package && $(CPP_TOOLS) cmake --build --preset package
+	cd $(CPP_PACKAGE) && $(CPP_TOOLS) cpack
+	$(CPP_TOOLS) SODA_CPP_BUILD=$(CPP_PACKAGE) SODA_CPP_PACKAGE=$$(ls $(CPP_PACKAGE)/*.tar.gz) \
+	    $(BIN)/python -m pytest tests/cpp/test_install.py
 
 cpp-check: cpp
 	cd runtime/cpp && $(CPP_TOOLS) ctest --preset release --label-regex long
@@ -77,4 +94,4 @@ cpp-check: cpp
 	$(BIN)/python scripts/fuzz_readers.py --seconds $(FUZZ_SECONDS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-floors $(VENV)-newest $(VENV)-audit out engines/.work build
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-newest $(VENV)-audit out engines/.work build dist

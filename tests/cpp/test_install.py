@@ -1,11 +1,16 @@
-"""The installed tree serves applications: find_package, pkg-config with a C compiler, and the examples."""
+"""The tarball of CPack, unpacked, serves applications: find_package, pkg-config with a C compiler, and the examples.
+
+SODA_CPP_PACKAGE names a tarball to judge (`make cpp-package`); without it one is made of what `make cpp` built.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +21,6 @@ from soda_runtime import Bundle
 from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
 
 from .library import BUILD, ROOT, example_embeds
-
-EXAMPLES = ROOT / "runtime" / "cpp" / "examples"
 
 
 def _run(*command: str | Path, **environment: str) -> str:
@@ -30,14 +33,24 @@ def _run(*command: str | Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library installed into a folder of its own."""
+    """The package, unpacked into an empty folder."""
+    folder = tmp_path_factory.mktemp("package")
+    with tarfile.open(_package(folder)) as package:
+        package.extractall(folder, filter="data")
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir() and path.name.startswith("soda_runtime-"))
+    return unpacked
+
+
+def _package(folder: Path) -> Path:
+    if "SODA_CPP_PACKAGE" in os.environ:
+        return Path(os.environ["SODA_CPP_PACKAGE"])
     if not (BUILD / "lib" / "libsoda_runtime.so").exists():
         pytest.skip("libsoda_runtime.so has not been built; run `make cpp`")
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not on the path")
-    prefix = tmp_path_factory.mktemp("prefix")
-    _run("cmake", "--install", BUILD, "--prefix", prefix)
-    return prefix
+    _run("cpack", "--config", BUILD / "CPackConfig.cmake", "-B", folder / "made")
+    (package,) = (folder / "made").glob("*.tar.gz")
+    return package
 
 
 def _library_folder(prefix: Path) -> Path:
@@ -53,19 +66,57 @@ def test_the_tree_has_the_usual_layout(installed: Path) -> None:
     assert (libraries / "pkgconfig" / "soda_runtime.pc").is_file()
     assert (libraries / "cmake" / "soda_runtime" / "soda_runtimeConfig.cmake").is_file()
     assert {path.name for path in (installed / "include").iterdir()} == {"soda_runtime.h", "soda_runtime.hpp"}
+    documents = installed / "share/doc/soda_runtime"
+    assert "Apache License" in (documents / "LICENSE").read_text()
+    assert "nlohmann" in (documents / "NOTICE").read_text()
+    assert "`null`" in (documents / "README.md").read_text()
 
 
-def test_an_application_finds_the_package(installed: Path, tmp_path: Path) -> None:
-    shutil.copytree(EXAMPLES / "consumer", tmp_path / "consumer")
-    build = tmp_path / "build"
-    _run("cmake", "-S", tmp_path / "consumer", "-B", build, f"-DCMAKE_PREFIX_PATH={installed}")
-    _run("cmake", "--build", build)
+def test_its_tools_run_where_it_was_unpacked(installed: Path, tmp_path: Path) -> None:
+    refused = subprocess.run([installed / "bin/soda-generate"], capture_output=True, text=True, env={})
+    assert (refused.returncode, refused.stderr.partition(":")[0]) == (2, "usage")
+    measured = _run(installed / "bin/soda-latency", GOLDEN_V3, "1", "1", "null")
+    assert "ms" in measured
+
+
+def test_a_package_for_other_machines_names_no_folder_of_this_one(installed: Path) -> None:
+    if "SODA_CPP_PACKAGE" not in os.environ:
+        pytest.skip("the package is for this machine; run `make cpp-package`")
+    own = [str(folder).encode() for folder in (ROOT, sys.prefix)]
+    files = [path for path in installed.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [str(path) for path in files if any(folder in path.read_bytes() for folder in own)] == []
+
+
+@pytest.fixture(scope="module")
+def consumer(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example application, built in a folder of its own against the package."""
+    folder = tmp_path_factory.mktemp("consumer")
+    source = installed / "share/doc/soda_runtime/examples/consumer"
+    _run("cmake", "-S", source, "-B", folder, f"-DCMAKE_PREFIX_PATH={installed}")
+    _run("cmake", "--build", folder)
+    return folder / "consumer"
+
+
+def test_an_application_finds_the_package(consumer: Path) -> None:
     expected = Bundle.open(GOLDEN_V3, backend="null").session().generate(0, seed=1)
-    said = _run(build / "consumer", GOLDEN_V3, "null")
+    said = _run(consumer, GOLDEN_V3, "null")
     assert said == f"tiny: 10 steps on null\n64 latents, the first is {expected.flat[0]:g}\n"
-    refused = subprocess.run([build / "consumer", "/nowhere"], capture_output=True, text=True)
+    refused = subprocess.run([consumer, "/nowhere"], capture_output=True, text=True)
     assert refused.returncode == 1
     assert "no such bundle folder" in refused.stderr
+
+
+def test_an_application_plays_with_the_engine_library_on_the_loaders_path(
+    installed: Path, consumer: Path, tmp_path: Path
+) -> None:
+    library = importlib.util.find_spec("onnxruntime")
+    if library is None or not (_library_folder(installed) / "libsoda_runtime_ort.so").exists():
+        pytest.skip("ONNX Runtime or the backend for it is not there")
+    (wheel,) = (Path(str(library.origin)).parent / "capi").glob("libonnxruntime.so.*")
+    (tmp_path / "libonnxruntime.so.1").symlink_to(wheel)
+    expected = Bundle.open(GOLDEN_V3, backend="ort", threads=1).session().generate(0, seed=1)
+    said = _run(consumer, GOLDEN_V3, "ort", LD_LIBRARY_PATH=str(tmp_path))
+    assert float(said.split()[-1]) == pytest.approx(float(expected.flat[0]), rel=1e-4)
 
 
 def test_a_c_program_builds_with_pkg_config(installed: Path, tmp_path: Path) -> None:
@@ -77,7 +128,8 @@ def test_a_c_program_builds_with_pkg_config(installed: Path, tmp_path: Path) -> 
     include = next(Path(flag[2:]) for flag in flags if flag.startswith("-I"))
     assert include.resolve() == (installed / "include").resolve()
     warnings = ["-std=c99", "-Wall", "-Wextra", "-Werror"]
-    _run("cc", *warnings, EXAMPLES / "generate.c", "-o", program, *flags)
+    source = installed / "share/doc/soda_runtime/examples/generate.c"
+    _run("cc", *warnings, source, "-o", program, *flags)
     environment = {"LD_LIBRARY_PATH": str(libraries)}
     _run(program, GOLDEN_V3, tmp_path / "out.pgm", "3", "7", "null", **environment)
     session = Bundle.open(GOLDEN_V3, backend="null").session()
@@ -102,36 +154,6 @@ def test_the_tree_may_be_moved(installed: Path, tmp_path: Path) -> None:
     assert [Path(each).resolve() for each in folders] == [
         moved.resolve(), _library_folder(moved).resolve(), (moved / "include").resolve()
     ]  # fmt: skip
-
-
-WRONG: dict[str, tuple[str, list[str], str]] = {
-    "generate_c without a bundle": ("generate_c", [], "usage: "),
-    "generate_c with a folder that is no bundle": ("generate_c", ["/nowhere", "o"], "no such bundle folder"),
-    "generate_c with a word for a label": ("generate_c", ["BUNDLE", "o", "x"], "'x' is not a whole number"),
-    "generate_c with a label beyond the last": ("generate_c", ["BUNDLE", "o", "10", "1", "null"], "outside 0 .. 9"),
-    "generate_c with a word for a seed": ("generate_c", ["BUNDLE", "o", "1", "x"], "'x' is not a whole number"),
-    "generate_c with an unknown backend": ("generate_c", ["BUNDLE", "o", "1", "1", "tpu"], "backend 'tpu'"),
-    "generate_c without its embeddings": ("generate_c", ["TEXT", "o", "/nowhere", "1", "null"], "/nowhere: missing"),
-    "generate without a bundle": ("generate", [], "usage: "),
-    "generate with a word among the labels": ("generate", ["BUNDLE", "o", "1,x"], "'x' is not a whole number"),
-    "generate with a word for a seed": ("generate", ["BUNDLE", "o", "1", "x"], "'x' is not a whole number"),
-    "latency without a bundle": ("latency", [], "usage: "),
-    "latency of no samples": ("latency", ["BUNDLE", "0"], "'0' is not a whole number of at least 1"),
-    "latency of no rounds": ("latency", ["BUNDLE", "1", "0"], "'0' is not a whole number of at least 1"),
-    "latency with a word for the threads": ("latency", ["BUNDLE", "1", "1", "null", "x"], "'x' is not a whole number"),
-}
-
-
-@pytest.mark.parametrize(("example", "arguments", "reason"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_argument_to_an_example_gives_one_line(example: str, arguments: list[str], reason: str) -> None:
-    program = BUILD / "bin" / example
-    if not program.exists():
-        pytest.skip(f"the example {example} has not been built; `make cpp` says why")
-    bundles = {"BUNDLE": str(GOLDEN_V3), "TEXT": str(GOLDEN_V3_TEXT)}
-    done = subprocess.run([program, *(bundles.get(each, each) for each in arguments)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
 
 
 def test_backends_are_found_in_a_folder_that_the_environment_names(installed: Path, tmp_path: Path) -> None:

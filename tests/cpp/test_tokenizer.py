@@ -30,8 +30,9 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """A tokenizer.json: Unigram without and with SentencePiece's table of replacements, and CLIP's byte pairs."""
     if request.param != "t5":
         return BUILT_IN / str(request.param) / "tokenizer" / "tokenizer.json"
-    sentencepiece = pytest.importorskip("sentencepiece")
-    transformers = pytest.importorskip("transformers")
+    import sentencepiece
+    import transformers
+
     folder = tmp_path_factory.mktemp("t5")
     (folder / "corpus.txt").write_text("\n".join([*HARD[2:44], *HARD[50:], Path(__file__).read_text()] * 2))
     sentencepiece.SentencePieceTrainer.train(
@@ -138,7 +139,7 @@ def test_prompts_that_do_not_fit_are_refused(library_of_ort: Library, tmp_path: 
 
 def test_the_example_draws_a_prompt_as_png(library_of_ort: Library, tmp_path: Path) -> None:
     """A process without Python, from a prompt to a picture."""
-    program = BUILD / "bin" / "generate"
+    program = BUILD / "bin" / "soda-generate"
     done = subprocess.run(
         [program, GOLDEN_V5_TEXT, tmp_path / "out-", LONG, "5"], capture_output=True, text=True, check=True, env={}
     )

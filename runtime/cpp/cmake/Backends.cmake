@@ -14,7 +14,11 @@ function(soda_add_backend name)
   target_link_libraries(soda_runtime_${name} PRIVATE soda_flags Threads::Threads ${CMAKE_DL_LIBS})
   target_link_options(soda_runtime_${name} PRIVATE
                       LINKER:--version-script=${CMAKE_CURRENT_SOURCE_DIR}/src/backends/backend.map)
-  set_target_properties(soda_runtime_${name} PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  if(SODA_PORTABLE)  # assertions in engine libraries' headers name their file
+    target_compile_options(soda_runtime_${name} PRIVATE -ffile-prefix-map=${SODA_WHEELS}/=)
+  else()
+    set_target_properties(soda_runtime_${name} PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  endif()
   set(SODA_BACKENDS_BUILT "${SODA_BACKENDS_BUILT};${name}" PARENT_SCOPE)
 endfunction()
 
@@ -48,7 +52,8 @@ if(wanted)
     soda_add_backend(ort src/backends/ort.cpp src/backends/ort_device.cpp src/backends/ort_library.cpp
                      src/backends/ort_weights.cpp ${shared} ${SODA_CUDA_SOURCES})
     target_include_directories(soda_runtime_ort SYSTEM PRIVATE ${ONNXRUNTIME_INCLUDE_DIR} ${NLOHMANN_JSON_INCLUDE_DIR})
-    target_compile_definitions(soda_runtime_ort PRIVATE SODA_ONNXRUNTIME_LIBRARY="${ONNXRUNTIME_LIBRARY}")
+    target_compile_definitions(soda_runtime_ort PRIVATE
+                               SODA_ONNXRUNTIME_LIBRARY="$<$<NOT:$<BOOL:${SODA_PORTABLE}>>:${ONNXRUNTIME_LIBRARY}>")
     message(STATUS "backend ort: headers in ${ONNXRUNTIME_INCLUDE_DIR}, library ${ONNXRUNTIME_LIBRARY}")
   else()
     soda_missing_backend(ort
