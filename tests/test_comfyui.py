@@ -17,6 +17,8 @@ import pytest
 import torch
 from soda_runtime import BundleError, Noise, RequestError, Session
 
+from tests.lora.files import peft, write
+
 ROOT = Path(__file__).parent.parent
 NODES, GOLDEN = ROOT / "integrations/comfyui", ROOT / "tests/golden"
 TYPES = {"STRING", "IMAGE", "MASK", "LATENT", "INT", "FLOAT", "AUDIO", "SODA_BUNDLE"}
@@ -51,6 +53,8 @@ def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     stubs: dict[str, dict[str, Any]] = {
         "folder_paths": {
             "models_dir": str(state.models), "get_folder_paths": lambda name: list(folders[name]),
+            "get_filename_list": lambda name: sorted(path.name for path in (state.models / name).glob("*")),
+            "get_full_path": lambda name, file: next(map(str, (state.models / name).glob(file)), None),
             "add_model_folder_path": lambda name, path: folders.setdefault(name, []).append(path),
         },
         "comfy": {},
@@ -64,7 +68,8 @@ def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
         if "." in name:
             setattr(sys.modules["comfy"], name.partition(".")[2], module)
     (state.models / "soda").mkdir(parents=True)
-    for name in ("v5", "v5-text", "v5-inpaint", "v5-chunks"):
+    (state.models / "loras").mkdir()
+    for name in ("v5", "v5-text", "v5-inpaint", "v5-chunks", "v5-sizes"):
         shutil.copytree(GOLDEN / name, state.models / "soda" / name)
     spec = importlib.util.spec_from_file_location("soda_nodes", NODES / "__init__.py")
     assert spec is not None
@@ -133,6 +138,34 @@ def test_a_workflow_draws_what_a_session_draws(comfy: SimpleNamespace) -> None:
     assert np.array_equal(images.numpy(), session.images())
     steps = session.bundle.manifest.sampler.steps
     assert comfy.progress == [(i + 1, steps) for i in range(steps)]
+
+
+def test_sizes_and_loras_are_chosen_as_a_session_chooses_them(comfy: SimpleNamespace) -> None:
+    layer, style = {"transformer_blocks.0.attn1.to_q": (48, 48)}, comfy.models / "loras/style.safetensors"
+    write(style, {name: 5 * value for name, value in peft(layer).items()})
+    bundle = run(comfy, "SodaLoadBundle", name="v5-sizes", threads=1)
+    styled = run(comfy, "SodaLora", bundle=bundle, lora_name="style.safetensors", strength=0.5)
+    session = Session.open(GOLDEN / "v5-sizes", threads=1, lora=[(style, 0.5)])
+    seen = []
+    for given, strength in ((styled, 0.5), (bundle, 0.0)):
+        session.set_lora_strengths([strength])
+        for asked, size in (({}, (16, 16)), ({"width": 24, "height": 8}, (8, 24))):
+            latent = run(comfy, "SodaSample", bundle=given, prompt="red", seed=7, batch_size=1, **asked)
+            shape = session.bundle.at(size).manifest.model.latent_shape
+            noise = Noise(torch.randn(1, *shape, generator=torch.manual_seed(7)).numpy())
+            expected = session.generate(prompt="red", noise=noise, size=size)
+            assert np.array_equal(latent["samples"].numpy(), expected)
+            assert np.array_equal(run(comfy, "SodaDecode", bundle=given, samples=latent).numpy(), session.images())
+            seen.append(expected)
+    assert np.abs(seen[0] - seen[2]).max() > 1e-3
+    for wrong, message in (
+        ({"width": 16, "height": 8}, "size 8x16: this bundle has 16x16, 8x24"),
+        ({"latent": {"samples": torch.zeros(1, 4, 9, 9)}, "denoise": 0.5}, r"latents of shape \[4, 9, 9\]"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            run(comfy, "SodaSample", bundle=bundle, prompt="red", seed=7, batch_size=1, **wrong)
+    with pytest.raises(RequestError, match="no such file in models/loras"):
+        bundle.with_lora("nothing.safetensors", 1.0)
 
 
 def test_classes_are_numbers_in_the_prompt_and_policies_are_taken(comfy: SimpleNamespace) -> None:
@@ -209,7 +242,9 @@ def test_a_bundle_that_was_built_anew_is_loaded_anew(comfy: SimpleNamespace) -> 
     shutil.rmtree(comfy.models / "soda/v5")
     shutil.copytree(GOLDEN / "v5-policy", comfy.models / "soda/v5")
     assert kind.IS_CHANGED(name="v5") not in ("", before)
-    assert kind.INPUT_TYPES()["required"]["name"][0] == ["v5", "v5-chunks", "v5-inpaint", "v5-text"]
+    assert kind.INPUT_TYPES()["required"]["name"][0] == [
+        "v5", "v5-chunks", "v5-inpaint", "v5-sizes", "v5-text",
+    ]  # fmt: skip
     for missing in ("nothing", "../soda/v5"):
         assert kind.IS_CHANGED(name=missing) == ""
         with pytest.raises(BundleError, match="no such bundle"):

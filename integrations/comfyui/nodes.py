@@ -11,13 +11,14 @@ import comfy.model_management
 import comfy.utils
 import numpy as np
 import torch
-from soda_runtime import Noise, RequestError
+from soda_runtime import Bundle, Noise, RequestError
 from soda_runtime.manifest import AudioFinish, LabelPort
 from soda_runtime.request import example_request
 from soda_runtime.signature import MASK, START_KNOWN
 from torch.nn.functional import interpolate
 
-from .bundles import OpenedBundle, bundle_names, fingerprint, open_bundle
+from .bundles import OpenedBundle, bundle_names, fingerprint, lora_names, open_bundle
+from .scaling import Scaling
 
 CATEGORY = "soda"
 BUNDLE = "SODA_BUNDLE"
@@ -54,18 +55,44 @@ class LoadBundle:
         return (open_bundle(name, "" if backend == OWN else backend, threads),)
 
 
+class Lora:
+    """Add a LoRA of models/loras to a bundle; several one after the other."""
+
+    RETURN_TYPES = (BUNDLE,)
+    RETURN_NAMES = ("bundle",)
+    FUNCTION = "add"
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Add a LoRA to the bundle's weights. Engines are opened anew where it or its strength changes."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        strength = {"default": 1.0, "min": -20.0, "max": 20.0, "step": 0.01}
+        return {
+            "required": {
+                "bundle": (BUNDLE,),
+                "lora_name": (lora_names(), {"tooltip": "files in models/loras"}),
+                "strength": ("FLOAT", strength),
+            }
+        }
+
+    def add(self, bundle: OpenedBundle, lora_name: str, strength: float) -> tuple[OpenedBundle]:
+        """The bundle with one more LoRA."""
+        return (bundle.with_lora(lora_name, strength),)
+
+
 class Sample:
     """Play a bundle's whole request: text encoders, steps with guidance, and the schedule's cache."""
 
     RETURN_TYPES = ("LATENT",)
     FUNCTION = "sample"
     CATEGORY = CATEGORY
-    DESCRIPTION = "Draw latents. Steps and size are the bundle's; a seed gives the noise that KSampler would draw."
+    DESCRIPTION = "Draw latents, in the bundle's steps; a seed gives the noise that KSampler would draw."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         text = {"multiline": True, "default": "", "dynamicPrompts": True}
         seed = {"default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF, "control_after_generate": True}
+        side = {"default": 0, "min": 0, "max": 16384, "step": 8, "tooltip": "one of the bundle's sizes; 0: its first"}
         return {
             "required": {
                 "bundle": (BUNDLE,),
@@ -84,17 +111,23 @@ class Sample:
                 "latent": ("LATENT", {"tooltip": "what the run starts from, where denoise is below 1"}),
                 "denoise": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}),
                 "mask": ("MASK", {"tooltip": "1 where a bundle that inpaints draws anew"}),
+                "width": ("INT", side),
+                "height": ("INT", side),
             },
         }  # fmt: skip
 
     def sample(
         self, bundle: OpenedBundle, prompt: str, seed: int, batch_size: int, negative_prompt: str = "",
         guidance: float = 0.0, policy: str = OWN, latent: dict[str, Any] | None = None, denoise: float = 1.0,
-        mask: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None, width: int = 0, height: int = 0,
     ) -> tuple[dict[str, Any]]:  # fmt: skip
         """The latents that the request ends with."""
-        session, scaling = bundle.session, bundle.scaling
-        asked: dict[str, Any] = {"policy": "" if policy == OWN else policy, "batch": batch_size}
+        session, starts = bundle.session, latent is not None and (denoise < 1.0 or _inpaints(bundle))
+        size = bundle.size(height, width)
+        if latent is not None and starts and not (width or height):
+            size = bundle.size_of(tuple(latent["samples"].shape[1:]))
+        scaling = bundle.scalings[size]
+        asked: dict[str, Any] = {"policy": "" if policy == OWN else policy, "batch": batch_size, "size": size}
         if guidance:
             asked["guidance"] = guidance
         if any(isinstance(port, LabelPort) for port in session.bundle.manifest.ports):
@@ -102,8 +135,7 @@ class Sample:
         else:
             asked |= {"prompt": prompt, "negative_prompt": negative_prompt}
         mask = latent.get("noise_mask") if mask is None and latent else mask
-        inpaints = START_KNOWN in session.bundle.tables
-        if latent is not None and (denoise < 1.0 or inpaints):
+        if latent is not None and starts:
             start = scaling.to_model(latent["samples"].float().cpu()).numpy()
             if batch_size % len(start):
                 raise RequestError(f"{len(start)} latents for a batch of {batch_size}; give one, or one per sample")
@@ -111,8 +143,9 @@ class Sample:
         elif denoise < 1.0:
             raise RequestError("denoise below 1 starts from a latent; connect one")
         if mask is not None:
-            asked["inputs"] = {MASK: self._mask(bundle, mask)}
-        session.start(**asked, noise=_noise(bundle, seed, batch_size))
+            asked["inputs"] = {MASK: self._mask(session.bundle.at(size), scaling, mask)}
+        bundle.take_loras()
+        session.start(**asked, noise=_noise(bundle, scaling, seed, batch_size))
         steps = session.bundle.manifest.sampler.steps
         bar, first = comfy.utils.ProgressBar(steps - session.next_step), session.next_step
         for step in range(first, steps):
@@ -122,10 +155,9 @@ class Sample:
         return ({"samples": scaling.to_comfy(torch.from_numpy(session.latents()))},)
 
     @staticmethod
-    def _mask(bundle: OpenedBundle, mask: torch.Tensor) -> np.ndarray:
-        """[B, H, W] in pixels -> the bundle's port."""
-        manifest, scaling = bundle.session.bundle.manifest, bundle.scaling
-        ports = [port for port in manifest.ports if port.name == MASK]
+    def _mask(sized: Bundle, scaling: Scaling, mask: torch.Tensor) -> np.ndarray:
+        """[B, H, W] in pixels -> the port of a bundle at a size."""
+        ports = [port for port in sized.manifest.ports if port.name == MASK]
         if not ports:
             raise RequestError("the bundle does not inpaint; build it with --inpainting, or leave the mask out")
         *_, height, width = scaling.unpacked
@@ -177,15 +209,21 @@ class DecodeAudio:
 
 def _result(bundle: OpenedBundle, samples: dict[str, Any]) -> np.ndarray:
     """What the bundle makes of any latents: those of a request that has just begun are replaced by them."""
-    session, latents = bundle.session, bundle.scaling.to_model(samples["samples"].float().cpu())
-    session.start(**example_request(session.bundle, len(latents)))
+    session, raw = bundle.session, samples["samples"].float().cpu()
+    size = bundle.size_of(tuple(raw.shape[1:]))
+    latents = bundle.scalings[size].to_model(raw)
+    session.start(**example_request(session.bundle.at(size), len(latents)), size=size)
     session.replace_latents(np.ascontiguousarray(latents.numpy()))
     return session.result()
 
 
-def _noise(bundle: OpenedBundle, seed: int, samples: int) -> Noise:
+def _inpaints(bundle: OpenedBundle) -> bool:
+    return START_KNOWN in bundle.session.bundle.tables
+
+
+def _noise(bundle: OpenedBundle, scaling: Scaling, seed: int, samples: int) -> Noise:
     """As ComfyUI draws it, on the CPU; of a stochastic sampler the noise of each step after it."""
-    manifest, scaling = bundle.session.bundle.manifest, bundle.scaling
+    manifest = bundle.session.bundle.manifest
     generator = torch.Generator().manual_seed(seed)
     initial = scaling.pack(torch.randn(samples, *scaling.unpacked, generator=generator)).numpy()
     if not manifest.sampler.stochastic:
@@ -203,9 +241,10 @@ def _labels(text: str) -> list[int]:
 
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
-    "SodaLoadBundle": LoadBundle, "SodaSample": Sample, "SodaDecode": Decode, "SodaDecodeAudio": DecodeAudio,
+    "SodaLoadBundle": LoadBundle, "SodaLora": Lora, "SodaSample": Sample, "SodaDecode": Decode,
+    "SodaDecodeAudio": DecodeAudio,
 }  # fmt: skip
 NODE_DISPLAY_NAME_MAPPINGS = {
-    "SodaLoadBundle": "Load bundle (soda)", "SodaSample": "Sample (soda)", "SodaDecode": "Decode (soda)",
-    "SodaDecodeAudio": "Decode sound (soda)",
+    "SodaLoadBundle": "Load bundle (soda)", "SodaLora": "Add LoRA (soda)", "SodaSample": "Sample (soda)",
+    "SodaDecode": "Decode (soda)", "SodaDecodeAudio": "Decode sound (soda)",
 }  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 from typing import Any
 
 import torch
-from soda_runtime.manifest import Manifest
+from soda_runtime import Bundle
+from soda_runtime.sizes import Size
 from torch import Tensor
 
 RECORD = "denoiser.json"
@@ -55,12 +55,15 @@ class Scaling:
         return values.reshape(-1, *[1] * (latents.dim() - 2)).to(latents)
 
 
-def read_scaling(folder: Path, manifest: Manifest) -> Scaling:
-    """Of a bundle; latents stay as they are where it does not say what its autoencoder is."""
-    record: dict[str, Any] = {}
-    if RECORD in manifest.files:
-        record = json.loads((folder / RECORD).read_bytes())
-    return scaling_of(record, tuple(manifest.model.latent_shape))
+def read_scalings(bundle: Bundle) -> dict[Size | None, Scaling]:
+    """Of each size of a bundle, of None where it names none; latents stay as they are where it does not say what its
+    autoencoder is."""
+    path, found = bundle.folder / RECORD, dict[Size | None, Scaling]()
+    record: dict[str, Any] = json.loads(path.read_bytes()) if RECORD in bundle.manifest.files else {}
+    for size in bundle.sizes or (None,):
+        own = record if size is None else {**record, "size": {"height": size[0], "width": size[1]}}
+        found[size] = scaling_of(own, tuple(bundle.at(size).manifest.model.latent_shape))
+    return found
 
 
 def scaling_of(record: dict[str, Any], shape: tuple[int, ...]) -> Scaling:

@@ -11,11 +11,12 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 from soda_runtime import DeviceOptions, Embeds, Session
 from soda_runtime.errors import BundleError
+from soda_runtime.lora import parse_lora
 from soda_runtime.manifest import LabelPort
 from soda_runtime.tensors import read_tensors
 
 from ..errors import UsageError
-from ..models.request import parse_lora, parse_size
+from ..models.request import parse_size
 from .inputs import parse_inputs, read_latents
 from .previews import open_previews
 from .results import check_result, write_result

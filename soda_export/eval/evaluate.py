@@ -105,7 +105,7 @@ class Evaluator:
         if self._model is None and self._against == "itself":
             return None
         size = _size_of(bundle) if len(bundle.sizes) > 1 else ""
-        is_first = not size or bundle is bundle.at(bundle.sizes[0])
+        is_first = not size or bundle.size == bundle.sizes[0]
         name = PLAN_NAME if is_first else sized_name(PLAN_NAME, f"-{size}")
         samples = self._samples_of(target, _read(bundle.folder / name), size)
         if self._against == "model" and takes_embeddings_alone(bundle.manifest):
@@ -164,7 +164,7 @@ def _named(target: Path, bundle: Bundle) -> Path:
 
 def _size_of(bundle: Bundle) -> str:
     """512x768"""
-    return next("{}x{}".format(*size) for size in bundle.sizes if bundle.at(size) is bundle)
+    return "{}x{}".format(*bundle.size) if bundle.size else ""
 
 
 @contextmanager

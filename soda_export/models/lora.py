@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from soda_runtime.lora import parse_lora
 from soda_runtime.lora.apply import low_rank_change, rows_of
 from soda_runtime.lora.file import LoraLayer, read_lora
 from soda_runtime.lora.names import keys_of, match_layers
 from torch import Tensor
 
 from ..errors import ModelError
-from .request import parse_lora
 from .weights import Weights
 
 DENOISER = ""
@@ -35,7 +35,7 @@ class LoraChanges:
     def __init__(self, given: Sequence[str], parts: Mapping[str, Shapes]) -> None:
         """given: FILE or FILE:STRENGTH each. parts: part -> its tensors' shapes, by their names in the checkpoint.
 
-        Raises RequestError for a file that is no LoRA or does not fit, UsageError for a strength that is no number.
+        Raises RequestError for a file that is no LoRA or does not fit, and for a strength that is no number.
         """
         self.names = tuple(parse_lora(each)[0].stem for each in given)
         self._changes: dict[tuple[str, str], list[_Change]] = {}

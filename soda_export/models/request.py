@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,6 @@ class ModelRequest:
     def by_size(self) -> tuple[ModelRequest, ...]:
         """A request for each size that was asked for, in their order."""
         return tuple(replace(self, size=(size,)) for size in self.size) or (self,)
-
-
-def parse_lora(given: str) -> tuple[Path, float]:
-    """FILE or FILE:STRENGTH -> both, 1.0 without a strength. Raises UsageError."""
-    file, colon, strength = given.rpartition(":")
-    if not colon or Path(given).exists():
-        return Path(given), 1.0
-    try:
-        value = float(strength)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        what = f"{strength!r} is no strength" if file else "no file is named"
-        raise UsageError(f"--lora {given}: {what}; write FILE or FILE:STRENGTH, as in style.safetensors:0.8")
-    return Path(file), value
 
 
 def parse_size(text: str) -> tuple[int, int]:

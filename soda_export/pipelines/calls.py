@@ -19,6 +19,10 @@ _IGNORED = ("return_dict",)
 _SAME = 1e-4  # of the largest number of a constant: more is another constant
 
 
+class OtherSize(RequestError):
+    """A call for another size than the reader's."""
+
+
 @dataclass
 class ModuleCall:
     """latents: [R, *latent_shape]. timestep: as the scheduler counts; precision: its relative rounding. ports: [R, ...]
@@ -59,7 +63,7 @@ class CallReader:
             raise BundleError(f"{where}: {error}; build the bundle again") from None
 
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModuleCall:
-        """A call as the pipeline makes it. Raises RequestError."""
+        """A call as the pipeline makes it. Raises RequestError, OtherSize where the size is the reason."""
         try:
             given = dict(self._signature.bind(None, *args, **kwargs).arguments)
         except TypeError as error:
@@ -112,7 +116,7 @@ class CallReader:
         if value.dim() != 1 + len(shape) or tuple(value.shape[1:]) != (sum(sizes), *shape[1:]):
             size = self._record.size
             made = f" ({size.width}x{size.height} pixels)" if size.height else ""
-            raise RequestError(
+            raise OtherSize(
                 f"{self._where}: latents of shape {list(value.shape[1:])}, the bundle is for "
                 f"{[sum(sizes), *shape[1:]]}{made}; give the pipeline the bundle's height and width"
             )
@@ -147,7 +151,7 @@ class CallReader:
                 torch.allclose(found, wanted.expand_as(found), atol=_SAME * float(wanted.abs().max()))
             )
         if not alike:
-            raise RequestError(
+            raise OtherSize(
                 f"{self._where}: {name} is not what the bundle was built for; give the pipeline the bundle's size, and "
                 "leave out what changes it"
             )

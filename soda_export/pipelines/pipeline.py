@@ -12,24 +12,27 @@ from diffusers.utils.logging import tqdm
 from numpy.typing import NDArray
 from soda_runtime import Bundle, Noise, Request, Session
 from soda_runtime.backends import DeviceBackend, DeviceOptions
-from soda_runtime.manifest import HintPort, ImageFinish, LabelPort, Manifest, VideoFinish
+from soda_runtime.lora import LoraArgument
+from soda_runtime.manifest import HintPort, LabelPort, Manifest
+from soda_runtime.opened import OpenedBundle
 from soda_runtime.signature import MASK, START_KNOWN
 from soda_runtime.starts import judge_start
 from torch import Tensor
 
 from ..errors import RequestError
-from ..models.record import RECORD_NAME, read_record
 from ..models.spec import MASKED_LATENTS
+from .adapters import LoraAdapters
 from .conditions import EMBEDS, TEXTS, conditions, guidance_of
 from .latents import Generators, draw_initial, draw_noise
 from .pictures import Pictures
 from .results import as_output, check_output, convert
+from .sizes import choose_size
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
-class SodaPipeline:
-    """Plays whole requests of a bundle, frozen plan, guidance and sampler included.
+class SodaPipeline(LoraAdapters):
+    """Plays whole requests of a bundle, frozen plan, guidance and sampler included, at any of its sizes.
 
     What a call asks for and the bundle cannot do (another number of steps, another size) is refused with RequestError.
     Not for several threads at a time.
@@ -37,8 +40,8 @@ class SodaPipeline:
 
     def __init__(self, session: Session, vae: Any = None) -> None:
         """vae: diffusers' autoencoder of the model, for requests that start from pictures."""
-        self.session, self.vae = session, vae
-        self._size = _pixels(session)
+        super().__init__(session)
+        self.vae = vae
         self._bar: dict[str, Any] = {}
         self._interrupt = False
         self._guidance_scale: float | None = None
@@ -46,15 +49,16 @@ class SodaPipeline:
     @classmethod
     def from_bundle(
         cls, path: str | os.PathLike[str], *, vae: Any = None, backend: str = "", device: str = "auto",
-        threads: int = 0, options: DeviceOptions = DeviceOptions(),
+        threads: int = 0, options: DeviceOptions = DeviceOptions(), lora: Sequence[LoraArgument] = (),
     ) -> Self:  # fmt: skip
-        """Open a bundle folder; arguments as for soda_runtime.Bundle.open. Raises BundleError and EngineError."""
-        bundle = Bundle.open(path, backend=backend, device=device, threads=threads, options=options)
+        """Open a bundle folder; arguments as for soda_runtime.Bundle.open. Raises BundleError, EngineError, and
+        RequestError for a LoRA that does not fit."""
+        bundle = Bundle.open(path, backend=backend, device=device, threads=threads, options=options, lora=lora)
         return cls(bundle.session(), vae)
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle is."""
+        """What the bundle is, at the size of the last call."""
         return self.session.bundle.manifest
 
     @property
@@ -106,37 +110,39 @@ class SodaPipeline:
     ) -> Any:
         """Draw; returns an output with `images`, `frames` or `audios`, or a tuple of it where return_dict is false.
 
-        Arguments as of diffusers' pipelines, prompt_2, prompt_embeds and the like included. image and strength start
+        Arguments as of diffusers' pipelines, prompt_2, prompt_embeds and the like included. height and width choose one
+        of the bundle's sizes, the first where they are left out. image and strength start
         from a picture, or from clean latents; mask_image keeps the rest of it; of a bundle with ControlNets image is
         what they follow. inputs: values of any of the bundle's ports by name. policy, vote: as of
         soda_runtime.Session.generate. Raises RequestError.
         """
-        kind, manifest = self.session.result_kind, self.manifest
+        bundle, size = choose_size(self.session.bundle, height, width)
+        kind, manifest = self.session.result_kind, bundle.manifest
         check_output(output_type, kind)
-        self._check_fixed(height, width, num_inference_steps)
+        self._check_steps(num_inference_steps)
         if tuple(callback_on_step_end_tensor_inputs) not in ((), ("latents",)):
             raise RequestError("callback_on_step_end_tensor_inputs: a bundle's callbacks see the latents alone")
         texts = self._texts(prompt, negative_prompt, class_labels, others)
         given, samples = conditions(texts, manifest, num_images_per_prompt)
         guided = guidance_of(guidance_scale, manifest)
         ports = {**dict(inputs or {}), **guided.pop("inputs", {})}
-        pictures = Pictures(manifest, self.vae, self._size)
+        pictures = Pictures(manifest, self.vae, size)
         hints = [port for port in manifest.ports if isinstance(port, HintPort) and port.name.startswith("hint")]
         start: dict[str, Any] = {}
         if image is not None and hints and strength is None and mask_image is None:
             ports |= self._hints(pictures, image, hints)
-        elif self._starts(image, mask_image, strength):
+        elif _starts(bundle, image, mask_image, strength):
             clean = _tiled(pictures.latents(image, generator), samples)
             start = {"start_latents": clean, "strength": 1.0 if strength is None else strength}
-        first = judge_start(Request(**start), manifest, self.session.bundle.tables)
-        noise = self._noise(latents, samples, generator, first.first or 0 if first else 0)
+        first = judge_start(Request(**start), manifest, bundle.tables)
+        noise = _noise(manifest, size, latents, samples, generator, first.first or 0 if first else 0)
         if mask_image is not None:
             ports[MASK] = pictures.mask(mask_image)
             if any(port.name == MASKED_LATENTS for port in manifest.ports):
                 ports[MASKED_LATENTS] = pictures.masked_latents(image, mask_image, generator)
         self._guidance_scale, self._interrupt = guidance_scale, False
         asked: dict[str, Any] = {**given, **guided, **start, "policy": policy, "vote": vote}
-        self.session.begin(Request(**asked, inputs=ports, batch=samples, noise=noise))
+        self.session.begin(Request(**asked, inputs=ports, batch=samples, noise=noise, size=bundle.size))
         self._run(callback_on_step_end, callback_on_step_end_tensor_inputs)
         made = self.session.latents() if output_type == "latent" else self.session.result()
         found = convert(made, output_type, kind)
@@ -174,7 +180,7 @@ class SodaPipeline:
         named = {"prompt": prompt, "negative_prompt": negative, "class_labels": labels, **others}
         return {name: value for name, value in named.items() if value is not None}
 
-    def _check_fixed(self, height: int | None, width: int | None, steps: int | None) -> None:
+    def _check_steps(self, steps: int | None) -> None:
         sampler = self.manifest.sampler
         asked = sampler.steps - (sampler.name == "pndm")  # which calls the model once more
         if steps not in (None, asked):
@@ -182,30 +188,6 @@ class SodaPipeline:
                 f"num_inference_steps={steps}: the bundle has {asked} steps of {sampler.name}; leave it out, or build "
                 "one with --steps"
             )
-        for name, asked_for, own in (("height", height, self._size[0]), ("width", width, self._size[1])):
-            if asked_for is not None and asked_for != own:
-                size = f"{self._size[1]}x{self._size[0]} pixels" if all(self._size) else "a size that it does not say"
-                raise RequestError(f"{name}={asked_for}: the bundle makes {size}; leave it out, or build another one")
-
-    def _noise(self, latents: Tensor | None, samples: int, generator: Generators, first: int) -> Noise:
-        if latents is None:
-            initial: NDArray[np.float32] = draw_initial(self.manifest, samples, generator, self._size)
-        else:
-            initial, wanted = latents.detach().cpu().float().numpy(), (samples, *self.manifest.model.latent_shape)
-            if initial.shape != wanted:
-                raise RequestError(f"latents have shape {list(initial.shape)}, expected {list(wanted)}")
-        return draw_noise(self.manifest, initial, generator, first)
-
-    def _starts(self, image: Any, mask_image: Any, strength: float | None) -> bool:
-        """Whether a picture is where the run starts: a model made for inpainting is shown one besides."""
-        if image is None and strength is not None:
-            raise RequestError("strength starts from a picture: give image and strength together")
-        if image is not None and strength is None and mask_image is None:
-            raise RequestError("image: give strength, too, 0 .. 1: how much of the picture is drawn anew")
-        if image is None or mask_image is None:
-            return image is not None
-        return START_KNOWN in self.session.bundle.tables or strength not in (None, 1.0)
-
     def _hints(self, pictures: Pictures, image: Any, hints: Sequence[HintPort]) -> dict[str, NDArray[np.float32]]:
         images = image if len(hints) > 1 else [image]
         if len(images) != len(hints):
@@ -213,27 +195,31 @@ class SodaPipeline:
         return {port.name: pictures.hint(each, port) for port, each in zip(hints, images, strict=True)}
 
 
+def _noise(
+    manifest: Manifest, size: tuple[int, int], latents: Tensor | None, samples: int, generator: Generators, first: int
+) -> Noise:
+    if latents is None:
+        initial: NDArray[np.float32] = draw_initial(manifest, samples, generator, size)
+    else:
+        initial, wanted = latents.detach().cpu().float().numpy(), (samples, *manifest.model.latent_shape)
+        if initial.shape != wanted:
+            raise RequestError(f"latents have shape {list(initial.shape)}, expected {list(wanted)}")
+    return draw_noise(manifest, initial, generator, first)
+
+
+def _starts(bundle: OpenedBundle, image: Any, mask_image: Any, strength: float | None) -> bool:
+    """Whether a picture is where the run starts: a model made for inpainting is shown one besides."""
+    if image is None and strength is not None:
+        raise RequestError("strength starts from a picture: give image and strength together")
+    if image is not None and strength is None and mask_image is None:
+        raise RequestError("image: give strength, too, 0 .. 1: how much of the picture is drawn anew")
+    if image is None or mask_image is None:
+        return image is not None
+    return START_KNOWN in bundle.tables or strength not in (None, 1.0)
+
+
 def _tiled(clean: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     """[n, ...] -> [samples, ...]: pictures in turn, as pipelines repeat them."""
     if samples % len(clean):
         raise RequestError(f"{len(clean)} pictures for {samples} samples; give one, or one per prompt")
     return np.concatenate([clean] * (samples // len(clean)))
-
-
-def _pixels(session: Session) -> tuple[int, int]:
-    """Height and width of what a bundle makes, zeros where it does not say."""
-    manifest, bundle = session.bundle.manifest, session.bundle
-    for finish in manifest.finish:
-        if isinstance(finish, (ImageFinish, VideoFinish)):
-            return finish.shape[-2], finish.shape[-1]
-        return 0, 0
-    if manifest.model.output == "pixels":
-        return manifest.model.latent_shape[-2], manifest.model.latent_shape[-1]
-    if RECORD_NAME not in manifest.files:
-        return 0, 0
-    record = read_record((bundle.folder / RECORD_NAME).read_bytes(), str(bundle.folder / RECORD_NAME))
-    if record.size.height:
-        return record.size.height, record.size.width
-    if len(record.latent_shape) < 3:
-        return 0, 0
-    return tuple(side * record.sizes.pixels_per_latent for side in record.latent_shape[-2:])  # type: ignore[return-value]

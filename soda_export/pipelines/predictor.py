@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from soda_runtime.backends import DeviceOptions, Engine, Memory
+from soda_runtime.lora import LoraArgument
 from soda_runtime.manifest import HintPort, Manifest
 from soda_runtime.opened import OpenedBundle
 from soda_runtime.playback import Playback
 from soda_runtime.replaced import Replaced
-from soda_runtime.signature import COEFFICIENTS, MASK, START_KNOWN, Signature, coefficient_count, step_signature
+from soda_runtime.signature import COEFFICIENTS, MASK, START_KNOWN, Port, Signature, coefficient_count, step_signature
 from torch import Tensor
 
 from ..errors import BundleError, RequestError
@@ -29,14 +33,9 @@ class PredictionBundle(OpenedBundle):
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        self.record = self._read_record()
-        self.shape = tuple(self.record.family.prediction_shape(self.record.sizes))
-        self.tapped = can_tap(self.backend)
-        self._blocks: WeakKeyDictionary[Memory, Memory] = WeakKeyDictionary()
-        if self.tapped:
+        if can_tap(self.backend):
             self.backend = TappingBackend(self.backend)
-            path = self.folder / self.manifest.programs[self.manifest.baseline_program].file
-            self.port = prediction_port(path, self.shape)
+            _ = self.port  # bundles of older versions do not say what it is
         elif self.manifest.rows_per_sample == 2:
             raise BundleError(
                 f"{self.folder}: guidance is inside its {self.manifest.backend} engines, so they do not hand out what "
@@ -47,6 +46,40 @@ class PredictionBundle(OpenedBundle):
                 f"{self.folder}: its {self.manifest.backend} engines do not hand out the variance that the model "
                 "predicts; build it with --backend ort, or use SodaPipeline"
             )
+
+    @property
+    def tapped(self) -> bool:
+        """Whether steps hand out the prediction of all rows."""
+        return isinstance(self.backend, TappingBackend)
+
+    @cached_property
+    def record(self) -> DenoiserRecord:
+        """The module that the bundle was made of, at this size. Raises BundleError."""
+        first = self.at(self.sizes[0]) if self.sizes else self
+        if RECORD_NAME not in first.manifest.files:
+            raise BundleError(f"{self.folder}: has no {RECORD_NAME}, so an older soda-export built it; build it again")
+        self._shared.files.require_same([RECORD_NAME])
+        record = read_record((self.folder / RECORD_NAME).read_bytes(), str(self.folder / RECORD_NAME))
+        if first is self or self.size is None:
+            return record
+        height, width = self.size
+        size = replace(record.size, height=height, width=width)
+        return msgspec.structs.replace(record, size=size, latent_shape=self.manifest.model.latent_shape)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of a row's prediction."""
+        return tuple(self.record.family.prediction_shape(self.record.sizes))
+
+    @cached_property
+    def port(self) -> Port:
+        """The prediction of step programs that hand it out."""
+        path = self.folder / self.manifest.programs[self.manifest.baseline_program].file
+        return prediction_port(path, self.shape)
+
+    @cached_property
+    def _blocks(self) -> WeakKeyDictionary[Memory, Memory]:
+        return WeakKeyDictionary()
 
     def engine(self, program: int, replaced: Replaced | None = None) -> Engine:
         """The engine of a step program, with its prediction where it makes one."""
@@ -63,12 +96,6 @@ class PredictionBundle(OpenedBundle):
             if state not in self._blocks:
                 self._blocks[state] = self.backend.allocate(nbytes)
             return self._blocks[state]
-
-    def _read_record(self) -> DenoiserRecord:
-        if RECORD_NAME not in self.manifest.files:
-            raise BundleError(f"{self.folder}: has no {RECORD_NAME}, so an older soda-export built it; build it again")
-        self._shared.files.require_same([RECORD_NAME])
-        return read_record((self.folder / RECORD_NAME).read_bytes(), str(self.folder / RECORD_NAME))
 
 
 def calls_model(manifest: Manifest, program: int) -> bool:
@@ -96,7 +123,7 @@ class Predictor:
     def __init__(self, bundle: PredictionBundle) -> None:
         self._bundle = bundle
         self._playback: PredictionPlayback | None = None
-        self._kind: tuple[int, int] | None = None  # samples and first step of what is bound
+        self._kind: tuple[int, int, int] | None = None  # samples, first step and weights of what is bound
         self._ready = -1  # the window of steps that is prepared
 
     def begin(self, rows: int, first: int, ports: Mapping[str, NDArray[Any]]) -> None:
@@ -105,10 +132,11 @@ class Predictor:
         bundle, samples = self._bundle, rows // self._bundle.manifest.rows_per_sample
         bundle.require_here()
         bundle.require_weights()
-        if self._kind != (samples, first):
+        kind = (samples, first, bundle.replaced.version)
+        if self._kind != kind:
             self.close()
             self._playback = PredictionPlayback(bundle, samples, "frozen", first or None)
-            self._kind = (samples, first)
+            self._kind = kind
         self.give(ports)
 
     def give(self, ports: Mapping[str, NDArray[Any]]) -> None:
@@ -163,7 +191,8 @@ class Predictor:
 
 
 def open_predictions(
-    path: Any, *, backend: str = "", device: str = "auto", threads: int = 0, options: DeviceOptions = DeviceOptions()
-) -> PredictionBundle:
-    """Open a bundle for its predictions. Raises BundleError and EngineError."""
-    return PredictionBundle.open(path, backend=backend, device=device, threads=threads, options=options)
+    path: Any, *, backend: str = "", device: str = "auto", threads: int = 0, options: DeviceOptions = DeviceOptions(),
+    lora: Sequence[LoraArgument] = (),
+) -> PredictionBundle:  # fmt: skip
+    """Open a bundle for its predictions. Raises BundleError, EngineError, and RequestError for a LoRA."""
+    return PredictionBundle.open(path, backend=backend, device=device, threads=threads, options=options, lora=lora)

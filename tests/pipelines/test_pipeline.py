@@ -173,7 +173,7 @@ def test_latents_of_a_callback_that_do_not_fit_are_refused() -> None:
     [
         ("v5", {}, "give class_labels"),
         ("v5", {"class_labels": [1], "num_inference_steps": 3}, "inference_steps=3: the bundle has 10 steps of ddim"),
-        ("v5", {"class_labels": [1], "height": 512}, "height=512: the bundle makes 8x8 pixels"),
+        ("v5", {"class_labels": [1], "height": 512}, "height=512: the bundle makes 8x8"),
         ("v5", {"class_labels": [1], "eta": 0.5}, "eta: nothing in the bundle's compiled steps takes it"),
         ("v5", {"class_labels": [1], "prompt": "red"}, "takes no prompt"),
         ("v5", {"class_labels": [1], "num_images_per_prompt": 0}, "num_images_per_prompt=0"),

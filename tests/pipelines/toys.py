@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from soda_export.models.spec import ModelSpec
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.planners.skips import zeus_fill
 from soda_export.plan.schedule import Schedule, skipped_work
+from soda_export.workbench.assemble import assemble_bundle
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 from tests.tiny_models import save_tiny_dit, save_tiny_flux, save_tiny_pixart, save_tiny_sd3, save_tiny_unet
@@ -61,11 +62,13 @@ class Toy:
     side: int | None = None
     parts: dict[str, Any] = field(default_factory=dict)
 
-    def workbench(self, root: Path) -> Workbench:
+    def workbench(self, root: Path, size: tuple[int, int] | None = None) -> Workbench:
         folder = root / "model"
         if not folder.is_dir():
             self.save(folder)
         request = ModelRequest(str(folder), image_size=self.side)
+        if size is not None:
+            request = ModelRequest(str(folder), size=("{}x{}".format(*size),))
         options = SamplerOptions(self.sampler, STEPS, 0.0, self.guidance)
         return Workbench(request, options, StageStore(root / "store"), lambda *_: None)
 
@@ -139,6 +142,12 @@ class Bench:
     def fast(self) -> Path:
         """Accelerated."""
         return self._build("fast", self.toy.plan(self.workbench.loaded.spec))
+
+    def at_sizes(self, sizes: Sequence[tuple[int, int]]) -> Path:
+        """Everything computed, at several sizes."""
+        benches = [self.toy.workbench(self._root, size) for size in sizes]
+        sized = [(bench, bench.plan_of(Schedule.full(bench.loaded.spec, STEPS), "full")) for bench in benches]
+        return assemble_bundle(sized, "ort", self._root / "sizes", NO_TEXTS).out
 
     def _build(self, name: str, schedule: Schedule) -> Path:
         bench = self.workbench

@@ -13,10 +13,11 @@ from soda_runtime.serve.api_error import ApiError
 from soda_runtime.serve.images_request import MOST_IMAGES, parse_body, read_images_request
 from soda_runtime.serve.servable import Servable
 
-LABELS = Servable("digits", 8, 8, 1, 10, (), (), True, False)
+LABELS = Servable("digits", ((8, 8),), 1, 10, (), (), True, False)
 TEXT = Servable(
-    "pixart", 16, 32, 3, 0, ("prompt", "prompt_2"),
+    "pixart", ((16, 32), (32, 16)), 3, 0, ("prompt", "prompt_2"),
     (ScalarPort("speed", "float32", (), "scalar", 0.5, 0.0, 1.0),), True, True,
+    {"style": 0.8, "sketch": 0.0},
 )  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -24,7 +25,7 @@ JSON = st.recursive(
     max_leaves=4,
 )
 FIELDS = ("model", "prompt", "n", "size", "response_format", "seed", "labels", "negative_prompt", "guidance", "policy",
-          "inputs", "quality", "user", "prompt_2", "other")  # fmt: skip
+          "inputs", "lora", "quality", "user", "prompt_2", "other")  # fmt: skip
 
 
 def check_refusal(error: ApiError, fields: dict[str, Any]) -> None:
@@ -61,6 +62,8 @@ def test_any_bytes_are_an_object_or_refused(body: bytes) -> None:
         ({"guidence": 2}, "guidence", "unknown field"),
         ({"model": "dall-e-3"}, "model", "is not here; this server has digits"),
         ({"size": "1024x1024"}, "size", "this bundle makes 8x8"),
+        ({"size": [8, 8]}, "size", "this bundle makes 8x8"),
+        ({"lora": {"style": 1}}, "lora", "start it with --lora"),
         ({"response_format": "url"}, "response_format", "ask for b64_json"),
         ({"quality": "hd"}, "quality", '"hd" cannot be had'),
         ({"n": 11}, "n", "within 1 .. 10"),
@@ -91,6 +94,25 @@ def test_openai_s_fields_that_choose_nothing_are_taken() -> None:
              "background": "auto", "output_format": "png", "stream": False, "response_format": "b64_json"}  # fmt: skip
     asked = read_images_request({**usual, "labels": 7, "seed": 1}, LABELS)
     assert (asked.n, asked.seed, asked.labels) == (1, 1, (7,))
+
+
+def test_a_request_chooses_a_size_and_loras_by_name() -> None:
+    def together(**fields: Any) -> Any:
+        return read_images_request({"prompt": "a", **fields}, TEXT).together
+
+    assert (together().size, together(size="32x16").size, together(size="16x32").size) == ((16, 32), (16, 32), (32, 16))
+    assert together().loras == (0.8, 0.0)
+    assert together(lora={}).loras == (0.0, 0.0)
+    assert together(lora={"sketch": 0.5}).loras == (0.0, 0.5)
+    for wrong, message in (
+        ({"size": "64x64"}, "this bundle makes 32x16, 16x32 (width x height)"),
+        ({"lora": {"other": 1}}, '"other" is not here; this server has style, sketch'),
+        ({"lora": {"style": "much"}}, "is no number"), ({"lora": ["style"]}, "object of strengths by name"),
+    ):
+        with pytest.raises(ApiError) as caught:
+            together(**wrong)
+        assert message in caught.value.message
+        assert caught.value.param.partition(".")[0] in wrong
 
 
 def test_requests_that_mean_the_same_can_be_made_together() -> None:

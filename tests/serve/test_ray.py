@@ -75,3 +75,4 @@ def test_settings_of_serve_run_are_checked() -> None:
         app({"bundle": "b", "replica": 2})
     with pytest.raises(RequestError, match="bundle="):
         app({})
+    app({"bundle": "b", "lora": "a.safetensors:0.5,b.safetensors", "lora_folder": "c"})

@@ -23,9 +23,9 @@ def with_manifest(folder: Path, **changes: Any) -> Bundle:
 
 def test_classes_and_prompts_can_be_served() -> None:
     labels, text = (judge_bundle(Bundle.open(each, backend="null")) for each in (GOLDEN_V5_POLICY, GOLDEN_V5_TEXT))
-    assert (labels.size, labels.texts, labels.has_policy) == ("8x8", (), True)
+    assert ([*labels.size_names], labels.texts, labels.has_policy) == (["8x8"], (), True)
     assert labels.classes > 0
-    assert (text.size, text.channels, text.classes, text.texts) == ("16x16", 3, 0, ("prompt",))
+    assert ([*text.size_names], text.channels, text.classes, text.texts) == (["16x16"], 3, 0, ("prompt",))
 
 
 @pytest.mark.parametrize(

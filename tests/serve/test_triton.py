@@ -19,9 +19,16 @@ from soda_runtime.serve.servable import judge_bundle
 from soda_runtime.serve.triton_config import config_text, input_tensors, output_tensors
 from soda_runtime.serve.triton_repository import write_repository
 
-from ..runtime.bundles import GOLDEN_V5, GOLDEN_V5_CHUNKS, GOLDEN_V5_POLICY, GOLDEN_V5_TEXT, copy_golden
+from ..runtime.bundles import (
+    GOLDEN_V5,
+    GOLDEN_V5_CHUNKS,
+    GOLDEN_V5_POLICY,
+    GOLDEN_V5_SIZES,
+    GOLDEN_V5_TEXT,
+    copy_golden,
+)
 
-BUNDLES = [GOLDEN_V5, GOLDEN_V5_POLICY, GOLDEN_V5_TEXT]
+BUNDLES = [GOLDEN_V5, GOLDEN_V5_POLICY, GOLDEN_V5_TEXT, GOLDEN_V5_SIZES]
 NUMPY = {"TYPE_STRING": np.object_, "TYPE_INT64": np.int64, "TYPE_UINT64": np.uint64, "TYPE_FP32": np.float32,
          "TYPE_UINT8": np.uint8}  # fmt: skip
 
@@ -158,12 +165,28 @@ def test_the_model_takes_prompts(tmp_path: Path, utils: ModuleType) -> None:
     assert np.abs(made - of_session(GOLDEN_V5_TEXT, prompt="blue", seed=2)).max() <= 1
 
 
+def test_a_row_chooses_among_sizes(tmp_path: Path, utils: ModuleType) -> None:
+    model = loaded(write_repository(GOLDEN_V5_SIZES, tmp_path, ServeOptions()), GOLDEN_V5_SIZES, 4)
+    wide, usual, mixed = model.execute(
+        [
+            request(GOLDEN_V5_SIZES, prompt=["red"], seed=[1], size=["24x8"]),
+            request(GOLDEN_V5_SIZES, prompt=["red"], seed=[1]),
+            request(GOLDEN_V5_SIZES, prompt=["red", "red"], seed=[1, 2], size=["24x8", "16x16"]),
+        ]
+    )
+    assert np.array_equal(wide.outputs["image"][0], of_session(GOLDEN_V5_SIZES, prompt="red", seed=1, size=(8, 24)))
+    assert usual.outputs["image"].shape == (1, 16, 16, 3)
+    assert "rows of one request are of one size" in str(mixed.error)
+
+
 def test_a_repository_is_whole_or_not_there(tmp_path: Path) -> None:
     write_repository(GOLDEN_V5, tmp_path, ServeOptions())
     with pytest.raises(RequestError, match="has a model v5 already"):
         write_repository(GOLDEN_V5, tmp_path, ServeOptions())
     with pytest.raises(BundleError, match="cannot be served"):
         write_repository(GOLDEN_V5_CHUNKS, tmp_path, ServeOptions())
+    with pytest.raises(RequestError, match="bake it in with `soda-export build --lora`"):
+        write_repository(GOLDEN_V5, tmp_path, ServeOptions(lora=("style.safetensors",)))
     odd = copy_golden(tmp_path / "odd name", GOLDEN_V5)
     with pytest.raises(RequestError, match="rename the folder"):
         write_repository(odd, tmp_path, ServeOptions())

@@ -89,9 +89,7 @@ class OpenedBundle(OpenedHere):
         self._shared = _Shared(files, OpenEngines(folder, files), sizes)
         self._shared.opened |= dict.fromkeys(list(sizes)[:1], self)
         if lora:
-            self._shared.loras = BundleLoras(folder, manifest, lora)
-            files.require_same(manifest.weights)
-            self._replace(self._shared.loras.strengths)
+            self.set_loras(lora)
 
     def _fill(self, folder: Path, manifest: Manifest, files: CheckedFiles) -> None:
         """What a size has of its own."""
@@ -106,6 +104,11 @@ class OpenedBundle(OpenedHere):
         """Height and width in pixels of what requests may ask for, the first being the default; empty for sounds, and
         for latents of a bundle of one size."""
         return tuple(self._shared.sizes)
+
+    @property
+    def size(self) -> Size | None:
+        """The one of `sizes` that this handle is at; None where they are empty."""
+        return next((size for size, opened in self._shared.opened.items() if opened is self), None)
 
     def at(self, size: Sequence[int] | None) -> Self:
         """The same bundle at one of its sizes, (height, width), which shares engines and weights with this one; None is
@@ -187,17 +190,30 @@ class OpenedBundle(OpenedHere):
 
     @property
     def lora_strengths(self) -> tuple[float, ...]:
-        """Of the LoRA files that it was opened with, in their order."""
+        """Of the LoRA files that it has, in their order."""
+        return tuple(strength for _, strength in self.loras)
+
+    @property
+    def loras(self) -> tuple[tuple[Path, float], ...]:
+        """The LoRA files that it has, with their strengths."""
         loras = self._shared.loras
-        return loras.strengths if loras else ()
+        return tuple(zip(loras.files, loras.strengths, strict=True)) if loras else ()
 
     @property
     def replaced(self) -> Replaced:
         """The weights that requests which begin now take in the place of the files' own."""
         return self._shared.replaced
 
+    def set_loras(self, lora: Sequence[LoraArgument]) -> None:
+        """Take these LoRA files in the place of those that the bundle has; () for none. As for `set_lora_strengths`,
+        sessions take them from their next request on. Raises RequestError and EngineError before anything changes."""
+        self.require_here()
+        loras = BundleLoras(self.folder, self.manifest, lora) if lora else None
+        self._shared.files.require_same(self.manifest.weights)
+        self._replace(loras, loras.strengths if loras else ())
+
     def set_lora_strengths(self, strengths: Sequence[float]) -> None:
-        """Give each LoRA file that the bundle was opened with another strength, 0 for none of it.
+        """Give each LoRA file that the bundle has another strength, 0 for none of it.
 
         Sessions take it from their next request on: they open the engines anew whose weights have changed. A request in
         progress goes on with what it began with. Raises RequestError.
@@ -206,16 +222,15 @@ class OpenedBundle(OpenedHere):
         if self._shared.loras is None:
             raise RequestError("this bundle was opened without LoRA; open it with lora=[...]")
         self._shared.files.require_same(self.manifest.weights)
-        self._replace(strengths)
+        self._replace(self._shared.loras, strengths)
 
-    def _replace(self, strengths: Sequence[float]) -> None:
+    def _replace(self, loras: BundleLoras | None, strengths: Sequence[float]) -> None:
         shared = self._shared
-        assert shared.loras is not None
-        replaced = shared.loras.replaced(strengths)
+        replaced = loras.replaced(strengths) if loras else Replaced()
         why = self.backend.why_fixed_weights(self.folder) if replaced.version else ""
         if why:
             raise EngineError(f"{self.folder}: no LoRA can be added: {why}")
-        shared.replaced = replaced
+        shared.loras, shared.replaced = loras, replaced
         shared.engines.keep(replaced.version)
 
     def open_engines(self) -> None:

@@ -117,9 +117,15 @@ class Session(Answers):
             for lane in lanes:
                 lane.replace_latents(self._next_step, lane.of_samples(given))
 
+    def set_loras(self, lora: Sequence[LoraArgument]) -> None:
+        """Other LoRA files in the place of those that the bundle has, () for none, from the next request on. They hold
+        for all sessions of the bundle. Raises RequestError and EngineError."""
+        with self._taken():
+            self.bundle.set_loras(lora)
+
     def set_lora_strengths(self, strengths: Sequence[float]) -> None:
-        """Other strengths of the LoRA files that the bundle was opened with, from the next request on. They hold for
-        all sessions of the bundle. Raises RequestError."""
+        """Other strengths of the LoRA files that the bundle has, from the next request on. They hold for all sessions
+        of the bundle. Raises RequestError."""
         with self._taken():
             self.bundle.set_lora_strengths(strengths)
 

@@ -20,11 +20,10 @@ from ..manifest import Manifest
 from ..replaced import FLOAT_DTYPES, HostTensor, Replaced, narrowed, widened
 from ..signature import encoders
 from ..tensors import TensorEntry, read_header
+from .argument import LoraArgument, read_argument, read_strength
 from .file import LoraFile, LoraLayer, read_lora
 from .names import keys_of, match_layers
 
-LoraArgument = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
-"""A file, or a file and its strength; 1 without."""
 _WEIGHT, _TRANSPOSED = ".weight", ".weight.T"
 _UNET = "unet."  # before a UNet's names where it stands beside its ControlNets
 _FOLDED = (
@@ -70,7 +69,8 @@ class BundleLoras:
         """Read and match the files. Raises RequestError, and BundleError for weights files that are damaged."""
         if isinstance(given, (str, bytes, os.PathLike)) or not isinstance(given, Sequence):
             raise RequestError(f"lora {given!r:.80}: give a list of files, or of (file, strength)")
-        pairs = [_pair(each) for each in given]
+        pairs = [read_argument(each) for each in given]
+        self.files = tuple(path for path, _ in pairs)
         self.strengths = tuple(strength for _, strength in pairs)
         self._loras = tuple(read_lora(path) for path, _ in pairs)
         self._folder = folder
@@ -90,7 +90,7 @@ class BundleLoras:
         """The changed weights with these strengths, one for each file. Raises RequestError."""
         if len(strengths) != len(self._loras):
             raise RequestError(f"{len(strengths)} strengths for {len(self._loras)} LoRA files; give one for each")
-        values = tuple(_number(strength) for strength in strengths)
+        values = tuple(read_strength(strength) for strength in strengths)
         files: dict[str, dict[str, HostTensor]] = {}
         touched = {
             matrix: wanted
@@ -188,20 +188,3 @@ def _require_floats(lora: LoraFile, matrix: _Stored) -> None:
             f"lora {lora.path}: this bundle keeps {matrix.name!r:.120} in {matrix.entry.dtype}, where small changes "
             "round away; bake the LoRA in with `soda-export build --lora`"
         )
-
-
-def _pair(given: object) -> tuple[Path, float]:
-    file, strength = given if isinstance(given, tuple) and len(given) == 2 else (given, 1.0)
-    if not isinstance(file, (str, os.PathLike)):
-        raise RequestError(f"lora {given!r:.80}: give a file, or (file, strength)")
-    return Path(file), _number(strength)
-
-
-def _number(strength: Any) -> float:
-    try:
-        value = float("nan") if isinstance(strength, (bool, str)) else float(strength)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise RequestError(f"lora strength {strength!r:.40}: give a number; 1 is the LoRA as it was trained")
-    return value

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ..playback import Play
+from ..sizes import Size
 from .api_error import ApiError
+from .loras import choose_strengths
 from .servable import Servable
 
 MOST_IMAGES = 10  # of one request, as in OpenAI's API
@@ -22,15 +24,18 @@ _USUAL: dict[str, tuple[object, ...]] = {
 _IGNORED = ("user", "style")
 _FIELDS = ("model", "prompt", "n", "size", "response_format", *_USUAL, *_IGNORED)
 _OURS = ("seed", "labels", "negative_prompt", "prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3",
-         "guidance", "policy", "inputs")  # fmt: skip
+         "guidance", "policy", "inputs", "lora")  # fmt: skip
 _MOST_RANDOM = 2**53  # the numbers that every JSON reader takes exactly
 
 
 @dataclass(frozen=True)
 class Together:
     """What all samples of one generation share; requests that are equal in it can be made together. texts: the fields
-    with a text. inputs: names of the numbers that are given."""
+    with a text. inputs: names of the numbers that are given. size: height, width. loras: the strength of each that is
+    served."""
 
+    size: Size
+    loras: tuple[float, ...]
     guidance: float | None
     policy: Play
     texts: tuple[str, ...]
@@ -73,8 +78,6 @@ def read_images_request(fields: Mapping[str, Any], served: Servable) -> ImagesRe
             raise _wrong(name, f"{_shown(fields[name])} cannot be had; this server gives {_shown(usual[0])}")
     if fields.get("response_format") not in (None, "b64_json"):
         raise _wrong("response_format", "this server keeps no pictures that a url could lead to; ask for b64_json")
-    if fields.get("size") not in (None, "auto", served.size):
-        raise _wrong("size", f"{_shown(fields['size'])} was not built; this bundle makes {served.size}")
     n = _whole(fields, "n", 1, 1, MOST_IMAGES)
     seed = _whole(fields, "seed", secrets.randbelow(_MOST_RANDOM), 0, 2**64 - 1)
     texts = {name: text for name in _texts_of(served) if (text := _text(fields, name))}
@@ -87,7 +90,10 @@ def read_images_request(fields: Mapping[str, Any], served: Servable) -> ImagesRe
         raise _wrong("prompt", "is missing or empty")
     inputs = _inputs(fields)
     guidance = _number(fields["guidance"], "guidance") if fields.get("guidance") is not None else None
-    together = Together(guidance, _policy(fields, served), tuple(sorted(texts)), tuple(sorted(inputs)))
+    together = Together(
+        _size(fields, served), _loras(fields, served), guidance, _policy(fields, served), tuple(sorted(texts)),
+        tuple(sorted(inputs)),
+    )  # fmt: skip
     return ImagesRequest(n, seed, together, _labels(fields, served, n), texts, inputs)
 
 
@@ -97,6 +103,28 @@ def _texts_of(served: Servable) -> tuple[str, ...]:
 
 def _refuse(name: str) -> None:
     raise ValueError(name)  # NaN and Infinity are no JSON
+
+
+def _size(fields: Mapping[str, Any], served: Servable) -> Size:
+    given, known = fields.get("size"), served.size_names
+    if given in (None, "auto"):
+        return served.sizes[0]
+    if not isinstance(given, str) or given not in known:
+        raise _wrong("size", f"{_shown(given)} was not built; this bundle makes {', '.join(known)} (width x height)")
+    return known[given]
+
+
+def _loras(fields: Mapping[str, Any], served: Servable) -> tuple[float, ...]:
+    given = fields.get("lora")
+    if given is None:
+        return choose_strengths(served.loras, None)
+    if not isinstance(given, dict):
+        raise _wrong("lora", 'give an object of strengths by name, as in {"style": 0.8}; {} is none')
+    odd = next((name for name in given if name not in served.loras), None)
+    if odd is not None:
+        known = ", ".join(served.loras) or "none; start it with --lora or --lora-folder"
+        raise _wrong("lora", f"{_shown(odd)} is not here; this server has {known}")
+    return choose_strengths(served.loras, {name: _number(value, f"lora.{name}") for name, value in given.items()})
 
 
 def _labels(fields: Mapping[str, Any], served: Servable, n: int) -> tuple[int, ...]:

@@ -50,13 +50,14 @@ def merge_samples(samples: Sequence[Sample]) -> Request:
     }
     policy = first.together.policy
     return Request(
-        **fields, batch=len(samples), guidance=first.together.guidance, policy=policy,
+        **fields, size=first.together.size, batch=len(samples), guidance=first.together.guidance, policy=policy,
         vote="sample" if policy == "adaptive" else "",
     )  # fmt: skip
 
 
 def noise_of(samples: Sequence[Sample], manifest: Manifest) -> Noise:
-    """Of each sample's own seed and number, which is what `Session.generate` makes of the seed."""
+    """Of each sample's own seed and number, which is what `Session.generate` makes of the seed. manifest: of their
+    size."""
     sampler, shape = manifest.sampler, manifest.model.latent_shape
     count = int(np.prod(shape))
 
@@ -71,7 +72,8 @@ def noise_of(samples: Sequence[Sample], manifest: Manifest) -> Noise:
 def judge_asked(asked: ImagesRequest, bundle: Bundle) -> tuple[Truncation, ...]:
     """By the runtime's own rules, before it shares a batch with others: its prompts that are cut. Raises ApiError."""
     try:
+        sized = bundle.at(asked.together.size)
         request = merge_samples([Sample(asked, 0, 0.0)])
-        return judge_request(request, bundle.manifest, bundle.tokenize, bundle.vocabulary, bundle.tables).truncated
+        return judge_request(request, sized.manifest, sized.tokenize, sized.vocabulary, sized.tables).truncated
     except RequestError as error:
         raise ApiError(400, str(error)) from None

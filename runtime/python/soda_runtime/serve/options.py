@@ -35,6 +35,11 @@ class ServeOptions:
     """cpu, cuda or cuda:N; auto is the backend's own."""
     threads: int = 0
     """Threads of the engine library; 0 lets it choose."""
+    lora: tuple[str, ...] = ()
+    """LoRA that pictures are made with, FILE or FILE:STRENGTH, several if repeated; requests may name others, or none.
+    [default strength: 1]"""
+    lora_folder: str = ""
+    """Folder of .safetensors files: LoRA that requests may name, by the file's name without its ending."""
     weights: Literal["prepacked", "shared"] | None = None
     """prepacked: a copy an engine, or shared: one for all engines, slower on the CPU. [default: what is faster]"""
 

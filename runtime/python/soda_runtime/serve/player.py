@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..errors import SodaError
+from ..errors import RequestError, SodaError
 from .api_error import FAULT, ApiError
 from .merge import Pixels, Sample, merge_samples, noise_of
 from .waiting import WaitingLine
@@ -28,7 +28,7 @@ class BatchPlayer:
     """
 
     def __init__(self, bundle: Bundle, generated: Generated = lambda pictures, seconds: None) -> None:
-        self._session, self._manifest, self._generated = bundle.session(), bundle.manifest, generated
+        self._session, self._bundle, self._generated = bundle.session(), bundle, generated
         self._gives_up = False
 
     def give_up(self) -> None:
@@ -41,12 +41,15 @@ class BatchPlayer:
 
     def play(self, samples: Sequence[Sample]) -> list[Pixels] | None:
         """Their pictures; None where in the meantime nobody wants any. Raises SodaError."""
-        session, began = self._session, time.monotonic()
-        session.begin(replace(merge_samples(samples), noise=noise_of(samples, self._manifest)))
+        session, began, together = self._session, time.monotonic(), samples[0].asked.together
+        manifest = self._bundle.at(together.size).manifest
+        if together.loras != self._bundle.lora_strengths:
+            session.set_lora_strengths(together.loras)
+        session.begin(replace(merge_samples(samples), noise=noise_of(samples, manifest)))
         if session.playback.loop is not None:
             session.run_steps()  # as one, which the host does not follow step by step
         else:
-            for step in range(session.next_step, self._manifest.sampler.steps):
+            for step in range(session.next_step, manifest.sampler.steps):
                 if self._gives_up or not any(sample.is_wanted for sample in samples):
                     session.reset()
                     return None
@@ -64,7 +67,7 @@ class BatchPlayer:
                 for sample in samples:
                     self.answer([sample])
                 return
-            fail(samples, ApiError(500, str(error)))
+            fail(samples, ApiError(400 if isinstance(error, RequestError) else 500, str(error)))
         except Exception:
             log.exception("serve: a fault of this server")
             fail(samples, ApiError(500, FAULT))

@@ -2,7 +2,7 @@
 
     serve run soda_runtime.serve.ray_app:app bundle=/models/digits replicas=4
 
-Every machine needs soda-runtime with the extra `serve`, and the bundle at the same path.
+Every machine needs soda-runtime with the extra `serve`, and the bundle and its LoRA files at the same path.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from ..errors import RequestError
 from .app import make_app
 from .options import ServeOptions
 from .service import Service
-
-_SETTINGS = ("bundle", "replicas", "cpus", "gpus", "batch", "queue", "threads", "wait_ms")
 
 
 def ray_application(
@@ -41,8 +39,8 @@ def ray_application(
 def app(settings: dict[str, Any]) -> serve.Application:
     """What `serve run` calls with its NAME=VALUE words. Raises RequestError."""
     for name in settings:
-        if name not in _SETTINGS:
-            raise RequestError(f"{name}: no such setting; there are {', '.join(_SETTINGS)}")
+        if name not in (*_OWN, *_TYPES):
+            raise RequestError(f"{name}: no such setting; there are {', '.join((*_OWN, *_TYPES))}")
     if "bundle" not in settings:
         raise RequestError("which bundle? write bundle=/path/of/it")
     given = {name: type_(settings[name]) for name, type_ in _TYPES.items() if name in settings}
@@ -52,4 +50,11 @@ def app(settings: dict[str, Any]) -> serve.Application:
     )  # fmt: skip
 
 
-_TYPES: dict[str, Any] = {"batch": int, "queue": int, "threads": int, "wait_ms": float}
+def _listed(words: object) -> tuple[str, ...]:
+    return tuple(str(words).split(","))
+
+
+_OWN = ("bundle", "replicas", "cpus", "gpus")
+_TYPES: dict[str, Any] = {
+    "batch": int, "queue": int, "threads": int, "wait_ms": float, "lora": _listed, "lora_folder": str,
+}  # fmt: skip

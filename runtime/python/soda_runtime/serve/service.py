@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from ..bundle import Bundle
 from ..prompts import Truncation
 from .images_request import ImagesRequest, parse_body, read_images_request
+from .loras import ServedLora, find_loras
 from .merge import Pixels, Sample, judge_asked
 from .metrics import Metrics
 from .options import ServeOptions, check_options
@@ -25,12 +26,14 @@ log = logging.getLogger(__name__)
 class Service:
     """Of one bundle in one process. Its requests come from one event loop."""
 
-    def __init__(self, bundle: Bundle, options: ServeOptions, name: str = "") -> None:
-        """name: what the model is called, default its folder's. Raises BundleError for what cannot be served,
-        RequestError for options out of range."""
+    def __init__(
+        self, bundle: Bundle, options: ServeOptions, name: str = "", loras: Sequence[ServedLora] = ()
+    ) -> None:
+        """name: what the model is called, default its folder's. loras: that the bundle was opened with. Raises
+        BundleError for what cannot be served, RequestError for options out of range."""
         check_options(options)
         self.bundle, self.options, self.metrics = bundle, options, Metrics()
-        self.servable = judge_bundle(bundle, name)
+        self.servable = judge_bundle(bundle, name, loras)
         self.began = int(time.time())
         self._line = WaitingLine(options.queue)
         self._batches = BatchPlayer(bundle, self._generated)
@@ -42,11 +45,15 @@ class Service:
 
     @classmethod
     def open(cls, path: str, options: ServeOptions) -> Service:
-        """Open a bundle, make one picture, so that every engine is open, and begin to serve. Raises SodaError."""
+        """Open a bundle, make one picture of each size, so that every engine is open, and begin to serve. Raises
+        SodaError."""
+        check_options(options)
+        loras = find_loras(options)
         bundle = Bundle.open(
-            path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or ""
-        )
-        service = cls(bundle, options, name_of(path))
+            path, backend=options.backend, device=options.device, threads=options.threads,
+            weights=options.weights or "", lora=[(lora.path, lora.strength) for lora in loras],
+        )  # fmt: skip
+        service = cls(bundle, options, name_of(path), loras)
         service.start()
         return service
 
@@ -54,7 +61,8 @@ class Service:
         """Raises SodaError where the bundle cannot make a picture."""
         fields = {"labels": 0} if self.servable.classes else {"prompt": "a picture"} if self.servable.texts else {}
         began = time.perf_counter()
-        self._batches.play([Sample(read_images_request(fields, self.servable), 0, 0.0)])
+        for size in reversed(self.servable.size_names):  # the first one's buffers stay
+            self._batches.play([Sample(read_images_request({**fields, "size": size}, self.servable), 0, 0.0)])
         log.info("serve: %s is open, first picture in %.1f s", self.bundle.folder, time.perf_counter() - began)
         self._player.start()
 

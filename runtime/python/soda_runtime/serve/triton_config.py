@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from .options import ServeOptions
 from .servable import Servable
 
-LABEL, SEED, GUIDANCE, POLICY, IMAGE = "label", "seed", "guidance", "policy", "image"
+LABEL, SEED, GUIDANCE, POLICY, SIZE, IMAGE = "label", "seed", "guidance", "policy", "size", "image"
 
 
 @dataclass(frozen=True)
 class TritonTensor:
-    """data_type: Triton's. dims: of one row of a batch. is_optional: a request may leave it out."""
+    """data_type: Triton's. dims: of one row of a batch, -1 where they differ. is_optional: a request may leave it
+    out."""
 
     name: str
     data_type: str
@@ -30,16 +31,18 @@ def input_tensors(served: Servable) -> list[TritonTensor]:
     text = [TritonTensor(name, "TYPE_STRING", (1,), name != "prompt") for name in served.texts]
     text += [TritonTensor(f"negative_{name}", "TYPE_STRING", (1,), True) for name in served.texts if served.guided]
     label = [TritonTensor(LABEL, "TYPE_INT64", (1,))] if served.classes else []
+    size = [TritonTensor(SIZE, "TYPE_STRING", (1,), True)] if len(served.sizes) > 1 else []
     scalars = [TritonTensor(port.name, "TYPE_FP32", (1,), True) for port in served.scalars]
     return [
         *text, *label, TritonTensor(SEED, "TYPE_UINT64", (1,), True), TritonTensor(GUIDANCE, "TYPE_FP32", (1,), True),
-        TritonTensor(POLICY, "TYPE_STRING", (1,), True), *scalars,
+        TritonTensor(POLICY, "TYPE_STRING", (1,), True), *size, *scalars,
     ]  # fmt: skip
 
 
 def output_tensors(served: Servable) -> list[TritonTensor]:
     """The picture, 0..255."""
-    return [TritonTensor(IMAGE, "TYPE_UINT8", (served.height, served.width, served.channels))]
+    height, width = served.sizes[0] if len(served.sizes) == 1 else (-1, -1)
+    return [TritonTensor(IMAGE, "TYPE_UINT8", (height, width, served.channels))]
 
 
 def config_text(served: Servable, options: ServeOptions) -> str:

@@ -47,6 +47,8 @@ class BundleModel:
     def _samples(self, request: Any) -> list[Sample] | ApiError:
         try:
             asked = [read_images_request(fields, self._served) for fields in self._rows(request)]
+            if len({each.together.size for each in asked}) > 1:
+                raise ApiError(400, "size: rows of one request are of one size; send a request for each", "size")
             for each in asked:
                 judge_asked(each, self._bundle)
         except ApiError as error:

@@ -35,6 +35,8 @@ def write_repository(bundle: str | os.PathLike[str], repository: Path, options: 
     """Make REPOSITORY/NAME, NAME being the bundle folder's, whole or not at all: config.pbtxt, 1/model.py and 1/bundle,
     whose files are links where the disk has them. Raises BundleError and RequestError."""
     check_options(options)
+    if options.lora or options.lora_folder:
+        raise RequestError("--lora: a model for Triton takes none; bake it in with `soda-export build --lora`")
     with Bundle.open(bundle, backend="null") as opened:
         manifest, served, folder = opened.manifest, judge_bundle(opened, name_of(bundle)), opened.folder
     if manifest.backend not in _BACKENDS:
