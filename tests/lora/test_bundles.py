@@ -179,9 +179,10 @@ def test_what_does_not_fit_is_refused_in_one_line(bundle: Path, build: Build, tm
     unknown = refusal({**kohya(LAYERS), **kohya({f"other.{i}": (4, 4) for i in range(5)})})
     assert "7 of 12 layers are in this model; not in it: 'lora_unet_other_0', 'lora_unet_other_1'" in unknown
     assert "and 2 more" in unknown
-    folded = refusal(kohya({"time_embedding.linear_1": (64, 16)}))
-    assert "only the timestep decides" in folded
-    assert "--lora" in folded
+    for layer in ("time_embedding.linear_1", "down_blocks.0.resnets.0.time_emb_proj"):
+        folded = refusal(kohya({**LAYERS, layer: (64, 16)}))
+        assert f"only the timestep decides 'lora_unet_{layer.replace('.', '_')}'" in folded
+        assert "bake the LoRA in with `soda-export build --lora`" in folded
     assert "[16, 8]" in refusal(kohya({f"{ATTENTION}.attn1.to_q": (16, 8)}))
     assert "without the text encoder" in refusal(kohya(TEXT, "lora_te2_"))
     huge = {name: value * 1e30 for name, value in peft({"conv_out": LAYERS["conv_out"]}).items()}

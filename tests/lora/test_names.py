@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from soda_runtime.lora.names import key_of, keys_of
+from soda_runtime.lora.file import read_lora
+from soda_runtime.lora.names import key_of, keys_of, match_layers
+
+from .files import kohya, write
 
 UNET = (
     "conv_in", "conv_out", "down_blocks.0.resnets.1.conv1",
@@ -17,6 +22,11 @@ FLUX = (
     *(f"transformer_blocks.3.attn.{x}" for x in ("to_q", "to_k", "to_v", "add_q_proj", "to_out.0")),
     *(f"single_transformer_blocks.7.{x}" for x in ("attn.to_k", "attn.to_q", "attn.to_v", "proj_mlp", "proj_out")),
 )
+SD3 = (
+    *(f"transformer_blocks.{n}.attn.{x}" for n in (0, 1) for x in ("to_q", "to_k", "to_v", "add_q_proj", "to_out.0")),
+    "transformer_blocks.0.ff_context.net.2", "transformer_blocks.0.norm1_context.linear",
+    "transformer_blocks.1.norm1_context.linear", "proj_out", "time_text_embed.text_embedder.linear_1",
+)  # fmt: skip
 WAN = ("blocks.0.attn1.to_q", "blocks.0.attn2.to_out.0", "blocks.0.ffn.net.0.proj")
 
 
@@ -66,6 +76,22 @@ def test_layers_that_flux_has_as_one_matrix_share_its_rows_in_its_order(key: str
 
 
 @pytest.mark.parametrize(
+    ("key", "layers"),
+    [
+        ("lora_unet_joint_blocks_0_x_block_attn_qkv", SD3[:3]),
+        ("lora_unet_joint_blocks_1_x_block_attn_proj", SD3[9:10]),
+        ("lora_unet_joint_blocks_1_context_block_attn_qkv", SD3[8:9]),
+        ("diffusion_model.final_layer.linear", SD3[13:14]),
+        ("lora_unet_joint_blocks_0_context_block_mlp_fc2", SD3[10:11]), ("lora_unet_y_embedder_mlp_0", SD3[14:]),
+        ("lora_unet_joint_blocks_0_context_block_adaLN_modulation_1", SD3[11:12]),
+        ("lora_unet_joint_blocks_1_context_block_adaLN_modulation_1", None),  # its halves are swapped
+    ],
+)  # fmt: skip
+def test_names_of_sd3s_first_repository_mean_the_same_layers(key: str, layers: tuple[str, ...] | None) -> None:
+    assert keys_of("", SD3).get(key_of(key)) == layers
+
+
+@pytest.mark.parametrize(
     ("key", "layer"), zip(("blocks.0.self_attn.q", "blocks.0.cross_attn.o", "blocks.0.ffn.0"), WAN, strict=True)
 )
 def test_names_of_wans_first_repository_mean_the_same_layer(key: str, layer: str) -> None:
@@ -87,3 +113,14 @@ def test_keys_of_text_encoders_mean_their_layers(prefix: str, part: str, before:
     key = prefix + separator.join(("layers", "0", "self_attn", "q_proj"))
     assert keys_of(part, [stored])[key_of(key)] == (stored,)
     assert key_of(key) not in keys_of("", [stored])
+
+
+def test_t5_is_the_third_encoder_or_where_there_is_none_the_second(tmp_path: Path) -> None:
+    layer = "encoder.block.0.layer.0.SelfAttention.q"
+    lora = read_lora(write(tmp_path / "a.safetensors", kohya({layer: (4, 4)}, "lora_te3_")))
+    for parts, expected in (
+        (("", "text_encoder", "text_encoder_2"), "text_encoder_2"),
+        (("", "text_encoder", "text_encoder_2", "text_encoder_3"), "text_encoder_3"),
+    ):
+        ((_, part, paths),) = match_layers(lora, keys_of(expected, [layer]), parts)
+        assert (part, paths) == (expected, (layer,))

@@ -17,6 +17,7 @@ namespace soda {
 namespace {
 
 const std::string plain_weight = ".weight", turned_weight = ".weight.T";
+const std::string t5 = "text_encoder_3", second_encoder = "text_encoder_2";  // kohya's te3 is T5, FLUX.1's second
 const std::string unet = "unet.";  // before a UNet's names where it stands beside its ControlNets
 constexpr size_t most_shown = 3;
 constexpr unsigned most_threads = 4;
@@ -148,25 +149,33 @@ void BundleLoras::add(size_t number, const Parts& parts) {
         for (const auto& [path, twins] : layers) paths.push_back(path);
         known.merge(lora_keys(part, paths));
     }
-    std::vector<std::string> unknown, elsewhere;
+    const auto key_of = [&](const LoraLayer& layer) {
+        LoraKey key = lora_key(layer.name);
+        if (key.first == t5 && !parts.count(t5)) key.first = second_encoder;
+        return key;
+    };
+    std::vector<std::string> unknown, folded, elsewhere;
     size_t found = 0;
     for (const LoraLayer& layer : lora.layers) {
-        const LoraKey key = lora_key(layer.name);
+        const LoraKey key = key_of(layer);
         if (known.count(key))
             ++found;
+        else if (!parts.count(key.first))
+            elsewhere.push_back(layer.name);
         else
-            (parts.count(key.first) ? unknown : elsewhere).push_back(layer.name);
+            (only_timestep_decides(key) ? folded : unknown).push_back(layer.name);
     }
     const std::string count = say("lora ", lora.path, ": ", found, " of ", lora.layers.size(), " layers are in this model");
     if (!unknown.empty())
-        throw RequestError(say(count, "; not in it: ", some(unknown),
-                               "; the LoRA is for another model, or for layers that only the timestep decides, which a "
-                               "build folds into tables: bake it in with `soda-export build --lora`"));
+        throw RequestError(say(count, "; not in it: ", some(unknown), "; the LoRA is for another model"));
+    if (!folded.empty())
+        throw RequestError(say(count, "; only the timestep decides ", some(folded),
+                               ", so the build made tables of them: bake the LoRA in with `soda-export build --lora`"));
     if (!elsewhere.empty())
         throw RequestError(say(count, "; it comes without the text encoder of ", some(elsewhere),
                                ": build with it, or leave these out"));
     for (const LoraLayer& layer : lora.layers) {
-        const LoraKey key = lora_key(layer.name);
+        const LoraKey key = key_of(layer);
         std::vector<const std::vector<Stored>*> matrices;
         int64_t out = 0;
         bool fits = true;

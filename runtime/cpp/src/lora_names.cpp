@@ -26,8 +26,8 @@ const Pairs prefixes = {{"lora_unet_", ""},
                         {"lora_te3_", "text_encoder_3"}};
 const std::string clip = "text_model_";  // before the names of CLIP's text model, by version of transformers
 
-// Blocks in diffusers and in the first repository of FLUX.1 (double, single) and Wan, and layers in both. Layers of one
-// name there are one matrix, its rows in this order.
+// Blocks in diffusers and in the first repository of FLUX.1 (double, single), SD3 (joint) and Wan, and layers in both.
+// Layers of one name there are one matrix, its rows in this order.
 struct Renamed {
     std::string own, first;
     Pairs layers;
@@ -49,6 +49,26 @@ const std::vector<Renamed> blocks = {
       {"ff_context.net.2", "txt_mlp.2"},
       {"norm1.linear", "img_mod.lin"},
       {"norm1_context.linear", "txt_mod.lin"}}},
+    {"transformer_blocks",
+     "joint_blocks",
+     {{"attn.to_q", "x_block.attn.qkv"},
+      {"attn.to_k", "x_block.attn.qkv"},
+      {"attn.to_v", "x_block.attn.qkv"},
+      {"attn.to_out.0", "x_block.attn.proj"},
+      {"attn2.to_q", "x_block.attn2.qkv"},
+      {"attn2.to_k", "x_block.attn2.qkv"},
+      {"attn2.to_v", "x_block.attn2.qkv"},
+      {"attn2.to_out.0", "x_block.attn2.proj"},
+      {"attn.add_q_proj", "context_block.attn.qkv"},
+      {"attn.add_k_proj", "context_block.attn.qkv"},
+      {"attn.add_v_proj", "context_block.attn.qkv"},
+      {"attn.to_add_out", "context_block.attn.proj"},
+      {"ff.net.0.proj", "x_block.mlp.fc1"},
+      {"ff.net.2", "x_block.mlp.fc2"},
+      {"ff_context.net.0.proj", "context_block.mlp.fc1"},
+      {"ff_context.net.2", "context_block.mlp.fc2"},
+      {"norm1.linear", "x_block.adaLN_modulation.1"},
+      {"norm1_context.linear", "context_block.adaLN_modulation.1"}}},
     {"single_transformer_blocks",
      "single_blocks",
      {{"attn.to_q", "linear1"},
@@ -69,6 +89,27 @@ const std::vector<Renamed> blocks = {
       {"attn2.to_out.0", "cross_attn.o"},
       {"ffn.net.0.proj", "ffn.0"},
       {"ffn.net.2", "ffn.2"}}}};
+// The same outside of blocks.
+const Pairs top_layers = {{"x_embedder", "img_in"},
+                          {"context_embedder", "txt_in"},
+                          {"proj_out", "final_layer.linear"},
+                          {"time_text_embed.text_embedder.linear_1", "vector_in.in_layer"},
+                          {"time_text_embed.text_embedder.linear_2", "vector_in.out_layer"},
+                          {"time_text_embed.guidance_embedder.linear_1", "guidance_in.in_layer"},
+                          {"time_text_embed.guidance_embedder.linear_2", "guidance_in.out_layer"},
+                          {"pos_embed.proj", "x_embedder.proj"},
+                          {"time_text_embed.text_embedder.linear_1", "y_embedder.mlp.0"},
+                          {"time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2"},
+                          {"condition_embedder.text_embedder.linear_1", "text_embedding.0"},
+                          {"condition_embedder.text_embedder.linear_2", "text_embedding.2"},
+                          {"proj_out", "head.head"}};
+// Where a block's text has no feed-forward, it is the last one, and the first repository has its modulation's halves the
+// other way round.
+const std::string last_context = "norm1_context.linear", feed_forward = "ff_context.net.2";
+// Parts of names of layers that only the timestep decides.
+const std::vector<std::string> of_timesteps = {"time_embed",        "time_emb_proj", "emb_layers", "adaln_single",
+                                               "timestep_embedder", "time_in_",      "t_embedder", "t_block",
+                                               "time_proj"};
 const std::map<std::string, std::string> of_resnets = {{"conv1", "in_layers.2"},
                                                        {"time_emb_proj", "emb_layers.1"},
                                                        {"conv2", "out_layers.3"},
@@ -152,6 +193,7 @@ std::map<std::string, std::vector<std::string>> first_block_names(const std::vec
         for (const auto& number : numbers)
             for (const auto& [inner, other] : kind.layers) {
                 const std::string path = say(kind.own, ".", number, ".", inner);
+                if (inner == last_context && !here.count(say(kind.own, ".", number, ".", feed_forward))) continue;
                 if (here.count(path)) found[say(kind.first, ".", number, ".", other)].push_back(path);
             }
     }
@@ -199,8 +241,17 @@ std::map<LoraKey, std::vector<std::string>> lora_keys(const std::string& part, c
         const std::string alias = first_unet_name(path, upsampled);
         if (!alias.empty()) add(alias, {path});
     }
+    for (const auto& [path, alias] : top_layers)
+        if (std::find(layers.begin(), layers.end(), path) != layers.end()) add(alias, {path});
     for (const auto& [alias, paths] : first_block_names(layers)) add(alias, paths);
     return known;
+}
+
+bool only_timestep_decides(const LoraKey& key) {
+    const std::string name = key.second + "_";
+    return key.first.empty() && std::any_of(of_timesteps.begin(), of_timesteps.end(), [&](const std::string& word) {
+               return name.find(word) != std::string::npos;
+           });
 }
 
 }  // namespace soda

@@ -15,5 +15,7 @@ using LoraKey = std::pair<std::string, std::string>;  // part ("" is the denoise
 LoraKey lora_key(const std::string& name);
 // Every key that stands for layers of a model's part: these, in the order in which they share a matrix's rows.
 std::map<LoraKey, std::vector<std::string>> lora_keys(const std::string& part, const std::vector<std::string>& layers);
+// Whether its name is that of a layer which only the timestep decides, so that a build makes tables of it.
+bool only_timestep_decides(const LoraKey& key);
 
 }  // namespace soda

@@ -26,10 +26,6 @@ from .names import keys_of, match_layers
 
 _WEIGHT, _TRANSPOSED = ".weight", ".weight.T"
 _UNET = "unet."  # before a UNet's names where it stands beside its ControlNets
-_FOLDED = (
-    ", or for layers that only the timestep decides, which a build folds into tables: bake it in with "
-    "`soda-export build --lora`"
-)
 _MOST_THREADS = min(4, os.cpu_count() or 1)
 _versions = count(1)
 
@@ -78,7 +74,7 @@ class BundleLoras:
         parts = _parts(folder, manifest)
         known = {key: paths for part, layers in parts.items() for key, paths in keys_of(part, layers).items()}
         for number, lora in enumerate(self._loras):
-            for layer, part, paths in match_layers(lora, known, tuple(parts), _FOLDED):
+            for layer, part, paths in match_layers(lora, known, tuple(parts), is_built=True):
                 stored = [parts[part][path] for path in paths]
                 rows = rows_of(lora, layer, [twins[0].shape for twins in stored])
                 for twins, own in zip(stored, rows, strict=True):

@@ -28,6 +28,16 @@ _BLOCKS = {
         ("ff.net.2", "img_mlp.2"), ("ff_context.net.0.proj", "txt_mlp.0"), ("ff_context.net.2", "txt_mlp.2"),
         ("norm1.linear", "img_mod.lin"), ("norm1_context.linear", "txt_mod.lin"),
     ),
+    ("transformer_blocks", "joint_blocks"): (
+        *((f"attn.{x}", "x_block.attn.qkv") for x in ("to_q", "to_k", "to_v")), ("attn.to_out.0", "x_block.attn.proj"),
+        *((f"attn2.{x}", "x_block.attn2.qkv") for x in ("to_q", "to_k", "to_v")),
+        ("attn2.to_out.0", "x_block.attn2.proj"),
+        *((f"attn.add_{x}_proj", "context_block.attn.qkv") for x in ("q", "k", "v")),
+        ("attn.to_add_out", "context_block.attn.proj"), ("ff.net.0.proj", "x_block.mlp.fc1"),
+        ("ff.net.2", "x_block.mlp.fc2"), ("ff_context.net.0.proj", "context_block.mlp.fc1"),
+        ("ff_context.net.2", "context_block.mlp.fc2"), ("norm1.linear", "x_block.adaLN_modulation.1"),
+        ("norm1_context.linear", "context_block.adaLN_modulation.1"),
+    ),
     ("single_transformer_blocks", "single_blocks"): (
         ("attn.to_q", "linear1"), ("attn.to_k", "linear1"), ("attn.to_v", "linear1"), ("proj_mlp", "linear1"),
         ("proj_out", "linear2"), ("norm.linear", "modulation.lin"),
@@ -38,8 +48,30 @@ _BLOCKS = {
         ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"),
     ),
 }  # fmt: skip
-"""Blocks in diffusers and in the first repository of FLUX.1 (double, single) and Wan -> layers in both. Layers of one
-name there are one matrix, its rows in this order."""
+"""Blocks in diffusers and in the first repository of FLUX.1 (double, single), SD3 (joint) and Wan -> layers in both.
+Layers of one name there are one matrix, its rows in this order."""
+_TOP = (
+    ("x_embedder", "img_in"), ("context_embedder", "txt_in"), ("proj_out", "final_layer.linear"),
+    ("time_text_embed.text_embedder.linear_1", "vector_in.in_layer"),
+    ("time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
+    ("time_text_embed.guidance_embedder.linear_1", "guidance_in.in_layer"),
+    ("time_text_embed.guidance_embedder.linear_2", "guidance_in.out_layer"), ("pos_embed.proj", "x_embedder.proj"),
+    ("time_text_embed.text_embedder.linear_1", "y_embedder.mlp.0"),
+    ("time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2"),
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"), ("proj_out", "head.head"),
+)
+"""The same outside of blocks."""
+_LAST_CONTEXT, _FEED_FORWARD = "norm1_context.linear", "ff_context.net.2"
+"""Where a block's text has no feed-forward, it is the last one: the first repository has its modulation's halves the
+other way round."""
+_TIMESTEP = (
+    "time_embed", "time_emb_proj", "emb_layers", "adaln_single", "timestep_embedder", "time_in_", "t_embedder",
+    "t_block", "time_proj",
+)  # fmt: skip
+"""Parts of names of layers that only the timestep decides."""
+_T5, _SECOND = "text_encoder_3", "text_encoder_2"
+"""kohya's te3 is T5, the second encoder of FLUX.1."""
 _RESNET = {
     "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"
 }  # fmt: skip
@@ -72,31 +104,44 @@ def keys_of(part: str, layers: Iterable[str]) -> dict[Key, tuple[str, ...]]:
     for path in paths:
         for alias in _first_unet_names(path, upsampled):
             known.setdefault((part, _plain(alias)), (path,))
+    for path, alias in _TOP:
+        if path in paths:
+            known.setdefault((part, _plain(alias)), (path,))
     for alias, shared in _first_block_names(paths).items():
         known.setdefault((part, _plain(alias)), shared)
     return known
 
 
 def match_layers(
-    lora: LoraFile, known: Mapping[Key, tuple[str, ...]], parts: Sequence[str], otherwise: str = ""
+    lora: LoraFile, known: Mapping[Key, tuple[str, ...]], parts: Sequence[str], is_built: bool = False
 ) -> list[tuple[LoraLayer, str, tuple[str, ...]]]:
     """Each layer of a file with its part and the layers that it means there. parts: those that the model has.
-    otherwise: what else the reason may be where one is not known.
+    is_built: whether what only the timestep decides has become tables.
 
     Raises RequestError where one means nothing.
     """
     found: list[tuple[LoraLayer, str, tuple[str, ...]]] = []
     unknown: list[str] = []
+    folded: list[str] = []
     elsewhere: list[str] = []
     for layer in lora.layers:
         part, name = key_of(layer.name)
+        part = _SECOND if part == _T5 and _T5 not in parts else part
         if (part, name) in known:
             found.append((layer, part, known[part, name]))
+        elif part not in parts:
+            elsewhere.append(layer.name)
         else:
-            (unknown if part in parts else elsewhere).append(layer.name)
+            is_folded = is_built and not part and any(word in f"{name}_" for word in _TIMESTEP)
+            (folded if is_folded else unknown).append(layer.name)
     count = f"lora {lora.path}: {len(found)} of {len(lora.layers)} layers are in this model"
     if unknown:
-        raise RequestError(f"{count}; not in it: {_some(unknown)}; the LoRA is for another model{otherwise}")
+        raise RequestError(f"{count}; not in it: {_some(unknown)}; the LoRA is for another model")
+    if folded:
+        raise RequestError(
+            f"{count}; only the timestep decides {_some(folded)}, so the build made tables of them: bake the LoRA in "
+            "with `soda-export build --lora`"
+        )
     if elsewhere:
         raise RequestError(
             f"{count}; it comes without the text encoder of {_some(elsewhere)}: build with it, or leave these out"
@@ -151,6 +196,8 @@ def _first_block_names(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
         numbers = {path.split(".")[1] for path in paths if path.startswith(f"{own}.")}
         for number in numbers:
             for inner, other in layers:
+                if inner == _LAST_CONTEXT and f"{own}.{number}.{_FEED_FORWARD}" not in here:
+                    continue
                 if f"{own}.{number}.{inner}" in here:
                     found.setdefault(f"{first}.{number}.{other}", []).append(f"{own}.{number}.{inner}")
     return {alias: tuple(layers) for alias, layers in found.items()}
