@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from soda_export.workbench.pipeline import Built, Workbench
+    from tests.sizes_toy import SizesToy
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: torch's threads would wait for each other's cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,6 +60,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def sizes_toy(tmp_path_factory: pytest.TempPathFactory) -> SizesToy:
+    """A toy PixArt at three sizes."""
+    from tests.sizes_toy import make_sizes_toy
+
+    return make_sizes_toy(tmp_path_factory.mktemp("sizes"))
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from soda_runtime import Bundle, RequestError, Session
 from soda_runtime.checks import open_sizes, verify_hashes
 from soda_runtime.errors import EngineError
+from soda_runtime.policy import FULL
 from soda_runtime.signature import program_files
 
 from soda_export.errors import PlanError, UsageError
+from soda_export.eval.evaluate import Evaluator
+from soda_export.eval.options import EvalOptions
 from soda_export.models.decisions import COMPUTE
 from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.sizes import made_size
@@ -22,14 +26,14 @@ from soda_export.plan.schedule import Schedule
 from soda_export.workbench.assemble import assemble_bundle
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
-from tests.sizes_toy import SIZES, SizesToy, make_sizes_toy
+from tests.sizes_toy import NAMES, SIZES, SizesToy
 
 PROMPTS = {"prompt": ["a red circle", "a blue square"], "negative_prompt": "blue", "seed": 5}
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> SizesToy:
-    return make_sizes_toy(tmp_path_factory.mktemp("sizes"))
+@pytest.fixture
+def toy(sizes_toy: SizesToy) -> SizesToy:
+    return sizes_toy
 
 
 def test_every_size_gives_what_a_bundle_of_that_size_alone_gives(toy: SizesToy) -> None:
@@ -175,6 +179,47 @@ def test_sizes_of_packed_latents_are_those_of_the_image() -> None:
     vae = {"vae": {"block_out_channels": [1, 2]}}
     assert made_size(Sizes({}, vae, 0, Size(8, 12), (6, 16))) == (8, 12)
     assert made_size(Sizes({}, vae, 0, Size(), (16, 16))) == (16, 16)
+
+
+def test_each_size_follows_its_own_policy_as_a_bundle_of_that_size_alone(toy: SizesToy, tmp_path: Path) -> None:
+    folder = toy.deciding
+    manifest = verify_hashes(folder)
+    own = {size: {n for n in sized.files if n.startswith("policy") and n.endswith(".json")}
+           for size, sized in open_sizes(folder, manifest).items()}  # fmt: skip
+    assert own[SIZES[1]] == {"policy-16x24.json"}
+    session, calls = Session.open(folder), []
+    for number, size in [*enumerate(SIZES[:2]), (0, SIZES[0])]:  # and back again
+        found = session.generate(**PROMPTS, size=size)
+        decisions = session.decisions
+        bench, plan = toy.sized[number]
+        single = Session.open(
+            bench.build(plan, "ort", tmp_path / f"single-{number}", policy=toy.policy(number)).out
+        )
+        np.testing.assert_array_equal(found, single.generate(**PROMPTS))
+        np.testing.assert_array_equal(decisions, single.decisions)
+        calls.append((decisions == FULL).sum())
+        frozen = session.generate(**PROMPTS, size=size, policy="frozen")
+        np.testing.assert_array_equal(frozen, single.generate(**PROMPTS, policy="frozen"))
+        assert not np.array_equal(found, frozen)
+    assert calls[0] > calls[1]  # the thresholds are not the same
+    bundle = Bundle.open(folder, backend="null")
+    assert all(bundle.at(size).policy is not None for size in SIZES[:2])
+
+
+def evaluator(store: Path, **options: Any) -> Evaluator:
+    return Evaluator(EvalOptions(seeds="5:7", batch=2, **options), StageStore(store), lambda *_: None)
+
+
+def test_eval_has_a_row_for_each_size_or_for_the_one_that_is_asked_for(toy: SizesToy, tmp_path: Path) -> None:
+    rows = evaluator(tmp_path).evaluate([toy.bundle])
+    assert [row.target.rpartition(" ")[2] for row in rows] == list(NAMES)
+    (one,) = evaluator(tmp_path, size="16x24").evaluate([toy.bundle])
+    assert one.scores == rows[1].scores
+    assert one.scores.rmse.mean > 0
+    (single,) = evaluator(tmp_path).evaluate([toy.single(1)])
+    assert single.scores == one.scores
+    with pytest.raises(RequestError, match="size 8x8: this bundle has 16x16, 16x24, 8x16"):
+        evaluator(tmp_path, size="8x8").evaluate([toy.bundle])
 
 
 @pytest.mark.long

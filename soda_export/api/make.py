@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ..workbench.pipeline import Progress, Workbench
 from ..workbench.place import check_place
 from ..workbench.stages import SHELF
 from .planning import budget_name, given_map, given_plan, has_budget, open_workbench, solve
+from .plans import assign_plans
 
 log = logging.getLogger("soda_export.api")
 
@@ -51,9 +51,10 @@ def make_bundle(
 ) -> Made:  # fmt: skip
     """Profile, plan, lower, export, compile, pack. Raises SodaError; for contradictions before anything is done.
 
-    plan: none, one for all sizes, or one for each in their order.
+    plan: as --plan gives them (plans.py).
     """
     requests = model.by_size()
+    own = assign_plans(plan, requests)
     if plan and (map is not None or not _fits_alone(planning)):
         raise UsageError(
             "--plan is a finished plan: leave out --map, --budget and the other planning options but --fit-sampler "
@@ -62,8 +63,7 @@ def make_bundle(
     check_backend(bundle.backend, engines, bundle.precision)
     if bundle.out is not None:
         check_place(bundle.out)
-    _check_sizes(requests, plan, policy)
-    sensitivity, finished = given_map(map), given_plan(plan[0] if plan else None)
+    sensitivity, finished = given_map(map), given_plan(own[0])
     parts = DEFAULT_PARTS if "text-encoder" in bundle.without else (*DEFAULT_PARTS, *TEXT_PARTS)
     bench = open_workbench(requests[0], sampler, progress, finished or sensitivity, parts)
     bench.components.check(bundle.without)
@@ -71,45 +71,30 @@ def make_bundle(
     if policy.policy is not None and bundle.inpainting:
         raise UsageError("--policy: a bundle that inpaints follows its schedule; leave out one of the two")
     decides = None if policy.policy is None else make_policy(bench, policy, profiling)
+    policies = [] if decides is None else [decides]
     if decides is not None and not plan and not has_budget(planning):
         planning = replace(planning or PlanOptions(), planner="skip-fitted", budget=max(2, round(decides.calls)))
     if bundle.backend == AUTO:
         choice = choose_backend(bench, bundle)
         log.info("backend: %s (%s)", choice.backend, choice.why)
         bundle = replace(bundle, backend=choice.backend)
-    if plan:
-        chosen = _finished(bench, plan[0], requests[1:], planning, profiling)
+    hashes = [load_model(request).spec.hash for request in requests] if plan and len(requests) > 1 else []
+    if own[0] is not None:
+        chosen = _fitted(bench, bench.load_plan(own[0], hashes), planning, profiling)
     else:
         chosen = solve(bench, sensitivity, profiling, planning, bundle, engines, map).plan
     sizes = [(bench, chosen)]
-    for number, request in enumerate(requests[1:], 1):
+    for request, path in zip(requests[1:], own[1:], strict=True):
         other = open_workbench(request, sampler, progress, chosen, parts)
-        if len(plan) > 1:
-            sizes.append((other, _finished(other, plan[number], requests[:1], planning, profiling)))
-        else:
-            sizes.append((other, _fitted(other, other.carried(chosen, bench), planning, profiling)))
-    out = bundle.out or SHELF / _name(bench, plan, planning, policy, bundle)
-    built = assemble_bundle(sizes, bundle.backend, out, bundle, engines, decides)
+        policies += [] if decides is None else [make_policy(other, policy, profiling)]
+        taken = other.carried(chosen, bench) if path is None else other.load_plan(path, hashes)
+        sizes.append((other, _fitted(other, taken, planning, profiling)))
+    out = bundle.out or SHELF / _name(bench, own[0], planning, policy, bundle)
+    built = assemble_bundle(sizes, bundle.backend, out, bundle, engines, policies)
     manifest = open_manifest(built.out)
     prompts = bench.calibration(profiling).prompts if manifest.tokenizers else ()
     names = tuple("{}x{}".format(*each.loaded.size) for each, _ in sizes)
     return Made(built, manifest, decides, tuple(prompts), names)
-
-
-def _check_sizes(requests: Sequence[ModelRequest], plan: tuple[Path, ...], policy: PolicyOptions) -> None:
-    if len(plan) > 1 and len(plan) != len(requests):
-        raise UsageError(f"--plan: {len(plan)} plans for {len(requests)} sizes; give one for all, or one for each")
-    if len(requests) > 1 and policy.policy is not None:
-        raise UsageError("--policy: a policy is calibrated at one size; give one --size, or leave it out")
-
-
-def _finished(
-    bench: Workbench, path: Path, others: Sequence[ModelRequest], planning: PlanOptions | None,
-    profiling: ProfileOptions,
-) -> Plan:  # fmt: skip
-    """The plan of --plan, fitted where that was asked for. others: sizes whose plans are taken, too."""
-    hashes = [load_model(request).spec.hash for request in others]
-    return _fitted(bench, bench.load_plan(path, hashes), planning, profiling)
 
 
 def _fitted(bench: Workbench, plan: Plan, planning: PlanOptions | None, profiling: ProfileOptions) -> Plan:
@@ -119,11 +104,11 @@ def _fitted(bench: Workbench, plan: Plan, planning: PlanOptions | None, profilin
 
 
 def _name(
-    bench: Workbench, plan: tuple[Path, ...], planning: PlanOptions | None, policy: PolicyOptions,
+    bench: Workbench, plan: Path | None, planning: PlanOptions | None, policy: PolicyOptions,
     bundle: BundleOptions,
 ) -> str:  # fmt: skip
     """Of the folder on the shelf."""
-    kind = plan[0].name.removesuffix(".json").removesuffix(".plan") if plan else budget_name(planning)
+    kind = plan.name.removesuffix(".json").removesuffix(".plan") if plan else budget_name(planning)
     kind = kind if policy.policy is None else f"{policy.policy}-{kind}"
     baked = bench.loaded.lora.names if bench.loaded.lora is not None else ()
     return "-".join([bench.loaded.spec.name, *baked, kind, bundle.backend])

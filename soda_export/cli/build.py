@@ -59,8 +59,9 @@ def build(
         planner reads a map.
     plan
         Plan to build, made by `soda-export plan`, by hand or by another planner (docs/PLAN.md); needs no --budget.
-        With --fit-sampler always the sampler is fitted to it. Of several sizes: one for all, or one for each --size,
-        in the same order. [default: that of the first size, carried over to the others]
+        With --fit-sampler always the sampler is fitted to it. Of several sizes: one for all; one for each --size, in
+        the same order; or 512x768=FILE for a size, besides one for all others. [default: that of the first size,
+        carried over to the others]
     json
         Print the result as JSON.
     """

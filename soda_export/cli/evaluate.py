@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,9 +31,17 @@ _FIGURES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class PlanModel(ModelRequest):
+    """Model of plans, at the size that --size says of bundles, too."""
+
+    size: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+    """That of the evaluation's options."""
+
+
 def evaluate(
     *targets: Path,
-    model: Annotated[ModelRequest | None, Parameter(name="*", group="Model")] = None,
+    model: Annotated[PlanModel | None, Parameter(name="*", group="Model")] = None,
     options: Annotated[EvalOptions, Parameter(name="*", group="Samples")] = EvalOptions(),
     networks: Annotated[NetworkOptions, Parameter(name="*", group="Networks")] = NetworkOptions(),
     json: bool = False,

@@ -18,6 +18,7 @@ from ..errors import PlanError, UsageError
 from ..export.index import sized_name
 from ..lower.lower import lower_plan
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
+from ..models.request import parse_size
 from ..options import PLAN_SEED, ProfileOptions, SamplerOptions, SamplerRequest
 from ..plan.plan import Plan, check_fits, read_plan
 from ..workbench.pack import PLAN_NAME
@@ -61,8 +62,10 @@ class Evaluator:
             raise UsageError(f"--batch {self._batch}: must be within 1 .. {MOST_BATCH}")
         if any(seed in self._seeds for seed in (ProfileOptions.seed, PLAN_SEED)):
             log.warning("eval: --seeds %s has noise that profiling and planning use by default", options.seeds)
-        self._store, self._progress, self._model = store, progress, model
+        self._store, self._progress = store, progress
+        self._model = replace(model, size=(options.size,)) if model and options.size else model
         self._against, self._hints = options.against, options.hints
+        self._size = parse_size(options.size) if options.size else None
         self._networks = load_networks(networks)
         self._loaded: dict[ModelRequest, LoadedModel] = {}
         self._samples: dict[tuple[ModelRequest, SamplerOptions], ModelSamples] = {}
@@ -71,7 +74,7 @@ class Evaluator:
         """Score bundle folders and plan files; what cannot be read is refused before anything is drawn."""
         if not targets:
             raise UsageError("name what to evaluate: bundle folders or plan files")
-        opened = [each for target in targets for each in _opened(target)]
+        opened = [each for target in targets for each in _opened(target, self._size)]
         rows = []
         for target, what in opened:
             if isinstance(what, Bundle):
@@ -149,11 +152,13 @@ class Evaluator:
         return lambda done, total: self._progress(stage, done, total)
 
 
-def _opened(target: Path) -> list[tuple[Path, Bundle | Plan]]:
-    """A plan, or a bundle at each of its sizes."""
+def _opened(target: Path, size: tuple[int, int] | None) -> list[tuple[Path, Bundle | Plan]]:
+    """A plan, or a bundle at that size, else at each of its sizes."""
     if not target.is_dir():
         return [(target, _read(target))]
     bundle = Bundle.open(target)
+    if size is not None:
+        return [(target, bundle.at(size))]
     return [(target, bundle.at(size)) for size in bundle.sizes] or [(target, bundle)]
 
 

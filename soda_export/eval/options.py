@@ -23,6 +23,9 @@ class EvalOptions:
     against: Literal["itself", "model"] = "itself"
     """What bundles are held against: the bundle with everything computed, or the model in torch in fp32, which shows
     what the precision and the backend cost, too."""
+    size: str = ""
+    """Height x width in pixels, of bundles of several sizes and of the plans' model. [default: a row for each size of a
+    bundle; the model's own]"""
     hints: Path | None = None
     """ControlNets: folder of pictures, in the order of their names one a prompt; of several ControlNets, a folder for
     each port in it. [default: of built-in models what the prompts say, else noise]"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,23 @@ from soda_runtime.signature import BATCH_AXIS, STATE, STATE_OUT
 from ..lower.program import ProgramTable
 from ..policy.adaptive import PROGRAM_FILE, TABLES_FILE, AdaptivePolicy
 from .builder import GraphBuilder
+from .index import sized_name
 
 
 def export_policy(
-    policy: AdaptivePolicy, table: ProgramTable, state_size: int, latent_shape: tuple[int, ...], folder: Path
-) -> None:
-    """Write all three into `folder`, over a state of `state_size` tensors, as the programs of `table` have it."""
+    policy: AdaptivePolicy, table: ProgramTable, state_size: int, latent_shape: tuple[int, ...], folder: Path,
+    suffix: str = "",
+) -> None:  # fmt: skip
+    """Write all three into `folder`, over a state of `state_size` tensors, as the programs of `table` have it. suffix:
+    of a size's files."""
+    program, tables = sized_name(PROGRAM_FILE, suffix), sized_name(TABLES_FILE, suffix)
     wide = policy.widened(state_size)
     skip = next(number for number, program in enumerate(table.programs) if program.skips)
     rows = {name: _with_forecasts(made, table.num_forecasts) for name, made in wide.rows.items()}
-    save_file({name: np.ascontiguousarray(made) for name, made in (wide.tables | rows).items()}, folder / TABLES_FILE)
-    (folder / POLICY_NAME).write_text(policy_text(wide.record(table.baseline, skip)))
-    _write_signals(state_size, len(wide.held), latent_shape, folder / PROGRAM_FILE)
+    save_file({name: np.ascontiguousarray(made) for name, made in (wide.tables | rows).items()}, folder / tables)
+    record = replace(wide.record(table.baseline, skip), signals=program, tables=tables)
+    (folder / sized_name(POLICY_NAME, suffix)).write_text(policy_text(record))
+    _write_signals(state_size, len(wide.held), latent_shape, folder / program)
 
 
 def _with_forecasts(rows: NDArray[np.float32], forecasts: int) -> NDArray[np.float32]:

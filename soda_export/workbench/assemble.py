@@ -49,18 +49,19 @@ class Built:
 
 def assemble_bundle(
     sizes: Sequence[tuple[Workbench, Plan]], backend: str, out: Path, options: BundleOptions = BundleOptions(),
-    engine_options: EngineOptions = EngineOptions(), policy: AdaptivePolicy | None = None,
+    engine_options: EngineOptions = EngineOptions(), policies: Sequence[AdaptivePolicy] = (),
 ) -> Built:  # fmt: skip
     """One bundle of a model at several sizes, or at one; the first one is what requests get that name none.
 
-    policy: what requests follow that do not ask for the plan. Raises UsageError for what does not go together.
+    policies: what requests follow that do not ask for the plan, one for each size, or none. Raises UsageError for what
+    does not go together.
     """
     precision, bench = options.precision, sizes[0][0]
-    _check(sizes, options, precision, backend, policy)
+    _check(sizes, options, precision, backend, policies)
     compute, store = COMPUTE[precision], bench.store
     suffixes = ["", *("-{}x{}".format(*each.loaded.size) for each, _ in sizes[1:])]
     benches, plans = [each for each, _ in sizes], [each.completed(plan) for each, plan in sizes]
-    lowered = [_lower(each, plan, precision, policy) for each, plan in zip(benches, plans, strict=True)]
+    lowered = [_lower(each, plan, precision, bool(policies)) for each, plan in zip(benches, plans, strict=True)]
     tables = [read_table((folder / TABLE_NAME).read_bytes(), str(folder / TABLE_NAME)) for folder in lowered]
     # what follows depends on the decisions, not on who made them
     common: dict[str, Any] = {"sizes": [
@@ -68,7 +69,7 @@ def assemble_bundle(
          "table": msgspec.structs.replace(table, plan_hash="")}
         for each, table in zip(benches, tables, strict=True)
     ], "precision": precision, "inpainting": options.inpainting}  # fmt: skip
-    least_state = 1 if policy is None else policy.state_size
+    least_state = max((policy.state_size for policy in policies), default=1)
     common["least_state"] = least_state
     exported = store.produce(
         "export", common,
@@ -83,20 +84,25 @@ def assemble_bundle(
     graphs = tuple(dict.fromkeys(name for index in indices for name in index.graphs))
     engines = make_engines(store, backend, exported, graphs, engine_options, common)
     parts = []
-    for suffix, each, table, index, folder in zip(suffixes, benches, tables, indices, lowered, strict=True):
+    made = {name: engines / name for name in graphs}
+    deciding: Sequence[AdaptivePolicy | None] = policies or [None] * len(sizes)
+    for suffix, each, table, index, folder, policy in zip(
+        suffixes, benches, tables, indices, lowered, deciding, strict=True
+    ):
         components = each.components.make(backend, compute, options.without, engine_options, suffix)
         files = {name: engines / name for name in index.graphs}
         files |= {name: exported / name for name in (index.weights, index.tables_file)} | components.files
         files |= {sized_name(name, suffix): folder / name for name in (PLAN_NAME, TABLE_NAME)}
+        if policy is not None:
+            rules = _export_policy(each, policy, table, index, suffix)
+            program = sized_name(PROGRAM_FILE, suffix)
+            made[program] = make_engines(store, backend, rules, (program,), engine_options, {"graph": rules.name})
+            made[program] /= program
+            files |= {sized_name(name, suffix): rules / sized_name(name, suffix) for name in (POLICY_NAME, TABLES_FILE)}
+            files[program] = made[program]
         parts.append(SizedParts(each.loaded.size, suffix, each.loaded.spec, table, index, components, files))
-    made = {name: engines / name for name in graphs}
     made |= {name: path for part in parts for name, path in part.components.engines.items()}
     extra = {RECORD_NAME: _record(bench)}
-    if policy is not None:
-        rules = _export_policy(bench, policy, tables[0], indices[0])
-        compiled = make_engines(store, backend, rules, (PROGRAM_FILE,), engine_options, {"graph": rules.name})
-        extra |= {name: rules / name for name in (POLICY_NAME, TABLES_FILE)}
-        extra[PROGRAM_FILE] = made[PROGRAM_FILE] = compiled / PROGRAM_FILE
     if backend in AHEAD_OF_TIME:
         folder = _describe_engines(store, made, bench.loaded.spec.name, compute)
         extra |= {name: folder / name for name in (LAYERS_NAME, INDEX_NAME)}
@@ -108,15 +114,11 @@ def assemble_bundle(
 
 def _check(
     sizes: Sequence[tuple[Workbench, Plan]], options: BundleOptions, precision: str, backend: str,
-    policy: AdaptivePolicy | None,
+    policies: Sequence[AdaptivePolicy],
 ) -> None:  # fmt: skip
     check_precision(backend, options.precision)
-    if policy is not None and options.inpainting:
+    if policies and options.inpainting:
         raise UsageError("--policy: a bundle that inpaints follows its schedule; leave out one of the two")
-    if len(sizes) == 1:
-        return
-    if policy is not None:
-        raise UsageError("--policy: a policy is calibrated at one size; give one --size, or leave it out")
     known = set()
     for bench, _ in sizes:
         if bench.loaded.size in known:
@@ -124,15 +126,15 @@ def _check(
         known.add(bench.loaded.size)
 
 
-def _lower(bench: Workbench, plan: Plan, precision: str, policy: AdaptivePolicy | None) -> Path:
+def _lower(bench: Workbench, plan: Plan, precision: str, with_skip: bool) -> Path:
     """The folder of the plan and its program table."""
     spec, text, compute = bench.loaded.spec, plan_text(plan), COMPUTE[precision]  # type: ignore[index]
     inputs = {
         "model": spec, "scheduler": bench.loaded.scheduler_config, "precision": precision, "plan": text.decode(),
-        **({"skip": True} if policy else {}),
+        **({"skip": True} if with_skip else {}),
     }  # fmt: skip
     return bench.store.produce(
-        "programs", inputs, lambda folder: _write_programs(folder, plan, text, spec, compute, policy is not None)
+        "programs", inputs, lambda folder: _write_programs(folder, plan, text, spec, compute, with_skip)
     )
 
 
@@ -158,14 +160,16 @@ def _record(bench: Workbench) -> Path:
     return made / RECORD_NAME
 
 
-def _export_policy(bench: Workbench, policy: AdaptivePolicy, table: ProgramTable, index: ExportIndex) -> Path:
+def _export_policy(
+    bench: Workbench, policy: AdaptivePolicy, table: ProgramTable, index: ExportIndex, suffix: str
+) -> Path:
     """policy.json, its tables and the graph of its signals."""
     programs = {"baseline": table.baseline, "count": len(table.programs), "forecasts": table.num_forecasts}
     latents, state_size = bench.loaded.spec.latent_shape, index.state_size
     inputs = {"policy": policy.content, "state_size": state_size, "latents": latents}
     return bench.store.produce(
-        "policy", {**inputs, "programs": programs},
-        lambda folder: export_policy(policy, table, state_size, latents, folder),
+        "policy", {**inputs, "programs": programs, **({"suffix": suffix} if suffix else {})},
+        lambda folder: export_policy(policy, table, state_size, latents, folder, suffix),
     )  # fmt: skip
 
 

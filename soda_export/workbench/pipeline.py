@@ -201,7 +201,7 @@ class Workbench:
     ) -> Built:  # fmt: skip
         """Lower, export, compile and pack a plan that fits this model. policy: what requests follow that do not ask for
         the plan. Raises UsageError where the two do not go together."""
-        return assemble_bundle([(self, plan)], backend, out, options, engine_options, policy)
+        return assemble_bundle([(self, plan)], backend, out, options, engine_options, [policy] if policy else ())
 
 
 def duration(seconds: float) -> str:

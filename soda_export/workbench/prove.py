@@ -27,8 +27,8 @@ def prove_bundle(folder: Path) -> Manifest:
     for size in bundle.sizes or (None,):
         session.generate(**example_request(bundle.at(size), 1), size=size, policy="frozen")
         _finish(session, 3)  # the third takes what is carried from the first one's buffers
-    if bundle.policy is not None:
-        session.generate(**example_request(bundle, 2), policy="adaptive")
+        if bundle.policy is not None:
+            session.generate(**example_request(bundle.at(size), 2), size=size, policy="adaptive")
     return manifest
 
 
@@ -46,9 +46,10 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
     weights = "shared" if manifest.backend == "ort" else ""  # no copy of the weights for each engine
     with Bundle(folder, manifest, manifest.backend, device, 0, weights) as bundle, bundle.session() as session:
         for size in bundle.sizes or (None,):
-            _play_programs(session, bundle.at(size), size)
-        if bundle.policy is not None:
-            _play_actions(session, len(bundle.policy.policy.actions))
+            sized = bundle.at(size)
+            _play_programs(session, sized, size)
+            if sized.policy is not None:
+                _play_actions(session, sized, size, len(sized.policy.policy.actions))
 
 
 def _play_programs(session: Session, sized: Bundle, size: Size | None) -> None:
@@ -73,13 +74,13 @@ def _finish(session: Session, chunks: int) -> None:
         session.result()
 
 
-def _play_actions(session: Session, actions: int) -> None:
+def _play_actions(session: Session, sized: Bundle, size: Size | None, actions: int) -> None:
     """Every action after the first, with a computed step before each."""
-    steps = session.bundle.manifest.sampler.steps
+    steps = sized.manifest.sampler.steps
     decisions = np.zeros(steps, np.int64)
     last = min(2 * actions - 1, steps)
     decisions[1:last:2] = np.arange(1, actions)[: len(range(1, last, 2))]
-    session.start(**example_request(session.bundle, 1), decisions=decisions)
+    session.start(**example_request(sized, 1), size=size, decisions=decisions)
     for index in range(last):
         session.step(index)
         session.latents()

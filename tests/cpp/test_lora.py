@@ -103,6 +103,7 @@ def test_what_does_not_fit_is_refused_by_both_in_the_same_words(library: Library
         {**kohya(layers), **kohya({f"other.{i}": (4, 4) for i in range(5)})}, kohya({name: (*shape, 3)}),
         kohya({name: (shape[0] + 1, shape[1])}), kohya({"encoder.layers.0": (4, 4)}, "lora_te3_"),
         {key: value * 1e30 for key, value in peft({name: shape}).items()},
+        kohya({**layers, "time_embedding.linear_1": (4, 4)}),
     ]  # fmt: skip
     for tensors in cases:
         path, said = write(tmp_path / "a.safetensors", tensors), []

@@ -13,7 +13,9 @@ from tests.runtime.test_sizes import (
     test_a_changed_file_of_a_size_is_refused,
     test_a_list_of_sizes_that_lies_is_refused,
     test_a_manifest_of_another_size_that_lies_is_refused,
+    test_a_policy_of_one_size_alone_is_refused,
 )
+from tests.sizes_toy import SizesToy
 
 from .library import Library, fields_of
 
@@ -23,6 +25,7 @@ __all__ = [
     "test_a_changed_file_of_a_size_is_refused",
     "test_a_list_of_sizes_that_lies_is_refused",
     "test_a_manifest_of_another_size_that_lies_is_refused",
+    "test_a_policy_of_one_size_alone_is_refused",
 ]
 
 
@@ -40,6 +43,19 @@ def test_every_size_is_as_in_python(library: Library, backend: str, preload: int
         found = player.generate(**fields_of(request, expected))
         np.testing.assert_allclose(found, latents, atol=1e-5)
         np.testing.assert_allclose(player.result(), session.images(), atol=1e-5)
+
+
+@pytest.mark.long
+def test_every_size_follows_its_own_policy_as_in_python(
+    library: Library, backend: str, sizes_toy: SizesToy
+) -> None:
+    bundle = Bundle.open(sizes_toy.deciding, backend=backend, threads=1)
+    opened = library.open(sizes_toy.deciding, backend=backend, threads=1)
+    for size in bundle.sizes:
+        expected, sized = bundle.at(size), opened.at(*size)
+        request = {"prompt": "a red circle", "seed": 5, "policy": "adaptive"}
+        latents = expected.session().generate(**request)
+        np.testing.assert_allclose(sized.session().generate(**fields_of(request, expected)), latents, atol=1e-5)
 
 
 def test_a_handle_of_a_size_outlives_the_bundles(library: Library) -> None:

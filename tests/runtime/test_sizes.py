@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from soda_runtime import Bundle, BundleError, EngineError, Session
+from soda_runtime import BundleError, EngineError, Session
 from soda_runtime.sizes import SIZES_NAME
 
 from .bundles import GOLDEN_V5_SIZES, Json, copy_golden, drop, fix_hashes, golden_request, put, relative
@@ -70,13 +70,14 @@ def test_a_list_of_sizes_that_lies_is_refused(case: str, tmp_path: Path, refuses
     refuses(folder, SIZES_NAME)
 
 
-def test_a_list_of_sizes_in_a_bundle_with_a_policy_is_refused(tmp_path: Path, refuses: Refuses) -> None:
+def test_a_policy_of_one_size_alone_is_refused(tmp_path: Path, refuses: Refuses) -> None:
     folder = copy_golden(tmp_path / "bundle", GOLDEN_V5_SIZES)
-    (folder / "policy.json").write_text("{}")
-    _edit(folder / "manifest.json", put("files", "policy.json", value={"bytes": 2, "sha256": "0" * 64}))
+    name = f"policy{OTHER.removeprefix('manifest')}"
+    (folder / name).write_text("{}")
+    for manifest in (OTHER, "manifest.json"):
+        _edit(folder / manifest, put("files", name, value={"bytes": 2, "sha256": "0" * 64}))
     fix_hashes(folder)
-    with pytest.raises(BundleError, match=r"policy\.json"):
-        Bundle.open(folder, backend="null")
+    refuses(folder, OTHER)
 
 
 def _elsewhere(files: Json) -> object:

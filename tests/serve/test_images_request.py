@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from soda_runtime.manifest import ScalarPort
 from soda_runtime.serve.api_error import ApiError
@@ -35,6 +35,7 @@ def check_refusal(error: ApiError, fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("served", [LABELS, TEXT], ids=["labels", "text"])
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of a machine that has much other work
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
 def test_any_object_is_a_request_or_a_refusal_of_one_field(served: Servable, fields: dict[str, Any]) -> None:
     try:

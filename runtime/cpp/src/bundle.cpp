@@ -65,7 +65,7 @@ std::map<std::string, Table> read_and_check_tables(const std::string& folder, co
 std::vector<SizedManifest> sizes_of(const std::string& folder, const Manifest& manifest) {
     std::vector<SizedManifest> sizes = open_sizes(folder, manifest);
     const auto [height, width] = made_size(manifest);
-    if (sizes.empty() && height) sizes.push_back({height, width, manifest});
+    if (sizes.empty() && height) sizes.push_back({height, width, manifest, policy_name});
     return sizes;
 }
 
@@ -158,11 +158,14 @@ Bundle::Bundle(CheckedBundle checked, BackendOptions options)
       shared_(new SharedParts{std::move(checked.files), std::move(checked.sizes),
                               open_backend(with_defaults(std::move(options), manifest_))}) {}
 
-Bundle::Bundle(const std::string& folder, const Manifest& manifest, std::shared_ptr<SharedParts> shared)
+Bundle::Bundle(const std::string& folder, const Manifest& manifest, std::shared_ptr<SharedParts> shared,
+               const std::string& policy)
     : folder_(folder), manifest_(manifest), shared_(std::move(shared)) {
     tables_ = read_and_check_tables(folder_, manifest_);
-    policy_ = read_policy(folder_, manifest_);
-    shared_->files.require_same({manifest_.tables});
+    policy_ = read_policy(folder_, manifest_, policy);
+    std::vector<std::string> read = {manifest_.tables};
+    if (policy_) read.insert(read.end(), {policy, policy_->policy.tables});
+    shared_->files.require_same(read);
 }
 
 std::shared_ptr<Bundle> Bundle::at(int64_t height, int64_t width) const {
@@ -170,7 +173,7 @@ std::shared_ptr<Bundle> Bundle::at(int64_t height, int64_t width) const {
     std::string known;
     for (const SizedManifest& size : sizes()) {
         if (size.height == height && size.width == width)
-            return std::shared_ptr<Bundle>(new Bundle(folder_, size.manifest, shared_));
+            return std::shared_ptr<Bundle>(new Bundle(folder_, size.manifest, shared_, size.policy));
         known += say(known.empty() ? "" : ", ", size.height, "x", size.width);
     }
     throw RequestError(say("size ", height, "x", width, ": this bundle has ",

@@ -85,7 +85,8 @@ private:
     Bundle(CheckedBundle checked, std::unique_ptr<Backend> backend);
     Bundle(CheckedBundle checked, BackendOptions options);
     // Another size of a bundle.
-    Bundle(const std::string& folder, const Manifest& manifest, std::shared_ptr<SharedParts> shared);
+    Bundle(const std::string& folder, const Manifest& manifest, std::shared_ptr<SharedParts> shared,
+           const std::string& policy);
     void open_own_engines();
     std::shared_ptr<const Engine> open_checked(const std::string& file, const Signature& signature, bool once,
                                                const std::string& weights, const SharedReplaced& replaced) const;

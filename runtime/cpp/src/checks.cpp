@@ -45,13 +45,13 @@ std::set<std::string> graph_locations(const std::string& path) {
 }
 
 // Programs take weights from files that the manifest lists, so that these were hashed and lie in the folder.
-void check_named_files(const std::string& folder, const Manifest& manifest) {
+void check_named_files(const std::string& folder, const Manifest& manifest, const std::string& own_policy) {
     const auto check = [&](const std::string& program, const std::string& file) {
         if (manifest.files.count(file) == 0)
             throw BundleError(say(folder, "/", program, ": takes weights from ", shown(file, 120),
                                   ", which the manifest does not list; ", rebuild));
     };
-    const auto policy = read_rules(folder, manifest);
+    const auto policy = read_rules(folder, manifest, own_policy);
     if (manifest.backend == "ort" || manifest.backend == "openvino") {
         Names programs = program_files(manifest);
         if (policy) programs.push_back(policy->signals);
@@ -78,13 +78,13 @@ Manifest open_manifest(const std::string& folder, const std::string& name) {
 std::vector<SizedManifest> open_sizes(const std::string& folder, const Manifest& manifest) {
     std::vector<SizedManifest> sizes;
     for (const SizeEntry& entry : read_size_list(folder, manifest)) {
-        sizes.push_back({entry.height, entry.width, manifest});
+        sizes.push_back({entry.height, entry.width, manifest, sized_policy(entry.manifest)});
         if (entry.manifest == manifest_name) continue;
         Manifest sized = open_manifest(folder, entry.manifest);
         const std::string problem = sized_problem(entry, sized, manifest);
         if (!problem.empty()) throw BundleError(say(folder, "/", entry.manifest, ": ", problem, "; ", rebuild));
         require_readable(folder, sized);
-        check_named_files(folder, sized);
+        check_named_files(folder, sized, sizes.back().policy);
         sizes.back().manifest = std::move(sized);
     }
     return sizes;
@@ -109,7 +109,7 @@ CheckedFiles::Stamps check_files(const std::string& folder, const Manifest& mani
             remember(path, entry, stamp);
         }
     }
-    check_named_files(folder, manifest);
+    check_named_files(folder, manifest, policy_name);
     return stamps;
 }
 

@@ -100,9 +100,9 @@ std::string action_problem(const Policy& policy, const Manifest& m) {
 }
 
 // Its files are the bundle's, and of no other use.
-std::string use_problem(const Policy& policy, const Manifest& m) {
+std::string use_problem(const Policy& policy, const Manifest& m, const std::string& own) {
     Names used = files_in_use(m);
-    used.emplace_back(policy_name);
+    used.push_back(own);
     for (const auto& file : {policy.signals, policy.tables}) {
         if (m.files.count(file) == 0) return say("file ", shown(file), " is used but not listed in the manifest");
         if (std::find(used.begin(), used.end(), file) != used.end()) return say("file ", shown(file), " has two uses");
@@ -114,11 +114,11 @@ std::string use_problem(const Policy& policy, const Manifest& m) {
     return "";
 }
 
-std::string first_policy_problem(const Policy& policy, const Manifest& m) {
+std::string first_policy_problem(const Policy& policy, const Manifest& m, const std::string& own) {
     std::string problem = range_problem(policy);
     if (problem.empty()) problem = name_problem(policy);
     if (problem.empty()) problem = action_problem(policy, m);
-    return problem.empty() ? use_problem(policy, m) : problem;
+    return problem.empty() ? use_problem(policy, m, own) : problem;
 }
 
 // Length of a row: for each signal two forms, each of the tensors before the step, of those after it, and of 1.
@@ -142,15 +142,15 @@ Policy parse_policy(std::string_view text, const std::string& where) {
     return decode_policy(Field(value));
 }
 
-std::optional<Policy> read_rules(const std::string& folder, const Manifest& manifest) {
-    if (manifest.version != current_version || manifest.files.count(policy_name) == 0) return {};
-    const std::string path = folder + "/" + policy_name;
+std::optional<Policy> read_rules(const std::string& folder, const Manifest& manifest, const std::string& name) {
+    if (manifest.version != current_version || manifest.files.count(name) == 0) return {};
+    const std::string path = folder + "/" + name;
     try {
         const int64_t bytes = stamp_of(path).bytes;
         if (bytes > max_policy_bytes)
             throw StrictJsonError(say(bytes, " bytes, at most ", max_policy_bytes, " are read"));
         Policy policy = parse_policy(read_bytes(path, 0, bytes), path);
-        const std::string problem = first_policy_problem(policy, manifest);
+        const std::string problem = first_policy_problem(policy, manifest, name);
         if (!problem.empty()) throw StrictJsonError(problem);
         return policy;
     } catch (const StrictJsonError& error) {
@@ -158,8 +158,8 @@ std::optional<Policy> read_rules(const std::string& folder, const Manifest& mani
     }
 }
 
-std::optional<OpenedPolicy> read_policy(const std::string& folder, const Manifest& manifest) {
-    const auto policy = read_rules(folder, manifest);
+std::optional<OpenedPolicy> read_policy(const std::string& folder, const Manifest& manifest, const std::string& own) {
+    const auto policy = read_rules(folder, manifest, own);
     if (!policy) return {};
     const std::string path = folder + "/" + policy->tables;
     const auto refuse = [&](const auto&... what) { return BundleError(say(path, ": ", what..., "; ", rebuild)); };
@@ -173,7 +173,7 @@ std::optional<OpenedPolicy> read_policy(const std::string& folder, const Manifes
         if (tables.count(name) == 0) throw refuse("table ", shown(name), " is missing");
     for (const auto& [name, table] : tables) {
         const auto wanted = columns.find(name);
-        if (wanted == columns.end()) throw refuse("table ", shown(name), " is not in ", policy_name);
+        if (wanted == columns.end()) throw refuse("table ", shown(name), " is not in ", own);
         const Sizes whole = {manifest.sampler.steps, policy->variants(), wanted->second};
         if (table.shape != whole && table.shape != Sizes{whole[0], 1, whole[2]})
             throw refuse("table ", shown(name), " is not float32 [", whole[0], ", ", whole[1], ", ", whole[2], "]");

@@ -60,9 +60,11 @@ struct OpenedPolicy {
 // The text of a policy.json, its types alone checked. Raises StrictJsonError, BundleError for another format.
 Policy parse_policy(std::string_view text, const std::string& where);
 // policy.json of a bundle that lists it, held against its manifest; none where it does not. Raises BundleError.
-std::optional<Policy> read_rules(const std::string& folder, const Manifest& manifest);
+std::optional<Policy> read_rules(const std::string& folder, const Manifest& manifest,
+                                 const std::string& name = policy_name);
 // The same with its tables, of a bundle whose files have been hashed.
-std::optional<OpenedPolicy> read_policy(const std::string& folder, const Manifest& manifest);
+std::optional<OpenedPolicy> read_policy(const std::string& folder, const Manifest& manifest,
+                                        const std::string& name = policy_name);
 // What the program of the signals must take and give: the state before and after a step, and a row of the table.
 Signature signals_signature(const Manifest& manifest, const Policy& policy);
 

@@ -43,7 +43,6 @@ std::string list_problem(const std::vector<SizeEntry>& entries, const Manifest& 
         if (entry.manifest != manifest_name && manifest.files.count(entry.manifest) == 0)
             return say("file ", shown(entry.manifest), " is used but not listed in the manifest");
     }
-    if (manifest.files.count(policy_name)) return say("a bundle of several sizes has no ", policy_name);
     return size_problem(entries[0], manifest);
 }
 
@@ -106,6 +105,12 @@ std::vector<SizeEntry> read_size_list(const std::string& folder, const Manifest&
     return entries;
 }
 
+std::string sized_policy(const std::string& manifest) {
+    const std::string beginning = "manifest";
+    const bool usual = manifest.compare(0, beginning.size(), beginning) == 0;
+    return "policy" + (usual ? manifest.substr(beginning.size()) : manifest);
+}
+
 std::string sized_problem(const SizeEntry& entry, const Manifest& sized, const Manifest& first) {
     if (sized.version != current_version) return say("version ", sized.version, ", expected ", current_version);
     for (const auto& [name, file] : sized.files) {
@@ -113,6 +118,8 @@ std::string sized_problem(const SizeEntry& entry, const Manifest& sized, const M
         if (name == sizes_name || name == policy_name || found == first.files.end() || !same_file(file, found->second))
             return say("files[", shown(name), "] is not as ", manifest_name, " has it");
     }
+    if (sized.files.count(sized_policy(entry.manifest)) != first.files.count(policy_name))
+        return "of the sizes some have a policy and others have none";
     const std::pair<const char*, bool> common[] = {
         {"backend", sized.backend == first.backend},
         {"precision", sized.precision == first.precision},

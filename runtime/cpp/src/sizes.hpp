@@ -17,10 +17,15 @@ struct SizeEntry {
     std::string manifest;
 };
 
+// policy: the name of the size's policy, where it has one.
 struct SizedManifest {
     int64_t height, width;
     Manifest manifest;
+    std::string policy;
 };
+
+// The name of the policy of a size, by that of its manifest: `manifest-512x768.json` has `policy-512x768.json`.
+std::string sized_policy(const std::string& manifest);
 
 // The text of a sizes.json, its types alone checked. Raises StrictJsonError, BundleError for another format.
 std::vector<SizeEntry> parse_sizes(std::string_view text, const std::string& where);

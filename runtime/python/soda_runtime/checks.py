@@ -12,10 +12,10 @@ from .errors import BundleError
 from .files import REBUILD, Stamp, refusing_unreadable, require_regular_file, stamp_of
 from .initializers import check_initializers, external_locations
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, VERSION, FileEntry, Manifest
-from .policy import read_rules
+from .policy import POLICY_NAME, read_rules
 from .remembered import is_remembered, remember
 from .signature import program_files
-from .sizes import Size, read_size_list, sized_problem
+from .sizes import Size, read_size_list, sized_policy, sized_problem
 from .tensors import read_header
 from .versions import parse_manifest
 
@@ -48,7 +48,7 @@ def open_sizes(folder: Path, manifest: Manifest) -> dict[Size, Manifest]:
             if problem:
                 raise BundleError(f"{folder / entry.manifest}: {problem}; {REBUILD}")
             _check_sizes_read_whole(folder, sized)
-            _check_named_files(folder, sized)
+            _check_named_files(folder, sized, sized_policy(entry.manifest))
         found[entry.height, entry.width] = sized
     return found
 
@@ -91,10 +91,10 @@ def _read_whole(manifest: Manifest) -> Iterator[tuple[str, int]]:
         yield tokenizer.file, _MAX_TOKENIZER_BYTES
 
 
-def _check_named_files(folder: Path, manifest: Manifest) -> None:
+def _check_named_files(folder: Path, manifest: Manifest, policy_name: str = POLICY_NAME) -> None:
     """Programs take weights from files that the manifest lists, so that these were hashed and lie in the folder."""
     named: list[tuple[str, str]] = []
-    policy = read_rules(folder, manifest)
+    policy = read_rules(folder, manifest, policy_name)
     files = [file for file, _ in program_files(manifest)]
     files += [policy.signals] if policy else []
     if manifest.backend in _GRAPH_BACKENDS:

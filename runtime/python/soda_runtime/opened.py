@@ -36,7 +36,7 @@ from .signature import (
     scalar_count,
     step_signature,
 )
-from .sizes import Size, judge_size, made_size
+from .sizes import Size, judge_size, made_size, read_size_list, sized_policy
 from .tensors import read_tensors
 from .vocabulary import vocabulary_size
 
@@ -50,12 +50,14 @@ _ATTEMPTS = 10  # at opening a bundle that is being replaced meanwhile
 
 @dataclass
 class _Shared:
-    """What all sizes of a bundle have in common. sizes: their manifests, the first one's first. opened: those that were
+    """What all sizes of a bundle have in common. sizes: their manifests, the first one's first. policies: the names of
+    their policies, where they have any. opened: those that were
     asked for."""
 
     files: CheckedFiles
     engines: OpenEngines
     sizes: dict[Size, Manifest]
+    policies: dict[Size, str]
     opened: dict[Size, OpenedBundle] = field(default_factory=dict)
     tokenizers: dict[int, PromptTokenizer] = field(default_factory=dict)
     vocabularies: dict[int, int] = field(default_factory=dict)
@@ -83,20 +85,23 @@ class OpenedBundle(OpenedHere):
             files = CheckedFiles(folder, stamps)
             self._fill(folder, manifest, files)
             sizes = open_sizes(folder, manifest)
+            policies = {
+                (entry.height, entry.width): sized_policy(entry.manifest) for entry in read_size_list(folder, manifest)
+            }
             made = made_size(manifest)
             sizes = sizes or ({} if made is None else {made: manifest})
         self.backend = open_backend(backend, device, threads, weights, options)
-        self._shared = _Shared(files, OpenEngines(folder, files), sizes)
+        self._shared = _Shared(files, OpenEngines(folder, files), sizes, policies)
         self._shared.opened |= dict.fromkeys(list(sizes)[:1], self)
         if lora:
             self.set_loras(lora)
 
-    def _fill(self, folder: Path, manifest: Manifest, files: CheckedFiles) -> None:
-        """What a size has of its own."""
+    def _fill(self, folder: Path, manifest: Manifest, files: CheckedFiles, policy: str = POLICY_NAME) -> None:
+        """What a size has of its own. policy: the file that is its policy, where it has one."""
         self.folder, self.manifest = folder, manifest
         self.tables = _read_tables(folder, manifest)
-        self.policy = read_policy(folder, manifest)
-        tables = [manifest.tables, *([POLICY_NAME, self.policy.policy.tables] if self.policy else [])]
+        self.policy = read_policy(folder, manifest, policy)
+        tables = [manifest.tables, *([policy, self.policy.policy.tables] if self.policy else [])]
         files.require_same(tables)
 
     @property
@@ -122,7 +127,7 @@ class OpenedBundle(OpenedHere):
                 made = object.__new__(type(self))
                 OpenedHere.__init__(made)
                 with refusing_unreadable(self.folder):
-                    made._fill(self.folder, shared.sizes[asked], shared.files)
+                    made._fill(self.folder, shared.sizes[asked], shared.files, shared.policies[asked])
                 made._shared, made.backend = shared, self.backend
                 shared.opened[asked] = made
             found = shared.opened[asked]

@@ -107,9 +107,10 @@ def signal_columns(state_size: int, signals: int) -> int:
     return signals * 2 * (2 * state_size + 1)
 
 
-def read_policy(folder: Path, manifest: Manifest) -> OpenedPolicy | None:
-    """The policy of a bundle whose files have been hashed; None where it has none. Raises BundleError."""
-    policy = read_rules(folder, manifest)
+def read_policy(folder: Path, manifest: Manifest, name: str = POLICY_NAME) -> OpenedPolicy | None:
+    """The policy of a bundle whose files have been hashed, or of one of its sizes, with its manifest and the policy's
+    name; None where it has none. Raises BundleError."""
+    policy = read_rules(folder, manifest, name)
     if policy is None:
         return None
     path = folder / policy.tables
@@ -119,7 +120,7 @@ def read_policy(folder: Path, manifest: Manifest) -> OpenedPolicy | None:
     widths |= {action.signals: of_signals for action in policy.actions}
     if tables.keys() != widths.keys():
         odd = sorted(tables.keys() ^ widths.keys())[0]
-        raise BundleError(f"{path}: table {odd!r:.80} is not in both the file and {POLICY_NAME}; {REBUILD}")
+        raise BundleError(f"{path}: table {odd!r:.80} is not in both the file and {name}; {REBUILD}")
     for name, table in tables.items():
         shapes = [(manifest.sampler.steps, rows, widths[name]) for rows in (1, policy.variants)]
         if table.dtype != np.float32 or table.shape not in shapes:
@@ -129,20 +130,20 @@ def read_policy(folder: Path, manifest: Manifest) -> OpenedPolicy | None:
     return OpenedPolicy(policy, tables)
 
 
-def read_rules(folder: Path, manifest: Manifest) -> Policy | None:
-    """policy.json of a bundle that lists it, held against its manifest; to older versions it is a file like any other.
-    Raises BundleError."""
-    if manifest.version != FORMAT_VERSION or POLICY_NAME not in manifest.files:
+def read_rules(folder: Path, manifest: Manifest, name: str = POLICY_NAME) -> Policy | None:
+    """policy.json of a bundle that lists it, or that of one of its sizes, held against its manifest; to older versions
+    it is a file like any other. Raises BundleError."""
+    if manifest.version != FORMAT_VERSION or name not in manifest.files:
         return None
-    path = folder / POLICY_NAME
+    path = folder / name
     policy = read_side_file(path, Policy, FORMAT, VERSION, _MAX_BYTES)
-    problem = _problem(policy, manifest)
+    problem = _problem(policy, manifest, name)
     if problem:
         raise BundleError(f"{path}: {problem}; {REBUILD}")
     return policy
 
 
-def _problem(policy: Policy, manifest: Manifest) -> str | None:
+def _problem(policy: Policy, manifest: Manifest, own: str) -> str | None:
     """The first inconsistency in words, or None."""
     for name, value, low, high in (
         ("len(held)", len(policy.held), 1, MOST_SIGNALS), ("power", policy.power, 0, _MOST_POWER),
@@ -159,7 +160,7 @@ def _problem(policy: Policy, manifest: Manifest) -> str | None:
         return f"{odd[0]!r:.80} is not a plain name"
     if len(set(names)) != len(names) or len({*tables, *signals}) != len(tables) + len(signals):
         return "actions: a name or a table stands twice"
-    return _program_problem(policy, manifest) or _rule_problem(policy, manifest) or _use_problem(policy, manifest)
+    return _program_problem(policy, manifest) or _rule_problem(policy, manifest) or _use_problem(policy, manifest, own)
 
 
 def _program_problem(policy: Policy, manifest: Manifest) -> str | None:
@@ -183,9 +184,9 @@ def _rule_problem(policy: Policy, manifest: Manifest) -> str | None:
     return None
 
 
-def _use_problem(policy: Policy, manifest: Manifest) -> str | None:
+def _use_problem(policy: Policy, manifest: Manifest, own: str) -> str | None:
     """Its files are the bundle's, and of no other use."""
-    used = {*manifest.weights, manifest.tables, *(tokenizer.file for tokenizer in manifest.tokenizers), POLICY_NAME}
+    used = {*manifest.weights, manifest.tables, *(tokenizer.file for tokenizer in manifest.tokenizers), own}
     used.update(file for file, _ in program_files(manifest))
     for file in (policy.signals, policy.tables):
         if file not in manifest.files:

@@ -56,6 +56,11 @@ def read_size_list(folder: Path, manifest: Manifest) -> tuple[SizeEntry, ...]:
     return entries
 
 
+def sized_policy(manifest: str) -> str:
+    """The name of the policy of a size, by that of its manifest: `manifest-512x768.json` has `policy-512x768.json`."""
+    return f"policy{manifest.removeprefix('manifest')}"
+
+
 def _list_problem(entries: Sequence[SizeEntry], manifest: Manifest) -> str | None:
     if not 1 <= len(entries) <= MOST_SIZES:
         return f"{len(entries)} sizes, expected 1 .. {MOST_SIZES}"
@@ -72,8 +77,6 @@ def _list_problem(entries: Sequence[SizeEntry], manifest: Manifest) -> str | Non
     for file in files[1:]:
         if file not in manifest.files:
             return f"file {file!r:.80} is used but not listed in the manifest"
-    if POLICY_NAME in manifest.files:
-        return f"a bundle of several sizes has no {POLICY_NAME}"
     return _size_problem(entries[0], manifest)
 
 
@@ -84,6 +87,8 @@ def sized_problem(entry: SizeEntry, sized: Manifest, first: Manifest) -> str | N
     for name, file in sized.files.items():
         if name in (SIZES_NAME, POLICY_NAME) or first.files.get(name) != file:
             return f"files[{name!r:.80}] is not as {MANIFEST_NAME} has it"
+    if (sized_policy(entry.manifest) in sized.files) != (POLICY_NAME in first.files):
+        return "of the sizes some have a policy and others have none"
     for what, own, expected in zip(_COMMON, _common(sized), _common(first), strict=True):
         if own != expected:
             return f"{what}: is not that of {MANIFEST_NAME}, so this is no size of the same model"
