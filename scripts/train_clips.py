@@ -3,9 +3,10 @@
     python scripts/train_clips.py                  # every stage that has not been done yet, then the score
     python scripts/train_clips.py --stage score    # score what is there
 
-Stages: checker (the judge of its frames, soda_export/eval/clip_checker.safetensors), text, denoiser, score. Each goes
-on from its checkpoint in build/train, leaves its part of the folder build/train/clips and a line in training.json; the
-package has a copy of that folder. Autoencoder: that of `shapes`, frame by frame.
+Stages: checker (the judge of its frames, soda_export/eval/clip_checker.safetensors), text, frames, denoiser, score.
+Each goes on from its checkpoint in build/train, leaves its part of the folder build/train/clips and a line in
+training.json. Frames are learned first, from the weights of `shapes` (clip_start.py), then motion, with temporal blocks
+that do nothing to begin with. Autoencoder: that of `shapes`, frame by frame.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from clip_start import Untouched, start_from_shapes
 from diffusers import AutoencoderKL
 from language import Lesson, learn_language
 from numpy.typing import NDArray
 from scene_data import encode_all, render_all
 from scene_score import save_autoencoder, train_checker
-from torch import Tensor
+from torch import Tensor, nn
 from train_shapes import build_text_encoder, build_tokenizer
 from training import BUILTIN_FOLDER, WORK_FOLDER, optimise, read_settings, run_stages, save_half
 from transformers import T5EncoderModel, T5Tokenizer
@@ -51,7 +53,8 @@ WORDS = """
     a small large red green blue yellow purple black circle square triangle moving slowly quickly to the left right up
     down
 """.split()  # noqa: SIM905
-CAPTION_DROPOUT = 0.1
+FRAMES_FILE = WORK_FOLDER / "clips-drawn-frames.pt"
+CAPTION_DROPOUT, NOISE_SHIFT = 0.1, 2.0
 GUIDANCE, STEPS, LEAST_SATISFIED = 4.0, 30, 0.85
 _CLIPS, _BATCH = 5000, 25
 PIPELINE = {
@@ -136,8 +139,9 @@ def training_clips() -> tuple[list[Clip], Tensor]:
 
 
 def build_transformer() -> STDiT3:
+    """Of the width and depth of `shapes`."""
     return STDiT3(
-        in_channels=4, hidden_size=128, depth=3, num_heads=4, pred_sigma=False, caption_channels=128,
+        in_channels=4, hidden_size=192, depth=6, num_heads=6, pred_sigma=False, qk_norm=False, caption_channels=128,
         model_max_length=MAX_TOKENS, input_sq_size=IMAGE_SIZE,
     )  # fmt: skip
 
@@ -145,23 +149,50 @@ def build_transformer() -> STDiT3:
 PIXELS = {"fps": FRAMES_PER_SECOND, "height": IMAGE_SIZE, "width": IMAGE_SIZE}
 
 
+def train_frames(iterations: int, batch: int, rate: float) -> dict[str, Any]:
+    """Frames alone, from what `shapes` has learned; temporal blocks rest."""
+    clips, latents = training_clips()
+    transformer = build_transformer()
+    start_from_shapes(transformer)
+    temporal = transformer.temporal_blocks
+    transformer.temporal_blocks = nn.ModuleList(Untouched() for _ in temporal)
+    frames = latents.transpose(1, 2).flatten(0, 1)[:, :, None]  # [n * FRAMES, 4, 1, 16, 16]
+    captions = [clip.caption for clip in clips for _ in range(FRAMES)]
+    learned = _train("clips-frames", transformer, frames, captions, iterations, batch, rate)
+    transformer.temporal_blocks = temporal
+    torch.save(transformer.state_dict(), FRAMES_FILE)
+    return learned
+
+
 def train_denoiser(iterations: int, batch: int, rate: float) -> dict[str, Any]:
-    """A straight line from noise to clip (rectified flow); all times weigh the same. For a tenth of the captions the
-    model learns what stands in the place of one."""
+    """Whole clips, from a model that draws their frames."""
+    clips, latents = training_clips()
+    transformer = build_transformer()
+    transformer.load_state_dict(torch.load(FRAMES_FILE, weights_only=True))
+    learned = _train("clips-denoiser", transformer, latents, [clip.caption for clip in clips], iterations, batch, rate)
+    save_half(transformer, OUT / "transformer")
+    return {"parameters": transformer.num_parameters()} | learned
+
+
+def _train(
+    name: str, transformer: STDiT3, latents: Tensor, told: list[str], iterations: int, batch: int, rate: float
+) -> dict[str, Any]:
+    """A straight line from noise to clip (rectified flow). For a tenth of the captions the model learns what stands in
+    the place of one. Times lie nearer to noise, where is decided what is drawn and which way it goes. The transformer
+    ends as the moving average of itself."""
     torch.manual_seed(3)
     torch.backends.cuda.enable_flash_sdp(False)  # the fused attention's backward pass is slow on a CPU
-    clips, latents = training_clips()
-    captions = list(dict.fromkeys(clip.caption for clip in clips))
+    captions = list(dict.fromkeys(told))
     numbers = {caption: number for number, caption in enumerate(captions)}
-    told = torch.tensor([numbers[clip.caption] for clip in clips])
+    tellings = torch.tensor([numbers[caption] for caption in told])
     embeddings, masks = encode_captions(captions)
-    transformer = build_transformer()
     average, compiled = copy.deepcopy(transformer), torch.compile(transformer)
 
     def losses() -> Iterator[Tensor]:
         while True:
-            chosen, time = torch.randint(len(clips), (batch,)), torch.rand(batch)
-            caption, clean = told[chosen], latents[chosen]
+            chosen, uniform = torch.randint(len(latents), (batch,)), torch.rand(batch)
+            time = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
+            caption, clean = tellings[chosen], latents[chosen]
             noise, part = torch.randn_like(clean), time.reshape(-1, 1, 1, 1, 1)
             is_negative = (torch.rand(batch) < CAPTION_DROPOUT).float()
             with torch.autocast("cpu", torch.bfloat16):
@@ -171,9 +202,9 @@ def train_denoiser(iterations: int, batch: int, rate: float) -> dict[str, Any]:
                 )[0].float()  # fmt: skip
             yield (predicted - (clean - noise)).pow(2).mean()
 
-    learned = optimise("clips-denoiser", transformer, losses(), iterations=iterations, rate=rate, average=average)
-    save_half(average, OUT / "transformer")
-    return {"parameters": transformer.num_parameters(), "batch": batch, "learning_rate": rate} | learned
+    learned = optimise(name, transformer, losses(), iterations=iterations, rate=rate, average=average)
+    transformer.load_state_dict(average.state_dict())
+    return {"batch": batch, "learning_rate": rate} | learned
 
 
 def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
@@ -215,12 +246,14 @@ def draw(captions: list[str], seed: int, steps: int, guidance: float) -> NDArray
 
 def main() -> None:
     args = read_settings(
-        __doc__, ("checker", "text", "denoiser", "score"), checker_iterations=900, text_iterations=500, iterations=3000,
-        batch=32, learning_rate=1e-3, prompts=200, steps=STEPS, guidance=GUIDANCE,
+        __doc__, ("checker", "text", "frames", "denoiser", "score"), checker_iterations=900, text_iterations=500,
+        frame_iterations=1000, frame_batch=64, iterations=8000, batch=8, learning_rate=1e-3, prompts=200, steps=STEPS,
+        guidance=GUIDANCE,
     )  # fmt: skip
     work = {
         "checker": lambda: train_clip_checker(args.checker_iterations),
         "text": lambda: train_text_encoder(args.text_iterations),
+        "frames": lambda: train_frames(args.frame_iterations, args.frame_batch, args.learning_rate),
         "denoiser": lambda: train_denoiser(args.iterations, args.batch, args.learning_rate),
         "score": lambda: score(args.prompts, args.steps, args.guidance),
     }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .scene_checker import SceneChecker, Sighting
-from .scenes import COLOURS, SHAPES, SIZES, Scene, Thing, is_held_out, render
+from .scenes import COLOURS, IMAGE_SIZE, SHAPES, SIZES, Scene, Thing, is_held_out, render
 
 CLIP_CHECKER_FILE = Path(__file__).parent / "clip_checker.safetensors"
 FRAMES, FRAMES_PER_SECOND = 8, 8
@@ -22,14 +22,15 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "to the left": (0, -1), "to the right": (0, 1), "up": (1, -1), "down": (1, 1),
 }  # fmt: skip
 """Words -> axis (0: x, 1: y) and sign of the motion."""
-SPEEDS: dict[str, tuple[float, float]] = {"slowly": (1.3, 1.7), "quickly": (3.6, 4.2)}
+SPEEDS: dict[str, tuple[float, float]] = {"slowly": (1.2, 1.6), "quickly": (2.8, 3.2)}
 """Word -> range of pixels a frame."""
-_FASTER, _STILL = 2.5, 0.6  # pixels a frame: between the speeds, and below which nothing has moved
+_ROOM = 17.0  # pixels that an object's centre may be off the middle
+_FASTER, _STILL = 2.2, 0.6  # pixels a frame: between the speeds, and below which nothing has moved
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One object that crosses its place half way through. speed: pixels a frame; said_speed: the caption names it."""
+    """One object that is at its place half way through. speed: pixels a frame; said_speed: the caption names it."""
 
     thing: Thing
     direction: str
@@ -72,11 +73,12 @@ def place_clip(clip: Clip, random: np.random.Generator) -> Clip:
     """Draw what the caption leaves open. The object's centre is 15 pixels or more from the edge all the time."""
     size = clip.thing.size if clip.thing.said_size else str(random.choice(list(SIZES)))
     speed = speed_word(clip.speed) if clip.said_speed else str(random.choice(list(SPEEDS)))
-    place = random.uniform(22, 42, size=2)
-    place[DIRECTIONS[clip.direction][0]] = random.uniform(30, 34)
-    x, y, radius = float(place[0]), float(place[1]), float(random.uniform(*SIZES[size]))
+    pace, radius = float(random.uniform(*SPEEDS[speed])), float(random.uniform(*SIZES[size]))
+    room = np.full(2, _ROOM)
+    room[DIRECTIONS[clip.direction][0]] -= pace * (FRAMES - 1) / 2
+    x, y = (float(place) for place in random.uniform(IMAGE_SIZE / 2 - room, IMAGE_SIZE / 2 + room))
     thing = replace(clip.thing, size=size, x=x, y=y, radius=radius)
-    return replace(clip, thing=thing, speed=float(random.uniform(*SPEEDS[speed])))
+    return replace(clip, thing=thing, speed=pace)
 
 
 def draw_clips(count: int, seed: int, *, held_out: bool) -> list[Clip]:
