@@ -7,8 +7,8 @@
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
    refined by local search on the measured error; the interval costs say what to measure first.
-4. The best few of all, and the best of the planners, are measured again on several times as many samples. The least
-   RMSE wins, and takes the coefficients that are fitted on those samples.
+4. The best few of all, and the best of the planners, are measured again on several times as many samples, as many as
+   the time that is left allows. The least RMSE wins, and takes the coefficients that are fitted on those samples.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ log = logging.getLogger(__name__)
 _PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.3, 0.25, 0.6, 0.75  # of the time
 _MOST_INTERVALS_SHARE = 0.4  # of the time for the least number of intervals; where they take longer, none is measured
 _PLAYS_AN_INTERVAL = 3.5  # what measuring one takes, in generations of a schedule
-_RUN_OFF_UNTIL = 0.9  # of the time: if the search took longer, its own samples decide
 _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
+_SCOUTED_FIRST = ("soda", "skip-fitted", "dcs", "taylorseer", "dp-forecast", "zeus")  # where time is short
 _LEADERS = 4  # planners
 _FINALISTS, _PLANNERS_IN_FINAL = 4, 2
-_SURE_IN_FINAL = 3  # time is kept for so many of them
+_SURE_IN_FINAL = 3  # time is kept for so many of them, and for one unaccelerated generation
+_LEAST_IN_FINAL = 1.2  # finalists that there must be time for, or the search's own samples decide
 _MOST_FINAL_SHARE = 0.35  # of the time, that is
 MORE_SAMPLES = 4  # times those of the search, in the run-off and for the last fit
 _LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
@@ -132,8 +133,10 @@ def search_best(
     else:
         costs, solved = assumed_intervals(problem.steps), {}
     judged = trials.with_samples(panel.choose(samples))
-    final = (ratio + _SURE_IN_FINAL) * play * MORE_SAMPLES * samples / len(few.samples)
-    until = min(_SEARCH_UNTIL, 1.0 - min(_MOST_FINAL_SHARE, final / seconds))
+    pace = play / len(few.samples)  # seconds of one generation of one sample
+    count = _final_count(samples, (ratio + _SURE_IN_FINAL) * pace, _MOST_FINAL_SHARE * seconds)
+    final = (ratio + _SURE_IN_FINAL) * pace * count if count > samples else 0.0
+    until = min(_SEARCH_UNTIL, 1.0 - final / seconds)
     search = Search(
         realizer, judged.typical_error, Predictor(costs, problem.spec, problem.rows), started + until * seconds, clock
     )
@@ -153,11 +156,12 @@ def search_best(
             search.refine_draft(start.at, start.error, f"{start.by}, refined")
         else:
             search.refine_schedule(start.at, start.error, f"{start.by}, refined")
-    late = time.perf_counter() - started > _RUN_OFF_UNTIL * seconds
-    count = samples if late else MORE_SAMPLES * samples
+    pace = search.pace / samples or pace
+    left = started + seconds - time.perf_counter()
+    count = _final_count(samples, (ratio + _LEAST_IN_FINAL) * pace, left)
     weights = panel.weights(count)
-    many = judged if late else trials.with_samples(panel.choose(count), weights)
-    winner = _run_off(search, leaders, many, weights, started + seconds, clock)
+    many = trials.with_samples(panel.choose(count), weights) if count > samples else judged
+    winner = _run_off(search, leaders, many, weights, started + seconds - pace * count, clock)
     sampler = many.fit_sampler(winner.schedule) if trials.fit else many.unfitted(winner.schedule)
     log.info("plan: scouted %s", ", ".join(f"{n} {e:.4g}" for n, e in sorted(errors.items(), key=lambda i: i[1])))
     log.info(
@@ -167,15 +171,25 @@ def search_best(
     return Found(winner.schedule, sampler, winner.error, winner.by, len(search.measured), errors)
 
 
+def _final_count(samples: int, pace: float, seconds: float) -> int:
+    """How many samples the finalists are measured on: a power of two times those of the search, MORE_SAMPLES times at
+    most, and at least theirs. pace: seconds that each takes."""
+    count = MORE_SAMPLES * samples
+    while count > samples and pace * count > seconds:
+        count //= 2
+    return count
+
+
 def _scout(
     schedules: Mapping[str, Schedule], few: Trials, deadline: float, clock: Callable[[], None]
 ) -> dict[str, float]:
     """Typical error of the planners' schedules, on few samples, as far as the time goes."""
     errors: dict[str, float] = {}
-    for name, schedule in schedules.items():
+    first = [name for name in _SCOUTED_FIRST if name in schedules]
+    for name in dict.fromkeys((*first, *schedules)):
         if errors and time.perf_counter() > deadline:
             break
-        errors[name] = few.typical_error(schedule)
+        errors[name] = few.typical_error(schedules[name])
         clock()
     return errors
 
@@ -184,7 +198,7 @@ def _run_off(
     search: Search, leaders: list[str], many: Trials, weights: NDArray[np.float64], deadline: float,
     clock: Callable[[], None],
 ) -> Measured:  # fmt: skip
-    """The finalist of least weighted RMSE on many samples; those for whom there is no time are out."""
+    """The finalist of least weighted RMSE on many samples; those that would begin after the deadline are out."""
     best: Measured | None = None
     planners = [m for m in search.measured if m.by in leaders[:_PLANNERS_IN_FINAL]]
     first, *others = search.finalists(_FINALISTS)

@@ -37,18 +37,22 @@ class Search:
         self.realizer, self._measure, self._predict = realizer, measure, predict
         self._deadline, self._progress = deadline, progress
         self._seen: dict[bytes, float] = {}
+        self.pace = 0.0
+        """Seconds that a measurement takes, by the latest ones."""
         self.measured: list[Measured] = []
 
     @property
     def over(self) -> bool:
-        """Whether the time is up."""
-        return time.perf_counter() > self._deadline
+        """Whether the time is up, or half of another measurement would not fit any more."""
+        return time.perf_counter() + self.pace / 2 > self._deadline
 
     def try_schedule(self, schedule: Schedule, made_by: str) -> float:
         """Measure a schedule, once."""
         key = schedule.work.tobytes()
         if key not in self._seen:
+            started = time.perf_counter()
             self._seen[key] = self._measure(schedule)
+            self.pace = max(time.perf_counter() - started, self.pace / 2)
             self.measured.append(Measured(self._seen[key], schedule, made_by))
             self._progress()
         return self._seen[key]
