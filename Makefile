@@ -94,4 +94,4 @@ cpp-check: cpp
 	$(BIN)/python scripts/fuzz_readers.py --seconds $(FUZZ_SECONDS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-floors $(VENV)-newest $(VENV)-audit out engines/.work build dist
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-newest $(VENV)-audit out engines/.work build dist runtime/python/build
