@@ -1,8 +1,7 @@
-"""diffusers' calls for LoRA, and its lora=, on SodaPipeline and SodaTransformer."""
+"""diffusers' calls for LoRA, and lora=, on SodaPipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import pytest
 import torch
 from soda_runtime import RequestError, Session
 
-from soda_export.pipelines import SodaPipeline, SodaTransformer
+from soda_export.pipelines import SodaPipeline
 from tests.lora.files import peft, write
-from tests.pipelines.toys import Bench
 from tests.runtime.bundles import GOLDEN_V5_SIZES
 
 LAYERS = {"transformer_blocks.0.attn1.to_q": (48, 48), "transformer_blocks.0.ff.net.2": (48, 192)}
@@ -75,28 +73,3 @@ def test_what_a_bundle_cannot_load_is_refused_in_one_line(files: dict[str, Path]
             call()
         assert "\n" not in str(refused.value)
     assert pipe.get_active_adapters() == ["style"]
-
-
-def test_a_denoiser_takes_lora_when_it_is_opened(open_toy: Callable[[str], Bench], tmp_path: Path) -> None:
-    bench = open_toy("sd15")
-    layers = {
-        name.removesuffix(".weight"): tuple(tensor.shape)
-        for name, tensor in bench.pipe().unet.named_parameters() if name.endswith("to_q.weight")
-    }  # fmt: skip
-    file = write(tmp_path / "style.safetensors", {name: 3 * value for name, value in peft(layers, "unet.").items()})
-    pipe = bench.pipe()
-    for name, module in pipe.unet.named_modules():  # as diffusers fuses it
-        if name in layers:
-            at = 2 * list(layers).index(name)
-            down, up = (3 * torch.from_numpy(each) for each in list(peft(layers).values())[at : at + 2])
-            module.weight.data += 0.5 * up @ down
-    given = bench.toy.arguments(output_type="latent")
-    expected = pipe(**{**given, "generator": torch.Generator().manual_seed(3)}).images
-    module = pipe.unet = SodaTransformer(bench.full, lora=[(file, 0.0)])
-    plain = pipe(**{**given, "generator": torch.Generator().manual_seed(3)}).images
-    module.set_lora_strengths([0.5])
-    found = pipe(**{**given, "generator": torch.Generator().manual_seed(3)}).images
-    assert (found - expected).abs().max() <= 1e-3
-    assert (found - plain).abs().max() > 1e-2
-    with pytest.raises(RequestError, match=r"open it with SodaTransformer\(..., lora="):
-        module.load_lora_adapter({})

@@ -12,6 +12,7 @@ import torch
 from soda_runtime import BundleError, RequestError
 
 from soda_export.pipelines import SodaPipeline, SodaTransformer
+from tests.lora.files import peft, write
 from tests.pipelines.toys import STEPS, TOYS, Bench
 
 BAR = 1e-3
@@ -208,6 +209,31 @@ def test_halves_of_guidance_in_calls_of_their_own_are_runs_of_their_own(open_toy
     assert difference(drawn(bench, pipe), expected) > BAR
     pipe.transformer = SodaTransformer(bench.full)
     assert difference(drawn(bench, pipe, **negative), expected) <= BAR
+
+
+def test_a_denoiser_takes_lora_when_it_is_opened(open_toy: OpenToy, tmp_path: Path) -> None:
+    bench = open_toy("sd15")
+    layers = {
+        name.removesuffix(".weight"): tuple(tensor.shape)
+        for name, tensor in bench.pipe().unet.named_parameters() if name.endswith("to_q.weight")
+    }  # fmt: skip
+    file = write(tmp_path / "style.safetensors", {name: 3 * value for name, value in peft(layers, "unet.").items()})
+    pipe = bench.pipe()
+    for name, module in pipe.unet.named_modules():  # as diffusers fuses it
+        if name in layers:
+            at = 2 * list(layers).index(name)
+            down, up = (3 * torch.from_numpy(each) for each in list(peft(layers).values())[at : at + 2])
+            module.weight.data += 0.5 * up @ down
+    given = bench.toy.arguments(output_type="latent")
+    expected = pipe(**{**given, "generator": torch.Generator().manual_seed(3)}).images
+    module = pipe.unet = SodaTransformer(bench.full, lora=[(file, 0.0)])
+    plain = pipe(**{**given, "generator": torch.Generator().manual_seed(3)}).images
+    module.set_lora_strengths([0.5])
+    found = pipe(**{**given, "generator": torch.Generator().manual_seed(3)}).images
+    assert (found - expected).abs().max() <= 1e-3
+    assert (found - plain).abs().max() > 1e-2
+    with pytest.raises(RequestError, match=r"open it with SodaTransformer\(..., lora="):
+        module.load_lora_adapter({})
 
 
 def test_a_bundle_without_a_record_says_that_it_is_too_old() -> None:
