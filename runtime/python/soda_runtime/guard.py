@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .errors import EngineError, RequestError
 
-_MOST_REST_SECONDS = 0.5
+_MOST_REST_SECONDS, _RESTS = 2.0, 3
 _opened: weakref.WeakSet[object] = weakref.WeakSet()
 
 
@@ -80,7 +80,8 @@ class Turn:
 
 @cache
 def rest_before_forks() -> None:
-    """From now on a fork first waits, 0.5 s at most, until no other thread of the process runs.
+    """From now on a fork first waits, 2 s at most, until no other thread of the process runs, in three looks one after
+    the other: a thread that waits for a lock looks as if it rested.
 
     For a library whose threads leave their pool a moment after the last request: a fork in that moment would wait for
     them for ever when it ends. Where another thread plays on, that moment never comes, and the wait is in vain.
@@ -90,8 +91,9 @@ def rest_before_forks() -> None:
 
 
 def _let_threads_rest() -> None:
-    end = time.monotonic() + _MOST_REST_SECONDS
-    while _opened and _others_run() and time.monotonic() < end:
+    end, rests = time.monotonic() + _MOST_REST_SECONDS, 0
+    while _opened and rests < _RESTS and time.monotonic() < end:
+        rests = 0 if _others_run() else rests + 1
         time.sleep(0.002)
 
 
