@@ -41,7 +41,8 @@ from soda_export.plan.solve import PlanOptions
 from soda_export.policy.adaptive import AdaptivePolicy
 from soda_export.policy.catalog import PolicyName
 from soda_export.policy.options import PolicyOptions
-from soda_export.search.planning import make_plan_for, make_policy
+from soda_export.search.measuring import make_policy
+from soda_export.search.planning import make_plan_for
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 

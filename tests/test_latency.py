@@ -18,7 +18,7 @@ from soda_export.options import BundleOptions, ProfileOptions
 from soda_export.plan.plan import Plan
 from soda_export.plan.schedule import Schedule
 from soda_export.plan.solve import PlanOptions
-from soda_export.search import planning
+from soda_export.search import planning, speedup
 from tests.conftest import OpenBench
 from tests.plan.test_solve import SPEC
 
@@ -136,7 +136,7 @@ def test_the_probe_is_built_with_the_options_of_the_bundle(
 
     monkeypatch.setattr("soda_export.compile.nvidia.targets.device_target", lambda *_: "sm90")
     monkeypatch.setattr(bench, "build", build)
-    monkeypatch.setattr(planning, "time_kinds", lambda *_: LATENCY)
+    monkeypatch.setattr(speedup, "time_kinds", lambda *_: LATENCY)
     sensitivity = bench.profile(ProfileOptions(samples=2))
     planning.make_plan_for(
         bench, sensitivity, PlanOptions(planner="soda", speedup=2.0, latency_batch=2), bundle=bundle, engines=engines

@@ -20,7 +20,7 @@ from ..plan.plan import Plan
 from ..plan.solve import PlanOptions
 from ..policy.adaptive import AdaptivePolicy
 from ..policy.options import PolicyOptions
-from ..search.planning import fit_plan, make_policy
+from ..search.measuring import fit_plan, make_policy
 from ..workbench.assemble import Built, assemble_bundle
 from ..workbench.pipeline import Progress, Workbench
 from ..workbench.place import check_place

@@ -26,7 +26,8 @@ from ..plan.sensitivity import SensitivityMap
 from ..plan.solve import PlanOptions
 from ..policy.catalog import FIXED, POLICIES, PolicyName
 from ..policy.options import PolicyOptions
-from ..search.planning import make_plan_for, make_policy
+from ..search.measuring import make_policy
+from ..search.planning import make_plan_for
 from ..workbench.pipeline import Workbench
 from ..workbench.stages import StageStore
 

@@ -23,7 +23,7 @@ from soda_export.options import BundleOptions, ProfileOptions, SamplerOptions
 from soda_export.plan.schedule import Schedule, skipped_work
 from soda_export.policy.options import PolicyOptions
 from soda_export.sampler import KnownRegion, Stepper, freeze_starts, levels_after, make_scheduler
-from soda_export.search.planning import make_policy
+from soda_export.search.measuring import make_policy
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench

@@ -18,7 +18,7 @@ from soda_export.options import BundleOptions, ProfileOptions
 from soda_export.plan.schedule import Schedule
 from soda_export.policy.catalog import POLICIES, PolicyName
 from soda_export.policy.options import PolicyOptions
-from soda_export.search.planning import make_policy
+from soda_export.search.measuring import make_policy
 from soda_export.workbench.pipeline import Workbench
 from tests.conftest import OpenBench
 from tests.runtime.bundles import relative

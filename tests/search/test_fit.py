@@ -27,7 +27,8 @@ from soda_export.plan.schedule import Schedule
 from soda_export.plan.solve import PlanOptions
 from soda_export.sampler import MEMORY, FittingSampler, SamplerTable, freeze_sampler
 from soda_export.search.closed_loop import _Interval
-from soda_export.search.planning import fit_plan, make_plan_for
+from soda_export.search.measuring import fit_plan
+from soda_export.search.planning import make_plan_for
 from soda_export.search.trial import Trials
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore

@@ -1,0 +1,131 @@
+"""Plans and policies that calibration samples decide: `best`, published planners that measure, fitted coefficients."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UsageError
+from ..models.identity import TokenScore
+from ..options import ProfileOptions
+from ..plan.plan import Plan
+from ..plan.problem import Problem, Target
+from ..plan.sensitivity import SensitivityMap
+from ..plan.solve import PlanOptions, SolvedPlan, check_engines, make_plan, problem_of, solve_plan
+from ..policy.adaptive import AdaptivePolicy
+from ..policy.file import read_policy, write_policy
+from ..policy.options import PolicyOptions
+from ..workbench.calibration import Calibration
+from .best import MORE_SAMPLES, affordable_samples, search_best
+from .gate import calibrate_policy
+from .journal import Journal
+from .published import MEASURING
+from .trial import Trials
+
+if TYPE_CHECKING:
+    from ..workbench.pipeline import Workbench
+
+log = logging.getLogger(__name__)
+
+
+def make_policy(bench: Workbench, options: PolicyOptions, calibration: ProfileOptions) -> AdaptivePolicy:
+    """The policy that is asked for, calibrated, or taken from its file. Raises PlanError, UsageError."""
+    options.check(bench.sampler.steps)
+    used = bench.calibration(replace(calibration, samples=max(calibration.samples, options.policy_samples)))
+    inputs = {
+        "model": bench.loaded.spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, **used.key,
+        "policy": asdict(options),
+    }  # fmt: skip
+
+    def make(folder: Path) -> None:
+        trials = Trials(
+            bench.eager, bench.sampler, bench.identity, bench.options.guidance, used.conditions(),
+            range(options.policy_samples),
+        )  # fmt: skip
+        policy = calibrate_policy(trials, bench.loaded.scheduler_config, options)
+        log.info("policy: %s, %.1f calls of %d steps on average", policy.name, policy.calls, policy.steps)
+        write_policy(policy, folder)
+
+    return read_policy(bench.store.produce("calibration", inputs, make), bench.sampler)
+
+
+def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: ProfileOptions) -> Plan:
+    """A plan, whoever made it, with the sampler fitted to its schedule, in the place of what it had fitted."""
+    samples = MORE_SAMPLES * options.plan_samples
+    trials = _trials(bench, plan.token_score, options, bench.calibration(calibration), samples)
+    coefficients = trials.fit_sampler(plan.schedule).coefficients
+    made_by = f"{plan.made_by.removesuffix(' fitted')} fitted".strip()
+    return replace(plan, coefficients=coefficients, made_by=made_by)
+
+
+def _trials(
+    bench: Workbench, token_score: TokenScore, options: PlanOptions, calibration: Calibration, samples: int
+) -> Trials:
+    """What schedules are measured, or fitted, on."""
+    if options.plan_samples < 1:
+        raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
+    return Trials(
+        bench.eager, bench.sampler, bench.identity, bench.options.guidance,
+        calibration.conditions(), range(samples), token_score, fit=options.fit_sampler != "never",
+    )  # fmt: skip
+
+
+def plan_best(
+    bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
+) -> SolvedPlan:
+    """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
+    if not 0.0 <= options.plan_seconds < np.inf:
+        raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
+    spec, used = bench.loaded.spec, bench.calibration(calibration)
+    problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
+    trials = _trials(bench, sensitivity.info.token_score, options, used, options.plan_samples)
+    samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
+    if samples < options.plan_samples and options.plan_seconds:
+        fit = f"only {samples} samples fit" if samples else "no measurements fit"
+        log.warning("plan: %s into --plan-seconds %g", fit, options.plan_seconds)
+    if not samples:
+        return solve_plan(sensitivity, spec, replace(options, planner="soda"))
+    trials = _resumed(bench, trials.with_samples(range(samples)), sensitivity.info.token_score, used)
+    found = search_best(
+        problem, target, trials, seconds=options.plan_seconds, max_engines=options.max_engines,
+        progress=lambda done, total: bench.progress("plan", int(done), int(total)),
+    )  # fmt: skip
+    made_by = (
+        f"best ({found.by}) budget={options.budget} flops_ratio={options.flops_ratio:g} samples={samples} "
+        f"measured={found.measured} max_engines={options.max_engines}" + (" fitted" if trials.fit else "")
+    )
+    coefficients = found.sampler.coefficients if trials.fit or any(found.schedule.skips) else None
+    return SolvedPlan(make_plan(sensitivity, found.schedule, made_by, coefficients))
+
+
+def plan_published(bench: Workbench, options: PlanOptions, calibration: ProfileOptions) -> SolvedPlan:
+    """A published planner that plays schedules, or full runs."""
+    if not 0.0 < options.plan_seconds < np.inf:
+        raise UsageError(f"--plan-seconds {options.plan_seconds:g}: --planner {options.planner} needs time to measure")
+    target, used = Target(options.budget, options.flops_ratio), bench.calibration(calibration)
+    problem = Problem(bench.loaded.spec, bench.sampler.name, bench.sampler.steps, bench.options.guidance)
+    given = replace(options, fit_sampler="never")
+    trials = _trials(bench, calibration.token_score, given, used, options.plan_samples)
+    started = time.perf_counter()
+    schedule = MEASURING[options.planner](
+        problem, target, _resumed(bench, trials, calibration.token_score, used), options.plan_seconds,
+        lambda: bench.progress("plan", int(time.perf_counter() - started), int(options.plan_seconds)),
+    )  # fmt: skip
+    check_engines(schedule, options)
+    made_by = f"{options.planner} budget={options.budget} flops_ratio={options.flops_ratio:g}"
+    return SolvedPlan(replace(bench.plan_of(schedule, made_by), token_score=calibration.token_score))
+
+
+def _resumed(bench: Workbench, trials: Trials, token_score: TokenScore, used: Calibration) -> Trials:
+    """The trials with all that was measured on the same samples before, and a journal of what will be."""
+    inputs = {
+        "model": bench.loaded.spec, "scheduler": bench.loaded.scheduler_config, "sampler": bench.options, **used.key,
+        "samples": len(trials.samples), "token_score": token_score,
+    }  # fmt: skip
+    trials.journal = Journal(bench.store.resumable("trials", inputs) / "journal.jsonl")
+    return trials
