@@ -64,7 +64,8 @@ def test_its_defaults_are_those_it_was_judged_with(name: str) -> None:
     assert loaded.spec.latent_shape in ((4, 16, 16), (64, 16))  # of 64 x 64 pixels
 
 
-@pytest.mark.parametrize("name", [pytest.param("scenes", marks=pytest.mark.long), "shapes-flux"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["scenes", "shapes-flux"])
 def test_the_all_compute_bundle_draws_what_diffusers_draws(
     name: str, tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
