@@ -56,6 +56,15 @@ def cem_cost(reuse_error: NDArray[np.float64], budget: int, window: int = 1) -> 
     return cost
 
 
+def by_end(by_start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Costs [S, G + 1] of the interval from each anchor by gap -> of the interval to each anchor, infinite where it
+    would begin before the run."""
+    cost = np.full_like(by_start, np.inf)
+    for gap in range(1, min(by_start.shape[1], len(by_start))):
+        cost[gap:, gap] = by_start[: len(by_start) - gap, gap]
+    return cost
+
+
 def solve_anchors(cost: NDArray[np.float64], budget: int) -> tuple[int, ...]:
     """The cheapest `budget` anchors for cost [S, G + 1] by gap. Raises PlanError with the possible range."""
     steps, gaps = cost.shape[0], cost.shape[1] - 1

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
-from ..plan.anchors import solve_anchors
+from ..plan.anchors import by_end, solve_anchors
 from ..plan.intervals import Intervals, solve_intervals
 from ..plan.planners import PLANNERS, Planner
 from ..plan.planners.soda import plan_soda
@@ -257,10 +257,7 @@ def _solve(realizer: Realizer, cost: NDArray[np.float64], flops: NDArray[np.floa
     if not realizer.anchors:
         return solve_intervals(cost, realizer.full, flops, realizer.budget)
     least = cost.min(axis=2)  # [S, G + 1] by the anchor that begins the interval
-    by_end = np.full_like(least, np.inf)
-    for gap in range(1, min(least.shape[1], len(least))):
-        by_end[gap:, gap] = least[: len(least) - gap, gap]
-    anchors = solve_anchors(by_end, realizer.anchors)
+    anchors = solve_anchors(by_end(least), realizer.anchors)
     spans = list(pairwise(anchors))
     ways = tuple(int(cost[first, end - first].argmin()) for first, end in spans)
     return Intervals(anchors, ways, float(sum(least[first, end - first] for first, end in spans)))

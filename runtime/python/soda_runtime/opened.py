@@ -51,8 +51,7 @@ _ATTEMPTS = 10  # at opening a bundle that is being replaced meanwhile
 @dataclass
 class _Shared:
     """What all sizes of a bundle have in common. sizes: their manifests, the first one's first. policies: the names of
-    their policies, where they have any. opened: those that were
-    asked for."""
+    their policies, where they have any. opened: those that were asked for."""
 
     files: CheckedFiles
     engines: OpenEngines

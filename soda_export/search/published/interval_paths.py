@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import PlanError
-from ...plan.anchors import solve_anchors
+from ...plan.anchors import by_end, solve_anchors
 from ...plan.planners.targets import check_one_given
 from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
@@ -60,11 +60,7 @@ def _costs(
     """RMSE of the final sample [S, G + 1] by the anchor that ends an interval and its length."""
     measured = measure_intervals(trials, seconds, lambda *_: progress())
     ways = [i for i, way in enumerate(MEASURED_WAYS) if way.order in orders and not (way.stack or way.skip)]
-    by_start: NDArray[np.float64] = np.sqrt(measured.squares[..., ways].min(axis=2))
-    by_end: NDArray[np.float64] = np.full_like(by_start, np.inf)
-    for gap in range(1, min(by_start.shape[1], len(by_start))):
-        by_end[gap:, gap] = by_start[: len(by_start) - gap, gap]
-    return by_end
+    return by_end(np.sqrt(measured.squares[..., ways].min(axis=2)))
 
 
 def minimax_anchors(cost: NDArray[np.float64], budget: int) -> tuple[int, ...]:
