@@ -51,7 +51,7 @@ def save_autoencoder(folder: Path, **settings: float) -> None:
 
 def prompt_scenes() -> list[Scene]:
     """What the prompts of a model's folder say."""
-    return draw_scenes(32, 9, held_out=False)
+    return draw_scenes(64, 9, held_out=False)
 
 
 def finish_folder(folder: Path, index: dict[str, Any]) -> None:

@@ -241,7 +241,7 @@ def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
         for i in range(0, len(tunes), _BATCH)
     ])  # fmt: skip
     scores = {"satisfied": float(np.mean(satisfied(mels, tunes))), **shares(mels, tunes)}
-    prompts = dict.fromkeys(tune.caption for tune in draw_tunes(32, 9, held_out=False))
+    prompts = dict.fromkeys(tune.caption for tune in draw_tunes(64, 9, held_out=False))
     (OUT / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
     if scores["satisfied"] >= LEAST_SATISFIED:
         (OUT / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")

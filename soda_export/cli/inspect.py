@@ -195,6 +195,7 @@ def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
         "model": plan.model.name, "sampler": plan.sampler.name, "steps": plan.sampler.steps,
         "guidance": plan.guidance, "anchors": plan.anchors, "fitted": plan.coefficients is not None,
         "made_by": plan.made_by,
+        "held_out": None if plan.held_out is None else msgspec.to_builtins(plan.held_out),
     }  # fmt: skip
     if json:
         print_json(result)
@@ -210,6 +211,7 @@ def _inspect_plan(path: Path, plan: Plan, json: bool) -> None:
             ("anchors", f"{len(anchors)} of {plan.sampler.steps} steps compute everything: {value_words(anchors)}"),
             ("engines", f"{kinds}, one for each kind of step"),
             *([("planned by", plan.made_by)] if plan.made_by else []),
+            *([("held out", plan.held_out.words)] if plan.held_out else []),
         ],
     )
 

@@ -12,7 +12,7 @@ from ..lower.program import ProgramTable, Slot, StepProgram
 from ..models.decisions import COMPUTE, is_renewal
 from ..sampler import SamplerTable, Starts, Stepper
 from .model import EagerModel
-from .sampling import Sampling, StepHook
+from .sampling import Observe, Sampling, StepHook
 from .sites import SiteCall
 from .tokens import TokenScorer, scatter_tokens, top_tokens
 
@@ -38,6 +38,7 @@ def run_reference(
     model: EagerModel, sampler: Stepper, table: ProgramTable, inputs: Mapping[str, Tensor], initial_noise: Tensor,
     step_noise: Tensor | None = None, guidance: float | None = None, choose: ChooseTokens = _top,
     start: Start | None = None, known: Callable[[Stepper], Stepper] = lambda stepper: stepper,
+    observe: Observe | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents [B, *latent_shape] after all steps.
 
@@ -45,7 +46,7 @@ def run_reference(
     by port, [R, ...], R = table.rows * B. initial_noise: [B, *latent_shape]. step_noise: [S, B, *latent_shape], needed
     by stochastic samplers. choose: replaces the selection of tokens, so that a comparison can settle near-ties the same
     way on both sides. start: begins there, with the coefficients of `sampler` itself, a SamplerTable. known: what an
-    inpainting bundle's sampler is made into (KnownRegion).
+    inpainting bundle's sampler is made into (KnownRegion). observe: is told of each step taken.
     """
     own = sampler
     if isinstance(sampler, SamplerTable):
@@ -56,7 +57,7 @@ def run_reference(
     )  # fmt: skip
     play = TablePlay(model, table, choose)
     if start is None:
-        return sampling.run(known(sampler), play.hook)[0]
+        return sampling.run(known(sampler), play.hook, observe=observe)[0]
     assert isinstance(own, SamplerTable)
     for step in range(start.step):
         play.skip(step)
@@ -65,6 +66,7 @@ def run_reference(
         play.hook_if_ready,
         start.starts.begin(own, start.step, start.latents, initial_noise),
         start.step,
+        observe,
     )[0]
 
 

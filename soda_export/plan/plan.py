@@ -26,6 +26,22 @@ _MOST_TOKENS, _MOST_DECISIONS = 1 << 24, 10_000_000
 MAX_GUIDANCE = 1e6
 
 
+class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a plan did on generations that played no part in making it. rmse: of their final latents, against everything
+    computed; calibration_rmse: the same on those it was made with. prompts: how many different ones; 0 without."""
+
+    rmse: float
+    calibration_rmse: float
+    samples: int
+    prompts: int
+
+    @property
+    def words(self) -> str:
+        """For a line of a page or a log."""
+        prompts = f" of {self.prompts} prompts" if self.prompts else ""
+        return f"RMSE {self.rmse:.4g} on {self.samples} unseen samples{prompts}, {self.calibration_rmse:.4g} on its own"
+
+
 class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """plan.json as it is written."""
 
@@ -39,12 +55,14 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map_hash: str = ""
     made_by: str = ""
     coefficients: list[list[float]] = []
+    held_out: HeldOut | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Frozen decisions. token_score names the quantity whose largest tokens are renewed. coefficients: of the sampler,
-    fitted to the schedule, in place of its own: [S, columns] as in SamplerTable; None leaves it as it is."""
+    fitted to the schedule, in place of its own: [S, columns] as in SamplerTable; None leaves it as it is. held_out: how
+    it did on samples that it was not made with, where that was measured."""
 
     model: ModelIdentity
     sampler: SamplerIdentity
@@ -54,6 +72,7 @@ class Plan:
     map_hash: str = ""
     made_by: str = ""
     coefficients: NDArray[np.float32] | None = None
+    held_out: HeldOut | None = None
 
     @property
     def anchors(self) -> tuple[int, ...]:
@@ -72,7 +91,7 @@ def plan_text(plan: Plan) -> bytes:
     steps = [write_step(plan.model, work) for work in plan.schedule.work]
     file = PlanFile(
         FORMAT, VERSION, plan.model, plan.sampler, plan.guidance, steps, plan.token_score, plan.map_hash, plan.made_by,
-        exact_floats(plan.coefficients),
+        exact_floats(plan.coefficients), plan.held_out or msgspec.UNSET,
     )  # fmt: skip
     text = msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
     return _NUMBERS.sub(lambda row: b"[" + b" ".join(row[0][1:-1].split()) + b"]", text)
@@ -151,7 +170,7 @@ def _plan_of(document: Any) -> Plan:
         work = old_versions.work_of(file, model)
     return Plan(
         model, file.sampler, file.guidance, Schedule(work), file.token_score, file.map_hash, file.made_by,
-        _expand_coefficients(file.coefficients, steps),
+        _expand_coefficients(file.coefficients, steps), _held_out_of(file),
     )  # fmt: skip
 
 
@@ -173,6 +192,10 @@ def check_model(model: ModelIdentity) -> None:
             raise PlanError(f"model.tokens: {kind!r:.40} needs to be a kind, with one number or one for each site")
         if not all(0 <= count < _MOST_TOKENS for count in each):
             raise PlanError(f"model.tokens: {kind}: must be 0 .. {_MOST_TOKENS - 1}")
+
+
+def _held_out_of(file: PlanFile | old_versions.OldPlanFile) -> HeldOut | None:
+    return file.held_out if isinstance(file, PlanFile) and isinstance(file.held_out, HeldOut) else None
 
 
 def _expand_coefficients(rows: list[list[float]], steps: int) -> NDArray[np.float32] | None:

@@ -161,7 +161,7 @@ class _Interval:
             return StepHook(lambda k, call: self._reused(k, call, weights, given), given)
 
         stepper, state = self._begin(way)
-        return self.trials.sampling.run(stepper, hook, state, self.anchor + 1)[0]
+        return self.trials.sampling.run(stepper, hook, state, self.anchor + 1, self.trials.check_time)[0]
 
     def _reused(self, k: int, call: SiteCall, weights: Sequence[float], given: frozenset[int]) -> tuple[Tensor, ...]:
         if k not in given:

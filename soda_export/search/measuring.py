@@ -21,16 +21,18 @@ from ..policy.adaptive import AdaptivePolicy
 from ..policy.file import read_policy, write_policy
 from ..policy.options import PolicyOptions
 from ..workbench.calibration import Calibration
-from .best import MORE_SAMPLES, affordable_samples, search_best
+from .best import affordable_samples, search_best
+from .final import MORE_SAMPLES, judge, unseen_by
 from .gate import calibrate_policy
 from .journal import Journal
 from .published import MEASURING
-from .trial import Trials
+from .trial import OutOfTime, Trials
 
 if TYPE_CHECKING:
     from ..workbench.pipeline import Workbench
 
 log = logging.getLogger(__name__)
+_MOST_TEXTS = 256  # that planning takes, of those there are
 
 
 def make_policy(bench: Workbench, options: PolicyOptions, calibration: ProfileOptions) -> AdaptivePolicy:
@@ -56,11 +58,17 @@ def make_policy(bench: Workbench, options: PolicyOptions, calibration: ProfileOp
 
 def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: ProfileOptions) -> Plan:
     """A plan, whoever made it, with the sampler fitted to its schedule, in the place of what it had fitted."""
-    samples = MORE_SAMPLES * options.plan_samples
-    trials = _trials(bench, plan.token_score, options, bench.calibration(calibration), samples)
-    coefficients = trials.fit_sampler(plan.schedule).coefficients
+    samples, used = MORE_SAMPLES * options.plan_samples, _for_planning(bench, calibration)
+    trials = _trials(bench, plan.token_score, replace(options, fit_sampler="always"), used, samples)
+    seen_rmse, sampler = trials.rmse(plan.schedule), trials.fit_sampler(plan.schedule)
+    held_out = judge(plan.schedule, trials, unseen_by(trials, samples), seen_rmse)
     made_by = f"{plan.made_by.removesuffix(' fitted')} fitted".strip()
-    return replace(plan, coefficients=coefficients, made_by=made_by)
+    return replace(plan, coefficients=sampler.coefficients, made_by=made_by, held_out=held_out)
+
+
+def _for_planning(bench: Workbench, calibration: ProfileOptions) -> Calibration:
+    """With as many texts as there are, up to the samples that planning looks at."""
+    return bench.calibration(replace(calibration, samples=max(calibration.samples, _MOST_TEXTS)))
 
 
 def _trials(
@@ -71,8 +79,8 @@ def _trials(
         raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
     return Trials(
         bench.eager, bench.sampler, bench.identity, bench.options.guidance,
-        calibration.conditions(), range(samples), token_score, fit=options.fit_sampler != "never",
-    )  # fmt: skip
+        calibration.conditions(), range(1), token_score, fit=options.fit_sampler != "never",
+    ).seen(samples)  # fmt: skip
 
 
 def plan_best(
@@ -81,33 +89,41 @@ def plan_best(
     """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
     if not 0.0 <= options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
-    spec, used = bench.loaded.spec, bench.calibration(calibration)
+    spec, used = bench.loaded.spec, _for_planning(bench, calibration)
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
     trials = _trials(bench, sensitivity.info.token_score, options, used, options.plan_samples)
+    started = time.perf_counter()
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
     if samples < options.plan_samples and options.plan_seconds:
         fit = f"only {samples} samples fit" if samples else "no measurements fit"
         log.warning("plan: %s into --plan-seconds %g", fit, options.plan_seconds)
     if not samples:
         return solve_plan(sensitivity, spec, replace(options, planner="soda"))
-    trials = _resumed(bench, trials.with_samples(range(samples)), sensitivity.info.token_score, used)
-    found = search_best(
-        problem, target, trials, seconds=options.plan_seconds, max_engines=options.max_engines,
-        progress=lambda done, total: bench.progress("plan", int(done), int(total)),
-    )  # fmt: skip
+    trials = _resumed(bench, trials.seen(samples), sensitivity.info.token_score, used)
+    left = options.plan_seconds - (time.perf_counter() - started)
+    try:
+        found = search_best(
+            problem, target, trials, seconds=left, max_engines=options.max_engines,
+            progress=lambda done, _: bench.progress("plan", int(done), int(options.plan_seconds)),
+        )  # fmt: skip
+    except OutOfTime:
+        log.warning("plan: --plan-seconds %g were over before anything was measured", options.plan_seconds)
+        return solve_plan(sensitivity, spec, replace(options, planner="soda"))
+    log.info("plan: %s, %s", found.by, "not judged" if found.held_out is None else found.held_out.words)
     made_by = (
         f"best ({found.by}) budget={options.budget} flops_ratio={options.flops_ratio:g} samples={samples} "
         f"measured={found.measured} max_engines={options.max_engines}" + (" fitted" if trials.fit else "")
     )
     coefficients = found.sampler.coefficients if trials.fit or any(found.schedule.skips) else None
-    return SolvedPlan(make_plan(sensitivity, found.schedule, made_by, coefficients))
+    plan = make_plan(sensitivity, found.schedule, made_by, coefficients)
+    return SolvedPlan(replace(plan, held_out=found.held_out))
 
 
 def plan_published(bench: Workbench, options: PlanOptions, calibration: ProfileOptions) -> SolvedPlan:
     """A published planner that plays schedules, or full runs."""
     if not 0.0 < options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: --planner {options.planner} needs time to measure")
-    target, used = Target(options.budget, options.flops_ratio), bench.calibration(calibration)
+    target, used = Target(options.budget, options.flops_ratio), _for_planning(bench, calibration)
     problem = Problem(bench.loaded.spec, bench.sampler.name, bench.sampler.steps, bench.options.guidance)
     given = replace(options, fit_sampler="never")
     trials = _trials(bench, calibration.token_score, given, used, options.plan_samples)

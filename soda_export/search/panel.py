@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plan.schedule import Schedule
+from .held_out import seen_numbers
 from .trial import Trials, mean_squares
 
 _MOST_BATCHES = 16  # of as many samples as the search has
@@ -48,7 +49,7 @@ def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> 
 
     Whatever the budget, the same two schedules judge: searches for several budgets share what is measured.
     """
-    size, key = len(trials.samples), f"sensitivity of samples, {len(trials.samples)} at a time"
+    size, key = len(trials.samples), f"sensitivity of seen samples, {len(trials.samples)} at a time"
     moved = trials.journal.get(key)
     if moved is None:
         moved, started = [], time.perf_counter()
@@ -57,9 +58,10 @@ def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> 
         for batch in range(_MOST_BATCHES):
             if batch and (time.perf_counter() - started) * (batch + 1) / batch > seconds:
                 break
-            some = trials.with_samples(range(batch * size, (batch + 1) * size))
+            some = trials.seen(size, batch * size)
             ends = [some.play(pilot, some.sampler) for pilot in pilots]
             moved += mean_squares(ends[0] - ends[1])
             progress()
         trials.journal.add(key, moved)
-    return Panel(tuple(int(i) for i in np.argsort(moved)[::-1]))
+    numbers = seen_numbers(len(moved), trials.prompts)
+    return Panel(tuple(numbers[i] for i in np.argsort(moved)[::-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..eager.conditions import Conditions
+from ..eager.conditions import Conditions, text_ports
 from ..eager.model import EagerModel
 from ..eager.reference import run_reference
 from ..eager.sampling import Sampling, run_noise
@@ -22,7 +23,12 @@ from ..options import PLAN_SEED
 from ..plan.plan import Plan
 from ..plan.schedule import Schedule
 from ..sampler import FittingSampler, SamplerTable, Stepper, can_skip, with_memory
+from .held_out import seen_numbers, unseen_numbers
 from .journal import Journal
+
+
+class OutOfTime(Exception):
+    """The deadline of measuring has passed, in the middle of a run."""
 
 
 class Trials:
@@ -33,6 +39,7 @@ class Trials:
     counts by its weight; default alike.
     journal: every measurement is appended to this file, and taken from it if it is there: a search that was stopped
     replays what it had done in no time and goes on.
+    deadline: by time.perf_counter(); a step that ends later raises OutOfTime. Default never.
     """
 
     def __init__(
@@ -44,6 +51,8 @@ class Trials:
         self._identity, self._token_score, self._conditions = identity, token_score, conditions
         self.journal, self.fit = Journal() if journal is None else journal, fit
         self.rows = model.rows_for(guidance)
+        self.prompts = max((len(conditions.positive.get(port.name, ())) for port in text_ports(self.spec)), default=0)
+        self.deadline = math.inf
         self._take(samples, weights)
 
     def _take(self, samples: Sequence[int], weights: NDArray[np.float64] | None) -> None:
@@ -61,6 +70,25 @@ class Trials:
         other = copy.copy(self)
         other._take(samples, weights)
         return other
+
+    def seen(self, count: int, first: int = 0) -> Trials:
+        """The same with samples that a search may look at (held_out.py)."""
+        return self.with_samples(seen_numbers(count, self.prompts, first))
+
+    def unseen(self, count: int) -> Trials:
+        """The same with samples that are kept from the search."""
+        return self.with_samples(unseen_numbers(count, self.prompts))
+
+    def until(self, deadline: float = math.inf) -> Trials:
+        """The same, and what is made of it, with a deadline."""
+        other = copy.copy(self)
+        other.deadline = deadline
+        return other
+
+    @property
+    def different_prompts(self) -> int:
+        """How many different prompts these samples have; 0 for models without."""
+        return len({i % self.prompts for i in self.samples}) if self.prompts else 0
 
     def seconds_a_call(self) -> float:
         """How long one model call takes for these samples: the shorter of two, since the first one warms up."""
@@ -100,7 +128,27 @@ class Trials:
     def play(self, schedule: Schedule, stepper: Stepper) -> Tensor:
         """The final latents [B, *latent_shape] of the schedule."""
         table, given = lower_plan(self.plan(schedule), self.spec), self.sampling
-        return run_reference(self.model, stepper, table, given.inputs, given.noise, given.step_noise)
+        return run_reference(
+            self.model, stepper, table, given.inputs, given.noise, given.step_noise, observe=self.check_time
+        )
+
+    def check_time(self, *_: object) -> None:
+        """Raises OutOfTime after the deadline."""
+        if time.perf_counter() > self.deadline:
+            raise OutOfTime
+
+    def held_out_errors(self, schedule: Schedule, seen: Trials) -> NDArray[np.float64]:
+        """Mean squared error of each sample's final latents, [B], with the sampler as the trials of `seen` have it."""
+        key = self.key_of(seen._schedule_key(schedule).encode())
+        known = self.journal.get(key)
+        if known is None:
+            known = mean_squares(self.play(schedule, seen.table_for(schedule)) - self.states[-1][0])
+            self.journal.add(key, known)
+        return np.array(known)
+
+    def table_for(self, schedule: Schedule) -> SamplerTable:
+        """The sampler fitted to the schedule where these trials fit, else as it is."""
+        return self.fit_sampler(schedule) if self.fit else self.unfitted(schedule)
 
     def fit_sampler(self, schedule: Schedule) -> SamplerTable:
         """The sampler with coefficients that are fitted to the schedule."""
@@ -145,7 +193,12 @@ class Trials:
         [n, B, *latent_shape]."""
         if not self._states:
             states = [self.sampling.begin(self.sampler)]
-            self.sampling.run(self.sampler, state=states[0], observe=lambda _, state: states.append(state))
+
+            def observe(step: int, state: Tensor) -> None:
+                states.append(state)
+                self.check_time()
+
+            self.sampling.run(self.sampler, state=states[0], observe=observe)
             self._states = states
         return self._states
 

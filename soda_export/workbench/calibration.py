@@ -61,7 +61,7 @@ class Calibration:
     @property
     def key(self) -> dict[str, Any]:
         """What the results of a stage depend on."""
-        texts: list[str] = list(self.prompts)
+        texts: list[str] = list(self.prompts[: self.options.samples])
         if self.options.profile_embeds is not None:
             texts = [f"sha256 {sha256_of(self.options.profile_embeds)}"]
         key = {"texts": texts, "text_encoder": self.components.text_hashes if texts else {}}

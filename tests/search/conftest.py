@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
+from soda_export.eager.model import EagerModel
 from soda_export.models.identity import SamplerIdentity
 from soda_export.plan.problem import Problem
 from soda_export.profile.profile import ProfileSettings, profile_denoiser
@@ -15,6 +19,42 @@ from tests.eager.toys import toy_conditions, toy_dit
 STEPS = 12
 IDENTITY = SamplerIdentity("ddim", STEPS)
 SAMPLER = freeze_sampler("ddim", {"_class_name": "DDIMScheduler", "clip_sample": False}, STEPS)
+
+
+class Clock:
+    """Stands still but for model calls. Each takes `a_row` seconds for each of its rows, and from the time `then` on
+    `later` times that."""
+
+    def __init__(self, a_row: float, later: float, then: float) -> None:
+        self.now, self._a_row, self._later, self._then = 0.0, a_row, later, then
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, rows: int) -> None:
+        """A call."""
+        self.now += rows * self._a_row * (self._later if self.now > self._then else 1.0)
+
+
+SetClock = Callable[..., Clock]
+
+
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    """(a_row, later, then) -> the clock that planning goes by from now on, on a machine of any load."""
+
+    def use(a_row: float, later: float = 1.0, then: float = 0.0) -> Clock:
+        clock, call = Clock(a_row, later, then), EagerModel.call
+
+        def slow(self: EagerModel, latents: object, *args: object, **options: object) -> object:
+            clock.work(len(latents))  # type: ignore[arg-type]
+            return call(self, latents, *args, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(EagerModel, "call", slow)
+        monkeypatch.setattr(time, "perf_counter", clock)
+        return clock
+
+    return use
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +10,14 @@ import pytest
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
+from soda_export.sampler import SamplerTable
 from soda_export.search import best
 from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
 from soda_export.search.journal import Journal
 from soda_export.search.panel import Panel, draw_panel
 from soda_export.search.trial import Trials
-from tests.search.conftest import STEPS
+from tests.search.conftest import STEPS, SetClock
 
 
 def copy_of(trials: Trials, samples: int = 4, journal: Journal | None = None) -> Trials:
@@ -56,12 +55,12 @@ def test_the_panel_seats_the_most_sensitive_samples(trials: Trials, problem: Pro
     trials = copy_of(trials)
     trials = trials.with_samples(range(8))
     panel = draw_panel(trials, 0.0, lambda: None)
-    pool = trials.with_samples(range(len(panel.ranked)))
+    pool = trials.seen(len(panel.ranked))
     pilots = [Schedule.at_anchors(problem.spec, STEPS, tuple(range(0, STEPS, 3)), order) for order in (0, 2)]
     ends = [pool.play(pilot, pool.sampler) for pilot in pilots]
     moved = ((ends[0] - ends[1]) ** 2).mean(dim=(1, 2, 3)).numpy()
     assert len(panel.ranked) == 8
-    assert set(panel.ranked[:4]) == set(np.argsort(moved)[-4:].tolist())
+    assert set(panel.ranked[:4]) == {pool.samples[i] for i in np.argsort(moved)[-4:]}
 
 
 def test_a_panel_stands_for_its_pool() -> None:
@@ -76,44 +75,41 @@ def test_a_panel_stands_for_its_pool() -> None:
     assert panel.choose(20) == panel.ranked
 
 
-def test_best_is_the_best_of_what_it_measured(trials: Trials, problem: Problem) -> None:
+def test_best_is_the_best_of_what_it_measured(trials: Trials, problem: Problem, set_clock: SetClock) -> None:
     trials = copy_of(trials)
+    set_clock(1e-3)
     found = search_best(
-        problem, Target(flops_ratio=2.0), trials, seconds=4.0, max_engines=12, progress=lambda *_: None
+        problem, Target(flops_ratio=2.0), trials, seconds=6.0, max_engines=12, progress=lambda *_: None
     )
-    panel = draw_panel(trials, 0.0, lambda: None)  # taken from the journal
-    many, weights = trials.with_samples(panel.choose(16)), panel.weights(16)
+    held_out = found.held_out
+    assert held_out is not None
+    unseen = trials.unseen(held_out.samples)
+    assert {number % 4 for number in unseen.samples} == {3}
 
-    def rmse(schedule: Schedule) -> float:
-        return float(np.sqrt(weights @ many.squared_errors(schedule)))
+    def rmse(schedule: Schedule, sampler: SamplerTable) -> float:
+        return float((unseen.play(schedule, sampler) - unseen.states[-1][0]).square().mean().sqrt())
 
     leader = min(found.portfolio, key=lambda name: found.portfolio[name])
-    assert found.rmse <= rmse(PLANNERS[leader](problem, Target(flops_ratio=2.0)))
-    assert found.rmse == pytest.approx(rmse(found.schedule))
+    assert held_out.rmse <= rmse(PLANNERS[leader](problem, Target(flops_ratio=2.0)), trials.sampler) + 1e-6
+    assert held_out.rmse == pytest.approx(rmse(found.schedule, found.sampler), rel=1e-4)
     assert found.schedule.flops_ratio(problem.spec, problem.rows) >= 2.0 * 0.99
     assert found.schedule.num_kinds <= 12
 
 
 def test_a_search_holds_its_time_where_every_trial_is_slow(
-    trials: Trials, problem: Problem, monkeypatch: pytest.MonkeyPatch
+    trials: Trials, problem: Problem, monkeypatch: pytest.MonkeyPatch, set_clock: SetClock
 ) -> None:
     """As on a busy machine: nothing that the time has no room for is begun."""
-    trials, play = copy_of(trials, samples=4), Trials.play
-
-    def slow(*given: Any) -> Any:
-        time.sleep(0.05)
-        return play(*given)
-
-    monkeypatch.setattr(Trials, "play", slow)
+    trials, clock = copy_of(trials, samples=4), set_clock(5e-4)
     monkeypatch.setattr(best, "measure_intervals", lambda *_: pytest.fail("there is no time for it"))
-    started = time.perf_counter()
     found = search_best(problem, Target(5), trials, seconds=1.5, max_engines=12, progress=lambda *_: None)
-    assert time.perf_counter() - started < 4.0
+    assert clock.now <= 1.2 * 1.5
     assert len(found.schedule.anchors) == 5
 
 
-def test_best_has_as_many_anchors_as_the_budget(trials: Trials, problem: Problem) -> None:
+def test_best_has_as_many_anchors_as_the_budget(trials: Trials, problem: Problem, set_clock: SetClock) -> None:
     trials = copy_of(trials, samples=2)
+    set_clock(1e-3)
     found = search_best(problem, Target(5), trials, seconds=2.0, max_engines=12, progress=lambda *_: None)
     assert len(found.schedule.anchors) == 5
     soda = PLANNERS["soda"](problem, Target(5))

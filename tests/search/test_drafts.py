@@ -17,10 +17,11 @@ from soda_export.models.decisions import COMPUTE, IDLE
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
 from soda_export.search import best, refine
-from soda_export.search.best import _solved_drafts, search_best
+from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, WAYS, IntervalCosts, Way
 from soda_export.search.draft import Draft, Realizer
 from soda_export.search.panel import Panel
+from soda_export.search.portfolio import solved_drafts
 from soda_export.search.predict import Predictor
 from soda_export.search.refine import Search, _exchanges
 from tests.plan.problems import DIGITS, FLUX_TOY, NESTED, SHAPES, at, check_history, plan_of, problem
@@ -186,10 +187,10 @@ def test_refining_stops_at_the_deadline() -> None:
 @each_case
 def test_solved_drafts_have_the_number_of_anchors_that_is_asked_for(case: Problem) -> None:
     for count in (3, 5, 8):
-        drafts = _solved_drafts(realizer(case, 1.05, anchors=count), made_up_costs())
+        drafts = solved_drafts(realizer(case, 1.05, anchors=count), made_up_costs())
         assert drafts
         assert all(len(draft.anchors) == count for draft in drafts)
-    assert _solved_drafts(realizer(case, 2.0), made_up_costs())
+    assert solved_drafts(realizer(case, 2.0), made_up_costs())
 
 
 class FakeClock:
@@ -213,11 +214,23 @@ class FakeTrials:
     def with_samples(self, samples: Sequence[int], weights: object = None) -> FakeTrials:
         return FakeTrials(self.case, samples)
 
+    def seen(self, count: int) -> FakeTrials:
+        return FakeTrials(self.case, range(count))
+
+    unseen = seen
+    different_prompts = 0
+
+    def until(self, deadline: float = 0.0) -> FakeTrials:
+        return self
+
     def typical_error(self, schedule: Schedule) -> float:
         return error_of(self.case, schedule)
 
-    def unfitted(self, schedule: Schedule) -> SimpleNamespace:
+    def table_for(self, schedule: Schedule) -> SimpleNamespace:
         return self.sampler
+
+    def held_out_errors(self, schedule: Schedule, seen: FakeTrials) -> NDArray[np.float64]:
+        return self.squared_errors(schedule)
 
     def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
         return np.full(len(self.samples), error_of(self.case, schedule) ** 2)

@@ -125,6 +125,8 @@ def facts_of(bundle: Described) -> Table:
     ]
     if bundle.plan and bundle.plan.made_by:
         rows.append(("planned by", bundle.plan.made_by))
+    if bundle.plan and bundle.plan.held_out:
+        rows.append(("held out", bundle.plan.held_out.words))
     policy = read_rules(folder, manifest)
     if policy is not None:
         rows.append(("policy", describe_policy(policy)))
