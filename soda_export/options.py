@@ -117,6 +117,18 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True)
+class NetworkOptions:
+    """Networks that judge pictures."""
+
+    inception: Path | None = None
+    """FID: file of torch-fidelity's Inception weights. [package: torch-fidelity]"""
+    clip: Path | None = None
+    """CLIP score: folder of a CLIP model in transformers' format."""
+    lpips: Path | None = None
+    """LPIPS: file of torchvision's AlexNet weights. [package: lpips]"""
+
+
+@dataclass(frozen=True)
 class BundleOptions:
     """What to make."""
 

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..eval.metrics import Interval
-from ..eval.options import EvalOptions, NetworkOptions
+from ..eval.options import EvalOptions
 from ..models.request import ModelRequest
+from ..options import NetworkOptions
 from ..workbench.stages import SHELF, StageStore
 from .terminal import Screen, print_json, printable, progress_bar, start_logging
 

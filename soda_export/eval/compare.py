@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
+from ..networks import Networks
 from .judges import Judge
 from .metrics import Interval, frechet, mean, psnr, rmse, sample_errors, share
-from .networks import Networks
 from .sample import Drawn, SampleSource, batches
 
 

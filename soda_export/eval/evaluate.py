@@ -19,15 +19,15 @@ from ..export.index import sized_name
 from ..lower.lower import lower_plan
 from ..models.load import DEFAULT_PARTS, TEXT_PARTS, LoadedModel, ModelRequest, builtin_models, load_model
 from ..models.request import parse_size
-from ..options import PLAN_SEED, ProfileOptions, SamplerOptions, SamplerRequest
+from ..networks import load_networks
+from ..options import PLAN_SEED, NetworkOptions, ProfileOptions, SamplerOptions, SamplerRequest
 from ..plan.plan import Plan, check_fits, read_plan
 from ..workbench.pack import PLAN_NAME
 from ..workbench.pipeline import Progress, Workbench
 from ..workbench.stages import StageStore
 from .compare import Comparison, Scores, compare_samples
 from .judges import Judge, find_judge
-from .networks import load_networks
-from .options import MOST_BATCH, EvalOptions, NetworkOptions
+from .options import MOST_BATCH, EvalOptions
 from .sample import BundleSamples, ModelSamples, SampleSource, takes_embeddings_alone
 from .seeds import parse_seeds
 

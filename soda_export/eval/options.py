@@ -29,15 +29,3 @@ class EvalOptions:
     hints: Path | None = None
     """ControlNets: folder of pictures, in the order of their names one a prompt; of several ControlNets, a folder for
     each port in it. [default: of built-in models what the prompts say, else noise]"""
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """Networks that judge pictures."""
-
-    inception: Path | None = None
-    """FID: file of torch-fidelity's Inception weights. [package: torch-fidelity]"""
-    clip: Path | None = None
-    """CLIP score: folder of a CLIP model in transformers' format."""
-    lpips: Path | None = None
-    """LPIPS: file of torchvision's AlexNet weights. [package: lpips]"""

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -24,22 +24,27 @@ FORMAT, VERSION = "soda-plan", 4
 _NUMBERS = re.compile(rb"\[[-+.e\d,\s]*\]")
 _MOST_TOKENS, _MOST_DECISIONS = 1 << 24, 10_000_000
 MAX_GUIDANCE = 1e6
+ObjectiveName = Literal["latents", "pixels", "lpips"]
 
 
 class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a plan did on generations that played no part in making it. rmse: of their final latents, against everything
-    computed; calibration_rmse: the same on those it was made with. prompts: how many different ones; 0 without."""
+    computed; calibration_rmse: the same on those it was made with. prompts: how many different ones; 0 without.
+    objective: what the errors are of."""
 
     rmse: float
     calibration_rmse: float
     samples: int
     prompts: int
+    objective: ObjectiveName = "latents"
 
     @property
     def words(self) -> str:
         """For a line of a page or a log."""
         prompts = f" of {self.prompts} prompts" if self.prompts else ""
-        return f"RMSE {self.rmse:.4g} on {self.samples} unseen samples{prompts}, {self.calibration_rmse:.4g} on its own"
+        of = "" if self.objective == "latents" else f" of {self.objective}"
+        own = f"{self.calibration_rmse:.4g} on its own"
+        return f"RMSE{of} {self.rmse:.4g} on {self.samples} unseen samples{prompts}, {own}"
 
 
 class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -54,6 +54,9 @@ class PlanOptions:
     plan_samples: int = 16
     """The same: generations that each schedule is measured on. With best, four times as many are for the last choice
     and for fitting the sampler."""
+    objective: str = "latents"
+    """What planners that measure keep: latents, pixels, or lpips:FILE, torchvision's AlexNet weights. [package: lpips]
+    Coefficients are fitted to latents."""
     fit_sampler: FitSampler = "best"
     """Fit the sampler's coefficients to the schedule, which costs no latency: with best alone, with any planner, or
     never."""

@@ -113,13 +113,12 @@ class _Interval:
         the model has no stack, the leaf sites are reused."""
         for step in self.nodes:
             self._record(step)
-        final = self.trials.states[-1][0]
         squares: dict[Way, float] = {}
         for way in MEASURED_WAYS:
             has_stack = self.trials.spec.stack is not None
             able = Way(min(way.order, len(self.nodes) - 1), way.stack and has_stack, way.skip and self.trials.can_skip)
             if able not in squares:
-                squares[able] = float(((self._finish(able) - final) ** 2).mean())
+                squares[able] = float(np.mean(self.trials.squares(self._finish(able))))
             squares[way] = squares[able]
         return np.array([squares[way] for way in MEASURED_WAYS])
 

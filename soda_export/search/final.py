@@ -31,7 +31,7 @@ class Finalist(NamedTuple):
 def judge(schedule: Schedule, seen: Trials, unseen: Trials, seen_rmse: float) -> HeldOut:
     """How a schedule, with the sampler of the `seen` trials, does on the unseen. seen_rmse: on the seen."""
     rmse = float(np.sqrt(unseen.held_out_errors(schedule, seen).mean()))
-    return HeldOut(rmse, seen_rmse, len(unseen.samples), unseen.different_prompts)
+    return HeldOut(rmse, seen_rmse, len(unseen.samples), unseen.different_prompts, unseen.objective.name)
 
 
 def unseen_by(trials: Trials, samples: int) -> Trials:

@@ -25,6 +25,7 @@ from .best import affordable_samples, search_best
 from .final import MORE_SAMPLES, judge, unseen_by
 from .gate import calibrate_policy
 from .journal import Journal
+from .objective import make_objective
 from .published import MEASURING
 from .trial import OutOfTime, Trials
 
@@ -80,6 +81,7 @@ def _trials(
     return Trials(
         bench.eager, bench.sampler, bench.identity, bench.options.guidance,
         calibration.conditions(), range(1), token_score, fit=options.fit_sampler != "never",
+        objective=make_objective(options.objective, bench.loaded),
     ).seen(samples)  # fmt: skip
 
 

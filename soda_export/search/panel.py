@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ..plan.schedule import Schedule
 from .held_out import seen_numbers
-from .trial import Trials, mean_squares
+from .objective import mean_squares
+from .trial import Trials
 
 _MOST_BATCHES = 16  # of as many samples as the search has
 _EVERY, _ORDERS = 3, (0, 2)  # the two schedules: every third step computed, the rest reused or forecast

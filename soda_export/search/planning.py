@@ -17,6 +17,7 @@ from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 from ..plan.solve import PlanOptions, Setting, SolvedPlan, solve_plan, solve_without_map
 from ..sampler import check_skips, hold, with_nodes
 from .measuring import fit_plan, plan_best, plan_published
+from .objective import check_objective
 from .published import MEASURING
 from .speedup import measure_latency, plan_for_speedup
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 
 def check_budget(options: PlanOptions, steps: int) -> None:
-    """Refuse an impossible or contradictory budget before anything is measured."""
+    """Refuse an impossible or contradictory budget, or objective, before anything is measured."""
+    check_objective(options.objective)
     if options.speedup and options.latency_ms:
         raise UsageError("--speedup and --latency-ms: give one of them")
     timed = bool(options.speedup or options.latency_ms)

@@ -25,6 +25,7 @@ from ..plan.schedule import Schedule
 from ..sampler import FittingSampler, SamplerTable, Stepper, can_skip, with_memory
 from .held_out import seen_numbers, unseen_numbers
 from .journal import Journal
+from .objective import LATENTS, Objective
 
 
 class OutOfTime(Exception):
@@ -40,19 +41,21 @@ class Trials:
     journal: every measurement is appended to this file, and taken from it if it is there: a search that was stopped
     replays what it had done in no time and goes on.
     deadline: by time.perf_counter(); a step that ends later raises OutOfTime. Default never.
+    objective: what errors are of; below, errors of the final latents are this objective's.
     """
 
     def __init__(
         self, model: EagerModel, sampler: SamplerTable, identity: SamplerIdentity, guidance: float,
         conditions: Conditions, samples: Sequence[int], token_score: TokenScore = "mean",
         journal: Journal | None = None, fit: bool = False, weights: NDArray[np.float64] | None = None,
+        objective: Objective = Objective(),
     ) -> None:  # fmt: skip
         self.model, self.spec, self.sampler, self.guidance = model, model.spec, sampler, guidance
         self._identity, self._token_score, self._conditions = identity, token_score, conditions
         self.journal, self.fit = Journal() if journal is None else journal, fit
         self.rows = model.rows_for(guidance)
         self.prompts = max((len(conditions.positive.get(port.name, ())) for port in text_ports(self.spec)), default=0)
-        self.deadline = math.inf
+        self.deadline, self.objective = math.inf, objective
         self._take(samples, weights)
 
     def _take(self, samples: Sequence[int], weights: NDArray[np.float64] | None) -> None:
@@ -63,6 +66,7 @@ class Trials:
             self.model, inputs, noise, self.guidance, self.rows, self._identity.guided_channels, step_noise
         )
         self._states: list[Tensor] = []
+        self._exact: Tensor | None = None
         self._fitted: dict[str, SamplerTable] = {}
 
     def with_samples(self, samples: Sequence[int], weights: NDArray[np.float64] | None = None) -> Trials:
@@ -119,11 +123,17 @@ class Trials:
         known = self.journal.get(key)
         if known is None:
             fitting = self._fitting(schedule) if self.fit else None
-            known = mean_squares(self.play(schedule, fitting or self.unfitted(schedule)) - self.states[-1][0])
+            known = self.squares(self.play(schedule, fitting or self.unfitted(schedule)))
             self.journal.add(key, known)
             if fitting:
                 self._fitted[key] = fitting.fitted
         return np.array(known)
+
+    def squares(self, latents: Tensor) -> list[float]:
+        """Squared error [B] of final latents [B, *latent_shape] by the objective, against everything computed."""
+        if self._exact is None:
+            self._exact = self.objective.view(self.states[-1][0])
+        return self.objective.squares(self.objective.view(latents), self._exact)
 
     def play(self, schedule: Schedule, stepper: Stepper) -> Tensor:
         """The final latents [B, *latent_shape] of the schedule."""
@@ -142,7 +152,7 @@ class Trials:
         key = self.key_of(seen._schedule_key(schedule).encode())
         known = self.journal.get(key)
         if known is None:
-            known = mean_squares(self.play(schedule, seen.table_for(schedule)) - self.states[-1][0])
+            known = self.squares(self.play(schedule, seen.table_for(schedule)))
             self.journal.add(key, known)
         return np.array(known)
 
@@ -185,7 +195,8 @@ class Trials:
     def key_of(self, what: bytes) -> str:
         """What the journal knows a measurement of `what` on these samples by."""
         fit = f"fitted {self._weights}".encode() if self.fit else b""
-        return hashlib.sha256(fit + repr(self.samples).encode() + what).hexdigest()
+        by = b"" if self.objective.name == LATENTS else self.objective.name.encode()
+        return hashlib.sha256(by + fit + repr(self.samples).encode() + what).hexdigest()
 
     @property
     def states(self) -> list[Tensor]:
@@ -201,9 +212,3 @@ class Trials:
             self.sampling.run(self.sampler, state=states[0], observe=observe)
             self._states = states
         return self._states
-
-
-def mean_squares(difference: Tensor) -> list[float]:
-    """Mean square of each sample's elements: [B]."""
-    squares: list[float] = (difference**2).flatten(1).mean(dim=1).double().tolist()
-    return squares

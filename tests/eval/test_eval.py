@@ -22,13 +22,14 @@ from soda_export.eval.judges import find_judge
 from soda_export.eval.judges.digits import DigitsModelJudge
 from soda_export.eval.judges.scenes import ScenesJudge
 from soda_export.eval.metrics import MAX_PSNR
-from soda_export.eval.networks import NetworkOptions, load_networks
 from soda_export.eval.sample import BundleSamples, ModelSamples, compute_everything
 from soda_export.eval.scenes import render
 from soda_export.eval.seeds import HELD_OUT_SEEDS, check_held_out, parse_seeds, seed_noise
 from soda_export.eval.worlds import held_out_scenes
 from soda_export.lower.lower import lower_plan
 from soda_export.models.load import ModelRequest
+from soda_export.networks import load_networks
+from soda_export.options import NetworkOptions
 from soda_export.plan.plan import plan_text
 from soda_export.workbench.pipeline import Built, Workbench
 from soda_export.workbench.stages import StageStore
@@ -161,7 +162,7 @@ def test_labels_and_prompts_follow_the_seed(open_bench: OpenBench, open_text_ben
     labels = SeedConditions(open_bench())(range(1_000_008, 1_000_012))
     assert labels["labels"].tolist() == [8, 9, 0, 1, 10, 10, 10, 10]
     conditions = SeedConditions(open_text_bench())
-    assert conditions.prompts_of(range(3, 4)) == conditions.prompts_of(range(3 + len(conditions.prompts), 36))[:1]
+    assert conditions.prompts_of(range(3, 4)) == conditions.prompts_of(range(3 + len(conditions.prompts), 68))[:1]
 
 
 def test_default_seeds_are_not_the_profile_s() -> None:

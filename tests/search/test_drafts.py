@@ -20,6 +20,7 @@ from soda_export.search import best, refine
 from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, WAYS, IntervalCosts, Way
 from soda_export.search.draft import Draft, Realizer
+from soda_export.search.objective import Objective
 from soda_export.search.panel import Panel
 from soda_export.search.portfolio import solved_drafts
 from soda_export.search.predict import Predictor
@@ -218,7 +219,7 @@ class FakeTrials:
         return FakeTrials(self.case, range(count))
 
     unseen = seen
-    different_prompts = 0
+    different_prompts, objective = 0, Objective()
 
     def until(self, deadline: float = 0.0) -> FakeTrials:
         return self

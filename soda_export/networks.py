@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UsageError, first_line
+from .errors import UsageError, first_line
 from .options import NetworkOptions
 
 Images = NDArray[np.float32]
@@ -40,7 +40,7 @@ def load_networks(options: NetworkOptions) -> Networks:
     return Networks(
         None if options.inception is None else _load_inception(options.inception),
         None if options.clip is None else _load_clip(options.clip),
-        None if options.lpips is None else _load_lpips(options.lpips),
+        None if options.lpips is None else load_lpips(options.lpips),
     )
 
 
@@ -83,16 +83,17 @@ def _load_clip(path: Path) -> Callable[[Images, Sequence[str]], Scores]:
     return score
 
 
-def _load_lpips(path: Path) -> Callable[[Images, Images], Scores]:
-    package = _import("lpips", "--lpips", "lpips")
-    trunk = _read_weights("--lpips", path)
+def load_lpips(path: Path, option: str = "--lpips") -> Callable[[Images, Images], Scores]:
+    """Two sets of images -> distances [n] (Zhang et al. 2018). option: that gave the file. Raises UsageError."""
+    package = _import("lpips", option, "lpips")
+    trunk = _read_weights(option, path)
     network = package.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()  # its own weights are in the package
 
     def load() -> None:
         layers = [name.split(".", 1) for name in network.net.state_dict()]  # sliceK.I.weight = features.I.weight
         network.net.load_state_dict({f"{cut}.{rest}": trunk[f"features.{rest}"] for cut, rest in layers})
 
-    _made("--lpips", path, load)
+    _made(option, path, load)
 
     @torch.no_grad()
     def distance(images: Images, others: Images) -> Scores:
