@@ -8,7 +8,6 @@ first of them, and a site lies inside another if it vanishes with it.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +67,7 @@ def describe_sites(fake: FakeModel, family: Family, spec: ModelSpec, constants: 
     modules, seen = [modules[k] for k in order], [seen[k] for k in order]
     masks = _masks(flow, seen, result)
     flops, once = _share(flow, masks, len(seen))
-    blocks = block_paths(dict(fake.module.named_modules()), family)
+    blocks = {path: i for i, path in enumerate(block_paths(dict(fake.module.named_modules()), family))}
     sites = []
     for k, (site, found) in enumerate(zip(modules, seen, strict=True)):
         stack = site.rule.kind == STACK
@@ -180,9 +179,11 @@ def _flops_of(fake: FakeModel, site: SiteModule, found: _Seen, kept: int) -> int
     return sum(operation.flops for operation in flow.operations if operation.tainted)
 
 
-def _depth(path: str, blocks: list[str]) -> float:
-    """0 for what lies in the first block .. 1 for the last."""
-    number = next((k for k, block in enumerate(blocks) if re.match(rf"{re.escape(block)}(\.|$)", path)), 0)
+def _depth(path: str, blocks: Mapping[str, int]) -> float:
+    """0 for what lies in the first block .. 1 for the last. blocks: path -> number."""
+    parts = path.split(".")
+    outer = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    number = min((blocks[prefix] for prefix in outer if prefix in blocks), default=0)
     return number / (len(blocks) - 1) if len(blocks) > 1 else 0.0
 
 

@@ -65,26 +65,36 @@ def by_end(by_start: NDArray[np.float64]) -> NDArray[np.float64]:
     return cost
 
 
+class AnchorTable:
+    """The cheapest anchors for cost [S, G + 1] by gap, of every number up to `most`: the table's column k follows from
+    column k - 1, so it is made once for all of them."""
+
+    def __init__(self, cost: NDArray[np.float64], most: int) -> None:
+        steps, gaps = cost.shape[0], cost.shape[1] - 1
+        self._cost, self._most = cost, max(1, min(most, steps))
+        self._best = np.full((steps, self._most + 1), np.inf)
+        self._previous = np.zeros((steps, self._most + 1), np.int64)
+        self._best[0, 1] = 0.0
+        for k in range(2, self._most + 1):
+            for gap in range(1, min(gaps, steps - 1) + 1):
+                candidate = self._best[:-gap, k - 1] + cost[gap:, gap]
+                better = candidate < self._best[gap:, k]
+                self._best[gap:, k] = np.where(better, candidate, self._best[gap:, k])
+                self._previous[gap:, k] = np.where(better, np.arange(steps - gap), self._previous[gap:, k])
+
+    def anchors(self, budget: int) -> tuple[int, ...]:
+        """Of that many, at most `most`. Raises PlanError with the possible range."""
+        if not 1 <= budget <= self._most or not np.isfinite(self._best[-1, budget]):
+            raise PlanError(_infeasible(self._cost, budget))
+        anchors = [len(self._best) - 1]
+        for k in range(budget, 1, -1):
+            anchors.append(int(self._previous[anchors[-1], k]))
+        return tuple(reversed(anchors))
+
+
 def solve_anchors(cost: NDArray[np.float64], budget: int) -> tuple[int, ...]:
     """The cheapest `budget` anchors for cost [S, G + 1] by gap. Raises PlanError with the possible range."""
-    steps, gaps = cost.shape[0], cost.shape[1] - 1
-    if not 1 <= budget <= steps:
-        raise PlanError(_infeasible(cost, budget))
-    best = np.full((steps, budget + 1), np.inf)
-    previous = np.zeros((steps, budget + 1), np.int64)
-    best[0, 1] = 0.0
-    for k in range(2, budget + 1):
-        for gap in range(1, min(gaps, steps - 1) + 1):
-            candidate = best[:-gap, k - 1] + cost[gap:, gap]
-            better = candidate < best[gap:, k]
-            best[gap:, k] = np.where(better, candidate, best[gap:, k])
-            previous[gap:, k] = np.where(better, np.arange(steps - gap), previous[gap:, k])
-    if not np.isfinite(best[-1, budget]):
-        raise PlanError(_infeasible(cost, budget))
-    anchors = [steps - 1]
-    for k in range(budget, 1, -1):
-        anchors.append(int(previous[anchors[-1], k]))
-    return tuple(reversed(anchors))
+    return AnchorTable(cost, budget).anchors(budget)
 
 
 def _check_range(budget: int, steps: int) -> None:

@@ -12,6 +12,9 @@ from .marks import DOMAIN, OP
 from .onnx import producers
 
 _BORDER, _REPEAT = "Border", "Repeat"
+_Places = dict[ir.Node, tuple[int, int]]
+"""Where a node stands: number of a traced node, and for copies before it the order in which they were made."""
+_AFTER_COPIES = 1 << 62
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
@@ -48,6 +51,7 @@ def stamp(graph: ir.Graph, prefix: str) -> bool:
     What a block takes from outside otherwise, such as the number of rows, is the same for all.
     """
     borders = {node.attributes.get_string("name", ""): node for node in graph if _is(node, _BORDER)}
+    place: _Places = {node: (i, _AFTER_COPIES) for i, node in enumerate(graph)}
     for node in list(graph):
         if not _is(node, _REPEAT):
             continue
@@ -59,7 +63,7 @@ def stamp(graph: ir.Graph, prefix: str) -> bool:
         }
         ends = {value: borders.get(out_of(first, i)) for i, value in enumerate(node.outputs) if _is_taken(value)}
         sources = {value: source for value, end in ends.items() if end and (source := end.inputs[0])}
-        if len(sources) < len(ends) or not _copy(graph, node, list(sources.values()), known, prefix):
+        if len(sources) < len(ends) or not _copy(graph, node, list(sources.values()), known, prefix, place):
             return False
         for value, source in sources.items():
             ir.convenience.replace_all_uses_with(value, known.get(source, source), replace_graph_outputs=True)
@@ -72,10 +76,11 @@ def stamp(graph: ir.Graph, prefix: str) -> bool:
 
 
 def _copy(
-    graph: ir.Graph, at: ir.Node, wanted: Sequence[ir.Value], known: dict[ir.Value, ir.Value], prefix: str
-) -> bool:
+    graph: ir.Graph, at: ir.Node, wanted: Sequence[ir.Value], known: dict[ir.Value, ir.Value], prefix: str,
+    place: _Places,
+) -> bool:  # fmt: skip
     """Copy to before `at`, in their order, the nodes that values of the first block are computed from. known: value
-    there -> value here; grows."""
+    there -> value here; grows, as `place` does. A copy takes as long as its block, however many there are."""
     path, first = (at.attributes.get_string(name, "") for name in ("path", "first"))
     own = f"{prefix}{first}."
 
@@ -86,8 +91,7 @@ def _copy(
             known[value] = _weight(graph, f"{prefix}{path}.{str(value.name).removeprefix(own)}", value)
         return known.get(value, value)
 
-    needed = set(producers(wanted, known.__contains__))
-    for node in [node for node in graph if node in needed]:
+    for node in sorted(producers(wanted, known.__contains__), key=place.__getitem__):
         inputs = [local(value) for value in node.inputs]
         if inputs == list(node.inputs):
             continue  # it is outside
@@ -107,6 +111,7 @@ def _copy(
             name=name,
         )  # fmt: skip
         graph.insert_before(at, twin)
+        place[twin] = (place[at][0], len(place))
         known |= dict(zip(node.outputs, outputs, strict=True))
     return True
 

@@ -93,13 +93,14 @@ def transposed_weights(traced: TracedGraph) -> None:
     """A weight that is used transposed is stored so, [in, out]: products find it as they need it. A Gemm with such a
     weight becomes MatMul and Add."""
     graph = traced.graph
+    twins = {name: value for value, name in traced.weights.items() if name.endswith(TRANSPOSED)}
     for node in list(graph):
         if node.op_type == "Transpose" and node.inputs[0] in traced.weights and _swaps(node):
-            stored = _transposed(traced, node.inputs[0])  # type: ignore[arg-type]
+            stored = _transposed(traced, node.inputs[0], twins)  # type: ignore[arg-type]
             _replace(node.outputs[0], stored)
             graph.remove(node, safe=True)
         elif node.op_type == "Gemm" and node.inputs[1] in traced.weights and _plain_gemm(node):
-            stored = _transposed(traced, node.inputs[1])  # type: ignore[arg-type]
+            stored = _transposed(traced, node.inputs[1], twins)  # type: ignore[arg-type]
             product = ir.node("MatMul", [node.inputs[0], stored], name=f"{node.name}.product")
             product.outputs[0].type, product.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
             new = [product]
@@ -171,16 +172,14 @@ def _spell_out(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
-def _transposed(traced: TracedGraph, weight: ir.Value) -> ir.Value:
-    """The weight's transposed twin."""
+def _transposed(traced: TracedGraph, weight: ir.Value, twins: dict[str, ir.Value]) -> ir.Value:
+    """The weight's transposed twin. twins: those that there are, by name."""
     name = f"{traced.weights[weight]}{TRANSPOSED}"
-    known = next((value for value, other in traced.weights.items() if other == name), None)
-    if known is not None:
-        return known
-    shape = ir.Shape(list(reversed(weight.shape)))  # type: ignore[arg-type]
-    twin = ir.Value(name=f"{weight.name}{TRANSPOSED}", type=weight.type, shape=shape)
-    traced.weights[twin] = name
-    return twin
+    if name not in twins:
+        shape = ir.Shape(list(reversed(weight.shape)))  # type: ignore[arg-type]
+        twins[name] = ir.Value(name=f"{weight.name}{TRANSPOSED}", type=weight.type, shape=shape)
+        traced.weights[twins[name]] = name
+    return twins[name]
 
 
 _MASKED = float(np.finfo(np.float32).min)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -11,8 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soda_export.errors import PlanError
-from soda_export.plan.anchors import cem_cost, interval_sum_cost, solve_anchors
+from soda_export.plan import anchors
+from soda_export.plan.anchors import AnchorTable, cem_cost, interval_sum_cost, solve_anchors
+from soda_export.plan.planners import soda
+from soda_export.plan.planners.soda import SodaOptions, solve_soda
 from soda_export.plan.prior import read_prior
+from soda_export.plan.problem import Target
+from tests.plan.problems import TOY
+from tests.plan.problems import problem as problem_of
 
 PRIOR = Path(__file__).parents[1] / "data/cem_dit_prior.json"
 
@@ -56,6 +63,41 @@ def test_the_programme_equals_brute_force(problem: tuple[np.ndarray, int]) -> No
     else:
         with pytest.raises(PlanError, match="--budget"):
             solve_anchors(cost, budget)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_problems())
+def test_one_table_has_the_anchors_of_every_budget(problem: tuple[np.ndarray, int]) -> None:
+    cost, _ = problem
+    table = AnchorTable(cost, len(cost))
+    for budget in range(len(cost) + 2):
+        try:
+            wanted = solve_anchors(cost, budget)
+        except PlanError as error:
+            with pytest.raises(PlanError, match=re.escape(str(error))):
+                table.anchors(budget)
+        else:
+            assert table.anchors(budget) == wanted
+
+
+@pytest.mark.parametrize("steps", [20, 80])
+def test_soda_makes_one_table_however_many_budgets_it_tries(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, budgets = list[int](), set[int]()
+
+    class Counted(AnchorTable):
+        def __init__(self, cost: np.ndarray, most: int) -> None:
+            made.append(most)
+            super().__init__(cost, most)
+
+        def anchors(self, budget: int) -> tuple[int, ...]:
+            budgets.add(budget)
+            return super().anchors(budget)
+
+    monkeypatch.setattr(soda, "AnchorTable", Counted)
+    monkeypatch.setattr(anchors, "AnchorTable", Counted)
+    solve_soda(problem_of(TOY, "ddim", steps), Target(flops_ratio=2.0), SodaOptions())
+    assert len(made) == 1
+    assert len(budgets) > 3
 
 
 def test_interval_cost_sums_the_errors_between_two_anchors() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from soda_export.models.load import ModelRequest, load_model
 from soda_export.models.paths import site_modules
 from soda_export.trace.denoiser import trace_denoiser
 from soda_export.trace.graph import DenoiserGraph, join_graph
+from soda_export.trace.marks import DOMAIN
 from soda_export.trace.onnx import producers, trace_to_onnx
 from soda_export.trace.repeat import Repeats
+from soda_export.trace.stamp import into, out_of, stamp
 from tests.tiny_models import save_tiny_sd3, save_tiny_unet
 from tests.trace.test_parts import fake_of, run_traced
 
@@ -123,6 +125,40 @@ def test_a_block_is_traced_once_where_its_like_is_called_alike(name: str) -> Non
         wanted = real(given.clone())
     found = run_traced(traced, real.state_dict(), given)
     assert np.abs(found - wanted.numpy()).max() < 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("blocks", [8, 64])
+def test_stamping_visits_a_node_a_few_times_however_many_blocks_there_are(
+    blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, visited, real = row_of_blocks(blocks), [0], ir.Graph.__iter__
+
+    def visiting(of: ir.Graph) -> Iterator[ir.Node]:
+        for node in real(of):
+            visited[0] += 1
+            yield node
+
+    monkeypatch.setattr(ir.Graph, "__iter__", visiting)
+    assert stamp(graph, "")
+    assert visited[0] < 10 * blocks
+    monkeypatch.undo()
+    assert [node.op_type for node in graph] == ["Add", "Mul"] * blocks
+    weights = [str(node.inputs[1].name) for node in graph if node.inputs[1] is not None]
+    assert weights == [f"blocks.{i}.{name}" for i in range(blocks) for name in ("a", "b")]
+
+
+def row_of_blocks(count: int) -> ir.Graph:
+    """x + a, times b, again and again; all blocks but the first are single nodes."""
+    x, kind = ir.Value(name="x"), ir.TensorType(ir.DataType.FLOAT)
+    weights = [ir.Value(name=f"blocks.0.{name}", type=kind, shape=ir.Shape([8])) for name in ("a", "b")]
+    nodes = [ir.node("Border", [x], {"name": into("blocks.0", 0)}, domain=DOMAIN)]
+    nodes.append(ir.node("Add", [nodes[-1].outputs[0], weights[0]]))
+    nodes.append(ir.node("Mul", [nodes[-1].outputs[0], weights[1]]))
+    nodes.append(ir.node("Border", [nodes[-1].outputs[0]], {"name": out_of("blocks.0", 0)}, domain=DOMAIN))
+    for i in range(1, count):
+        names = {"path": f"blocks.{i}", "first": "blocks.0"}
+        nodes.append(ir.node("Repeat", [nodes[-1].outputs[0]], names, domain=DOMAIN))
+    return ir.Graph([x], [nodes[-1].outputs[0]], nodes=nodes, initializers=weights, name="row")
 
 
 def form_of(graph: DenoiserGraph) -> dict[str, object]:

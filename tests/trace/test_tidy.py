@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView
 
 import numpy as np
 import onnx_ir as ir
@@ -165,3 +165,28 @@ def test_a_module_that_looks_at_its_data_is_refused_by_name() -> None:
 
 def test_graphs_are_of_the_stated_opset() -> None:
     assert OPSET == 23
+
+
+class Looked(dict[ir.Value, str]):
+    """Weights that count how often all of them are gone through."""
+
+    times = 0
+
+    def items(self) -> ItemsView[ir.Value, str]:
+        self.times += 1
+        return super().items()
+
+
+@pytest.mark.parametrize("products", [2, 20])
+def test_weights_are_gone_through_once_however_many_are_transposed(products: int) -> None:
+    x, kind = ir.Value(name="x", shape=ir.Shape(["rows", D])), ir.TensorType(ir.DataType.FLOAT)
+    weights, nodes = Looked(), list[ir.Node]()
+    for i in range(products):
+        weight = ir.Value(name=f"w{i // 2}", type=kind, shape=ir.Shape([D, D]))
+        weights[weight] = f"w{i // 2}"  # each is there twice
+        nodes.append(ir.node("Gemm", [nodes[-1].outputs[0] if nodes else x, weight], {"transB": 1}, name=f"gemm{i}"))
+    graph = TracedGraph(ir.Graph([x], nodes[-1].outputs, nodes=nodes, name="row"), weights)
+    transposed_weights(graph)
+    assert weights.times <= 1
+    assert [node.op_type for node in graph.graph] == ["MatMul"] * products
+    assert len({node.inputs[1] for node in graph.graph}) == products // 2

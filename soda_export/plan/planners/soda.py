@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
 
 from ...errors import PlanError
 from ...models.decisions import COMPUTE
-from ..anchors import AnchorCost, anchor_cost, solve_anchors
+from ..anchors import AnchorCost, AnchorTable, anchor_cost, solve_anchors
 from ..decide import Decisions, Strategy, decide_sites, take
 from ..errors_by_keep import Choices, tabulate_choices
 from ..merge import error_given_up, merge_steps
@@ -28,6 +28,8 @@ from .periods import evenly_spaced
 from .prune_budget import in_reach, reach, spendable_flops
 from .targets import check_budget, check_values, measured, unreachable
 
+Place = Callable[[int], tuple[int, ...]]
+"""Budget -> anchors; raises PlanError where there are none."""
 _MOST_TRIED = 64  # budgets; where more are feasible, a search tries some of them
 
 
@@ -99,15 +101,15 @@ def solve_soda(problem: Problem, target: Target, options: SodaOptions) -> SodaSc
         raise PlanError(f"--sensitivity-weight {options.sensitivity_weight:g}: must be a number of 0 or more")
     if not target.budget and not target.flops_ratio:
         raise PlanError("give --budget (number of anchors), --flops-ratio or both")
+    place = _placement(problem, options, target.budget or problem.steps)
     if not problem.renewable.any() and not target.budget:
         schedule = meet_ratio(
             problem, target.flops_ratio,
-            lambda budget: Schedule.at_anchors(problem.spec, problem.steps, _anchors(problem, budget, options)),
-            fewest_anchors_of(problem),
+            lambda budget: Schedule.at_anchors(problem.spec, problem.steps, place(budget)), fewest_anchors_of(problem),
         )  # fmt: skip
         return SodaSchedule(schedule, 0.0, 0.0)
-    budget = target.budget or _best_budget(problem, target.flops_ratio, options)
-    draft = _draft(problem, Target(budget, target.flops_ratio), options)
+    budget = target.budget or _best_budget(problem, target.flops_ratio, options, place)
+    draft = _draft(problem, Target(budget, target.flops_ratio), options, place)
     choices, decisions = draft.choices, draft.decisions
     merged = merge_steps(choices, decisions, options.max_engines - 1, draft.spendable)
     work = np.full((problem.steps, len(problem.spec.sites)), COMPUTE, np.int64)
@@ -115,29 +117,37 @@ def solve_soda(problem: Problem, target: Target, options: SodaOptions) -> SodaSc
     return SodaSchedule(Schedule(work), error_given_up(choices, decisions.choice, merged), decisions.beta)
 
 
-def _draft(problem: Problem, target: Target, options: SodaOptions) -> _Draft:
+def _draft(problem: Problem, target: Target, options: SodaOptions, place: Place) -> _Draft:
     """Decisions for the target's budget."""
-    anchors = _anchors(problem, target.budget, options)
+    anchors = place(target.budget)
     spendable = spendable_flops(problem, target, options.strategy)
     choices = tabulate_choices(measured(problem), problem.spec, problem.renewable, anchors, problem.rows)
     decisions = decide_sites(choices, spendable, options.sensitivity_weight, options.strategy)
     return _Draft(choices, decisions, spendable)
 
 
-def _anchors(problem: Problem, budget: int, options: SodaOptions) -> tuple[int, ...]:
+def _placement(problem: Problem, options: SodaOptions, most: int) -> Place:
+    """How anchors are placed, for budgets of at most `most`."""
     if options.placement == "uniform":
-        check_budget(budget, fewest_anchors_of(problem), problem.steps)
-        return evenly_spaced(problem.steps, budget)
-    return solve_anchors(anchor_cost(options.cost, error_of_anchors(problem, options.cost), budget), budget)
+        return partial(_evenly, problem)
+    error = error_of_anchors(problem, options.cost)
+    if options.cost == "cem":  # whose costs depend on the budget
+        return lambda budget: solve_anchors(anchor_cost("cem", error, budget), budget)
+    return AnchorTable(anchor_cost(options.cost, error, most), most).anchors
 
 
-def _best_budget(problem: Problem, ratio: float, options: SodaOptions) -> int:
+def _evenly(problem: Problem, budget: int) -> tuple[int, ...]:
+    check_budget(budget, fewest_anchors_of(problem), problem.steps)
+    return evenly_spaced(problem.steps, budget)
+
+
+def _best_budget(problem: Problem, ratio: float, options: SodaOptions, place: Place) -> int:
     """The budget whose decisions for this ratio have the least predicted error."""
 
     @cache
     def error(budget: int) -> float:
         try:
-            return _draft(problem, Target(budget, ratio), options).error
+            return _draft(problem, Target(budget, ratio), options, place).error
         except PlanError:  # no such anchors at this cost
             return float("inf")
 
