@@ -63,12 +63,13 @@ class Schedule:
 
     @classmethod
     def at_anchors(
-        cls, spec: ModelSpec, steps: int, anchors: tuple[int, ...], order: int = 0, stack: bool = False
-    ) -> Schedule:
+        cls, spec: ModelSpec, steps: int, anchors: tuple[int, ...], order: int = 0, stack: bool = False,
+        skip: bool = False,
+    ) -> Schedule:  # fmt: skip
         """Everything at the anchors; in between every leaf site, or the stack, reused or forecast as far as its history
-        allows."""
+        allows, or with `skip` the model not called."""
         work, past = np.full((steps, len(spec.sites)), COMPUTE, np.int64), 0
-        by_order = [cached_work(spec, o, stack) for o in range(order + 1)]
+        by_order = [skipped_work(spec) if skip else cached_work(spec, o, stack) for o in range(order + 1)]
         for t in range(steps):
             if t in anchors:
                 past += 1

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 PlannerName = Literal[
     "best", "soda", "soda-cem", "soda-literal", "dcs", "uas", "dp-forecast", "taylorseer", "taylorseer1",
     "smoothcache", "toca", "duca", "fora", "pab", "deepcache", "zeus", "sada-static", "skip-fitted", "uniform",
-    "dpcache", "lemica", "meancache", "budcache",
+    "dpcache", "lemica", "meancache", "budcache", "gram",
 ]  # fmt: skip
 FitSampler = Literal["best", "always", "never"]
 

@@ -24,6 +24,8 @@ from .speedup import measure_latency, plan_for_speedup
 if TYPE_CHECKING:
     from ..workbench.pipeline import Workbench
 
+_FITTED = ("skip-fitted", "gram")  # planners whose skipped steps take what least squares say
+
 
 def check_budget(options: PlanOptions, steps: int) -> None:
     """Refuse an impossible or contradictory budget, or objective, before anything is measured."""
@@ -78,9 +80,11 @@ def _plan(
         solved = solve_without_map(setting, bench.loaded.spec, options)
     else:
         solved = solve_plan(sensitivity, bench.loaded.spec, options)
-    fits = options.planner == "skip-fitted"
+    fits = options.planner in _FITTED
     if fits and options.fit_sampler == "never":
-        raise UsageError("--planner skip-fitted fits the sampler: leave out --fit-sampler never, or use --planner zeus")
+        raise UsageError(
+            f"--planner {options.planner} fits the sampler: leave out --fit-sampler never, or use --planner zeus"
+        )
     if not fits and options.fit_sampler != "always":
         return replace(solved, plan=_with_fills(bench, solved.plan, options.planner))
     check_skips(bench.sampler, solved.plan.schedule.skips)

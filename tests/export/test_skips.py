@@ -100,7 +100,7 @@ def test_the_first_step_cannot_be_skipped(open_bench: OpenBench, tmp_path: Path)
         bench.build(plan, "ort", tmp_path / "late")
 
 
-@pytest.mark.parametrize("planner", ["zeus", "sada-static", "skip-fitted"])
+@pytest.mark.parametrize("planner", ["zeus", "sada-static", "skip-fitted", "gram"])
 def test_planners_that_skip_bring_their_coefficients(open_bench: OpenBench, planner: str) -> None:
     bench = open_bench(steps=STEPS)
     budget = 6 if planner == "sada-static" else 4

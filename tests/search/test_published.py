@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from soda_export.errors import PlanError
+from soda_export.plan.pairs import pair_anchors
 from soda_export.plan.problem import Problem, Target
 from soda_export.search.journal import Journal
 from soda_export.search.published import DESCRIPTIONS, MEASURING
 from soda_export.search.published.budcache import _Search
-from soda_export.search.published.dpcache import pair_anchors, pair_costs
+from soda_export.search.published.dpcache import forecast_costs
 from soda_export.search.published.interval_paths import minimax_anchors
 from soda_export.search.trial import Trials
 from tests.search.conftest import STEPS
@@ -43,24 +44,26 @@ def test_the_worst_interval_is_as_good_as_can_be_and_then_the_next(seed: int) ->
         minimax_anchors(cost[:, :3], 4)
 
 
+@pytest.mark.parametrize("first", [1, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_pairs_of_anchors_are_chosen_exactly(seed: int) -> None:
+def test_pairs_of_anchors_are_chosen_exactly(seed: int, first: int) -> None:
     costs = np.random.default_rng(seed).uniform(0.1, 1.0, (STEPS_TRIED, STEPS_TRIED, STEPS_TRIED + 1))
 
     def everything(anchors: tuple[int, ...]) -> float:
-        path = (*anchors, STEPS_TRIED)
-        return sum(float(costs[path[n - 1], path[n], path[n + 1]]) for n in range(2, len(anchors)))
+        path = (0, *anchors, STEPS_TRIED)  # at step 0 there is no anchor before it
+        return sum(float(costs[path[n], path[n + 1], path[n + 2]]) for n in range(first - 1, len(anchors)))
 
-    least = min(everything((0, 1, 2, *chosen)) for chosen in combinations(range(3, STEPS_TRIED), BUDGET - 3))
-    found = pair_anchors(costs, BUDGET)
-    assert found[:3] == (0, 1, 2)
+    chosen = combinations(range(first, STEPS_TRIED), BUDGET - first)
+    least = min(everything((*range(first), *others)) for others in chosen)
+    found = pair_anchors(costs, BUDGET, first)
+    assert found[:first] == tuple(range(first))
     assert len(found) == BUDGET
     assert everything(found) == pytest.approx(least)
 
 
 def test_outputs_on_a_line_are_forecast_without_error() -> None:
     outputs = [torch.tensor([1.0 + 2.0 * step, -step]) for step in range(6)]
-    costs = pair_costs(outputs)
+    costs = forecast_costs(outputs)
     assert costs[0, 2, 6] == pytest.approx(0.0, abs=1e-6)
     assert costs[2, 2, 5] == pytest.approx(1.5 * (1 + 2))  # reused: |2|, |1| a step, on average 1.5
     assert costs[0, 3, 4] == 0.0

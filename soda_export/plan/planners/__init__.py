@@ -63,7 +63,7 @@ DESCRIPTIONS: dict[str, str] = {
 """What each planner does, in a line."""
 _WITHOUT_MAP = {
     "taylorseer", "taylorseer1", "toca", "duca", "fora", "pab", "deepcache", "zeus", "sada-static", "skip-fitted",
-    "uniform", "dpcache", "lemica", "meancache", "budcache",
+    "uniform", "dpcache", "lemica", "meancache", "budcache", "gram",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 
 from ..problem import Problem, Target
-from ..schedule import Schedule, skipped_work
+from ..schedule import Schedule
 from .interpolate import meet_target
 from .periods import evenly_spaced, fewest_anchors
 from .targets import check_one_given
@@ -80,8 +80,4 @@ def zeus_steps(steps: int, budget: int) -> tuple[int, ...]:
 
 
 def _at(problem: Problem, computed: Iterable[int]) -> Schedule:
-    schedule, kept = Schedule.full(problem.spec, problem.steps), set(computed)
-    for step in range(problem.steps):
-        if step not in kept:
-            schedule.work[step] = skipped_work(problem.spec)
-    return schedule
+    return Schedule.at_anchors(problem.spec, problem.steps, tuple(computed), skip=True)

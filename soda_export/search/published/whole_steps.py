@@ -1,7 +1,7 @@
 """Schedules of steps that compute everything and steps that compute nothing, as the published searches have them.
 
 Where a method keeps what the blocks add to their input, every leaf site is reused; where it keeps the last block's
-output, the stack.
+output, the stack; where it keeps the prediction, the model is not called.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ Choose = Callable[[int], tuple[int, ...]]
 """Number of anchors -> anchors."""
 
 
-def meet(problem: Problem, target: Target, choose: Choose, order: int = 0, stack: bool = False) -> Schedule:
+def meet(
+    problem: Problem, target: Target, choose: Choose, order: int = 0, stack: bool = False, skip: bool = False
+) -> Schedule:
     """The schedule at the anchors of `choose`, which may take long: it is asked for two numbers of them at most. In
-    between, leaf sites or the stack are forecast at that order. Raises PlanError with the reachable range."""
+    between, leaf sites or the stack are forecast at that order, or the model is not called. Raises PlanError with the
+    reachable range."""
 
     def at(anchors: tuple[int, ...]) -> Schedule:
-        return Schedule.at_anchors(problem.spec, problem.steps, anchors, order, stack)
+        return Schedule.at_anchors(problem.spec, problem.steps, anchors, order, stack, skip)
 
     return meet_target(
         problem, target, lambda budget: at(choose(budget)), fewest_anchors(problem.steps),
