@@ -70,6 +70,11 @@ def make_plan_for(
 def _plan(
     bench: Workbench, sensitivity: SensitivityMap | None, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
+    fits = options.planner in _FITTED
+    if fits and options.fit_sampler == "never":
+        raise UsageError(
+            f"--planner {options.planner} fits the sampler: leave out --fit-sampler never, or use --planner zeus"
+        )
     if sensitivity is not None and options.planner == "best":
         return plan_best(bench, sensitivity, options, calibration)
     if options.planner in MEASURING:
@@ -80,11 +85,6 @@ def _plan(
         solved = solve_without_map(setting, bench.loaded.spec, options)
     else:
         solved = solve_plan(sensitivity, bench.loaded.spec, options)
-    fits = options.planner in _FITTED
-    if fits and options.fit_sampler == "never":
-        raise UsageError(
-            f"--planner {options.planner} fits the sampler: leave out --fit-sampler never, or use --planner zeus"
-        )
     if not fits and options.fit_sampler != "always":
         return replace(solved, plan=_with_fills(bench, solved.plan, options.planner))
     check_skips(bench.sampler, solved.plan.schedule.skips)
