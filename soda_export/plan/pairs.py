@@ -17,8 +17,6 @@ from ..errors import PlanError
 
 WIDEST = 12
 """Steps between two anchors."""
-
-
 Between = Callable[[int, int, range], Sequence[float]]
 """(i, j, values of k) -> C[i, j, k] for each."""
 
