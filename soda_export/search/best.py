@@ -7,8 +7,8 @@
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
    refined by local search on the measured error; the interval costs say what to measure first.
-4. The best few of all, and the best of the planners, are fitted again on several times as many samples, as many as the
-   time that is left allows, and judged on prompts that none of this has seen (held_out.py). The least RMSE wins.
+4. The best few of all, and the best of the planners, are judged on prompts that none of this has seen (held_out.py).
+   The one of least RMSE is fitted again on several times as many samples, as many as the time that is left allows.
 
 A run that is under way when a tenth more than the time is over is given up, and what has been measured until then
 decides.
@@ -47,8 +47,7 @@ _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
 _SCOUTED_FIRST = ("soda", "skip-fitted", "dcs", "taylorseer", "dp-forecast", "zeus")  # where time is short
 _LEADERS = 4  # planners
-_SURE_IN_FINAL = 3  # time is kept for so many of the finalists, and for one unaccelerated generation
-_LEAST_IN_FINAL = 1.2  # finalists that there must be time for, or they are fitted on the search's samples
+_SURE_IN_FINAL, _LEAST_IN_FINAL = 4, 1.2  # finalists that time is kept for; that there must be time for at the end
 _MOST_FINAL_SHARE = 0.35  # of the time, that is
 _LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
 _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing is worth measuring
@@ -136,8 +135,10 @@ class _Hunt:
         play = self._scout()
         costs, solved = self._intervals(play)
         pace = play / len(self._few.samples)  # seconds of one generation of one sample
-        kept = RunOff.seconds(samples, (self._ratio + _SURE_IN_FINAL) * pace, _MOST_FINAL_SHARE * self._seconds)
-        until = min(_SEARCH_UNTIL, 1.0 - kept / self._seconds)
+        final = (samples, self._ratio, _SURE_IN_FINAL, pace)
+        count = RunOff.count(*final, _MOST_FINAL_SHARE * self._seconds)
+        kept = RunOff.seconds(samples, count, *final[1:]) / self._seconds
+        until = min(_SEARCH_UNTIL, 1.0 - min(kept, _MOST_FINAL_SHARE))
         self._search = Search(
             self._realizer, self._judged.typical_error, Predictor(costs, self._problem.spec, self._problem.rows),
             self._started + until * self._seconds, self._clock,
@@ -151,7 +152,7 @@ class _Hunt:
         """The best of the furthest stage that was reached. Raises OutOfTime where none was."""
         measured = len(self._search.measured) if self._search else len(self._errors)
         if self._final:
-            best = min(self._final, key=lambda finalist: finalist.held_out.rmse)
+            best = self._winner()
             return Found(best.schedule, best.sampler, best.held_out, best.by, measured, self._errors)
         if self._search and self._search.measured:
             _, schedule, by = self._search.finalists(1)[0]
@@ -162,6 +163,9 @@ class _Hunt:
         else:
             raise OutOfTime
         return Found(schedule, trials.until().table_for(schedule), None, by, measured, self._errors)
+
+    def _winner(self) -> Finalist:
+        return min(self._final, key=lambda finalist: finalist.held_out.rmse)
 
     def _clock(self) -> None:
         self._progress(self._elapsed, self._seconds)
@@ -216,12 +220,13 @@ class _Hunt:
     def _run_off(self, search: Search, panel: Panel, pace: float) -> None:
         """pace: seconds of one generation of one sample."""
         samples, left = len(self._judged.samples), self._seconds - self._elapsed
-        count = RunOff.count(samples, (self._ratio + _LEAST_IN_FINAL) * pace, left)
-        run_off = RunOff(self._judged, panel, count)
-        latest = self._started + self._seconds - run_off.seconds_each(pace)
+        run_off = RunOff(self._judged, panel, RunOff.count(samples, self._ratio, _LEAST_IN_FINAL, pace, left))
+        refit = run_off.seconds_of_refit(self._ratio, pace)
         leaders = [name for _, name in self._ranked()[:_LEADERS]]
         for measured in run_off.entrants(search, leaders):
-            if time.perf_counter() > latest:
+            if self._elapsed > self._seconds - refit - run_off.seconds_of_one(pace):
                 break
-            self._final.append(run_off.judge(measured))
+            self._final.append(run_off.judge(measured.schedule, measured.by))
             self._clock()
+        if run_off.refits and self._final and self._elapsed <= self._seconds - refit:
+            self._final.append(run_off.refit(self._winner()))

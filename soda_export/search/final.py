@@ -1,4 +1,4 @@
-"""The run-off of a search: finalists are fitted on more samples, and judged on samples that nothing has seen."""
+"""The run-off of a search: finalists are judged on samples that nothing has seen, and the winner is fitted on more."""
 
 from __future__ import annotations
 
@@ -40,32 +40,36 @@ def unseen_by(trials: Trials, samples: int) -> Trials:
 
 
 class RunOff:
-    """judged: the search's own trials. count: how many of the panel's samples the finalists are fitted on."""
+    """judged: the search's own trials. count: how many of the panel's samples the winner is fitted on; where they are
+    more than the search's, it is fitted again."""
 
     def __init__(self, judged: Trials, panel: Panel, count: int) -> None:
-        self._is_more = count > len(judged.samples)
-        self._weights = panel.weights(count)
-        self._many = judged.with_samples(panel.choose(count), self._weights) if self._is_more else judged
-        self._unseen = unseen_by(judged, count)
+        self.refits = count > len(judged.samples)
+        self._judged, self._weights, self._unseen = judged, panel.weights(count), unseen_by(judged, count)
+        self._many = judged.with_samples(panel.choose(count), self._weights) if self.refits else judged
 
     @staticmethod
-    def count(samples: int, pace: float, seconds: float) -> int:
-        """How many samples the finalists are fitted on: a power of two times those of the search, MORE_SAMPLES times at
-        most, and at least theirs. pace: seconds for all finalists that each sample takes."""
+    def seconds(samples: int, count: int, ratio: float, finalists: float, pace: float) -> float:
+        """What it takes. pace: seconds of one generation of one sample; `ratio` times that with everything computed."""
+        refit = (1 + _UNSEEN_SHARE + ratio) * count if count > samples else 0.0
+        return pace * (_UNSEEN_SHARE * (ratio + finalists) * count + refit)
+
+    @classmethod
+    def count(cls, samples: int, ratio: float, finalists: float, pace: float, seconds: float) -> int:
+        """How many samples the winner is fitted on: a power of two times those of the search, MORE_SAMPLES times at
+        most, and at least theirs."""
         count = MORE_SAMPLES * samples
-        while count > samples and (1 + _UNSEEN_SHARE) * pace * count > seconds:
+        while count > samples and cls.seconds(samples, count, ratio, finalists, pace) > seconds:
             count //= 2
         return count
 
-    @classmethod
-    def seconds(cls, samples: int, pace: float, most: float) -> float:
-        """Seconds to keep for the run-off, `most` at most."""
-        count = cls.count(samples, pace, most)
-        return min(most, pace * count * (_UNSEEN_SHARE + (count > samples)))
+    def seconds_of_one(self, pace: float) -> float:
+        """What playing a finalist on the unseen samples takes."""
+        return pace * len(self._unseen.samples)
 
-    def seconds_each(self, pace: float) -> float:
-        """What one finalist takes."""
-        return pace * (len(self._unseen.samples) + (len(self._many.samples) if self._is_more else 0))
+    def seconds_of_refit(self, ratio: float, pace: float) -> float:
+        """What fitting the winner again takes, and playing it."""
+        return pace * (1 + ratio) * len(self._many.samples) + self.seconds_of_one(pace) if self.refits else 0.0
 
     def entrants(self, search: Search, leaders: list[str]) -> list[Measured]:
         """The best of the search first, then the best planners', then the others."""
@@ -73,10 +77,14 @@ class RunOff:
         first, *others = search.finalists(_FINALISTS)
         return list({m.schedule.work.tobytes(): m for m in (first, *planners, *others)}.values())
 
-    def judge(self, measured: Measured) -> Finalist:
-        """Fit to a schedule, and play it on the unseen samples."""
-        schedule, weights = measured.schedule, self._weights if self._is_more else None
-        squares = self._many.squared_errors(schedule)
-        seen_rmse = float(np.sqrt(squares.mean() if weights is None else weights @ squares))
-        held_out = judge(schedule, self._many, self._unseen, seen_rmse)
-        return Finalist(schedule, self._many.table_for(schedule), held_out, measured.by)
+    def judge(self, schedule: Schedule, by: str) -> Finalist:
+        """Play a schedule, as it was fitted by the search, on the unseen samples."""
+        own = float(np.sqrt(self._judged.squared_errors(schedule).mean()))
+        held_out = judge(schedule, self._judged, self._unseen, own)
+        return Finalist(schedule, self._judged.table_for(schedule), held_out, by)
+
+    def refit(self, winner: Finalist) -> Finalist:
+        """Fit to the winner's schedule on more samples, and play it again."""
+        own = float(np.sqrt(self._weights @ self._many.squared_errors(winner.schedule)))
+        held_out = judge(winner.schedule, self._many, self._unseen, own)
+        return winner._replace(sampler=self._many.table_for(winner.schedule), held_out=held_out)
