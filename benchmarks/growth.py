@@ -7,7 +7,7 @@ A small PixArt with random weights (width 64) is doubled along one axis at a tim
 a process of its own, forked from one that has built the smallest model once, so that nothing is loaded for the first
 time; a bundle is opened and played in a further one, which has no torch. Times are CPU seconds of the process, since
 others may use the machine; peaks are resident bytes above those at the beginning of the stage. Stages below a second
-are repeated, and the least time counts. The exponent of an axis is that of the last two doublings (growth_table.py).
+are repeated, and the least time counts. growth_table.py fits exponents.
 
 `--planning` measures planning and lowering alone, on a made-up map, in seconds and at larger sizes.
 

@@ -129,7 +129,7 @@ def calibrate(bench: Any) -> None:
 
 
 def play(bundle: Path) -> dict[str, Any]:
-    """Costs of opening a bundle with all its engines, and of a generation."""
+    """Costs of opening a bundle with all its engines, of the first generation, which allocates, and of a later one."""
     from soda_runtime import Session
     from soda_runtime.request import example_request
 
@@ -144,5 +144,6 @@ def play(bundle: Path) -> dict[str, Any]:
     Session.open(bundle, threads=1).close()  # loads the library, and remembers that the weights are whole
     session = costs.once(f"open, {name}", open_all)
     request = example_request(session.bundle, 1)
+    costs.once(f"first generation, {name}", lambda: session.generate(**request, seed=0))
     costs.least(f"generate, {name}", lambda: session.generate(**request, seed=0))
     return costs.found

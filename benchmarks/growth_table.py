@@ -26,17 +26,22 @@ Points = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float], noise: float) -> float | None:
-    """e of cost = a + b size^e through the last three points: the constant a, which rules where models are small, is
-    not in it. None where the cost does not grow: by less than `noise`, or a fifth, over all points."""
-    (x0, x1, x2), (y0, y1, y2) = sizes[-3:], costs[-3:]
-    if y2 - costs[0] < max(noise, (_FLAT - 1) * costs[0]) or y1 >= y2:
+    """e of cost = a + b size^e, a and b not negative, with the least relative error over all points: the constant a,
+    which rules where models are small, is not in it. None where the cost does not grow: by less than `noise`, or a
+    fifth, over all points."""
+    if costs[-1] - costs[0] < max(noise, (_FLAT - 1) * costs[0]):
         return None
-    wanted, low, high = (y2 - y1) / max(y1 - y0, 1e-12), 0.01, 6.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        ratio = (x2**middle - x1**middle) / (x1**middle - x0**middle)
-        low, high = (middle, high) if ratio < wanted else (low, middle)
-    return (low + high) / 2
+    known, weights = np.array(costs), 1.0 / np.maximum(costs, 1e-12)
+    best = (np.inf, 0.0)
+    for e in np.arange(0.1, 4.0, 0.01):
+        powers = (np.array(sizes) / sizes[-1]) ** e
+        columns = np.column_stack([np.ones(len(costs)), powers]) * weights[:, None]
+        (constant, factor), *_ = np.linalg.lstsq(columns, known * weights, rcond=None)
+        if constant < 0:
+            constant, factor = 0.0, (powers * weights).sum() / ((powers * weights) ** 2).sum()
+        error = float((((constant + factor * powers) * weights - 1.0) ** 2).sum())
+        best = min(best, (error, float(e)))
+    return best[1]
 
 
 def stages_of(points: Points) -> list[str]:
@@ -68,7 +73,11 @@ def _cell(sizes: Sequence[float], costs: Sequence[float], unit: float, noise: fl
         return ""
     found = exponent(sizes, costs, noise)
     grows = "flat" if found is None else f"**{found:.1f}**" if found > _STEEP else f"{found:.1f}"
-    return f"{unit * costs[0]:.2g} to {unit * costs[-1]:.2g}: {grows}"
+    return f"{_figure(unit * costs[0])} to {_figure(unit * costs[-1])}: {grows}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
 
 
 def draw(points: Points, path: Path) -> None:
@@ -110,6 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path, help="what growth.py wrote")
     record = parser.parse_args().record
+    if not record.is_file():
+        parser.error(f"{record}: no such file; growth.py --out writes one")
     points = json.loads(record.read_text())["axes"]
     print(table(points))
     draw(points, record.with_suffix(".png"))
