@@ -51,8 +51,8 @@ def bench_bundle(path: Path, options: BenchOptions, progress: Callable[[int, int
         for kind, each in enumerate((fast, whole)):
             each.run(options.seed + i)
             progress(2 * i + kind + 1, 2 * (options.rounds + 1))
-    dispatch = measure_dispatch(accelerated, request, options.seed)
     few = min(options.rounds, _FEW_ROUNDS)
+    dispatch = measure_dispatch(accelerated, request, options.seed, few)
     encoding = measure_encoding(accelerated, _with_prompts(manifest, request), few) if manifest.tokenizers else None
     decoder = _decoder_seconds(accelerated, few) if manifest.finish else None
     for each in (fast, whole):  # the first round warmed up

@@ -62,10 +62,12 @@ class Generations:
 def time_steps(session: Session, steps: int) -> list[float]:
     """Seconds of each of the first steps of a request that has been started; a device is waited for after each."""
     session.wait()
+    is_on_device = isinstance(session.bundle.backend, DeviceBackend)
     times = [time.perf_counter()]
     for step in range(steps):
         session.step(step)
-        session.wait()
+        if is_on_device:
+            session.wait()
         times.append(time.perf_counter())
     seconds: list[float] = np.diff(times).tolist()
     return seconds
@@ -128,30 +130,46 @@ def measure_encoding(session: Session, request: dict[str, Any], rounds: int) -> 
     return statistics.median(times[1:])
 
 
-def measure_dispatch(session: Session, request: dict[str, Any], seed: int) -> float:
-    """Median microseconds that a step of the schedule spends in our Python, outside the engine's call."""
-    session.start(**request, seed=seed, policy="frozen")
-    playback = session.playback
-    spent = 0.0
+def measure_dispatch(session: Session, request: dict[str, Any], seed: int, rounds: int) -> float:
+    """Median microseconds from the end of an engine's call to the next one's beginning, over steps of the schedule."""
+    gaps: list[float] = []
+    for _ in range(rounds):
+        session.start(**request, seed=seed, policy="frozen")
+        session.playback.wait()
+        gaps += _gaps(session)
+    return 1e6 * statistics.median(gaps)
+
+
+def _gaps(session: Session) -> list[float]:
+    """Seconds between the engines of a request that has been started, which this runs."""
+    playback, ends = session.playback, [time.perf_counter()]
+    gaps: list[float] = []
+    prepared = 0.0
 
     def timed(call: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:
-            nonlocal spent
-            started = time.perf_counter()
+            nonlocal prepared
+            gaps.append(time.perf_counter() - ends[-1] - prepared)
             call()
-            spent += time.perf_counter() - started
+            prepared = 0.0
+            ends.append(time.perf_counter())
 
         return run
 
-    originals = playback.prepares, playback.steps
-    playback.prepares = [[timed(call) for call in calls] for calls in playback.prepares]
-    playback.steps = [timed(call) for call in playback.steps]
+    def preparing(call: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal prepared
+            started = time.perf_counter()
+            call()
+            prepared += time.perf_counter() - started
+
+        return run
+
+    originals = playback.prepares, playback.steps, playback.loop
+    playback.prepares = [[preparing(call) for call in calls] for calls in playback.prepares]
+    playback.steps, playback.loop = [timed(call) for call in playback.steps], None
     try:
-        overhead = []
-        for i in range(len(playback.steps)):
-            spent, started = 0.0, time.perf_counter()
-            session.step(i)
-            overhead.append(time.perf_counter() - started - spent)
+        session.run_steps()
     finally:
-        playback.prepares, playback.steps = originals
-    return 1e6 * statistics.median(overhead)
+        playback.prepares, playback.steps, playback.loop = originals
+    return gaps[1:] or gaps

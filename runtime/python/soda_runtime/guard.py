@@ -50,23 +50,32 @@ class Turn:
         self._lock = threading.Lock()
         self._called_back = 0  # the thread that is in a callback
 
-    @contextmanager
-    def taken(self, wait: bool = False, looks: bool = False) -> Iterator[None]:
-        """While the caller has it. looks: changes nothing, so that a callback of the one who has it may do it too.
-        Raises RequestError where another one has it."""
+    def take(self, wait: bool = False, looks: bool = False) -> bool:
+        """Take it; whether it must be given back. looks: changes nothing, so that a callback of the one who has it may
+        do it too. Raises RequestError where another one has it."""
         if self._called_back == threading.get_ident():
             if not looks:
                 raise RequestError("on_step may look at its session and cancel, but not play, reset or close it")
-            yield
-            return
+            return False
         if not self._lock.acquire(blocking=wait):
             raise RequestError(
                 "the session is busy: another call plays it still; wait for that, or give each thread its own session"
             )
+        return True
+
+    def give_back(self) -> None:
+        """After `take`."""
+        self._lock.release()
+
+    @contextmanager
+    def taken(self, wait: bool = False, looks: bool = False) -> Iterator[None]:
+        """While the caller has it; arguments and errors as of `take`."""
+        is_held = self.take(wait, looks)
         try:
             yield
         finally:
-            self._lock.release()
+            if is_held:
+                self.give_back()
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:

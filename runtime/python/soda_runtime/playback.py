@@ -49,6 +49,7 @@ class Playback(OpenedHere):
     """The buffers and bound calls of one (bundle, batch, play, start). Used by one thread at a time.
 
     first: the step that runs first. cached: steps that run the schedule's programs; the others compute everything.
+    needs_more: steps before which prepared tensors or noise are made.
     """
 
     def __init__(self, bundle: OpenedBundle, batch: int, play: Play, start: int | None = None) -> None:
@@ -102,6 +103,10 @@ class Playback(OpenedHere):
         self._finish: dict[int, tuple[Call, Memory]] = {}
         self._given: Memory | None = None
         self.loop = self._make_loop()
+        made_at = [self.window] + [self.noise_steps] * manifest.sampler.stochastic
+        self.needs_more = frozenset(
+            step for step in range(len(programs)) if step == self.first or any(step % each == 0 for each in made_at)
+        )
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

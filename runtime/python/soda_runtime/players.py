@@ -102,12 +102,17 @@ class Players:
     def run_step(self, index: int) -> None:
         """Step `index` of every lane."""
         for lane in self.lanes:
-            playback = lane.playback
-            for call in playback.prepares_before(index):
-                call()
-            if index in (playback.first, index - index % playback.noise_steps):
-                self.write_noise(lane, index)
-            playback.run(index)
+            if index in lane.playback.needs_more:
+                self._make_ready(lane, index)
+            lane.playback.run(index)
+
+    def _make_ready(self, lane: Lane, index: int) -> None:
+        """Make what steps from `index` on take."""
+        playback = lane.playback
+        for call in playback.prepares_before(index):
+            call()
+        if index in (playback.first, index - index % playback.noise_steps):
+            self.write_noise(lane, index)
 
     def write_noise(self, lane: Lane, step: int) -> None:
         """Put the noise of `step` and others where they read it, as many as there is room for."""

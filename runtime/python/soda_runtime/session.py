@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from .progress import StepDone, takes_fields
 from .request import Request
 from .results import Results
 from .values import real_array
+
+_Given = ParamSpec("_Given")
 
 
 class Session(Answers):
@@ -90,8 +92,12 @@ class Session(Answers):
 
     def step(self, index: int) -> None:
         """Run step `index`; steps run in order, each once. A step that fails ends the request."""
-        with self._taken():
+        self.bundle.require_here()
+        self._turn.take()
+        try:
             self._step(index)
+        finally:
+            self._turn.give_back()
 
     def cancel(self) -> None:
         """From any thread: the request in progress ends after the step that is running, and the call that plays it
@@ -150,14 +156,12 @@ class Session(Answers):
 
     def _run_steps(self) -> None:
         playback = self.playback
-        if playback.loop is None or self._next_step != playback.first or self._on_step is not None:
-            for i in range(self._next_step, self.bundle.manifest.sampler.steps):
-                self._step(i)
-            return
         self._end_if_cancelled()
+        if playback.loop is None or self._next_step != playback.first or self._on_step is not None:
+            self._play(self._run_until, self.bundle.manifest.sampler.steps)
+            return
         self._players.write_noise(self._players.lanes[0], playback.first)
-        with self._dropping_failures():
-            playback.loop()
+        self._play(playback.loop)
         self._next_step, self._current = len(playback.steps), 0
 
     def _step(self, index: int) -> None:
@@ -166,14 +170,34 @@ class Session(Answers):
         if index != self._next_step or index >= steps:
             raise RequestError(f"step {index} cannot run now; next is {self._next_step} of {steps} steps")
         self._end_if_cancelled()
-        with self._dropping_failures():
-            self._players.run_step(index)
+        self._play(self._run_until, index + 1)
+
+    def _play(self, run: Callable[_Given, None], *given: _Given.args, **by_name: _Given.kwargs) -> None:
+        """Whatever fails ends the request: what is in the cache is not that of any step."""
+        try:
+            run(*given, **by_name)
+        except Exception:
+            self._reset()
+            raise
+        except BaseException:  # Ctrl-C: engines that are not open yet need not be
+            self._close()
+            raise
+
+    def _run_until(self, end: int) -> None:
+        """Run the steps before `end`. An engine leaves little of Python in the processor's caches, so each line between
+        two of them costs about ten times as much as in a loop of its own (docs/results/speed.md)."""
+        run, current, on_step, steps = (
+            self._players.run_step, self._current, self._on_step, self.bundle.manifest.sampler.steps
+        )  # fmt: skip
+        for index in range(self._next_step, end):
+            run(index)
             self._next_step = index + 1
-            if self._on_step is not None:
+            if on_step is not None:
                 with self._turn.calling_back():
-                    self._on_step(StepDone(self, index, steps))
-        self._end_if_cancelled()
-        if self._next_step == steps:
+                    on_step(StepDone(self, index, steps))
+            if self._cancelled == current:
+                self._end_if_cancelled()
+        if end == steps:
             self._current = 0
 
     def _end_if_cancelled(self) -> None:
@@ -181,18 +205,6 @@ class Session(Answers):
             done, steps = self._next_step, self.bundle.manifest.sampler.steps
             self._reset()
             raise Cancelled(f"cancelled after {done} of {steps} steps")
-
-    @contextmanager
-    def _dropping_failures(self) -> Iterator[None]:
-        """Whatever fails ends the request: what is in the cache is not that of any step."""
-        try:
-            yield
-        except Exception:
-            self._reset()
-            raise
-        except BaseException:  # Ctrl-C: engines that are not open yet need not be
-            self._close()
-            raise
 
     def _close(self) -> None:
         self._players.close()
