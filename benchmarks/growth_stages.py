@@ -117,8 +117,8 @@ def calibrate(bench: Any) -> None:
     """What a misfit policy is made of, without the search for its threshold."""
     from soda_export.options import ProfileOptions
     from soda_export.policy.misfit import make_misfit
-    from soda_export.search.gate import fit_fills, full_run, weigh_steps
-    from soda_export.search.trial import Trials
+    from soda_export.search.gate import fit_fills, weigh_steps
+    from soda_export.search.trial import Trials, full_run
 
     conditions = bench.calibration(ProfileOptions(samples=2)).conditions()
     trials = Trials(bench.eager, bench.sampler, bench.identity, bench.options.guidance, conditions, range(2))

@@ -14,15 +14,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from built_in import open_bench
 
 from soda_export.models.load import load_model
-from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
+from soda_export.options import ProfileOptions
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.sensitivity import SensitivityMap, half_agreement
 from soda_export.search.trial import Trials
 from soda_export.workbench.pipeline import Workbench
-from soda_export.workbench.stages import StageStore
 
 
 def main() -> None:
@@ -36,8 +36,7 @@ def main() -> None:
     loaded, profile = load_model(args.model), ProfileOptions(samples=args.samples)
 
     def bench_at(steps: int) -> Workbench:
-        options = SamplerRequest(steps=steps).resolve(*defaults_for(loaded))
-        return Workbench(loaded, options, StageStore(Path(scratch)), lambda *_: None)
+        return open_bench(loaded, Path(scratch), steps)
 
     with tempfile.TemporaryDirectory() as scratch:
         source = bench_at(args.measured).profile(profile)

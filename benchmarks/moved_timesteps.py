@@ -15,16 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from built_in import open_bench
 from records import write_record
 
-from soda_export.models.load import load_model
-from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
+from soda_export.options import ProfileOptions
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.sampler import FittingSampler, SamplerTable
 from soda_export.search.trial import Trials
-from soda_export.workbench.pipeline import Workbench
-from soda_export.workbench.stages import StageStore
 
 
 def main() -> None:
@@ -36,15 +34,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("engines/.work"), help="stage store")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    loaded = load_model(args.model)
-    options = SamplerRequest().resolve(*defaults_for(loaded))
-    bench = Workbench(loaded, options, StageStore(args.store), lambda *_: None)
+    bench = open_bench(args.model, args.store)
+    spec, options = bench.loaded.spec, bench.options
     conditions = bench.calibration(ProfileOptions(samples=256)).conditions()
     trials = Trials(bench.eager, bench.sampler, bench.identity, options.guidance, conditions, range(1))
     seen, unseen = trials.seen(args.samples), trials.unseen(args.samples)
-    problem = Problem(loaded.spec, options.sampler, options.steps, options.guidance)
+    problem = Problem(spec, options.sampler, options.steps, options.guidance)
     schedule = PLANNERS["skip-fitted"](problem, Target(flops_ratio=args.flops_ratio))
-    renews = schedule.renews(loaded.spec, bench.rows)
+    renews = schedule.renews(spec, bench.rows)
     calls = [step for step, renewed in enumerate(renews) if renewed]
     rows = []
     for share in (float(word) for word in args.shares.split(",")):

@@ -17,6 +17,7 @@ from typing import Annotated
 import cyclopts
 import msgspec
 import numpy as np
+from built_in import open_bench
 from cyclopts import Parameter
 from records import write_record
 from soda_runtime.checks import open_manifest
@@ -25,13 +26,13 @@ from soda_export.cli.inspect_sizes import inspect_sizes_of
 from soda_export.eval.metrics import Values, rmse, rmse_ratio, sample_errors
 from soda_export.eval.sample import ModelSamples, SampleSource, batches
 from soda_export.lower.lower import lower_plan
-from soda_export.models.load import ModelRequest, load_model
-from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
+from soda_export.models.load import ModelRequest
+from soda_export.options import ProfileOptions
 from soda_export.plan.plan import Plan
 from soda_export.plan.solve import PlanOptions, solve_plan
 from soda_export.workbench.assemble import assemble_bundle
 from soda_export.workbench.pipeline import Workbench
-from soda_export.workbench.stages import SHELF, StageStore
+from soda_export.workbench.stages import SHELF
 
 SIZES = ("64x64", "48x64", "64x96")
 FIRST_SEED, OTHER_SEED = 3_000_000, 7
@@ -42,12 +43,7 @@ def main(
     profile_samples: int = 32, samples: int = 64, batch: int = 16, out: Path | None = None,
 ) -> None:  # fmt: skip
     """Profile, plan, measure and build."""
-    store = StageStore(SHELF / ".work")
-    benches = []
-    for each in size:
-        loaded = load_model(ModelRequest(model, size=(each,)))
-        options = SamplerRequest().resolve(*defaults_for(loaded))
-        benches.append(Workbench(loaded, options, store, lambda *_: None))
+    benches = [open_bench(ModelRequest(model, size=(each,)), SHELF / ".work") for each in size]
     own = [_plan(bench, budget, profile_samples, ProfileOptions.seed) for bench in benches]
     again = [_plan(bench, budget, profile_samples, OTHER_SEED) for bench in benches]
     carried = [bench.carried(own[0], benches[0]) for bench in benches]

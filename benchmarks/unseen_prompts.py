@@ -15,20 +15,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from built_in import open_bench
 from numpy.typing import NDArray
 from records import write_record
 
 from soda_export.eager.conditions import Conditions
 from soda_export.eval.conditions import model_prompts
-from soda_export.models.load import load_model
-from soda_export.options import ProfileOptions, SamplerRequest, defaults_for
+from soda_export.options import ProfileOptions
 from soda_export.plan.plan import Plan
 from soda_export.plan.solve import PlanOptions
 from soda_export.search.objective import mean_squares
 from soda_export.search.planning import make_plan_for
 from soda_export.search.trial import Trials
 from soda_export.workbench.pipeline import Workbench
-from soda_export.workbench.stages import StageStore
 
 _FIRST, _BATCH = 20_000, 32  # samples beyond those of planning
 _RESAMPLED = 2000
@@ -43,9 +42,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("engines/.work"), help="stage store")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    loaded = load_model(args.model)
-    options = SamplerRequest().resolve(*defaults_for(loaded))
-    bench = Workbench(loaded, options, StageStore(args.store), lambda *_: None)
+    bench = open_bench(args.model, args.store)
     calibration = bench.calibration(ProfileOptions(samples=256))
     sensitivity = bench.profile(ProfileOptions())
     made, unseen = calibration.conditions(), bench.components.encode(list(model_prompts(args.model)))

@@ -39,8 +39,8 @@ from soda_export.policy.adaptive import AdaptivePolicy
 from soda_export.policy.misfit import make_misfit
 from soda_export.policy.sada import make_sada
 from soda_export.sampler import KnownRegion, freeze_starts, levels_after
-from soda_export.search.gate import fit_fills, full_run
-from soda_export.search.trial import Trials
+from soda_export.search.gate import fit_fills
+from soda_export.search.trial import Trials, full_run
 from soda_export.workbench.assemble import assemble_bundle
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore

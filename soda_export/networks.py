@@ -102,6 +102,12 @@ def load_lpips(path: Path, option: str = "--lpips") -> Callable[[Images, Images]
     return distance
 
 
+def require_weights(option: str, path: Path) -> None:
+    """Raises UsageError where the file of weights is not there."""
+    if not path.is_file():
+        raise UsageError(f"{option} {path}: no such file; nothing is downloaded, so give weights on this machine")
+
+
 def _import(module: str, option: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
@@ -112,8 +118,7 @@ def _import(module: str, option: str, package: str) -> Any:
 
 def _read_weights(option: str, path: Path) -> dict[str, Any]:
     """Tensors of a .pth file; nothing in it is run."""
-    if not path.is_file():
-        raise UsageError(f"{option} {path}: no such file; nothing is downloaded, so give weights on this machine")
+    require_weights(option, path)
     weights: dict[str, Any] = _made(option, path, lambda: torch.load(path, map_location="cpu", weights_only=True))
     return weights
 

@@ -135,13 +135,13 @@ class _Hunt:
         play = self._scout()
         costs, solved = self._intervals(play)
         pace = play / len(self._few.samples)  # seconds of one generation of one sample
-        final = (samples, self._ratio, _SURE_IN_FINAL, pace)
-        count = RunOff.count(*final, _MOST_FINAL_SHARE * self._seconds)
-        kept = RunOff.seconds(samples, count, *final[1:]) / self._seconds
-        until = min(_SEARCH_UNTIL, 1.0 - min(kept, _MOST_FINAL_SHARE))
+        most = _MOST_FINAL_SHARE * self._seconds
+        count = RunOff.count(samples, self._ratio, _SURE_IN_FINAL, pace, most)
+        kept = min(most, RunOff.seconds(samples, count, self._ratio, _SURE_IN_FINAL, pace))
+        until = min(_SEARCH_UNTIL * self._seconds, self._seconds - kept)
         self._search = Search(
             self._realizer, self._judged.typical_error, Predictor(costs, self._problem.spec, self._problem.rows),
-            self._started + until * self._seconds, self._clock,
+            self._started + until, self._clock,
         )  # fmt: skip
         self._refine(self._search, solved)
         self._run_off(self._search, panel, self._search.pace / samples or pace)
@@ -220,8 +220,9 @@ class _Hunt:
     def _run_off(self, search: Search, panel: Panel, pace: float) -> None:
         """pace: seconds of one generation of one sample."""
         samples, left = len(self._judged.samples), self._seconds - self._elapsed
-        run_off = RunOff(self._judged, panel, RunOff.count(samples, self._ratio, _LEAST_IN_FINAL, pace, left))
-        refit = run_off.seconds_of_refit(self._ratio, pace)
+        count = RunOff.count(samples, self._ratio, _LEAST_IN_FINAL, pace, left)
+        run_off = RunOff(self._judged, panel, count, self._ratio)
+        refit = run_off.seconds_of_refit(pace)
         leaders = [name for _, name in self._ranked()[:_LEADERS]]
         for measured in run_off.entrants(search, leaders):
             if self._elapsed > self._seconds - refit - run_off.seconds_of_one(pace):

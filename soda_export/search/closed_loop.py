@@ -81,11 +81,7 @@ def measure_intervals(trials: Trials, seconds: float, progress: Callable[[int, i
 
 def _measure(trials: Trials, anchor: int, gap: int) -> NDArray[np.float64]:
     key = trials.key_of(f"interval {anchor} {gap}".encode())
-    known = trials.journal.get(key)
-    if known is None:
-        known = _Interval(trials, anchor, gap).play().tolist()
-        trials.journal.add(key, known)
-    return np.array(known)
+    return np.array(trials.journal.recall(key, lambda: _Interval(trials, anchor, gap).play().tolist()))
 
 
 def _coarse_to_fine(steps: int, gaps: list[int]) -> list[tuple[int, int]]:

@@ -36,23 +36,27 @@ def judge(schedule: Schedule, seen: Trials, unseen: Trials, seen_rmse: float) ->
 
 def unseen_by(trials: Trials, samples: int) -> Trials:
     """What judges a fit on so many samples."""
-    return trials.unseen(max(1, round(_UNSEEN_SHARE * samples)))
+    return trials.unseen(_judges(samples))
+
+
+def _judges(samples: int) -> int:
+    return max(1, round(_UNSEEN_SHARE * samples))
 
 
 class RunOff:
     """judged: the search's own trials. count: how many of the panel's samples the winner is fitted on; where they are
-    more than the search's, it is fitted again."""
+    more than the search's, it is fitted again. ratio: what computing everything takes, in generations of a finalist."""
 
-    def __init__(self, judged: Trials, panel: Panel, count: int) -> None:
-        self.refits = count > len(judged.samples)
+    def __init__(self, judged: Trials, panel: Panel, count: int, ratio: float) -> None:
+        self._samples, self._count, self._ratio = len(judged.samples), count, ratio
+        self.refits = count > self._samples
         self._judged, self._weights, self._unseen = judged, panel.weights(count), unseen_by(judged, count)
         self._many = judged.with_samples(panel.choose(count), self._weights) if self.refits else judged
 
     @staticmethod
     def seconds(samples: int, count: int, ratio: float, finalists: float, pace: float) -> float:
         """What it takes. pace: seconds of one generation of one sample; `ratio` times that with everything computed."""
-        refit = (1 + _UNSEEN_SHARE + ratio) * count if count > samples else 0.0
-        return pace * (_UNSEEN_SHARE * (ratio + finalists) * count + refit)
+        return pace * (ratio + finalists) * _judges(count) + _seconds_of_refit(samples, count, ratio, pace)
 
     @classmethod
     def count(cls, samples: int, ratio: float, finalists: float, pace: float, seconds: float) -> int:
@@ -65,11 +69,11 @@ class RunOff:
 
     def seconds_of_one(self, pace: float) -> float:
         """What playing a finalist on the unseen samples takes."""
-        return pace * len(self._unseen.samples)
+        return pace * _judges(self._count)
 
-    def seconds_of_refit(self, ratio: float, pace: float) -> float:
+    def seconds_of_refit(self, pace: float) -> float:
         """What fitting the winner again takes, and playing it."""
-        return pace * (1 + ratio) * len(self._many.samples) + self.seconds_of_one(pace) if self.refits else 0.0
+        return _seconds_of_refit(self._samples, self._count, self._ratio, pace)
 
     def entrants(self, search: Search, leaders: list[str]) -> list[Measured]:
         """The best of the search first, then the best planners', then the others."""
@@ -88,3 +92,7 @@ class RunOff:
         own = float(np.sqrt(self._weights @ self._many.squared_errors(winner.schedule)))
         held_out = judge(winner.schedule, self._many, self._unseen, own)
         return winner._replace(sampler=self._many.table_for(winner.schedule), held_out=held_out)
+
+
+def _seconds_of_refit(samples: int, count: int, ratio: float, pace: float) -> float:
+    return pace * ((1 + ratio) * count + _judges(count)) if count > samples else 0.0

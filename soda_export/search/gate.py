@@ -21,7 +21,7 @@ from ..policy.misfit import EARLIEST, GAP, MAX_RUN, make_misfit, variant_of
 from ..policy.options import PolicyOptions
 from ..policy.sada import PAPER, RELEASED, make_sada
 from ..sampler import SamplerTable, advance_state, check_skips, least_squares
-from .trial import Trials
+from .trial import Trials, full_run
 
 log = logging.getLogger(__name__)
 _RIDGE = 1e-6
@@ -30,17 +30,6 @@ _GRID = 4  # steps between two whose weight is measured
 _LEAST_GROUP = 8  # samples that a row is fitted on; smaller groups keep what the fills make
 _ROUNDS, _CLOSE = 10, 0.02
 _WEIGHED = 8  # samples that steps are weighed on
-
-
-def full_run(trials: Trials) -> tuple[list[Tensor], list[Tensor]]:
-    """The states before each step and after the last, and the predictions, with everything computed."""
-    sampler, sampling, channels = trials.sampler, trials.sampling, trials.spec.latent_shape[0]
-    states, predictions = [sampling.begin(sampler)], []
-    for step in range(sampler.steps):
-        output = sampling.predict(sampler, step, states[-1])
-        predictions.append(output[:, :channels])
-        states.append(sampling.advance(sampler, step, states[-1], output))
-    return states, predictions
 
 
 def fit_fills(

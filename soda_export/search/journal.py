@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from ..files import naming, write_whole
@@ -24,6 +25,14 @@ class Journal:
                     continue
             if content and not content.endswith("\n"):  # the next line would become part of the half one
                 write_whole(path, content[: content.rfind("\n") + 1].encode())
+
+    def recall(self, key: str, measure: Callable[[], list[float]]) -> list[float]:
+        """The value, measured and remembered where it is not known."""
+        known = self.get(key)
+        if known is None:
+            known = measure()
+            self.add(key, known)
+        return known
 
     def get(self, key: str) -> list[float] | None:
         """The value, or None."""

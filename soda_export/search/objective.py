@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..export.decoders import decoder_source, open_decoder
 from ..models.load import LoadedModel
-from ..networks import load_lpips
+from ..networks import load_lpips, require_weights
 from ..plan.plan import ObjectiveName
 
 LATENTS: ObjectiveName = "latents"
@@ -49,8 +49,8 @@ def check_objective(asked: str) -> Path:
     file = Path(asked.removeprefix(_LPIPS_PREFIX))
     if asked not in (LATENTS, PIXELS) and not asked.startswith(_LPIPS_PREFIX):
         raise UsageError(f"--objective {asked}: not {LATENTS}, {PIXELS} or {_LPIPS_PREFIX}FILE")
-    if asked.startswith(_LPIPS_PREFIX) and not file.is_file():
-        raise UsageError(f"--objective {file}: no such file; nothing is downloaded, so give weights on this machine")
+    if asked.startswith(_LPIPS_PREFIX):
+        require_weights("--objective", file)
     return file
 
 

@@ -51,9 +51,9 @@ def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> 
     Whatever the budget, the same two schedules judge: searches for several budgets share what is measured.
     """
     size, key = len(trials.samples), f"sensitivity of seen samples, {len(trials.samples)} at a time"
-    moved = trials.journal.get(key)
-    if moved is None:
-        moved, started = [], time.perf_counter()
+
+    def measure() -> list[float]:
+        moved, started = list[float](), time.perf_counter()
         spec, steps = trials.spec, trials.sampler.steps
         pilots = [Schedule.at_anchors(spec, steps, tuple(range(0, steps, _EVERY)), order) for order in _ORDERS]
         for batch in range(_MOST_BATCHES):
@@ -63,6 +63,8 @@ def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> 
             ends = [some.play(pilot, some.sampler) for pilot in pilots]
             moved += mean_squares(ends[0] - ends[1])
             progress()
-        trials.journal.add(key, moved)
+        return moved
+
+    moved = trials.journal.recall(key, measure)
     numbers = seen_numbers(len(moved), trials.prompts)
     return Panel(tuple(numbers[i] for i in np.argsort(moved)[::-1]))

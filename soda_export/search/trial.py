@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -120,14 +120,15 @@ class Trials:
     def squared_errors(self, schedule: Schedule) -> NDArray[np.float64]:
         """Mean squared error of each sample's final latents: [B]."""
         key = self._schedule_key(schedule)
-        known = self.journal.get(key)
-        if known is None:
+
+        def measure() -> list[float]:
             fitting = self._fitting(schedule) if self.fit else None
-            known = self.squares(self.play(schedule, fitting or self.unfitted(schedule)))
-            self.journal.add(key, known)
+            squares = self.squares(self.play(schedule, fitting or self.unfitted(schedule)))
             if fitting:
                 self._fitted[key] = fitting.fitted
-        return np.array(known)
+            return squares
+
+        return np.array(self.journal.recall(key, measure))
 
     def squares(self, latents: Tensor) -> list[float]:
         """Squared error [B] of final latents [B, *latent_shape] by the objective, against everything computed."""
@@ -150,11 +151,9 @@ class Trials:
     def held_out_errors(self, schedule: Schedule, seen: Trials) -> NDArray[np.float64]:
         """Mean squared error of each sample's final latents, [B], with the sampler as the trials of `seen` have it."""
         key = self.key_of(seen._schedule_key(schedule).encode())
-        known = self.journal.get(key)
-        if known is None:
-            known = self.squares(self.play(schedule, seen.table_for(schedule)))
-            self.journal.add(key, known)
-        return np.array(known)
+        return np.array(
+            self.journal.recall(key, lambda: self.squares(self.play(schedule, seen.table_for(schedule))))
+        )
 
     def table_for(self, schedule: Schedule) -> SamplerTable:
         """The sampler fitted to the schedule where these trials fit, else as it is."""
@@ -212,3 +211,16 @@ class Trials:
             self.sampling.run(self.sampler, state=states[0], observe=observe)
             self._states = states
         return self._states
+
+
+def full_run(trials: Trials, progress: Callable[[], None] = lambda: None) -> tuple[list[Tensor], list[Tensor]]:
+    """The states before each step and after the last, S + 1 of [n, B, *latent_shape], and the guided predictions, S of
+    [B, *latent_shape], with everything computed."""
+    sampler, sampling, channels = trials.sampler, trials.sampling, trials.spec.latent_shape[0]
+    states, predictions = [sampling.begin(sampler)], []
+    for step in range(sampler.steps):
+        output = sampling.predict(sampler, step, states[-1])
+        predictions.append(output[:, :channels])
+        states.append(sampling.advance(sampler, step, states[-1], output))
+        progress()
+    return states, predictions

@@ -14,7 +14,8 @@ from soda_export.eager.sampling import Sampling, run_noise
 from soda_export.policy.misfit import GAP, variant_of
 from soda_export.policy.options import PolicyOptions
 from soda_export.sampler import SamplerTable, freeze_sampler, levels_of
-from soda_export.search.gate import calibrate_policy, fit_fills, full_run
+from soda_export.search.gate import calibrate_policy, fit_fills
+from soda_export.search.trial import full_run
 
 SHAPE, STEPS, SAMPLES = (1, 6, 6), 12, 16
 CONFIG = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon", "clip_sample": False}

@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ...plan.pairs import pair_anchors, pair_costs
 from ...plan.planners.targets import check_one_given
 from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
 from ...sampler import check_skips
-from ..trial import Trials
+from ..trial import Trials, full_run
 from .whole_steps import meet
 
 _RIDGE = 1e-7  # of the mean of the diagonal, against values that are multiples of each other
@@ -68,18 +67,11 @@ def state_costs(gram: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
 def record_gram(trials: Trials, progress: Callable[[], None]) -> NDArray[np.float64]:
     """Gram matrix, per element, of the values of full runs of S steps: S guided predictions, then the n tensors of the
     state before each step and after the last."""
-    sampling, sampler, channels = trials.sampling, trials.sampler, trials.spec.latent_shape[0]
-    state, predictions = sampling.begin(sampler), list[Tensor]()
-    states = [*state]
-    for step in range(sampler.steps):
-        prediction = sampling.predict(sampler, step, state)
-        state = sampling.advance(sampler, step, state, prediction)
-        predictions.append(prediction[:, :channels])
-        states += [*state]
-        progress()
+    states, predictions = full_run(trials, progress)
+    known = [*predictions, *(tensor for state in states for tensor in state)]
     gram = torch.zeros(1, dtype=torch.float64)
     for sample in range(len(trials.samples)):
-        values = torch.stack([value[sample].flatten() for value in (*predictions, *states)]).double().cpu()
+        values = torch.stack([value[sample].flatten() for value in known]).double().cpu()
         gram = gram + values @ values.T / values.shape[1]
     found: NDArray[np.float64] = (gram / len(trials.samples)).numpy()
     return found
