@@ -118,11 +118,11 @@ def calibrate(bench: Any) -> None:
     from soda_export.options import ProfileOptions
     from soda_export.policy.misfit import make_misfit
     from soda_export.search.gate import fit_fills, weigh_steps
-    from soda_export.search.trial import Trials, full_run
+    from soda_export.search.trial import Trials
 
     conditions = bench.calibration(ProfileOptions(samples=2)).conditions()
     trials = Trials(bench.eager, bench.sampler, bench.identity, bench.options.guidance, conditions, range(2))
-    states, predictions = full_run(trials)
+    states, predictions = trials.full_run()
     fills, misfits = fit_fills(states, predictions)
     weights = weigh_steps(trials.sampling, trials.sampler, states, predictions, fills)
     make_misfit(trials.sampler, fills, misfits, 1e-3 / weights)

@@ -40,7 +40,7 @@ from soda_export.policy.misfit import make_misfit
 from soda_export.policy.sada import make_sada
 from soda_export.sampler import KnownRegion, freeze_starts, levels_after
 from soda_export.search.gate import fit_fills
-from soda_export.search.trial import Trials, full_run
+from soda_export.search.trial import Trials
 from soda_export.workbench.assemble import assemble_bundle
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
@@ -246,7 +246,7 @@ def make_adaptive(
 def make_misfit_policy(bench: Workbench) -> AdaptivePolicy:
     conditions = bench.calibration(ProfileOptions()).conditions()
     trials = Trials(bench.eager, bench.sampler, bench.identity, bench.options.guidance, conditions, range(4))
-    fills, misfits = fit_fills(*full_run(trials))
+    fills, misfits = fit_fills(*trials.full_run())
     return make_misfit(bench.sampler, fills, misfits, np.linspace(2.0, 1.0, bench.sampler.steps) * THRESHOLD)
 
 

@@ -78,6 +78,20 @@ class Sampling:
                 observe(step, state)
         return state
 
+    def record(
+        self, stepper: Stepper, progress: Callable[[], None] = lambda: None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Everything computed: the states before each step and after the last, S + 1 of [n, B, *latent_shape], and the
+        guided predictions, S of [B, *latent_shape]."""
+        channels = self.model.spec.latent_shape[0]
+        states, predictions = [self.begin(stepper)], []
+        for step in range(len(stepper.timesteps)):
+            output = self.predict(stepper, step, states[-1])
+            predictions.append(output[:, :channels])
+            states.append(self.advance(stepper, step, states[-1], output))
+            progress()
+        return states, predictions
+
     def begin(self, stepper: Stepper) -> Tensor:
         """The state before the first step."""
         return stepper.begin(self.noise.to(self.model.device))

@@ -2,7 +2,8 @@
 
 0. A budget fixes the number of anchors of everything below, and allows the FLOPs of soda's schedule with that budget.
 1. A panel of calibration samples is drawn, half of them sensitive ones (panel.py). Every published planner plans for
-   the same target; each schedule is measured on it, with the sampler fitted to it (sampler/fit.py).
+   the same target, and where steps may skip the model, so does `gram` (published/gram.py); each schedule is measured
+   on the panel, with the sampler fitted to it (sampler/fit.py).
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
@@ -35,6 +36,7 @@ from .final import Finalist, RunOff
 from .panel import Panel, draw_panel
 from .portfolio import drafts_of, planned, solved_drafts
 from .predict import Predictor
+from .published.gram import plan_gram
 from .refine import Search
 from .trial import OutOfTime, Trials
 
@@ -45,7 +47,7 @@ _MOST_INTERVALS_SHARE = 0.4  # of the time for the least number of intervals; wh
 _PLAYS_AN_INTERVAL = 3.5  # what measuring one takes, in generations of a schedule
 _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
-_SCOUTED_FIRST = ("soda", "skip-fitted", "dcs", "taylorseer", "dp-forecast", "zeus")  # where time is short
+_SCOUTED_FIRST = ("soda", "gram", "skip-fitted", "dcs", "taylorseer", "dp-forecast", "zeus")  # where time is short
 _LEADERS = 4  # planners
 _SURE_IN_FINAL, _LEAST_IN_FINAL = 4, 1.2  # finalists that time is kept for; that there must be time for at the end
 _MOST_FINAL_SHARE = 0.35  # of the time, that is
@@ -110,7 +112,7 @@ class _Hunt:
         progress: Callable[[float, float], None], planners: Mapping[str, Planner],
     ) -> None:  # fmt: skip
         assert problem.sensitivity is not None
-        self._problem, self._seconds, self._progress = problem, seconds, progress
+        self._problem, self._target, self._seconds, self._progress = problem, target, seconds, progress
         self._started = time.perf_counter()
         soda = plan_soda(problem, target, max_engines=max_engines)
         self._ratio = target.flops_ratio or soda.flops_ratio(problem.spec, problem.rows)
@@ -119,7 +121,7 @@ class _Hunt:
             problem.spec, problem.rows, problem.steps, problem.full_flops / self._ratio, max_engines,
             problem.sensitivity, target.budget, trials.can_skip,
         )  # fmt: skip
-        schedules = planned(problem, target, planners, max_engines, self._realizer.budget) | {"soda": soda}
+        schedules = self._planned(planners) | {"soda": soda}
         self._schedules = {name: s for name, s in schedules.items() if trials.can_skip or not any(s.skips)}
         self._errors: dict[str, float] = {}
         self._few, self._judged = self._trials, self._trials
@@ -132,6 +134,7 @@ class _Hunt:
         samples = len(self._trials.samples)
         self._few = self._trials.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
         self._judged = self._trials.with_samples(panel.choose(samples))
+        self._schedules |= self._planned({"gram": self._plan_gram})
         play = self._scout()
         costs, solved = self._intervals(play)
         pace = play / len(self._few.samples)  # seconds of one generation of one sample
@@ -176,6 +179,13 @@ class _Hunt:
 
     def _ranked(self) -> list[tuple[float, str]]:
         return sorted((error, name) for name, error in self._errors.items())
+
+    def _planned(self, planners: Mapping[str, Planner]) -> dict[str, Schedule]:
+        return planned(self._problem, self._target, planners, self._realizer.max_engines, self._realizer.budget)
+
+    def _plan_gram(self, problem: Problem, target: Target) -> Schedule:
+        """Raises PlanError, also where the sampler cannot skip steps."""
+        return plan_gram(problem, target, self._few, self._seconds, self._clock)
 
     def _scout(self) -> float:
         """Typical error of the planners' schedules, on few samples, as far as the time goes. Returns the seconds that

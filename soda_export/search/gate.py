@@ -21,7 +21,7 @@ from ..policy.misfit import EARLIEST, GAP, MAX_RUN, make_misfit, variant_of
 from ..policy.options import PolicyOptions
 from ..policy.sada import PAPER, RELEASED, make_sada
 from ..sampler import SamplerTable, advance_state, check_skips, least_squares
-from .trial import Trials, full_run
+from .trial import Trials
 
 log = logging.getLogger(__name__)
 _RIDGE = 1e-6
@@ -134,7 +134,7 @@ def _played(trials: Trials, policy: AdaptivePolicy) -> AdaptivePolicy:
 
 
 def _calibrate_misfit(trials: Trials, calls: float) -> AdaptivePolicy:
-    states, predictions = full_run(trials)
+    states, predictions = trials.sampling.record(trials.sampler)
     fills, misfits = fit_fills(states, predictions)
     few = [state[:, :_WEIGHED] for state in states], [prediction[:_WEIGHED] for prediction in predictions]
     weights = weigh_steps(trials.sampling.of(range(len(few[1][0]))), trials.sampler, *few, fills)

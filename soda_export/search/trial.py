@@ -202,25 +202,15 @@ class Trials:
         """The sampler's state before each step and after the last, everything computed: S + 1 of
         [n, B, *latent_shape]."""
         if not self._states:
-            states = [self.sampling.begin(self.sampler)]
-
-            def observe(step: int, state: Tensor) -> None:
-                states.append(state)
-                self.check_time()
-
-            self.sampling.run(self.sampler, state=states[0], observe=observe)
-            self._states = states
+            self.full_run()
         return self._states
 
+    def full_run(self, progress: Callable[[], None] = lambda: None) -> tuple[list[Tensor], list[Tensor]]:
+        """`states`, and the guided predictions, S of [B, *latent_shape], with everything computed."""
 
-def full_run(trials: Trials, progress: Callable[[], None] = lambda: None) -> tuple[list[Tensor], list[Tensor]]:
-    """The states before each step and after the last, S + 1 of [n, B, *latent_shape], and the guided predictions, S of
-    [B, *latent_shape], with everything computed."""
-    sampler, sampling, channels = trials.sampler, trials.sampling, trials.spec.latent_shape[0]
-    states, predictions = [sampling.begin(sampler)], []
-    for step in range(sampler.steps):
-        output = sampling.predict(sampler, step, states[-1])
-        predictions.append(output[:, :channels])
-        states.append(sampling.advance(sampler, step, states[-1], output))
-        progress()
-    return states, predictions
+        def observe() -> None:
+            progress()
+            self.check_time()
+
+        self._states, predictions = self.sampling.record(self.sampler, observe)
+        return self._states, predictions

@@ -15,7 +15,6 @@ from soda_export.policy.misfit import GAP, variant_of
 from soda_export.policy.options import PolicyOptions
 from soda_export.sampler import SamplerTable, freeze_sampler, levels_of
 from soda_export.search.gate import calibrate_policy, fit_fills
-from soda_export.search.trial import full_run
 
 SHAPE, STEPS, SAMPLES = (1, 6, 6), 12, 16
 CONFIG = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon", "clip_sample": False}
@@ -43,7 +42,7 @@ def test_predictions_that_are_exact_stay_exact_where_steps_add_noise() -> None:
     others = gaussian_trials(own, seed=1)
     found = run_policy(others.sampling, policy)
     assert found.calls.max() <= STEPS - 3
-    expected = full_run(others)[0][-1][0]
+    expected = others.sampling.record(own)[0][-1][0]
     assert float((found.latents - expected).norm() / expected.norm()) < 1e-4
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from soda_export.lower.lower import lower_plan
 from soda_export.models.decisions import COMPUTE, IDLE
+from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
 from soda_export.search import best, refine
@@ -254,6 +255,7 @@ def test_a_budget_is_the_number_of_anchors_of_the_best_too(
     for module in (best, refine):
         monkeypatch.setattr(module, "time", clock)
 
+    monkeypatch.setattr(best, "plan_gram", lambda problem, target, *_: PLANNERS["skip-fitted"](problem, target))
     monkeypatch.setattr(best, "draw_panel", lambda *_: Panel(tuple(range(16))))
     monkeypatch.setattr(best, "measure_intervals", lambda *_: made_up_costs(50))
     monkeypatch.setattr(FakeTrials, "typical_error", judge)

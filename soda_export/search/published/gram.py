@@ -24,7 +24,7 @@ from ...plan.planners.targets import check_one_given
 from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
 from ...sampler import check_skips
-from ..trial import Trials, full_run
+from ..trial import Trials
 from .whole_steps import meet
 
 _RIDGE = 1e-7  # of the mean of the diagonal, against values that are multiples of each other
@@ -67,7 +67,7 @@ def state_costs(gram: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
 def record_gram(trials: Trials, progress: Callable[[], None]) -> NDArray[np.float64]:
     """Gram matrix, per element, of the values of full runs of S steps: S guided predictions, then the n tensors of the
     state before each step and after the last."""
-    states, predictions = full_run(trials, progress)
+    states, predictions = trials.full_run(progress)
     known = [*predictions, *(tensor for state in states for tensor in state)]
     gram = torch.zeros(1, dtype=torch.float64)
     for sample in range(len(trials.samples)):
