@@ -14,7 +14,7 @@ from soda_runtime.request import example_request
 from soda_export.bench import BenchOptions, BenchResult, bench_bundle
 from soda_export.bench.energy import EnergyMeter
 from soda_export.bench.ops import profile_ops
-from soda_export.bench.report import markdown, plot_steps
+from soda_export.bench.report import markdown, op_rows, plot_steps
 from soda_export.bench.timing import Generations, speedup_interval, timing
 from soda_export.errors import UsageError
 from soda_export.workbench.pipeline import Built
@@ -109,6 +109,24 @@ def test_operators_are_counted_a_run(tiny_bundle: Built, backend: str, product: 
     counts = [sum(op.count for op in times[p.file] if op.op in (product, "Gemm")) for p in (by_flops[0], by_flops[-1])]
     assert 0 <= counts[0] < counts[1] <= 20
     assert all(op.seconds > 0 for op in times[by_flops[-1].file] if op.is_product)
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_every_move_is_named_by_what_it_stands_between(tiny_bundle: Built, backend: str) -> None:
+    """A reused step reads its cache; a pruned one writes back the tokens that it kept."""
+    times = profile_ops(tiny_bundle.out, BenchOptions(backend=backend))
+    kinds = [op for program in times.values() for op in program]
+    assert not any(op.moves for op in kinds if op.is_product)
+    for op in kinds:
+        assert len(op.moves) in (0, op.count)
+        assert sum(move.seconds for move in op.moves) == pytest.approx(op.seconds if op.moves else 0.0)
+    scattered = [move.what for op in kinds if op.op.startswith("Scatter") for move in op.moves]
+    assert scattered
+    assert all("cache.transformer_blocks." in what.split(" -> ")[0] for what in scattered)
+    first = next(iter(times.values()))
+    rows = op_rows(first)
+    assert [row[0] for row in rows if row[1]] == [op.op for op in first]
+    assert all(row[0].startswith("  ") for row in rows if not row[1])
 
 
 def test_operators_of_another_backend_are_refused(tiny_bundle: Built) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from .ops import OpTime
 from .result import BenchResult, Timing
 
+_LONGEST = 3  # moves of a kind that are named; the JSON has all
+
 
 def rows_of(result: BenchResult) -> list[tuple[str, str]]:
     """The figures as (what, text)."""
@@ -64,9 +66,18 @@ PROGRAM_COLUMNS = ("program", "steps", "latency", "of an all-compute step's time
 
 
 def op_rows(times: Sequence[OpTime]) -> list[tuple[str, ...]]:
-    """A row a kind of operator: name, count, milliseconds, share of the program."""
+    """A row a kind of operator: name, count, milliseconds, share of the program; below kinds that only move values, the
+    longest moves."""
     total = sum(op.seconds for op in times)
-    return [(op.op, str(op.count), f"{1e3 * op.seconds:.2f}", f"{100 * op.seconds / total:.1f} %") for op in times]
+
+    def row(what: str, count: str, seconds: float) -> tuple[str, ...]:
+        return what, count, f"{1e3 * seconds:.2f}", f"{100 * seconds / total:.1f} %"
+
+    rows = []
+    for op in times:
+        rows.append(row(op.op, str(op.count), op.seconds))
+        rows += [row(f"  {move.what}", "", move.seconds) for move in op.moves[:_LONGEST]]
+    return rows
 
 
 OP_COLUMNS = ("operator", "count", "ms", "share")

@@ -58,7 +58,8 @@ def bench(
     bundle
         Bundle folder.
     ops
-        Also show where each program's time goes, by kind of operator (ort and openvino, on cpu).
+        Also show where each program's time goes, by kind of operator, and what the longest copies and reorders move
+        (ort and openvino, on cpu).
     plot
         Draw the latency of every step into this .png or .svg file.
     md
