@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from soda_runtime.checks import sha256_of
 from torch import Tensor
 
 from ..errors import UsageError
@@ -37,11 +38,12 @@ def _differ(view: Tensor, other: Tensor) -> list[float]:
 
 class Objective(NamedTuple):
     """view: final latents [B, *latent_shape] -> what is compared, [B, ...]. squares: of two views, [B], each sample's
-    squared error."""
+    squared error. network: the hash of its weights, where there is one."""
 
     name: ObjectiveName = LATENTS
     view: Callable[[Tensor], Tensor] = _as_they_are
     squares: Callable[[Tensor, Tensor], list[float]] = _differ
+    network: str = ""
 
 
 def check_objective(asked: str) -> Path:
@@ -60,14 +62,15 @@ def make_objective(asked: str, loaded: LoadedModel) -> Objective:
         return Objective()
     if asked == PIXELS:
         return Objective(PIXELS, _decode_with(asked, loaded))
-    distance = load_lpips(check_objective(asked), "--objective")
+    weights = check_objective(asked)
+    distance = load_lpips(weights, "--objective")
     decode = _clip_pixels if loaded.spec.output == PIXELS else _decode_with(asked, loaded)
 
     def squares(view: Tensor, other: Tensor) -> list[float]:
         found: list[float] = (distance(view.numpy(), other.numpy()) ** 2).tolist()
         return found
 
-    return Objective(LPIPS, decode, squares)
+    return Objective(LPIPS, decode, squares, sha256_of(weights))
 
 
 def _clip_pixels(latents: Tensor) -> Tensor:

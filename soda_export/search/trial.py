@@ -194,7 +194,7 @@ class Trials:
     def key_of(self, what: bytes) -> str:
         """What the journal knows a measurement of `what` on these samples by."""
         fit = f"fitted {self._weights}".encode() if self.fit else b""
-        by = b"" if self.objective.name == LATENTS else self.objective.name.encode()
+        by = b"" if self.objective.name == LATENTS else f"{self.objective.name} {self.objective.network}".encode()
         return hashlib.sha256(by + fit + repr(self.samples).encode() + what).hexdigest()
 
     @property

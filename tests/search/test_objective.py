@@ -60,6 +60,19 @@ def test_a_networks_distances_are_squared(tmp_path: Path, monkeypatch: pytest.Mo
     assert objective.squares(objective.view(black), objective.view(grey)) == pytest.approx([0.25, 0.25])
 
 
+def test_another_network_measures_anew(trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one network said is not recalled for another of the same kind."""
+    keys = []
+    for weights in (b"one", b"another", b"one"):
+        file = tmp_path / "alex.pth"
+        file.write_bytes(weights)
+        monkeypatch.setattr("soda_export.search.objective.load_lpips", lambda file, option: None)
+        own = trials.seen(1)
+        own.objective = make_objective(f"lpips:{file}", load_model("digits"))
+        keys.append(own.key_of(b"a schedule"))
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--objective speed: not latents, pixels or lpips:FILE"):
         make_objective("speed", load_model("digits"))
