@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from soda_runtime import RequestError
-from soda_runtime.philox import INITIAL_STREAM, latent_noise, normal, philox4x32
+from soda_runtime.philox import INITIAL_STREAM, latent_noise, normal, philox4x32, step_noise
 
 # Random123's kat_vectors for philox4x32-10: counter, key, answer
 KNOWN_ANSWERS = [
@@ -86,6 +86,17 @@ def test_a_row_of_a_batch_is_the_same_row_computed_alone() -> None:
     assert batch.shape == (5, 3, 2, 7)
     for row in range(5):
         assert np.array_equal(batch[row].ravel(), normal(9, 4, row, 42))
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (3, 64, 64), (4, 128, 128)], ids=str)
+def test_noise_of_many_steps_is_that_of_each_alone(shape: tuple[int, ...]) -> None:
+    """However many of them are drawn at once."""
+    noise = step_noise(2**63 + 9, range(3, 8), 2, shape)
+    assert noise.shape == (5, 2, *shape)
+    for step in range(3, 8):
+        for row in range(2):
+            alone = normal(2**63 + 9, 1 + step, row, math.prod(shape))
+            assert np.array_equal(noise[step - 3, row].ravel(), alone)
 
 
 def test_a_larger_batch_keeps_the_rows_of_a_smaller_one() -> None:

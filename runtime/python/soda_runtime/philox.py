@@ -7,6 +7,8 @@ roundings. BUNDLE.md has the specification and literal vectors for other languag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
+_BLOCKS_AT_ONCE = 1 << 13  # of four values: what stays in a processor's cache
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
@@ -39,20 +42,36 @@ def normal(seed: int, stream: int, row: int, count: int) -> NDArray[np.float32]:
 
     seed: 0 .. 2**64-1. stream: INITIAL_STREAM or 1 + step. row: index of the sample in the request.
     """
-    if not 0 <= seed < 2**64:
-        raise RequestError(f"seed {seed} is outside 0 .. 2**64-1")
-    seed, blocks = int(seed), -(-count // 4)
-    counter = np.zeros((blocks, 4), np.uint32)
-    counter[:, 0] = np.arange(blocks, dtype=np.uint32)
-    counter[:, 1], counter[:, 2] = stream, row
-    words = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32)).astype(np.float64)
-    radius = np.sqrt(-2.0 * np.log((words[:, 0::2] + 1.0) * 2.0**-32))  # words + 1: never log(0)
-    angle = (2.0 * np.pi) * (words[:, 1::2] * 2.0**-32)
-    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2)  # [blocks, 2 pairs, (cos, sin)]
-    return pairs.reshape(-1)[:count].astype(np.float32)
+    values: NDArray[np.float32] = _normals(seed, [(stream, row)], count)[0]
+    return values
 
 
 def latent_noise(seed: int, stream: int, batch: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Noise of one stream for a whole batch: [batch, *shape]; row r depends on (seed, stream, r) alone."""
-    count = int(np.prod(shape))
-    return np.stack([normal(seed, stream, row, count) for row in range(batch)]).reshape(batch, *shape)
+    noise: NDArray[np.float32] = step_noise(seed, range(stream - 1, stream), batch, shape)[0]
+    return noise
+
+
+def step_noise(seed: int, steps: range, batch: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Noise of some steps for a whole batch: [steps, batch, *shape]."""
+    rows = [(1 + step, row) for step in steps for row in range(batch)]
+    return _normals(seed, rows, int(np.prod(shape))).reshape(len(steps), batch, *shape)
+
+
+def _normals(seed: int, rows: Sequence[tuple[int, int]], count: int) -> NDArray[np.float32]:
+    """`count` values of each (stream, row): [rows, count], as many rows at once as are small together."""
+    if not 0 <= seed < 2**64:
+        raise RequestError(f"seed {seed} is outside 0 .. 2**64-1")
+    seed, blocks = int(seed), -(-count // 4)
+    values, places = np.empty((len(rows), count), np.float32), np.array(rows, np.uint32)
+    at_once = max(1, _BLOCKS_AT_ONCE // max(1, blocks))
+    for first in range(0, len(rows), at_once):
+        some = places[first : first + at_once]
+        counter = np.zeros((len(some), blocks, 4), np.uint32)
+        counter[..., 0], counter[..., 1:3] = np.arange(blocks, dtype=np.uint32), some[:, None]
+        words = philox4x32(counter.reshape(-1, 4), (seed & 0xFFFFFFFF, seed >> 32)).astype(np.float64)
+        radius = np.sqrt(-2.0 * np.log((words[:, 0::2] + 1.0) * 2.0**-32))  # words + 1: never log(0)
+        angle = (2.0 * np.pi) * (words[:, 1::2] * 2.0**-32)
+        pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2)  # [blocks, 2 pairs, (cos, sin)]
+        values[first : first + at_once] = pairs.reshape(len(some), -1)[:, :count]
+    return values

@@ -39,6 +39,7 @@ from .starts import cached_steps, start_rows
 from .video import VideoMaker
 
 MAX_WINDOW_BYTES = 64 << 20  # tensors of single steps are made in windows of steps that fit this
+_HOST_NOISE_BYTES = 64 << 10
 _GIVEN = 2  # the finish program's call for latents that are given; 0 and 1 are those of the two states
 
 Play = Literal["frozen", "full", "adaptive"]
@@ -229,10 +230,11 @@ class Playback(OpenedHere):
         return max(1, min(manifest.sampler.steps, MAX_WINDOW_BYTES // max(1, per_step)))
 
     def _noise_steps(self, bytes_a_step: int) -> int:
-        """Steps whose noise is in memory at once: as many as the device takes ahead, on the host one."""
+        """Steps whose noise is in memory at once: as many as the device takes ahead, on the host as many as are drawn
+        in hardly more time than one."""
         backend, sampler = self._bundle.backend, self._bundle.manifest.sampler
-        ahead = backend.noise_bytes if isinstance(backend, DeviceBackend) and sampler.stochastic else 0
-        return max(1, min(sampler.steps, ahead // bytes_a_step))
+        ahead = backend.noise_bytes if isinstance(backend, DeviceBackend) else _HOST_NOISE_BYTES
+        return max(1, min(sampler.steps if sampler.stochastic else 1, ahead // bytes_a_step))
 
     def _padded(self, table: NDArray[Any]) -> NDArray[Any]:
         """A table whose rows are taken one by one, each at an address that the device's engines take."""

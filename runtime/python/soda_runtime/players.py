@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .adaptive import AdaptivePlayback
 from .backends import DeviceBackend
@@ -14,7 +13,7 @@ from .errors import RequestError
 from .judge import Judged, judge_request
 from .lane import Lane
 from .opened import OpenedBundle
-from .philox import INITIAL_STREAM, latent_noise
+from .philox import INITIAL_STREAM, latent_noise, step_noise
 from .playback import Playback
 from .plays import JudgedPlay, judge_play
 from .port_inputs import name_inputs
@@ -119,11 +118,17 @@ class Players:
         manifest, playback = self._bundle.manifest, lane.playback
         if not manifest.sampler.stochastic:
             return
-        noise_steps, steps = playback.noise_steps, manifest.sampler.steps
+        noise_steps, shape = playback.noise_steps, manifest.model.latent_shape
         first = step - step % noise_steps
-        noise = np.zeros((noise_steps, playback.batch, *manifest.model.latent_shape), np.float32)
-        for row, index in enumerate(range(first, min(first + noise_steps, steps))):
-            noise[row] = lane.of_samples(self._step_noise(index, lane.size))
+        steps = range(first, min(first + noise_steps, manifest.sampler.steps))
+        noise = np.zeros((noise_steps, playback.batch, *shape), np.float32)
+        if isinstance(self._noise, Noise):
+            assert self._noise.steps is not None
+            drawn = self._noise.steps[steps.start : steps.stop]
+        else:
+            drawn = step_noise(self._noise, steps, lane.size, shape)
+        for row, of_step in enumerate(drawn):
+            noise[row] = lane.of_samples(of_step)
         playback.noise.write(noise)
 
     def close(self) -> None:
@@ -131,13 +136,6 @@ class Players:
         lanes, self.lanes, self._kind = self.lanes, [], ()
         for lane in lanes:
             lane.playback.close()
-
-    def _step_noise(self, index: int, batch: int) -> NDArray[np.float32]:
-        if isinstance(self._noise, Noise):
-            assert self._noise.steps is not None
-            noise: NDArray[np.float32] = self._noise.steps[index]
-            return noise
-        return latent_noise(self._noise, 1 + index, batch, self._bundle.manifest.model.latent_shape)
 
 
 def _apart(judged: Judged, how: JudgedPlay) -> bool:
