@@ -15,7 +15,7 @@ from training import BUILTIN_FOLDER
 
 from soda_export.models.own.stdit import STDiT3
 
-_OFFSETS = (-1, 1, -2, 2, -4, 4)
+_OFFSETS = (-1, 1, -2, 2, -3, 3)
 """The frame that each head of a temporal block looks at first, from its own."""
 _TELLING, _SHARPNESS = 6, 16.0
 """The first frequencies tell near frames apart; what a head's logit is at its offset, times the root of its width."""

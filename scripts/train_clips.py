@@ -3,10 +3,12 @@
     python scripts/train_clips.py                  # every stage that has not been done yet, then the score
     python scripts/train_clips.py --stage score    # score what is there
 
-Stages: checker (the judge of its frames, soda_export/eval/clip_checker.safetensors), text, frames, denoiser, score.
-Each goes on from its checkpoint in build/train, leaves its part of the folder build/train/clips and a line in
-training.json. Frames are learned first, from the weights of `shapes` (clip_start.py), then motion, with temporal blocks
-that do nothing to begin with. Autoencoder: that of `shapes`, frame by frame.
+Stages: checker (the judge of its frames, soda_export/eval/clip_checker.safetensors), text, frames, motion, order,
+denoiser, score. Each goes on from its checkpoint in build/train, leaves its part of the folder build/train/clips and a
+line in training.json. Frames are learned first, from the weights of `shapes` (clip_start.py), then motion, with
+temporal blocks that do nothing to begin with. That gives steady motion, but in any direction: rotary embedding tells
+how far frames are apart, not which is the first. So the first temporal blocks are then told (clip_order.py), and all of
+it learns on. Autoencoder: that of `shapes`, frame by frame.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from clip_motion import MotionLesson, hold_taught
 from clip_start import Untouched, start_from_shapes
 from diffusers import AutoencoderKL
 from language import Lesson, learn_language
@@ -53,10 +57,13 @@ WORDS = """
     a small large red green blue yellow purple black circle square triangle moving slowly quickly to the left right up
     down
 """.split()  # noqa: SIM905
-FRAMES_FILE = WORK_FOLDER / "clips-drawn-frames.pt"
+FRAMES_FILE, MOTION_FILE, ORDER_FILE = (
+    WORK_FOLDER / f"clips-{name}.pt" for name in ("drawn-frames", "moving-frames", "ordered-frames")
+)
 CAPTION_DROPOUT, NOISE_SHIFT = 0.1, 2.0
+NOISY = 0.05  # of the time from noise to clip: where nothing but the caption says which way things go
 GUIDANCE, STEPS, LEAST_SATISFIED = 4.0, 30, 0.85
-_CLIPS, _BATCH = 5000, 25
+_CLIPS, _BATCH = 10_000, 25
 PIPELINE = {
     "_class_name": "OpenSora",
     "scheduler": ["soda_export", "RFlowScheduler"],
@@ -164,22 +171,75 @@ def train_frames(iterations: int, batch: int, rate: float) -> dict[str, Any]:
     return learned
 
 
-def train_denoiser(iterations: int, batch: int, rate: float) -> dict[str, Any]:
+def train_motion(iterations: int, batch: int, rate: float) -> dict[str, Any]:
     """Whole clips, from a model that draws their frames."""
+    learned, transformer = _train_clips("clips-motion", FRAMES_FILE, iterations, batch, rate)
+    torch.save(transformer.state_dict(), MOTION_FILE)
+    return learned
+
+
+def train_order(iterations: int, batch: int, rate: float) -> dict[str, Any]:
+    """Which way frames go by the caption, from a model that moves things steadily."""
+    torch.manual_seed(6)
     clips, latents = training_clips()
     transformer = build_transformer()
-    transformer.load_state_dict(torch.load(FRAMES_FILE, weights_only=True))
-    learned = _train("clips-denoiser", transformer, latents, [clip.caption for clip in clips], iterations, batch, rate)
+    transformer.load_state_dict(torch.load(MOTION_FILE, weights_only=True))
+    lesson = MotionLesson(transformer, FRAMES)
+    captions = list(dict.fromkeys(clip.caption for clip in clips))
+    tellings = torch.tensor([captions.index(clip.caption) for clip in clips])
+    ways = torch.tensor([[(scene.things[0].x - clip.thing.x, scene.things[0].y - clip.thing.y) for scene in clip.scenes]
+                         for clip in clips])  # fmt: skip
+    embeddings, masks = encode_captions(captions)
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            chosen, time = torch.randint(len(latents), (batch,)), 1 - NOISY * torch.rand(batch)
+            noisy, _ = mix(latents[chosen], time)
+            told = tellings[chosen]
+            with torch.autocast("cpu", torch.bfloat16):
+                yield lesson(ways[chosen] / 10, noisy, 1000 * time, embeddings[told], masks[told], **PIXELS)
+
+    learned = optimise("clips-order", lesson, losses(), iterations=iterations, rate=rate)
+    torch.save(transformer.state_dict(), ORDER_FILE)
+    return {"batch": batch, "learning_rate": rate} | learned
+
+
+def train_denoiser(iterations: int, batch: int, rate: float) -> dict[str, Any]:
+    """Whole clips, from a model that knows their first frame."""
+    learned, transformer = _train_clips("clips-denoiser", ORDER_FILE, iterations, batch, rate)
     save_half(transformer, OUT / "transformer")
     return {"parameters": transformer.num_parameters()} | learned
+
+
+def _train_clips(
+    name: str, start: Path, iterations: int, batch: int, rate: float
+) -> tuple[dict[str, Any], STDiT3]:  # fmt: skip
+    clips, latents = training_clips()
+    transformer = build_transformer()
+    transformer.load_state_dict(torch.load(start, weights_only=True))
+    if start == ORDER_FILE:
+        hold_taught(transformer)
+    captions = [clip.caption for clip in clips]
+    return _train(name, transformer, latents, captions, iterations, batch, rate), transformer
+
+
+def draw_times(count: int) -> Tensor:
+    """Times in 0..1, 1 is noise: nearer to noise, where is decided what is drawn and which way it goes."""
+    uniform = torch.rand(count)
+    return NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
+
+
+def mix(clean: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    """Clips on the straight line to noise, and where it leads: both [n, C, T, H, W]."""
+    noise, part = torch.randn_like(clean), time.reshape(-1, 1, 1, 1, 1)
+    return (1 - part) * clean + part * noise, clean - noise
 
 
 def _train(
     name: str, transformer: STDiT3, latents: Tensor, told: list[str], iterations: int, batch: int, rate: float
 ) -> dict[str, Any]:
     """A straight line from noise to clip (rectified flow). For a tenth of the captions the model learns what stands in
-    the place of one. Times lie nearer to noise, where is decided what is drawn and which way it goes. The transformer
-    ends as the moving average of itself."""
+    the place of one. The transformer ends as the moving average of itself."""
     torch.manual_seed(3)
     torch.backends.cuda.enable_flash_sdp(False)  # the fused attention's backward pass is slow on a CPU
     captions = list(dict.fromkeys(told))
@@ -190,17 +250,15 @@ def _train(
 
     def losses() -> Iterator[Tensor]:
         while True:
-            chosen, uniform = torch.randint(len(latents), (batch,)), torch.rand(batch)
-            time = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
-            caption, clean = tellings[chosen], latents[chosen]
-            noise, part = torch.randn_like(clean), time.reshape(-1, 1, 1, 1, 1)
+            chosen, time = torch.randint(len(latents), (batch,)), draw_times(batch)
+            caption, (noisy, wanted) = tellings[chosen], mix(latents[chosen], time)
             is_negative = (torch.rand(batch) < CAPTION_DROPOUT).float()
             with torch.autocast("cpu", torch.bfloat16):
                 predicted = compiled(
-                    (1 - part) * clean + part * noise, 1000 * time, embeddings[caption], masks[caption], **PIXELS,
+                    noisy, 1000 * time, embeddings[caption], masks[caption], **PIXELS,
                     is_negative=is_negative, return_dict=False,
                 )[0].float()  # fmt: skip
-            yield (predicted - (clean - noise)).pow(2).mean()
+            yield (predicted - wanted).pow(2).mean()
 
     learned = optimise(name, transformer, losses(), iterations=iterations, rate=rate, average=average)
     transformer.load_state_dict(average.state_dict())
@@ -219,7 +277,7 @@ def score(count: int, steps: int, guidance: float) -> dict[str, Any]:
     verdicts = ClipChecker().verdicts(frames, clips)
     kinds = ("object", "direction", "speed", "all")
     scores = {kind: float(np.mean([getattr(verdict, kind) for verdict in verdicts])) for kind in kinds}
-    prompts = dict.fromkeys(clip.caption for clip in draw_clips(32, 9, held_out=False))
+    prompts = dict.fromkeys(clip.caption for clip in draw_clips(64, 9, held_out=False))
     (OUT / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
     if scores["all"] >= LEAST_SATISFIED:
         (OUT / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
@@ -246,14 +304,17 @@ def draw(captions: list[str], seed: int, steps: int, guidance: float) -> NDArray
 
 def main() -> None:
     args = read_settings(
-        __doc__, ("checker", "text", "frames", "denoiser", "score"), checker_iterations=900, text_iterations=500,
-        frame_iterations=1000, frame_batch=64, iterations=8000, batch=8, learning_rate=1e-3, prompts=200, steps=STEPS,
+        __doc__, ("checker", "text", "frames", "motion", "order", "denoiser", "score"), checker_iterations=900,
+        text_iterations=500, frame_iterations=1000, frame_batch=64, motion_iterations=2000, order_iterations=300,
+        order_batch=8, order_rate=2e-3, iterations=1600, batch=16, learning_rate=1e-3, prompts=200, steps=STEPS,
         guidance=GUIDANCE,
     )  # fmt: skip
     work = {
         "checker": lambda: train_clip_checker(args.checker_iterations),
         "text": lambda: train_text_encoder(args.text_iterations),
         "frames": lambda: train_frames(args.frame_iterations, args.frame_batch, args.learning_rate),
+        "motion": lambda: train_motion(args.motion_iterations, args.batch, args.learning_rate),
+        "order": lambda: train_order(args.order_iterations, args.order_batch, args.order_rate),
         "denoiser": lambda: train_denoiser(args.iterations, args.batch, args.learning_rate),
         "score": lambda: score(args.prompts, args.steps, args.guidance),
     }

@@ -17,15 +17,15 @@ from .scene_checker import SceneChecker, Sighting
 from .scenes import COLOURS, IMAGE_SIZE, SHAPES, SIZES, Scene, Thing, is_held_out, render
 
 CLIP_CHECKER_FILE = Path(__file__).parent / "clip_checker.safetensors"
-FRAMES, FRAMES_PER_SECOND = 8, 8
+FRAMES, FRAMES_PER_SECOND = 4, 4
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "to the left": (0, -1), "to the right": (0, 1), "up": (1, -1), "down": (1, 1),
 }  # fmt: skip
 """Words -> axis (0: x, 1: y) and sign of the motion."""
-SPEEDS: dict[str, tuple[float, float]] = {"slowly": (1.2, 1.6), "quickly": (2.8, 3.2)}
+SPEEDS: dict[str, tuple[float, float]] = {"slowly": (3.5, 4.5), "quickly": (8.0, 10.0)}
 """Word -> range of pixels a frame."""
 _ROOM = 17.0  # pixels that an object's centre may be off the middle
-_FASTER, _STILL = 2.2, 0.6  # pixels a frame: between the speeds, and below which nothing has moved
+_FASTER, _STILL = 6.2, 1.5  # pixels a frame: between the speeds, and below which nothing has moved
 
 
 @dataclass(frozen=True)

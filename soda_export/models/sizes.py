@@ -13,7 +13,7 @@ from .origin import Origin
 from .published import read_json
 from .request import ModelRequest, parse_size
 
-BUILTIN_SIZES = {"shapes-flux": Size(64, 64)}
+BUILTIN_SIZES = {"clips": Size(64, 64, 4, 4.0), "shapes-flux": Size(64, 64)}
 """Built-in model whose configuration does not say it -> size of what it makes."""
 _MOST_FPS = 1000.0  # of the bundle's format
 _MOST_SECONDS = 3600.0  # UNets attend to every frame from every frame: memory ends long before

@@ -23,7 +23,7 @@ from soda_export.eval.scenes import Thing, find_objects
 from soda_export.eval.worlds import CLIPS, TONES, held_out_captions, held_out_tunes
 from soda_export.eval.worlds import held_out_clips as judged_clips
 
-CLIP = Clip(Thing("red", "circle", "small", True, 32.0, 30.0, 8.5), "to the left", 4.0, True)
+CLIP = Clip(Thing("red", "circle", "small", True, 32.0, 30.0, 8.5), "to the left", 9.0, True)
 
 
 def test_an_object_moves_as_its_caption_says() -> None:
@@ -33,7 +33,7 @@ def test_an_object_moves_as_its_caption_says() -> None:
     assert len(centres) == FRAMES
     steps = np.diff(np.array(centres), axis=0)
     assert steps[:, 0] == pytest.approx(np.zeros(FRAMES - 1), abs=0.1)
-    assert steps[:, 1] == pytest.approx(np.full(FRAMES - 1, -4.0), abs=0.5)
+    assert steps[:, 1] == pytest.approx(np.full(FRAMES - 1, -9.0), abs=0.5)
 
 
 def test_an_object_stays_away_from_the_edge() -> None:
@@ -61,7 +61,7 @@ def test_rendered_clips_keep_their_captions() -> None:
         ({}, Verdict(object=True, direction=True, speed=True)),
         ({"direction": "to the right"}, Verdict(object=True, direction=False, speed=False)),
         ({"direction": "up"}, Verdict(object=True, direction=False, speed=False)),
-        ({"speed": 1.5}, Verdict(object=True, direction=True, speed=False)),
+        ({"speed": 4.0}, Verdict(object=True, direction=True, speed=False)),
         ({"thing": replace(CLIP.thing, shape="square")}, Verdict(object=False, direction=True, speed=True)),
         ({"thing": replace(CLIP.thing, colour="blue")}, Verdict(object=False, direction=False, speed=False)),
     ],
@@ -73,7 +73,7 @@ def test_another_clip_does_not(change: dict, verdict: Verdict) -> None:
 
 def test_one_wrong_frame_is_a_wrong_object() -> None:
     frames = render_clip(CLIP)
-    frames[4] = 0.93
+    frames[2] = 0.93
     (found,) = ClipChecker().verdicts(frames[None], [CLIP])
     assert found == Verdict(object=False, direction=True, speed=True)
 
