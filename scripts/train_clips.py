@@ -7,21 +7,21 @@ Stages: checker (the judge of its frames, soda_export/eval/clip_checker.safetens
 denoiser, score. Each goes on from its checkpoint in build/train, leaves its part of the folder build/train/clips and a
 line in training.json. Frames are learned first, from the weights of `shapes` (clip_start.py), then motion, with
 temporal blocks that do nothing to begin with. That gives steady motion, but in any direction: rotary embedding tells
-how far frames are apart, not which is the first. So the first temporal blocks are then told (clip_order.py), and all of
-it learns on. Autoencoder: that of `shapes`, frame by frame.
+how far frames are apart, not which is the first. So the first temporal blocks are then told (clip_motion.py), and
+beside that lesson all of it learns on. Autoencoder: that of `shapes`, frame by frame.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from clip_motion import MotionLesson, hold_taught
+from clip_motion import MotionLesson
 from clip_start import Untouched, start_from_shapes
 from diffusers import AutoencoderKL
 from language import Lesson, learn_language
@@ -60,7 +60,8 @@ WORDS = """
 FRAMES_FILE, MOTION_FILE, ORDER_FILE = (
     WORK_FOLDER / f"clips-{name}.pt" for name in ("drawn-frames", "moving-frames", "ordered-frames")
 )
-CAPTION_DROPOUT, NOISE_SHIFT = 0.1, 2.0
+CAPTION_DROPOUT, NOISE_SHIFT = 0.1, 3.0
+LESSON = 0.2  # what the lesson's loss counts beside the denoiser's
 NOISY = 0.05  # of the time from noise to clip: where nothing but the caption says which way things go
 GUIDANCE, STEPS, LEAST_SATISFIED = 4.0, 30, 0.85
 _CLIPS, _BATCH = 10_000, 25
@@ -173,7 +174,11 @@ def train_frames(iterations: int, batch: int, rate: float) -> dict[str, Any]:
 
 def train_motion(iterations: int, batch: int, rate: float) -> dict[str, Any]:
     """Whole clips, from a model that draws their frames."""
-    learned, transformer = _train_clips("clips-motion", FRAMES_FILE, iterations, batch, rate)
+    clips, latents = training_clips()
+    transformer = build_transformer()
+    transformer.load_state_dict(torch.load(FRAMES_FILE, weights_only=True))
+    captions = [clip.caption for clip in clips]
+    learned = _train("clips-motion", transformer, latents, captions, iterations, batch, rate)
     torch.save(transformer.state_dict(), MOTION_FILE)
     return learned
 
@@ -182,45 +187,59 @@ def train_order(iterations: int, batch: int, rate: float) -> dict[str, Any]:
     """Which way frames go by the caption, from a model that moves things steadily."""
     torch.manual_seed(6)
     clips, latents = training_clips()
-    transformer = build_transformer()
-    transformer.load_state_dict(torch.load(MOTION_FILE, weights_only=True))
-    lesson = MotionLesson(transformer, FRAMES)
-    captions = list(dict.fromkeys(clip.caption for clip in clips))
-    tellings = torch.tensor([captions.index(clip.caption) for clip in clips])
-    ways = torch.tensor([[(scene.things[0].x - clip.thing.x, scene.things[0].y - clip.thing.y) for scene in clip.scenes]
-                         for clip in clips])  # fmt: skip
-    embeddings, masks = encode_captions(captions)
+    lesson, ways = _lesson(MOTION_FILE), ways_of(clips)
+    lesson.learn_alone()
+    draw_captions = _captions([clip.caption for clip in clips])
 
     def losses() -> Iterator[Tensor]:
         while True:
             chosen, time = torch.randint(len(latents), (batch,)), 1 - NOISY * torch.rand(batch)
             noisy, _ = mix(latents[chosen], time)
-            told = tellings[chosen]
             with torch.autocast("cpu", torch.bfloat16):
-                yield lesson(ways[chosen] / 10, noisy, 1000 * time, embeddings[told], masks[told], **PIXELS)
+                _, said = lesson(noisy, 1000 * time, *draw_captions(chosen), **PIXELS)
+            yield lesson.loss(said, ways[chosen], latents[chosen])
 
     learned = optimise("clips-order", lesson, losses(), iterations=iterations, rate=rate)
-    torch.save(transformer.state_dict(), ORDER_FILE)
+    torch.save(lesson.state_dict(), ORDER_FILE)
     return {"batch": batch, "learning_rate": rate} | learned
 
 
 def train_denoiser(iterations: int, batch: int, rate: float) -> dict[str, Any]:
-    """Whole clips, from a model that knows their first frame."""
-    learned, transformer = _train_clips("clips-denoiser", ORDER_FILE, iterations, batch, rate)
-    save_half(transformer, OUT / "transformer")
-    return {"parameters": transformer.num_parameters()} | learned
-
-
-def _train_clips(
-    name: str, start: Path, iterations: int, batch: int, rate: float
-) -> tuple[dict[str, Any], STDiT3]:  # fmt: skip
+    """Whole clips, from a model that knows which way frames go, beside the lesson that taught it."""
     clips, latents = training_clips()
+    lesson = _lesson(ORDER_FILE)
+    learned = _train(
+        "clips-denoiser", lesson.model, latents, [clip.caption for clip in clips], iterations, batch, rate, lesson,
+        ways_of(clips),
+    )  # fmt: skip
+    save_half(lesson.model, OUT / "transformer")
+    return {"parameters": lesson.model.num_parameters()} | learned
+
+
+def _lesson(start: Path) -> MotionLesson:
+    """start: weights of the model, or of model and lesson."""
     transformer = build_transformer()
-    transformer.load_state_dict(torch.load(start, weights_only=True))
-    if start == ORDER_FILE:
-        hold_taught(transformer)
-    captions = [clip.caption for clip in clips]
-    return _train(name, transformer, latents, captions, iterations, batch, rate), transformer
+    lesson, known = MotionLesson(transformer, FRAMES), torch.load(start, weights_only=True)
+    (transformer if start == MOTION_FILE else lesson).load_state_dict(known)
+    return lesson
+
+
+def ways_of(clips: list[Clip]) -> Tensor:
+    """Where the thing of each frame is from the middle of its way, in pixels to the right and down, divided by 10:
+    [n, FRAMES, 2]."""
+    return torch.tensor([
+        [(scene.things[0].x - clip.thing.x, scene.things[0].y - clip.thing.y) for scene in clip.scenes]
+        for clip in clips
+    ]) / 10  # fmt: skip
+
+
+def _captions(told: list[str]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Numbers of captions -> their embeddings and masks, each encoded once."""
+    captions = list(dict.fromkeys(told))
+    numbers = {caption: number for number, caption in enumerate(captions)}
+    tellings = torch.tensor([numbers[caption] for caption in told])
+    embeddings, masks = encode_captions(captions)
+    return lambda chosen: (embeddings[tellings[chosen]], masks[tellings[chosen]])
 
 
 def draw_times(count: int) -> Tensor:
@@ -236,32 +255,29 @@ def mix(clean: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _train(
-    name: str, transformer: STDiT3, latents: Tensor, told: list[str], iterations: int, batch: int, rate: float
-) -> dict[str, Any]:
+    name: str, transformer: STDiT3, latents: Tensor, told: list[str], iterations: int, batch: int, rate: float,
+    lesson: MotionLesson | None = None, ways: Tensor = torch.empty(0),
+) -> dict[str, Any]:  # fmt: skip
     """A straight line from noise to clip (rectified flow). For a tenth of the captions the model learns what stands in
     the place of one. The transformer ends as the moving average of itself."""
     torch.manual_seed(3)
     torch.backends.cuda.enable_flash_sdp(False)  # the fused attention's backward pass is slow on a CPU
-    captions = list(dict.fromkeys(told))
-    numbers = {caption: number for number, caption in enumerate(captions)}
-    tellings = torch.tensor([numbers[caption] for caption in told])
-    embeddings, masks = encode_captions(captions)
-    average, compiled = copy.deepcopy(transformer), torch.compile(transformer)
+    module: nn.Module = lesson or transformer
+    draw_captions, average, compiled = _captions(told), copy.deepcopy(module), torch.compile(module)
 
     def losses() -> Iterator[Tensor]:
         while True:
             chosen, time = torch.randint(len(latents), (batch,)), draw_times(batch)
-            caption, (noisy, wanted) = tellings[chosen], mix(latents[chosen], time)
+            noisy, wanted = mix(latents[chosen], time)
             is_negative = (torch.rand(batch) < CAPTION_DROPOUT).float()
             with torch.autocast("cpu", torch.bfloat16):
-                predicted = compiled(
-                    noisy, 1000 * time, embeddings[caption], masks[caption], **PIXELS,
-                    is_negative=is_negative, return_dict=False,
-                )[0].float()  # fmt: skip
-            yield (predicted - wanted).pow(2).mean()
+                given = noisy, 1000 * time, *draw_captions(chosen)
+                made = compiled(*given, **PIXELS, is_negative=is_negative, return_dict=False)
+            loss = (made[0].float() - wanted).pow(2).mean()
+            yield loss if lesson is None else loss + LESSON * lesson.loss(made[1], ways[chosen], latents[chosen])
 
-    learned = optimise(name, transformer, losses(), iterations=iterations, rate=rate, average=average)
-    transformer.load_state_dict(average.state_dict())
+    learned = optimise(name, module, losses(), iterations=iterations, rate=rate, average=average)
+    module.load_state_dict(average.state_dict())
     return {"batch": batch, "learning_rate": rate} | learned
 
 
