@@ -58,7 +58,8 @@ class MotionLesson(nn.Module):
         output = None
         with suppress(_Reached):
             output = self.model(*given, **settings)[0]
-        tokens = self._seen.float().unflatten(1, (self._frames, -1))  # [R, T, S, D]
+        seen, self._seen = self._seen, torch.empty(0)
+        tokens = seen.float().unflatten(1, (self._frames, -1))  # [R, T, S, D]
         return output, self.told(layer_norm(tokens, tokens.shape[3:]))
 
     def loss(self, said: Tensor, ways: Tensor, clean: Tensor) -> Tensor:

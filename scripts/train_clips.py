@@ -321,8 +321,8 @@ def draw(captions: list[str], seed: int, steps: int, guidance: float) -> NDArray
 def main() -> None:
     args = read_settings(
         __doc__, ("checker", "text", "frames", "motion", "order", "denoiser", "score"), checker_iterations=900,
-        text_iterations=500, frame_iterations=1000, frame_batch=64, motion_iterations=2000, order_iterations=300,
-        order_batch=8, order_rate=2e-3, iterations=1600, batch=16, learning_rate=1e-3, prompts=200, steps=STEPS,
+        text_iterations=500, frame_iterations=1000, frame_batch=64, motion_iterations=2000, order_iterations=500,
+        order_batch=8, order_rate=2e-3, iterations=1500, batch=16, learning_rate=1e-3, prompts=200, steps=STEPS,
         guidance=GUIDANCE,
     )  # fmt: skip
     work = {
