@@ -76,7 +76,7 @@ def test_the_all_compute_bundle_makes_the_clips_of_the_plain_loop_and_they_are_j
     noise = torch.randn(SAMPLES, *bench.loaded.spec.latent_shape, generator=torch.Generator().manual_seed(0))
     with Session.open(bench.build(plan, "ort", tmp_path / "bundle").out) as session:
         session.generate(prompt=captions[:SAMPLES], noise=Noise(noise.numpy()))
-        made = session.images().transpose(0, 1, 4, 2, 3)
+        made = session.result().transpose(0, 1, 4, 2, 3)
     assert np.abs(made - plain_loop(captions[:SAMPLES], noise).numpy()).max() <= 1e-3
     judge = find_judge(CLIPS, bench.loaded.spec.latent_shape)
     assert judge is not None

@@ -17,7 +17,7 @@ from ..worlds import CLIPS, DRAWS_SCENES, TONES
 log = logging.getLogger(__name__)
 _DIGITS = "digits"
 _SCENES_LATENTS = ((4, 16, 16), (64, 16))  # of 64 x 64 pixels: as they are, and packed as FLUX has them
-_CLIPS_LATENTS, _TONES_LATENTS = (4, 8, 16, 16), (8, 8, 16)
+_CLIPS_LATENTS, _TONES_LATENTS = (4, 4, 16, 16), (8, 8, 16)
 
 
 class Judge(Protocol):
