@@ -84,7 +84,7 @@ def test_captions_of_judged_clips_are_not_trained_on() -> None:
 
 
 def test_the_judge_of_clips_tells_rendered_ones_from_others() -> None:
-    judge = find_judge(CLIPS, (4, 8, 16, 16))
+    judge = find_judge(CLIPS, (4, 4, 16, 16))
     assert judge is not None
     clips = np.stack([render_clip(clip) for clip in judged_clips()[:6]])
     assert judge.verdicts(clips, range(256, 262)).all()
