@@ -27,7 +27,7 @@ from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 
 FOLDER = BUILTIN_FOLDER / CLIPS
-SAMPLES, STEPS, GUIDANCE = 6, 12, 4.0
+SAMPLES, STEPS, GUIDANCE = 6, 30, 4.0
 
 
 def test_the_folder_takes_at_most_24_megabytes_and_says_how_well_it_draws() -> None:
