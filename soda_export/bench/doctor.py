@@ -11,6 +11,7 @@ import msgspec
 
 from .. import __version__
 from ..compile import REGISTRY, BackendStatus, backend_status
+from ..machine import memory_bytes
 from .process import Process, describe_process
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16")
@@ -72,9 +73,8 @@ def describe_machine() -> Machine:
             flags = set(value.split())
         elif key.strip() == "model name":
             name = value.strip()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     features = tuple(feature for feature in _FEATURES if feature in flags)
-    return Machine(name or platform.processor(), os.cpu_count() or 1, memory, features, _gpus())
+    return Machine(name or platform.processor(), os.cpu_count() or 1, memory_bytes(), features, _gpus())
 
 
 def _gpus(root: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:

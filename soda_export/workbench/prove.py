@@ -14,7 +14,8 @@ from soda_runtime.request import example_request
 from soda_runtime.session import Session
 from soda_runtime.sizes import Size
 
-from ..compile import why_not_played
+from ..compile import GRAPH_BACKENDS, why_not_played
+from ..machine import memory_bytes
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,9 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
     decoder; of a policy, each action once.
 
     Raises EngineError for a NaN or an infinity, and where an engine does not run. Where this machine cannot run the
-    backend, a line says so.
+    backend, or has too little memory, a line says so.
     """
-    reason = why_not_played(manifest.backend, manifest.precision)
+    reason = why_not_played(manifest.backend, manifest.precision) or _why_too_big(manifest)
     if reason:
         log.warning("bundle: not played, %s", reason)
         return
@@ -50,6 +51,23 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
             _play_programs(session, sized, size)
             if sized.policy is not None:
                 _play_actions(session, sized, size, len(sized.policy.policy.actions))
+
+
+def _why_too_big(manifest: Manifest) -> str:
+    """Why engines that run on the processor do not fit into memory; "" where they do, or run elsewhere.
+
+    ONNX Runtime plays them here with one copy of the weights; OpenVINO repacks for each engine those that it uses,
+    about as many as its share of the FLOPs.
+    """
+    memory = memory_bytes()
+    if manifest.backend not in GRAPH_BACKENDS or not memory:
+        return ""
+    flops = [program.flops for program in manifest.programs]
+    copies = 1.0 if manifest.backend == "ort" else sum(flops) / max(1, *flops)
+    needed = copies * sum(manifest.files[name].bytes for name in manifest.weights) + manifest.arena.bytes
+    if needed <= memory:
+        return ""
+    return f"its engines take about {needed / 1e9:.0f} GB of memory, and this machine has {memory / 1e9:.0f} GB"
 
 
 def _play_programs(session: Session, sized: Bundle, size: Size | None) -> None:
