@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from soda_runtime import EngineError
 
 from soda_export.machine import memory_bytes
-from soda_export.workbench.prove import play_bundle, prove_bundle
+from soda_export.workbench.prove import needed_bytes, play_bundle, prove_bundle
 from tests.runtime.bundles import GOLDEN_V5, GOLDEN_V5_PORTS, GOLDEN_V5_TEXT, copy_golden
 from tests.runtime.test_non_finite import spoil
 
@@ -41,6 +43,18 @@ def test_a_bundle_beyond_this_machines_memory_is_not_played(
     monkeypatch.setattr("soda_export.workbench.prove.memory_bytes", lambda: 100 * weights)
     with pytest.raises(EngineError, match="NaN or infinite"):
         play_bundle(folder, manifest)
+
+
+def test_repacked_weights_count_for_each_step_program_by_its_share() -> None:
+    """OpenVINO's engines have copies of their own; what prompts are read with is there once."""
+    programs = tuple(SimpleNamespace(weights="weights", flops=flops) for flops in (100, 50, 100))
+    manifest: Any = SimpleNamespace(
+        backend="openvino", programs=programs, weights=("weights", "text"), arena=SimpleNamespace(bytes=10),
+        files={"weights": SimpleNamespace(bytes=1000), "text": SimpleNamespace(bytes=300)},
+    )  # fmt: skip
+    assert needed_bytes(manifest) == 10 + 300 + 2500
+    manifest.backend = "ort"
+    assert needed_bytes(manifest) == 10 + 300 + 1000
 
 
 def test_a_containers_memory_is_its_limit(tmp_path: Path) -> None:

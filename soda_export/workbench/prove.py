@@ -40,7 +40,7 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
     Raises EngineError for a NaN or an infinity, and where an engine does not run. Where this machine cannot run the
     backend, or has too little memory, a line says so.
     """
-    reason = why_not_played(manifest.backend, manifest.precision) or _why_too_big(manifest)
+    reason = why_not_played(manifest.backend, manifest.precision) or _why_too_big(manifest, device)
     if reason:
         log.warning("bundle: not played, %s", reason)
         return
@@ -53,21 +53,30 @@ def play_bundle(folder: Path, manifest: Manifest, device: str = "auto") -> None:
                 _play_actions(session, sized, size, len(sized.policy.policy.actions))
 
 
-def _why_too_big(manifest: Manifest) -> str:
-    """Why engines that run on the processor do not fit into memory; "" where they do, or run elsewhere.
-
-    ONNX Runtime plays them here with one copy of the weights; OpenVINO repacks for each engine those that it uses,
-    about as many as its share of the FLOPs.
-    """
+def _why_too_big(manifest: Manifest, device: str) -> str:
+    """Why engines that run on the processor do not fit into memory; "" where they do, or run elsewhere."""
     memory = memory_bytes()
-    if manifest.backend not in GRAPH_BACKENDS or not memory:
+    if manifest.backend not in GRAPH_BACKENDS or device not in ("auto", "cpu") or not memory:
         return ""
-    flops = [program.flops for program in manifest.programs]
-    copies = 1.0 if manifest.backend == "ort" else sum(flops) / max(1, *flops)
-    needed = copies * sum(manifest.files[name].bytes for name in manifest.weights) + manifest.arena.bytes
+    needed = needed_bytes(manifest)
     if needed <= memory:
         return ""
     return f"its engines take about {needed / 1e9:.0f} GB of memory, and this machine has {memory / 1e9:.0f} GB"
+
+
+def needed_bytes(manifest: Manifest) -> int:
+    """What a bundle takes to be played on the processor, at least.
+
+    ONNX Runtime plays it here with one copy of the weights; OpenVINO repacks for each step program those that it uses,
+    about as many as its share of the FLOPs.
+    """
+    sizes = {name: manifest.files[name].bytes for name in manifest.weights}
+    needed = manifest.arena.bytes + sum(sizes.values())
+    if manifest.backend == "openvino":
+        needed -= sum(sizes[name] for name in {program.weights for program in manifest.programs})
+        most = max(1, *(program.flops for program in manifest.programs))
+        needed += sum(sizes[program.weights] * program.flops // most for program in manifest.programs)
+    return needed
 
 
 def _play_programs(session: Session, sized: Bundle, size: Size | None) -> None:
