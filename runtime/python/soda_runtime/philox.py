@@ -48,14 +48,14 @@ def normal(seed: int, stream: int, row: int, count: int) -> NDArray[np.float32]:
 
 def latent_noise(seed: int, stream: int, batch: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Noise of one stream for a whole batch: [batch, *shape]; row r depends on (seed, stream, r) alone."""
-    noise: NDArray[np.float32] = step_noise(seed, range(stream - 1, stream), batch, shape)[0]
+    noise: NDArray[np.float32] = step_noise(seed, range(stream - 1, stream), range(batch), shape)[0]
     return noise
 
 
-def step_noise(seed: int, steps: range, batch: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Noise of some steps for a whole batch: [steps, batch, *shape]."""
-    rows = [(1 + step, row) for step in steps for row in range(batch)]
-    return _normals(seed, rows, int(np.prod(shape))).reshape(len(steps), batch, *shape)
+def step_noise(seed: int, steps: range, rows: range, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Noise of some steps for some rows of a batch: [steps, rows, *shape]."""
+    places = [(1 + step, row) for step in steps for row in rows]
+    return _normals(seed, places, int(np.prod(shape))).reshape(len(steps), len(rows), *shape)
 
 
 def _normals(seed: int, rows: Sequence[tuple[int, int]], count: int) -> NDArray[np.float32]:

@@ -121,14 +121,13 @@ class Players:
         noise_steps, shape = playback.noise_steps, manifest.model.latent_shape
         first = step - step % noise_steps
         steps = range(first, min(first + noise_steps, manifest.sampler.steps))
+        rows = range(lane.first, lane.first + playback.batch)
         noise = np.zeros((noise_steps, playback.batch, *shape), np.float32)
         if isinstance(self._noise, Noise):
             assert self._noise.steps is not None
-            drawn = self._noise.steps[steps.start : steps.stop]
+            noise[: len(steps)] = self._noise.steps[steps.start : steps.stop, rows.start : rows.stop]
         else:
-            drawn = step_noise(self._noise, steps, lane.size, shape)
-        for row, of_step in enumerate(drawn):
-            noise[row] = lane.of_samples(of_step)
+            noise[: len(steps)] = step_noise(self._noise, steps, rows, shape)
         playback.noise.write(noise)
 
     def close(self) -> None:
