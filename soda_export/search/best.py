@@ -2,14 +2,15 @@
 
 0. A budget fixes the number of anchors of everything below, and allows the FLOPs of soda's schedule with that budget.
 1. A panel of calibration samples is drawn, half of them sensitive ones (panel.py). Every published planner plans for
-   the same target, and where steps may skip the model, so does `gram` (published/gram.py); each schedule is measured
-   on the panel, with the sampler fitted to it (sampler/fit.py).
+   the same target, and where steps may skip the model, so does `gram` (published/gram.py), from full runs of as many
+   samples as there is time for; each schedule is measured on the panel, with the sampler fitted to it (sampler/fit.py).
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
    refined by local search on the measured error; the interval costs say what to measure first.
 4. The best few of all, and the best of the planners, are judged on prompts that none of this has seen (held_out.py).
-   The one of least RMSE is fitted again on several times as many samples, as many as the time that is left allows.
+   The one that is nearest on a typical sample is fitted again on several times as many samples, as many as the time
+   that is left allows.
 
 A run that is under way when a tenth more than the time is over is given up, and what has been measured until then
 decides.
@@ -22,7 +23,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..plan.plan import HeldOut
 from ..plan.planners import PLANNERS, Planner
@@ -32,13 +37,13 @@ from ..plan.schedule import Schedule
 from ..sampler import SamplerTable
 from .closed_loop import IntervalCosts, assumed_intervals, least_intervals, measure_intervals
 from .draft import Draft, Realizer
-from .final import Finalist, RunOff
+from .final import Finalist, Pace, RunOff
 from .panel import Panel, draw_panel
 from .portfolio import drafts_of, planned, solved_drafts
 from .predict import Predictor
-from .published.gram import plan_gram
+from .published.gram import final_costs, plan_by_costs
 from .refine import Search
-from .trial import OutOfTime, Trials
+from .trial import MORE_SAMPLES, OutOfTime, Trials
 
 log = logging.getLogger(__name__)
 _PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.3, 0.25, 0.6, 0.75  # of the time
@@ -47,10 +52,12 @@ _MOST_INTERVALS_SHARE = 0.4  # of the time for the least number of intervals; wh
 _PLAYS_AN_INTERVAL = 3.5  # what measuring one takes, in generations of a schedule
 _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
-_SCOUTED_FIRST = ("soda", "gram", "skip-fitted", "dcs", "taylorseer", "dp-forecast", "zeus")  # where time is short
-_LEADERS = 4  # planners
+_SCOUTED_FIRST = ("gram", "soda", "skip-fitted", "dcs", "taylorseer", "dp-forecast", "zeus")  # where time is short
+_LEAST_SCOUTED = 2
+_LEADERS, _MOST_BEHIND = 4, 1.5  # planners that may win; times the error of the first
 _SURE_IN_FINAL, _LEAST_IN_FINAL = 4, 1.2  # finalists that time is kept for; that there must be time for at the end
 _MOST_FINAL_SHARE = 0.35  # of the time, that is
+_RECORDED_SHARE = 0.2  # of the time, for full runs of more samples than the search has
 _LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
 _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing is worth measuring
 
@@ -124,7 +131,8 @@ class _Hunt:
         schedules = self._planned(planners) | {"soda": soda}
         self._schedules = {name: s for name, s in schedules.items() if trials.can_skip or not any(s.skips)}
         self._errors: dict[str, float] = {}
-        self._few, self._judged = self._trials, self._trials
+        self._pairs: NDArray[np.float64] | None = None
+        self._pool = self._few = self._judged = self._trials
         self._search: Search | None = None
         self._final: list[Finalist] = []
 
@@ -132,22 +140,25 @@ class _Hunt:
         """Raises OutOfTime where the time ends in the middle of a run."""
         panel = draw_panel(self._trials, _PANEL_SHARE * self._seconds, self._clock)
         samples = len(self._trials.samples)
-        self._few = self._trials.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
-        self._judged = self._trials.with_samples(panel.choose(samples))
-        self._schedules |= self._planned({"gram": self._plan_gram})
+        self._pool = self._trials.with_samples(panel.choose(self._recorded(panel)))
+        if self._trials.can_skip:
+            self._pairs = final_costs(self._pool, self._clock)
+            self._schedules |= self._planned({"gram": partial(plan_by_costs, self._pairs)})
+        self._few = self._pool.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
+        self._judged = self._pool.with_samples(panel.choose(samples))
         play = self._scout()
         costs, solved = self._intervals(play)
-        pace = play / len(self._few.samples)  # seconds of one generation of one sample
+        pace = self._pace(play / len(self._few.samples))
         most = _MOST_FINAL_SHARE * self._seconds
-        count = RunOff.count(samples, self._ratio, _SURE_IN_FINAL, pace, most)
-        kept = min(most, RunOff.seconds(samples, count, self._ratio, _SURE_IN_FINAL, pace))
+        count = RunOff.count(samples, len(panel.ranked), _SURE_IN_FINAL, pace, most)
+        kept = min(most, RunOff.seconds(samples, count, _SURE_IN_FINAL, pace))
         until = min(_SEARCH_UNTIL * self._seconds, self._seconds - kept)
         self._search = Search(
             self._realizer, self._judged.typical_error, Predictor(costs, self._problem.spec, self._problem.rows),
             self._started + until, self._clock,
         )  # fmt: skip
         self._refine(self._search, solved)
-        self._run_off(self._search, panel, self._search.pace / samples or pace)
+        self._run_off(self._search, panel, self._pace(self._search.pace / samples or pace.play))
         log.info("plan: scouted %s", ", ".join(f"{name} {e:.4g}" for e, name in self._ranked()))
         log.info("plan: %d schedules and %d intervals measured", len(self._search.measured), costs.measured)
 
@@ -168,7 +179,7 @@ class _Hunt:
         return Found(schedule, trials.until().table_for(schedule), None, by, measured, self._errors)
 
     def _winner(self) -> Finalist:
-        return min(self._final, key=lambda finalist: finalist.held_out.rmse)
+        return min(self._final, key=lambda finalist: finalist.typical)
 
     def _clock(self) -> None:
         self._progress(self._elapsed, self._seconds)
@@ -180,12 +191,28 @@ class _Hunt:
     def _ranked(self) -> list[tuple[float, str]]:
         return sorted((error, name) for name, error in self._errors.items())
 
+    @property
+    def _leaders(self) -> list[str]:
+        """The planners that may win, best first."""
+        ranked = self._ranked()
+        return [name for error, name in ranked[:_LEADERS] if error <= _MOST_BEHIND * ranked[0][0]]
+
     def _planned(self, planners: Mapping[str, Planner]) -> dict[str, Schedule]:
         return planned(self._problem, self._target, planners, self._realizer.max_engines, self._realizer.budget)
 
-    def _plan_gram(self, problem: Problem, target: Target) -> Schedule:
-        """Raises PlanError, also where the sampler cannot skip steps."""
-        return plan_gram(problem, target, self._few, self._seconds, self._clock)
+    def _recorded(self, panel: Panel) -> int:
+        """How many samples to record full runs of: those of the search, and for `gram` as many as there is time for."""
+        samples, steps = len(self._trials.samples), self._problem.steps
+        if not self._trials.can_skip:
+            return samples
+        count, full = MORE_SAMPLES * samples, steps * self._trials.seconds_a_call() / samples
+        while count > samples and (count > len(panel.ranked) or count * full > _RECORDED_SHARE * self._seconds):
+            count //= 2
+        return count
+
+    def _pace(self, play: float) -> Pace:
+        """play: seconds of one generation of one sample."""
+        return Pace(play, self._ratio * play, len(self._pool.samples))
 
     def _scout(self) -> float:
         """Typical error of the planners' schedules, on few samples, as far as the time goes. Returns the seconds that
@@ -193,7 +220,7 @@ class _Hunt:
         begun = self._elapsed
         first = [name for name in _SCOUTED_FIRST if name in self._schedules]
         for name in dict.fromkeys((*first, *self._schedules)):
-            if self._errors and self._elapsed > _SCOUTED_UNTIL * self._seconds:
+            if len(self._errors) >= _LEAST_SCOUTED and self._elapsed > _SCOUTED_UNTIL * self._seconds:
                 break
             self._errors[name] = self._few.typical_error(self._schedules[name])
             self._clock()
@@ -203,14 +230,14 @@ class _Hunt:
         """Interval costs, and the drafts that they give; where there is no time for them, assumed ones and none."""
         steps = self._problem.steps
         if least_intervals(steps) * _PLAYS_AN_INTERVAL * play > _MOST_INTERVALS_SHARE * self._seconds:
-            return assumed_intervals(steps), {}
+            return assumed_intervals(steps, self._pairs), {}
         costs = measure_intervals(self._few, _INTERVALS_SHARE * self._seconds, lambda *_: self._clock())
         return costs, solved_drafts(self._realizer, costs)
 
     def _refine(self, search: Search, solved: Mapping[Draft, str]) -> None:
         """Measure the leaders and the most promising drafts, and search around the best of them."""
         starts: list[_Start] = []
-        for _, name in self._ranked()[:_LEADERS]:
+        for name in self._leaders:
             if starts and search.over:
                 break
             schedule = self._schedules[name]
@@ -227,14 +254,12 @@ class _Hunt:
             else:
                 search.refine_schedule(start.at, start.error, f"{start.by}, refined")
 
-    def _run_off(self, search: Search, panel: Panel, pace: float) -> None:
-        """pace: seconds of one generation of one sample."""
+    def _run_off(self, search: Search, panel: Panel, pace: Pace) -> None:
         samples, left = len(self._judged.samples), self._seconds - self._elapsed
-        count = RunOff.count(samples, self._ratio, _LEAST_IN_FINAL, pace, left)
-        run_off = RunOff(self._judged, panel, count, self._ratio)
+        count = RunOff.count(samples, len(panel.ranked), _LEAST_IN_FINAL, pace, left)
+        run_off = RunOff(self._pool, panel, samples, count)
         refit = run_off.seconds_of_refit(pace)
-        leaders = [name for _, name in self._ranked()[:_LEADERS]]
-        for measured in run_off.entrants(search, leaders):
+        for measured in run_off.entrants(search, self._leaders):
             if self._elapsed > self._seconds - refit - run_off.seconds_of_one(pace):
                 break
             self._final.append(run_off.judge(measured.schedule, measured.by))

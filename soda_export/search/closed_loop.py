@@ -55,11 +55,15 @@ def least_intervals(steps: int) -> int:
     return _LEAST_ANCHORS * sum(gap < steps for gap in GAPS)
 
 
-def assumed_intervals(steps: int) -> IntervalCosts:
-    """What to go by where there is no time to measure: every anchor and way alike, errors that grow with the gap."""
+def assumed_intervals(steps: int, pairs: NDArray[np.float64] | None) -> IntervalCosts:
+    """What to go by where there is no time to measure: every way alike, and as `gram` has it without the model (pairs:
+    C of plan/pairs.py, with anchors as far apart before as after); without that every anchor alike, and errors that
+    grow with the gap."""
     squares = np.full((steps, MAX_GAP + 1, len(MEASURED_WAYS)), np.inf)
     for gap in range(1, min(MAX_GAP, steps - 1) + 1):
-        squares[: steps - gap, gap] = (gap - 1) ** 2
+        for anchor in range(steps - gap):
+            given = (gap - 1.0) ** 2 if pairs is None else pairs[max(0, anchor - gap), anchor, anchor + gap]
+            squares[anchor, gap] = given
     return IntervalCosts(squares, 0)
 
 

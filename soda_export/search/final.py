@@ -5,27 +5,47 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..plan.plan import HeldOut
 from ..plan.schedule import Schedule
 from ..sampler import SamplerTable
 from .panel import Panel
 from .refine import Measured, Search
-from .trial import Trials
+from .trial import MORE_SAMPLES, Trials
 
-MORE_SAMPLES = 4
-"""Times the samples of the search, for the last fit."""
-_UNSEEN_SHARE = 0.5  # of the samples of the last fit, so many judge
+_UNSEEN_SHARE, _FEWEST_JUDGES = 0.5, 16  # of the samples of the last fit, so many judge; this many, or as many as those
+_TINY = 1e-12
 _FINALISTS, _PLANNERS_IN_FINAL = 4, 2
 
 
 class Finalist(NamedTuple):
-    """A schedule, its fitted sampler, and how it does on samples that played no part."""
+    """A schedule, its fitted sampler, and how it does on samples that played no part. typical: geometric mean of each
+    one's RMSE, which rare samples that end elsewhere do not decide."""
 
     schedule: Schedule
     sampler: SamplerTable
     held_out: HeldOut
+    typical: float
     by: str
+
+
+class Pace(NamedTuple):
+    """Seconds of a generation of one sample: play, by a finalist's schedule; full, with everything computed. recorded:
+    samples whose full run there was already."""
+
+    play: float
+    full: float
+    recorded: int
+
+    def of_judges(self, count: int, finalists: float) -> float:
+        """What it takes to judge so many finalists where the last fit has `count` samples."""
+        return (self.full + finalists * self.play) * _judges(count)
+
+    def of_refit(self, count: int) -> float:
+        """What fitting on `count` samples takes, and judging that."""
+        full = self.full if count > self.recorded else 0.0
+        return (full + self.play) * count + self.play * _judges(count)
 
 
 def judge(schedule: Schedule, seen: Trials, unseen: Trials, seen_rmse: float) -> HeldOut:
@@ -34,46 +54,50 @@ def judge(schedule: Schedule, seen: Trials, unseen: Trials, seen_rmse: float) ->
     return HeldOut(rmse, seen_rmse, len(unseen.samples), unseen.different_prompts, unseen.objective.name)
 
 
+def geometric_mean(values: NDArray[np.float64]) -> float:
+    """Of [n], each at least 0."""
+    return float(np.exp(np.log(np.maximum(values, _TINY)).mean()))
+
+
 def unseen_by(trials: Trials, samples: int) -> Trials:
     """What judges a fit on so many samples."""
     return trials.unseen(_judges(samples))
 
 
 def _judges(samples: int) -> int:
-    return max(1, round(_UNSEEN_SHARE * samples))
+    return max(min(samples, _FEWEST_JUDGES), round(_UNSEEN_SHARE * samples))
 
 
 class RunOff:
-    """judged: the search's own trials. count: how many of the panel's samples the winner is fitted on; where they are
-    more than the search's, it is fitted again. ratio: what computing everything takes, in generations of a finalist."""
+    """pool: the search's own trials, or more that it chose from. samples: of the search. count: how many of the panel's
+    samples the winner is fitted on; where they are more than the search's, it is fitted again."""
 
-    def __init__(self, judged: Trials, panel: Panel, count: int, ratio: float) -> None:
-        self._samples, self._count, self._ratio = len(judged.samples), count, ratio
-        self.refits = count > self._samples
-        self._judged, self._weights, self._unseen = judged, panel.weights(count), unseen_by(judged, count)
-        self._many = judged.with_samples(panel.choose(count), self._weights) if self.refits else judged
+    def __init__(self, pool: Trials, panel: Panel, samples: int, count: int) -> None:
+        self.refits, self._weights, self._count = count > samples, panel.weights(count), count
+        self._judged, self._unseen = pool.with_samples(panel.choose(samples)), unseen_by(pool, count)
+        self._many = pool.with_samples(panel.choose(count), self._weights) if self.refits else self._judged
 
     @staticmethod
-    def seconds(samples: int, count: int, ratio: float, finalists: float, pace: float) -> float:
-        """What it takes. pace: seconds of one generation of one sample; `ratio` times that with everything computed."""
-        return pace * (ratio + finalists) * _judges(count) + _seconds_of_refit(samples, count, ratio, pace)
+    def seconds(samples: int, count: int, finalists: float, pace: Pace) -> float:
+        """What it takes."""
+        return pace.of_judges(count, finalists) + (pace.of_refit(count) if count > samples else 0.0)
 
     @classmethod
-    def count(cls, samples: int, ratio: float, finalists: float, pace: float, seconds: float) -> int:
-        """How many samples the winner is fitted on: a power of two times those of the search, MORE_SAMPLES times at
-        most, and at least theirs."""
+    def count(cls, samples: int, most: int, finalists: float, pace: Pace, seconds: float) -> int:
+        """How many samples the winner is fitted on: a power of two times those of the search, MORE_SAMPLES times or
+        `most` at most, and at least theirs."""
         count = MORE_SAMPLES * samples
-        while count > samples and cls.seconds(samples, count, ratio, finalists, pace) > seconds:
+        while count > samples and (count > most or cls.seconds(samples, count, finalists, pace) > seconds):
             count //= 2
         return count
 
-    def seconds_of_one(self, pace: float) -> float:
+    def seconds_of_one(self, pace: Pace) -> float:
         """What playing a finalist on the unseen samples takes."""
-        return pace * _judges(self._count)
+        return pace.play * _judges(self._count)
 
-    def seconds_of_refit(self, pace: float) -> float:
+    def seconds_of_refit(self, pace: Pace) -> float:
         """What fitting the winner again takes, and playing it."""
-        return _seconds_of_refit(self._samples, self._count, self._ratio, pace)
+        return pace.of_refit(self._count) if self.refits else 0.0
 
     def entrants(self, search: Search, leaders: list[str]) -> list[Measured]:
         """The best of the search first, then the best planners', then the others."""
@@ -84,15 +108,14 @@ class RunOff:
     def judge(self, schedule: Schedule, by: str) -> Finalist:
         """Play a schedule, as it was fitted by the search, on the unseen samples."""
         own = float(np.sqrt(self._judged.squared_errors(schedule).mean()))
-        held_out = judge(schedule, self._judged, self._unseen, own)
-        return Finalist(schedule, self._judged.table_for(schedule), held_out, by)
+        return self._finalist(schedule, self._judged, own, by)
 
     def refit(self, winner: Finalist) -> Finalist:
         """Fit to the winner's schedule on more samples, and play it again."""
         own = float(np.sqrt(self._weights @ self._many.squared_errors(winner.schedule)))
-        held_out = judge(winner.schedule, self._many, self._unseen, own)
-        return winner._replace(sampler=self._many.table_for(winner.schedule), held_out=held_out)
+        return self._finalist(winner.schedule, self._many, own, winner.by)
 
-
-def _seconds_of_refit(samples: int, count: int, ratio: float, pace: float) -> float:
-    return pace * ((1 + ratio) * count + _judges(count)) if count > samples else 0.0
+    def _finalist(self, schedule: Schedule, seen: Trials, own: float, by: str) -> Finalist:
+        held_out = judge(schedule, seen, self._unseen, own)
+        typical = geometric_mean(np.sqrt(self._unseen.held_out_errors(schedule, seen)))
+        return Finalist(schedule, seen.table_for(schedule), held_out, typical, by)

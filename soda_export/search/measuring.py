@@ -22,12 +22,12 @@ from ..policy.file import read_policy, write_policy
 from ..policy.options import PolicyOptions
 from ..workbench.calibration import Calibration
 from .best import affordable_samples, search_best
-from .final import MORE_SAMPLES, judge, unseen_by
+from .final import judge, unseen_by
 from .gate import calibrate_policy
 from .journal import Journal
 from .objective import make_objective
 from .published import MEASURING
-from .trial import OutOfTime, Trials
+from .trial import MORE_SAMPLES, OutOfTime, Trials
 
 if TYPE_CHECKING:
     from ..workbench.pipeline import Workbench

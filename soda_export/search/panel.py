@@ -3,7 +3,8 @@
 A few samples carry most of an RMSE, and they are the same for every planner's schedule (of 128 digits one, for all
 eleven): the sampler passes close to a fork there. A handful drawn at random rarely holds such a sample, so two quick
 schedules are played on many, and those on which they differ most are sure of a seat. Weights make up for that: a
-weighted mean over the panel estimates the mean over all samples.
+weighted mean over the panel estimates the mean over all samples. Where there is no time to play on more samples than
+the search looks at, there is nothing to choose from, and none is played.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ..plan.schedule import Schedule
 from .held_out import seen_numbers
 from .objective import mean_squares
-from .trial import Trials
+from .trial import MORE_SAMPLES, Trials
 
 _MOST_BATCHES = 16  # of as many samples as the search has
 _EVERY, _ORDERS = 3, (0, 2)  # the two schedules: every third step computed, the rest reused or forecast
@@ -26,31 +27,39 @@ _EVERY, _ORDERS = 3, (0, 2)  # the two schedules: every third step computed, the
 
 @dataclass(frozen=True)
 class Panel:
-    """Sample numbers of a pool, most sensitive first."""
+    """Sample numbers of a pool, most sensitive first; measured: whether that is known, else all count alike."""
 
     ranked: tuple[int, ...]
+    measured: bool = True
 
     def choose(self, count: int) -> tuple[int, ...]:
-        """The most sensitive, and as many others in the order of their numbers; all where there are no more."""
-        sensitive = self.ranked[: count // 2]
+        """The most sensitive, and as many others in the order of their numbers; all where there are no more. A larger
+        choice has the smaller one in it."""
+        sensitive = self.ranked[: self._sensitive(count)]
         others = sorted(set(self.ranked) - set(sensitive))
         return (*sensitive, *others[: count - len(sensitive)])
 
     def weights(self, count: int) -> NDArray[np.float64]:
         """What share of the pool each of the chosen stands for; they add up to 1."""
         chosen, pool = len(self.choose(count)), len(self.ranked)
-        sensitive = min(count // 2, pool)
+        sensitive = self._sensitive(count)
         each = (pool - sensitive) / max(1, chosen - sensitive)
         weights: NDArray[np.float64] = np.where(np.arange(chosen) < sensitive, 1.0, each) / pool
         return weights
 
+    def _sensitive(self, count: int) -> int:
+        return min(count // 2, len(self.ranked)) if self.measured else 0
+
 
 def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> Panel:
-    """Rank as many samples as `seconds` allow, and no fewer than those of `trials`.
+    """Rank as many samples as `seconds` allow; where that is not twice as many as `trials` has, take some as they come.
 
     Whatever the budget, the same two schedules judge: searches for several budgets share what is measured.
     """
     size, key = len(trials.samples), f"sensitivity of seen samples, {len(trials.samples)} at a time"
+    calls = len(_ORDERS) * len(range(0, trials.sampler.steps, _EVERY))
+    if trials.journal.get(key) is None and 2 * calls * trials.seconds_a_call() > seconds:
+        return Panel(seen_numbers(MORE_SAMPLES * size, trials.prompts), measured=False)
 
     def measure() -> list[float]:
         moved, started = list[float](), time.perf_counter()

@@ -27,6 +27,9 @@ from .held_out import seen_numbers, unseen_numbers
 from .journal import Journal
 from .objective import LATENTS, Objective
 
+MORE_SAMPLES = 4
+"""Times the samples of a search, for what is done once: the last fit, and `gram`'s full runs."""
+
 
 class OutOfTime(Exception):
     """The deadline of measuring has passed, in the middle of a run."""
@@ -70,9 +73,12 @@ class Trials:
         self._fitted: dict[str, SamplerTable] = {}
 
     def with_samples(self, samples: Sequence[int], weights: NDArray[np.float64] | None = None) -> Trials:
-        """The same with other samples."""
+        """The same with other samples. Some of these need no full run of their own if there was one of these."""
         other = copy.copy(self)
         other._take(samples, weights)
+        if self._states and set(samples) <= set(self.samples):
+            chosen = [self.samples.index(sample) for sample in samples]
+            other._states = [state[:, chosen] for state in self._states]
         return other
 
     def seen(self, count: int, first: int = 0) -> Trials:

@@ -51,16 +51,31 @@ def test_costs_are_interpolated_through_what_was_measured(trials: Trials) -> Non
     assert np.isinf(costs.squares[STEPS - 2, 4]).all()
 
 
-def test_the_panel_seats_the_most_sensitive_samples(trials: Trials, problem: Problem) -> None:
+def test_the_panel_seats_the_most_sensitive_samples(trials: Trials, problem: Problem, set_clock: SetClock) -> None:
+    set_clock(1.0 / (2.5 * 2 * STEPS * 16))  # for two and a half batches of two pilots with 8 samples of two rows
     trials = copy_of(trials)
     trials = trials.with_samples(range(8))
-    panel = draw_panel(trials, 0.0, lambda: None)
+    panel = draw_panel(trials, 1.0, lambda: None)
     pool = trials.seen(len(panel.ranked))
     pilots = [Schedule.at_anchors(problem.spec, STEPS, tuple(range(0, STEPS, 3)), order) for order in (0, 2)]
     ends = [pool.play(pilot, pool.sampler) for pilot in pilots]
     moved = ((ends[0] - ends[1]) ** 2).mean(dim=(1, 2, 3)).numpy()
-    assert len(panel.ranked) == 8
+    assert len(panel.ranked) == 16
     assert set(panel.ranked[:4]) == {pool.samples[i] for i in np.argsort(moved)[-4:]}
+    with_sensitive = panel.choose(8)
+    assert set(with_sensitive[:4]) == set(panel.ranked[:4])
+    assert set(panel.choose(4)) <= set(with_sensitive) <= set(panel.choose(12))
+
+
+def test_without_time_for_more_samples_the_panel_takes_them_as_they_come(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = copy_of(trials)
+    monkeypatch.setattr(Trials, "play", lambda *_: pytest.fail("there is nothing to choose from"))
+    panel = draw_panel(trials, 0.0, lambda: None)
+    assert panel.choose(4) == (0, 1, 2, 4)  # 3 is for judging
+    assert panel.choose(8) == panel.ranked[:8]
+    assert panel.weights(8).tolist() == [1 / 8] * 8
 
 
 def test_a_panel_stands_for_its_pool() -> None:
@@ -128,6 +143,6 @@ def test_a_stopped_search_takes_its_measurements_from_the_journal(
         file.write('{"key": "cut o')  # killed while writing
     again = copy_of(trials, journal=Journal(path))
     assert again.journal.get("interval 1 2") is None
-    again.sampling = None  # type: ignore[assignment]  # nothing may be played
+    again.sampling, again._states = None, []  # type: ignore[assignment]  # nothing may be played
     assert again.rmse(schedule) == error
     assert not again._states  # the unaccelerated run was not needed either

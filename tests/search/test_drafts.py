@@ -255,7 +255,6 @@ def test_a_budget_is_the_number_of_anchors_of_the_best_too(
     for module in (best, refine):
         monkeypatch.setattr(module, "time", clock)
 
-    monkeypatch.setattr(best, "plan_gram", lambda problem, target, *_: PLANNERS["skip-fitted"](problem, target))
     monkeypatch.setattr(best, "draw_panel", lambda *_: Panel(tuple(range(16))))
     monkeypatch.setattr(best, "measure_intervals", lambda *_: made_up_costs(50))
     monkeypatch.setattr(FakeTrials, "typical_error", judge)

@@ -8,7 +8,7 @@ import pytest
 from soda_export.errors import PlanError
 from soda_export.plan.problem import Problem, Target
 from soda_export.sampler import freeze_sampler
-from soda_export.search.published.gram import forecast_by_gram, plan_gram, record_gram, state_costs
+from soda_export.search.published.gram import final_costs, forecast_by_gram, gram_of, plan_gram, state_costs
 from soda_export.search.trial import Trials
 from tests.search.conftest import SAMPLER, STEPS
 
@@ -23,12 +23,13 @@ def test_weights_and_what_they_miss_by_hand() -> None:
 
 
 def test_a_state_is_what_the_sampler_makes_of_the_one_before(trials: Trials) -> None:
-    gram = record_gram(trials, lambda: None)
-    states = [float((state[0] ** 2).mean()) for state in trials.states]
-    assert np.diag(gram)[STEPS:] == pytest.approx(states, rel=1e-6)
+    states, predictions = trials.full_run()
+    gram = gram_of(predictions, states)
+    squares = [float((state[0] ** 2).mean()) for state in states]
+    assert np.diag(gram)[STEPS:] == pytest.approx(squares, rel=1e-6)
     for step in range(STEPS):
         weights, missed = forecast_by_gram(gram, [STEPS + step, step], STEPS + step + 1)
-        assert missed <= 1e-4 * states[step + 1]
+        assert missed <= 1e-4 * squares[step + 1]
         assert weights == pytest.approx(SAMPLER.coefficients[step, 1:3], abs=0.05)
 
 
@@ -42,6 +43,22 @@ def test_an_interval_costs_what_is_missed_of_the_state_at_its_end() -> None:
     assert costs[0, 1, 3] == pytest.approx(16.0, rel=1e-4)
     assert costs[1, 1, 3] == pytest.approx(17.0, rel=1e-4)  # without e0
     assert costs[0, 1, 2] == costs[1, 2, 3] == 0.0
+
+
+def test_a_miss_counts_by_how_far_it_moves_the_final_sample(trials: Trials) -> None:
+    """The run goes on in full from what least squares make of the state before a step, of prediction 0 and state 1."""
+    states, predictions = trials.full_run()
+    gram = gram_of(predictions, states)
+    plain, costs = state_costs(gram, STEPS), final_costs(trials, lambda: None)
+    assert costs[0, 0, STEPS] == pytest.approx(plain[0, 0, STEPS], rel=1e-3)  # nothing follows
+    weights, _ = forecast_by_gram(gram, [0, STEPS + 1], STEPS + 3)
+    forecast = (weights[0] * predictions[0] + weights[1] * states[1][0]).float()[None]
+    final = trials.sampling.run(trials.sampler, state=forecast, first=3)[0]
+    moved, missed = (
+        (one - other).flatten(1).square().mean(dim=1).numpy()
+        for one, other in ((final, states[-1][0]), (forecast[0], states[3][0]))
+    )
+    assert costs[0, 0, 3] / plain[0, 0, 3] == pytest.approx(np.exp(np.log(moved / missed).mean()), rel=1e-3)
 
 
 def test_samplers_that_cannot_skip_are_refused(problem: Problem, trials: Trials) -> None:

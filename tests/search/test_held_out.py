@@ -44,7 +44,7 @@ def test_a_run_ends_at_the_deadline(trials: Trials, problem: Problem, monkeypatc
     ticks = count()
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
     own = trials.seen(2).until(1.0)  # ticks of two steps
-    own.journal = Journal()
+    own.journal, own._states = Journal(), []
     with pytest.raises(OutOfTime):
         own.squared_errors(Schedule.full(problem.spec, problem.steps))
     assert not own._states
