@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..eager.conditions import Conditions
 from ..errors import UsageError
 from ..models.identity import TokenScore
 from ..options import ProfileOptions
@@ -60,7 +61,7 @@ def make_policy(bench: Workbench, options: PolicyOptions, calibration: ProfileOp
 def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: ProfileOptions) -> Plan:
     """A plan, whoever made it, with the sampler fitted to its schedule, in the place of what it had fitted."""
     samples, used = MORE_SAMPLES * options.plan_samples, _for_planning(bench, calibration)
-    trials = _trials(bench, plan.token_score, replace(options, fit_sampler="always"), used, samples)
+    trials = _trials(bench, plan.token_score, replace(options, fit_sampler="always"), used.conditions(), samples)
     seen_rmse, sampler = trials.rmse(plan.schedule), trials.fit_sampler(plan.schedule)
     held_out = judge(plan.schedule, trials, unseen_by(trials, samples), seen_rmse)
     made_by = f"{plan.made_by.removesuffix(' fitted')} fitted".strip()
@@ -73,14 +74,14 @@ def _for_planning(bench: Workbench, calibration: ProfileOptions) -> Calibration:
 
 
 def _trials(
-    bench: Workbench, token_score: TokenScore, options: PlanOptions, calibration: Calibration, samples: int
+    bench: Workbench, token_score: TokenScore, options: PlanOptions, conditions: Conditions, samples: int
 ) -> Trials:
     """What schedules are measured, or fitted, on."""
     if options.plan_samples < 1:
         raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
     return Trials(
         bench.eager, bench.sampler, bench.identity, bench.options.guidance,
-        calibration.conditions(), range(1), token_score, fit=options.fit_sampler != "never",
+        conditions, range(1), token_score, fit=options.fit_sampler != "never",
         objective=make_objective(options.objective, bench.loaded),
     ).seen(samples)  # fmt: skip
 
@@ -91,18 +92,20 @@ def plan_best(
     """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
     if not 0.0 <= options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
-    spec, used = bench.loaded.spec, _for_planning(bench, calibration)
+    spec, score = bench.loaded.spec, sensitivity.info.token_score
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
-    trials = _trials(bench, sensitivity.info.token_score, options, used, options.plan_samples)
-    started = time.perf_counter()
+    probe = bench.calibration(calibration).stand_ins()  # the encoder may take longer than everything else
+    trials, started = _trials(bench, score, options, probe, options.plan_samples), time.perf_counter()
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
+    left = options.plan_seconds - (time.perf_counter() - started)
     if samples < options.plan_samples and options.plan_seconds:
         fit = f"only {samples} samples fit" if samples else "no measurements fit"
         log.warning("plan: %s into --plan-seconds %g", fit, options.plan_seconds)
     if not samples:
         return solve_plan(sensitivity, spec, replace(options, planner="soda"))
-    trials = _resumed(bench, trials.seen(samples), sensitivity.info.token_score, used)
-    left = options.plan_seconds - (time.perf_counter() - started)
+    fits = samples == options.plan_samples  # else the texts of profiling are enough
+    used = _for_planning(bench, calibration) if fits else bench.calibration(calibration)
+    trials = _resumed(bench, _trials(bench, score, options, used.conditions(), samples), score, used)
     try:
         found = search_best(
             problem, target, trials, seconds=left, max_engines=options.max_engines,
@@ -128,7 +131,7 @@ def plan_published(bench: Workbench, options: PlanOptions, calibration: ProfileO
     target, used = Target(options.budget, options.flops_ratio), _for_planning(bench, calibration)
     problem = Problem(bench.loaded.spec, bench.sampler.name, bench.sampler.steps, bench.options.guidance)
     given = replace(options, fit_sampler="never")
-    trials = _trials(bench, calibration.token_score, given, used, options.plan_samples)
+    trials = _trials(bench, calibration.token_score, given, used.conditions(), options.plan_samples)
     started = time.perf_counter()
     schedule = MEASURING[options.planner](
         problem, target, _resumed(bench, trials, calibration.token_score, used), options.plan_seconds,

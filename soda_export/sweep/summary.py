@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -13,6 +13,11 @@ from .rows import RowFile
 from .unit import Key, SweepRow
 
 _ONE_DB = 10**0.1  # between squared errors
+_OURS = frozenset({"best", "gram", "skip-fitted", "misfit"})
+BEST_OF_ALL, BEST_PUBLISHED = "the best of them", "the best published one"
+"""In the place of another planner: at each target that of least RMSE."""
+_Errors = dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Target FLOPs ratio -> squared errors of the main planner and of another one, of the same samples."""
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -48,8 +53,15 @@ class Point(msgspec.Struct, frozen=True):
 def summarise_pairs(rows: RowFile, planner: str) -> Summary:
     """Compare `planner` with every other one by paired bootstrap over the samples that both drew."""
     scored = [row for row in rows.rows if not row.error]
-    others = dict.fromkeys(row.planner for row in scored if row.planner != planner)
-    return Summary(planner, tuple(_pair(rows, scored, planner, other) for other in others))
+    names = dict.fromkeys(row.planner for row in scored if row.planner != planner)
+    others = {name: _errors_beside(rows, scored, planner, name) for name in names}
+    published = {name: errors for name, errors in others.items() if name not in _OURS}
+    pairs = [_pair(name, errors) for name, errors in others.items()]
+    if len(published) > 1:
+        pairs.append(_pair(BEST_PUBLISHED, _least(published)))
+    if len(others) > max(1, len(published)):
+        pairs.append(_pair(BEST_OF_ALL, _least(others)))
+    return Summary(planner, tuple(pairs))
 
 
 def shares_near_best(rows: RowFile) -> dict[Key, float]:
@@ -81,7 +93,8 @@ def pool_points(rows: RowFile) -> list[Point]:
     return sorted(points, key=lambda point: (point.planner, point.flops_ratio))
 
 
-def _pair(rows: RowFile, scored: list[SweepRow], planner: str, other: str) -> Pair:
+def _errors_beside(rows: RowFile, scored: list[SweepRow], planner: str, other: str) -> _Errors:
+    """Of samples that both drew."""
     mine = {(row.target_flops_ratio, row.seeds): row for row in scored if row.planner == planner}
     theirs = {(row.target_flops_ratio, row.seeds): row for row in scored if row.planner == other}
     both = [key for key in mine if key in theirs]
@@ -89,6 +102,17 @@ def _pair(rows: RowFile, scored: list[SweepRow], planner: str, other: str) -> Pa
     for target in dict.fromkeys(target for target, _ in both):
         keys = [key for key in both if key[0] == target]
         errors[target] = _errors(rows, [mine[k] for k in keys]), _errors(rows, [theirs[k] for k in keys])
+    return errors
+
+
+def _least(errors: Mapping[str, _Errors]) -> _Errors:
+    """At each target what the planner of least RMSE there has."""
+    targets = dict.fromkeys(target for found in errors.values() for target in found)
+    beside = {target: [found[target] for found in errors.values() if target in found] for target in targets}
+    return {target: min(pairs, key=lambda pair: float(pair[1].mean())) for target, pairs in beside.items()}
+
+
+def _pair(other: str, errors: _Errors) -> Pair:
     ratios = {target: rmse_ratio(*pair) for target, pair in errors.items()}
     kept = {target: ratio for target, ratio in ratios.items() if ratio is not None}
     points = [errors[target] for target in kept]

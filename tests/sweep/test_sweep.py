@@ -29,7 +29,13 @@ from soda_export.plan.schedule import Schedule
 from soda_export.sweep.plot import plot_sweep
 from soda_export.sweep.rows import RowFile
 from soda_export.sweep.run import WorkerOptions
-from soda_export.sweep.summary import pool_points, shares_near_best, summarise_pairs
+from soda_export.sweep.summary import (
+    BEST_OF_ALL,
+    BEST_PUBLISHED,
+    pool_points,
+    shares_near_best,
+    summarise_pairs,
+)
 from soda_export.sweep.sweep import SweepOptions, make_units
 from soda_export.sweep.table import markdown
 from soda_export.sweep.unit import Finished, SweepRow, UnitRunner
@@ -256,12 +262,26 @@ def test_one_sample_does_not_decide_about_the_typical_one(tmp_path: Path) -> Non
 def test_comparisons_are_paired(tmp_path: Path) -> None:
     summary = summarise_pairs(made_rows(tmp_path), "best")
     pairs = {pair.other: pair for pair in summary.pairs}
-    assert pairs.keys() == {"good", "bad"}
+    assert pairs.keys() == {"good", "bad", BEST_PUBLISHED}
     for ratio in (*pairs["good"].ratios.values(), pairs["good"].geometric_mean, pairs["good"].typical):
         assert ratio is not None
         assert (ratio.low, ratio.mean, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
     assert pairs["bad"].geometric_mean is not None
     assert pairs["bad"].geometric_mean.mean == pytest.approx(0.1)
+
+
+def test_the_best_of_the_others_is_another_one_at_each_target(tmp_path: Path) -> None:
+    rows = made_rows(tmp_path)
+    plan = Plan(ModelIdentity("m", "0", {}, {}), SamplerIdentity("ddim", 2), 1.5, Schedule(np.zeros((2, 1))))
+    for planner, target, square in (("gram", 1.5, 1e-9), ("gram", 2.0, 1.0), ("bad", 3.0, 1e-8)):
+        score = dict.fromkeys(SCORE, 1e-4)
+        row = {"planner": planner, "target_flops_ratio": target, "seeds": "0:64", "rmse": score, "flops_ratio": target}
+        rows.add(Finished(msgspec.convert(row, SweepRow), np.full(64, square), plan))
+    pairs = {pair.other: pair for pair in summarise_pairs(rows, "best").pairs}
+    published, best = pairs[BEST_PUBLISHED].ratios, pairs[BEST_OF_ALL].ratios
+    assert [published[t] for t in (1.5, 2.0)] == [pairs["good"].ratios[t] for t in (1.5, 2.0)]
+    assert published[3.0] == pairs["bad"].ratios[3.0]
+    assert best == {1.5: pairs["gram"].ratios[1.5], 2.0: published[2.0], 3.0: published[3.0]}
 
 
 def test_seeds_are_pooled_in_points_and_the_plot_is_written(tmp_path: Path) -> None:
