@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
+from soda_export.options import ProfileOptions
+from soda_export.plan.solve import PlanOptions
+from soda_export.search import measuring
 from soda_export.search.best import affordable_samples
+from soda_export.search.trial import OutOfTime
+from soda_export.workbench.components import ComponentMaker
+from tests.conftest import OpenBench
 
 
 class FakeTrials:
@@ -40,3 +46,28 @@ class FakeTrials:
 def test_what_fits_is_measured(samples: int, fixed: float, each: float, seconds: float, expected: int) -> None:
     trials: Any = FakeTrials(range(samples), fixed, each)
     assert affordable_samples(trials, seconds) == expected
+
+
+@pytest.mark.parametrize(("fit", "texts"), [(0, []), (1, [2]), (4, [64])])
+def test_no_more_texts_are_encoded_than_are_measured_with(
+    fit: int, texts: list[int], open_text_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fit: samples that fit into the time, of 4. Where not all do, the 2 texts of profiling are enough."""
+    bench, calibration, encoded = open_text_bench(steps=4), ProfileOptions(samples=2), []
+    sensitivity, encode = bench.profile(calibration), ComponentMaker.encode
+
+    def counted(self: ComponentMaker, given: list[str]) -> Any:
+        encoded.append(len(given))
+        return encode(self, given)
+
+    def stop(*_: object, **__: object) -> None:
+        raise OutOfTime
+
+    monkeypatch.setattr(ComponentMaker, "encode", counted)
+    monkeypatch.setattr(measuring, "affordable_samples", lambda *_: fit)
+    monkeypatch.setattr(measuring, "search_best", stop)
+    solved = measuring.plan_best(
+        bench, sensitivity, PlanOptions(planner="best", flops_ratio=1.5, plan_samples=4), calibration
+    )
+    assert encoded == texts
+    assert "soda" in solved.plan.made_by

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from soda_export.lower.lower import lower_plan
 from soda_export.models.decisions import COMPUTE, IDLE
-from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
 from soda_export.search import best, refine
