@@ -46,7 +46,7 @@ from .refine import Search
 from .trial import MORE_SAMPLES, OutOfTime, Trials
 
 log = logging.getLogger(__name__)
-_PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.3, 0.25, 0.6, 0.75  # of the time
+_PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.4, 0.25, 0.6, 0.75  # of the time
 _OVERRUN = 1.1  # of the time, then runs are given up
 _MOST_INTERVALS_SHARE = 0.4  # of the time for the least number of intervals; where they take longer, none is measured
 _PLAYS_AN_INTERVAL = 3.5  # what measuring one takes, in generations of a schedule
