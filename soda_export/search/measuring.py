@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..eager.conditions import Conditions
+from ..eager.hints import random_conditions
 from ..errors import UsageError
 from ..models.identity import TokenScore
 from ..options import ProfileOptions
@@ -94,7 +95,7 @@ def plan_best(
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
     spec, score = bench.loaded.spec, sensitivity.info.token_score
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
-    probe = bench.calibration(calibration).stand_ins()  # the encoder may take longer than everything else
+    probe = random_conditions(spec, 1, calibration.seed)  # encoding prompts may take longer than everything else
     trials, started = _trials(bench, score, options, probe, options.plan_samples), time.perf_counter()
     samples = affordable_samples(trials, options.plan_seconds) if options.plan_seconds else 0
     left = options.plan_seconds - (time.perf_counter() - started)

@@ -83,11 +83,6 @@ class Calibration:
         log.warning("profile: no text encoder at hand, so random embeddings are used; --profile-embeds gives real ones")
         return made | random_texts(spec, options.samples, options.seed)
 
-    def stand_ins(self) -> Conditions:
-        """The same ports without encoding anything: random embeddings, to see how long a model call takes."""
-        made = own_conditions(self.loaded.spec) | self._hints()
-        return made | random_texts(self.loaded.spec, 1, self.options.seed) if text_ports(self.loaded.spec) else made
-
     def _hints(self) -> Conditions:
         ports, options = hint_ports(self.loaded.spec), self.options
         pictures = picture_ports(ports)
