@@ -43,7 +43,7 @@ from .portfolio import drafts_of, planned, solved_drafts
 from .predict import Predictor
 from .published.gram import final_costs, plan_by_costs
 from .refine import Search
-from .trial import MORE_SAMPLES, OutOfTime, Trials
+from .trial import OutOfTime, Trials
 
 log = logging.getLogger(__name__)
 _PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.4, 0.25, 0.6, 0.75  # of the time
@@ -150,7 +150,7 @@ class _Hunt:
         costs, solved = self._intervals(play)
         pace = self._pace(play / len(self._few.samples))
         most = _MOST_FINAL_SHARE * self._seconds
-        count = RunOff.count(samples, len(panel.ranked), _SURE_IN_FINAL, pace, most)
+        count = RunOff.count(samples, panel, _SURE_IN_FINAL, pace, most)
         kept = min(most, RunOff.seconds(samples, count, _SURE_IN_FINAL, pace))
         until = min(_SEARCH_UNTIL * self._seconds, self._seconds - kept)
         self._search = Search(
@@ -205,10 +205,8 @@ class _Hunt:
         samples, steps = len(self._trials.samples), self._problem.steps
         if not self._trials.can_skip:
             return samples
-        count, full = MORE_SAMPLES * samples, steps * self._trials.seconds_a_call() / samples
-        while count > samples and (count > len(panel.ranked) or count * full > _RECORDED_SHARE * self._seconds):
-            count //= 2
-        return count
+        full = steps * self._trials.seconds_a_call() / samples
+        return panel.multiple(samples, lambda count: count * full, _RECORDED_SHARE * self._seconds)
 
     def _pace(self, play: float) -> Pace:
         """play: seconds of one generation of one sample."""
@@ -256,7 +254,7 @@ class _Hunt:
 
     def _run_off(self, search: Search, panel: Panel, pace: Pace) -> None:
         samples, left = len(self._judged.samples), self._seconds - self._elapsed
-        count = RunOff.count(samples, len(panel.ranked), _LEAST_IN_FINAL, pace, left)
+        count = RunOff.count(samples, panel, _LEAST_IN_FINAL, pace, left)
         run_off = RunOff(self._pool, panel, samples, count)
         refit = run_off.seconds_of_refit(pace)
         for measured in run_off.entrants(search, self._leaders):

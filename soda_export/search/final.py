@@ -12,7 +12,7 @@ from ..plan.schedule import Schedule
 from ..sampler import SamplerTable
 from .panel import Panel
 from .refine import Measured, Search
-from .trial import MORE_SAMPLES, Trials
+from .trial import Trials
 
 _UNSEEN_SHARE, _FEWEST_JUDGES = 0.5, 16  # of the samples of the last fit, so many judge; this many, or as many as those
 _TINY = 1e-12
@@ -83,13 +83,9 @@ class RunOff:
         return pace.of_judges(count, finalists) + (pace.of_refit(count) if count > samples else 0.0)
 
     @classmethod
-    def count(cls, samples: int, most: int, finalists: float, pace: Pace, seconds: float) -> int:
-        """How many samples the winner is fitted on: a power of two times those of the search, MORE_SAMPLES times or
-        `most` at most, and at least theirs."""
-        count = MORE_SAMPLES * samples
-        while count > samples and (count > most or cls.seconds(samples, count, finalists, pace) > seconds):
-            count //= 2
-        return count
+    def count(cls, samples: int, panel: Panel, finalists: float, pace: Pace, seconds: float) -> int:
+        """How many samples the winner is fitted on."""
+        return panel.multiple(samples, lambda count: cls.seconds(samples, count, finalists, pace), seconds)
 
     def seconds_of_one(self, pace: Pace) -> float:
         """What playing a finalist on the unseen samples takes."""

@@ -47,6 +47,14 @@ class Panel:
         weights: NDArray[np.float64] = np.where(np.arange(chosen) < sensitive, 1.0, each) / pool
         return weights
 
+    def multiple(self, samples: int, seconds_of: Callable[[int], float], seconds: float) -> int:
+        """How many samples to take where the search has `samples`: a power of two times those, MORE_SAMPLES times or
+        all there are at most, as many as fit into `seconds`, and at least those."""
+        count = MORE_SAMPLES * samples
+        while count > samples and (count > len(self.ranked) or seconds_of(count) > seconds):
+            count //= 2
+        return count
+
     def _sensitive(self, count: int) -> int:
         return min(count // 2, len(self.ranked)) if self.measured else 0
 
