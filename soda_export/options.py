@@ -137,7 +137,8 @@ class BundleOptions:
     them."""
     precision: Precision = "fp32"
     """Of weights, activations and cache; norms, softmax and the sampler stay in fp32. int8-weights: the layers'
-    matrices in int8, the rest in bf16 (openvino)."""
+    matrices in int8, the rest in bf16; int8: what they are multiplied with, too (openvino; with ort the rest
+    is in fp32)."""
     without: tuple[Literal["text-encoder", "decoder"], ...] = ()
     """Leave a part of the pipeline out: the bundle then takes embeddings, or gives latents."""
     inpainting: bool = False

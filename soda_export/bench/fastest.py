@@ -14,7 +14,7 @@ from soda_runtime.request import example_request
 
 from ..compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
 from ..errors import CompileError, SodaError
-from ..models.precision import Precision
+from ..models.precision import Precision, numbers_of
 from ..options import BundleOptions
 from ..plan.schedule import Schedule
 from .timing import time_steps
@@ -56,7 +56,9 @@ def choose_backend(bench: Workbench, options: BundleOptions) -> Choice:
     seconds: dict[Place, float] = {}
     probes: dict[str, Path] = {}
     for place in places:
-        kind = "graphs" if place.backend in GRAPH_BACKENDS else place.backend  # graphs are engines of several backends
+        kind = place.backend
+        if kind in GRAPH_BACKENDS:  # whose engines are equal graphs, where they are of the same numbers
+            kind = f"graphs-{numbers_of(options.precision, kind).compute}"
         try:
             if kind not in probes:
                 probes[kind] = _build_probe(bench, place.backend, kind, options)
@@ -86,7 +88,8 @@ def places_for(precision: Precision, found: Mapping[str, BackendStatus]) -> list
 
 _UNABLE = {
     ("ort", "bf16"),  # ONNX Runtime's CPU provider has no bfloat16 products
-    *((name, "int8-weights") for name in ("ort", "ort on cuda", "trt on cuda", "trt_rtx on cuda")),
+    ("ort", "int8-weights"),
+    *((f"{name} on cuda", kind) for name in ("ort", "trt", "trt_rtx") for kind in ("int8-weights", "int8")),
 }
 
 

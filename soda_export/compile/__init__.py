@@ -70,6 +70,8 @@ def check_backend(backend: str, options: EngineOptions = EngineOptions(), precis
 
 def check_precision(backend: str, precision: Precision) -> None:
     """Refuse what a backend cannot run well. Raises CompileError."""
+    if precision == "int8" and backend in AHEAD_OF_TIME:
+        raise CompileError(f"--precision int8: {backend} has no scale for each token; add --backend openvino or ort")
     if precision == "int8-weights" and backend != "openvino":
         raise CompileError(f"--precision {precision}: {backend} would unpack it at every step; add --backend openvino")
 

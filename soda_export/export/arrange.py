@@ -27,7 +27,7 @@ from ..errors import ExportError
 from ..lower.program import ProgramTable
 from ..models.decisions import is_renewal
 from ..models.paths import block_paths, site_modules
-from ..models.precision import COMPUTE, Precision
+from ..models.precision import Numbers
 from ..models.spec import ModelSpec
 from ..sampler import (
     KNOWN,
@@ -69,7 +69,7 @@ class Arranged:
     """
 
     def __init__(
-        self, loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, precision: Precision,
+        self, loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, numbers: Numbers,
         inpainting: bool = False, least_state: int = 1,
     ) -> None:  # fmt: skip
         self._loaded, self._table, self._inpaints, spec = loaded, table, inpainting, loaded.spec
@@ -86,15 +86,16 @@ class Arranged:
                 raise ExportError(f"--inpainting: {spec.name} takes a mask beside its latents anyway; leave it out")
             own, sampler, starts = _inpainting(own, sampler, starts)
         self._own, self._sampler, self._starts = own, sampler, starts
-        self._compute = COMPUTE[precision]
-        self._graph = graph = _trace(loaded, table, DTYPES[self._compute])
+        self._numbers = numbers
+        self._graph = graph = _trace(loaded, table, DTYPES[numbers.compute])
         self._crossing = crossing = Crossing(BindingTimes(graph))
         slices = [slice_of(graph, spec, program) for program in table.programs]
         self._crossed = [crossing.before(part.wanted, part.given.__contains__) for part in slices]
         crossing_values = list(dict.fromkeys(v for values in self._crossed for v in values))
         self._tensors = pack_crossing(crossing_values, crossing.times)
         self._prepared = arrange_prepare(self._tensors, crossing)
-        self.sources = _sources(loaded, graph, _taken_weights(slices, self._crossed), self._prepared, precision)
+        taken = _taken_weights(slices, self._crossed)
+        self.sources = _sources(loaded, graph, taken, self._prepared, numbers.int8_matrices)
 
     @property
     def num_graphs(self) -> int:
@@ -113,8 +114,11 @@ class Arranged:
         spec, sampler, tensors, prepared = loaded.spec, self._sampler, self._tensors, self._prepared
         prepare = PrepareWriter(graph, spec, crossing, prepared, weights, table.rows).write(folder, suffix)
         progress()
-        pieces = Pieces(spec, sampler, table, DTYPES[self._compute], self._mask_shape)
-        writer = StepWriter(graph, spec, sampler, table, pieces, crossing.times, tensors, weights, self._mask_shape)
+        pieces = Pieces(spec, sampler, table, DTYPES[self._numbers.compute], self._mask_shape)
+        writer = StepWriter(
+            graph, spec, sampler, table, pieces, crossing.times, tensors, weights, self._mask_shape,
+            self._numbers.int8_products,
+        )
         names, inputs = [], []
         for i, (program, values) in enumerate(zip(table.programs, self._crossed, strict=True)):
             names.append(sized_name(program_name(i), suffix))
@@ -124,8 +128,8 @@ class Arranged:
         tables_file = sized_name(TABLES_NAME, suffix)
         save_file(self._tables(), folder / tables_file)
         return ExportIndex(
-            self._compute, tuple(_described(tensor) for tensor in tensors), prepare, tuple(names), tuple(inputs),
-            weights.name, tables_file, sampler.state_size, sampler.stochastic, sampler.learned_variance,
+            self._numbers.compute, tuple(_described(tensor) for tensor in tensors), prepare, tuple(names),
+            tuple(inputs), weights.name, tables_file, sampler.state_size, sampler.stochastic, sampler.learned_variance,
             sampler.initial_scale, sampler.timesteps, tuple(_slots(graph, table)), bool(table.coefficients),
             self._mask_shape,
         )  # fmt: skip
@@ -215,10 +219,10 @@ def _trace_anew(loaded: LoadedModel, kinds: tuple[str, ...], dtype: torch.dtype)
 
 
 def _sources(
-    loaded: LoadedModel, graph: DenoiserGraph, in_steps: list[ir.Value], prepared: Prepared, precision: Precision
+    loaded: LoadedModel, graph: DenoiserGraph, in_steps: list[ir.Value], prepared: Prepared, int8: bool
 ) -> list[TensorSource]:
     """Every tensor that some program takes; in int8 the matrices of the blocks, where steps multiply by them."""
-    int8, on_table = precision == "int8-weights", set(prepared.table)
+    on_table = set(prepared.table)
     found = [*in_steps, *_leaves(prepared.computed, on_table.__contains__)]
     values = {value: graph.weights[value] for value in dict.fromkeys(found) if value in graph.weights}
     modules = dict(loaded.fake(torch.float32).module.named_modules()) if int8 else {}

@@ -20,6 +20,13 @@ _IR_VERSION = 10
 _NOT_INFERRED = ("GroupNormalization",)
 """Operators whose shapes onnx does not infer, so that it knows nothing of what follows; here the trace does."""
 Known = dict[ir.Value, ir.Value]
+Instead = Callable[[ir.Node, Sequence[ir.Value | None]], ir.Value | None]
+"""(traced node, its inputs in this graph) -> what stands for its one output here, None where the node is copied"""
+
+
+def as_traced(node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value | None:
+    """Every node is copied."""
+    return None
 
 
 class GraphBuilder:
@@ -111,6 +118,7 @@ class GraphBuilder:
     def emit(
         self, wanted: Sequence[ir.Value], known: Known, weights: Mapping[ir.Value, str], *, prefix: str = "",
         widen: Callable[[ir.Node, int], ir.Value | None] = lambda node, position: None,
+        instead: Instead = as_traced,
     ) -> None:  # fmt: skip
         """Copy whatever `wanted` is computed from, but for what is `known`: value of the trace -> value of this graph.
         What is copied becomes known. widen(node, i) may supply another value for a node's input."""
@@ -119,12 +127,16 @@ class GraphBuilder:
             if node.domain == DOMAIN:  # the name of a value, and nothing else
                 known[node.outputs[0]] = self._local(node.inputs[0], known, weights)  # type: ignore[arg-type]
                 continue
-            name = f"{prefix}{node.name or node.op_type}/{len(self._nodes)}"
-            results = [ir.Value(name=f"{name}.{i}", type=v.type) for i, v in enumerate(node.outputs)]
             copied = [
                 None if value is None else widen(node, i) or self._local(value, known, weights)
                 for i, value in enumerate(node.inputs)
             ]
+            other = instead(node, copied)
+            if other is not None:
+                known[node.outputs[0]] = other
+                continue
+            name = f"{prefix}{node.name or node.op_type}/{len(self._nodes)}"
+            results = [ir.Value(name=f"{name}.{i}", type=v.type) for i, v in enumerate(node.outputs)]
             attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
             if node.op_type in _NOT_INFERRED:
                 results[0].shape = ir.Shape([None, *list(node.outputs[0].shape or [])[1:]])

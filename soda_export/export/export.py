@@ -14,7 +14,7 @@ import msgspec
 import onnx
 
 from ..lower.program import ProgramTable
-from ..models.precision import Precision
+from ..models.precision import Numbers
 from ..sampler import SamplerTable
 from .arrange import Arranged
 from .index import INDEX_NAME, ExportIndex, sized_name
@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 
 def export_programs(
-    loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, precision: Precision, folder: Path,
+    loaded: LoadedModel, sampler: SamplerTable, table: ProgramTable, numbers: Numbers, folder: Path,
     progress: Progress, expose_selection: bool = False, inpainting: bool = False, least_state: int = 1,
 ) -> ExportIndex:  # fmt: skip
     """Write weights, tables, all graphs and export.json into `folder`. Raises ModelError and ExportError.
@@ -37,11 +37,11 @@ def export_programs(
     progress(done, total) counts tracing, weights, and each graph. The other arguments: as Arranged has them.
     """
     sizes = [("", loaded, sampler, table)]
-    return export_sizes(sizes, precision, folder, progress, expose_selection, inpainting, least_state)[0]
+    return export_sizes(sizes, numbers, folder, progress, expose_selection, inpainting, least_state)[0]
 
 
 def export_sizes(
-    sizes: Sequence[tuple[str, LoadedModel, SamplerTable, ProgramTable]], precision: Precision, folder: Path,
+    sizes: Sequence[tuple[str, LoadedModel, SamplerTable, ProgramTable]], numbers: Numbers, folder: Path,
     progress: Progress, expose_selection: bool = False, inpainting: bool = False, least_state: int = 1,
 ) -> list[ExportIndex]:  # fmt: skip
     """The same of one model at several sizes, with one weights file. sizes: what ends the names of a size's files, its
@@ -52,7 +52,7 @@ def export_sizes(
     """
     started, done = time.perf_counter(), 0
     arranged = [
-        Arranged(loaded, sampler, table, precision, inpainting, least_state) for _, loaded, sampler, table in sizes
+        Arranged(loaded, sampler, table, numbers, inpainting, least_state) for _, loaded, sampler, table in sizes
     ]
     total = 2 + sum(each.num_graphs for each in arranged)
 

@@ -27,8 +27,9 @@ from ..trace.bind import STEP, BindingTimes
 from ..trace.denoiser import LATENTS
 from ..trace.graph import DenoiserGraph
 from ..trace.onnx import fixed_sizes
-from .builder import GraphBuilder, Known
+from .builder import GraphBuilder, Instead, Known, as_traced
 from .crossing import FLOATS, CrossingTensor
+from .int8 import Int8Products
 from .pieces import Pieces
 from .reuse import Reuse, StepScalars
 from .tokens import TokenOps
@@ -68,17 +69,30 @@ def slice_of(graph: DenoiserGraph, spec: ModelSpec, program: StepProgram) -> Sli
     return Slice(tuple(wanted), frozenset(given))
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A graph being built. known: what it has of the trace's values. latents: the model's input. instead: as in
+    GraphBuilder.emit."""
+
+    builder: GraphBuilder
+    known: Known
+    latents: ir.Value
+    instead: Instead
+
+
 class StepWriter:
     """Writes step programs of one table; all point into one weights file."""
 
     def __init__(
         self, graph: DenoiserGraph, spec: ModelSpec, sampler: SamplerTable, table: ProgramTable, pieces: Pieces,
         times: BindingTimes, tensors: Sequence[CrossingTensor], weights: WeightsFile, mask_shape: tuple[int, ...] = (),
+        int8_products: bool = False,
     ) -> None:  # fmt: skip
-        """mask_shape: of an inpainting bundle, else empty."""
+        """mask_shape: of an inpainting bundle, else empty. int8_products: whether what int8 matrices are multiplied
+        with becomes int8, too."""
         self._graph, self._spec, self._sampler, self._table = graph, spec, sampler, table
         self._pieces, self._times, self._tensors, self._weights = pieces, times, tensors, weights
-        self._mask_shape = mask_shape
+        self._mask_shape, self._int8_products = mask_shape, int8_products
 
     def write(
         self, program: StepProgram, taken: Sequence[str], name: str, path: Path, expose_selection: bool = False
@@ -105,12 +119,13 @@ class StepWriter:
         cached = {slot: builder.input(cache_in(str(slot)), *self._slot_type(slot)) for slot in program.reads}
         latents = self._pieces.model_input(builder, state=state, coefficients=scalars.sampler)
         known[self._graph.inputs[LATENTS]] = latents
+        step = _Step(builder, known, latents, Int8Products(builder).instead if self._int8_products else as_traced)
         if program.skips:
             prediction = self._stand_in(builder, latents)
         else:
             reuse = Reuse(builder, scalars, program, cached)
-            self._give_sites(builder, program, reuse, known, latents, expose_selection)
-            prediction = self._compute(builder, self._graph.prediction, known, latents)
+            self._give_sites(step, program, reuse, expose_selection)
+            prediction = self._compute(step, self._graph.prediction)
             prediction = self._name(builder, program, prediction)
         result = self._pieces.next_state(
             builder, prediction=prediction, state=state, coefficients=scalars.sampler, **rest
@@ -118,7 +133,7 @@ class StepWriter:
         builder.output(result, STATE_OUT, "float32", state_shape)
         for slot in program.writes:
             value = self._graph.sites[spec.index[slot.site]].outputs[slot.output]
-            builder.output(self._compute(builder, value, known, latents), cache_out(str(slot)), *self._slot_type(slot))
+            builder.output(self._compute(step, value), cache_out(str(slot)), *self._slot_type(slot))
         builder.save(path, _meaning(program))
 
     def _name(self, builder: GraphBuilder, program: StepProgram, prediction: ir.Value) -> ir.Value:
@@ -141,11 +156,10 @@ class StepWriter:
         rest = len(spec.latent_shape) - 1
         return builder.node("Pad", [latents, builder.ints(*[0] * (rest + 3), more, *[0] * rest)], prefix="sampler")
 
-    def _give_sites(
-        self, builder: GraphBuilder, program: StepProgram, reuse: Reuse, known: Known, latents: ir.Value, expose: bool
-    ) -> None:
+    def _give_sites(self, step: _Step, program: StepProgram, reuse: Reuse, expose: bool) -> None:
         """Outputs of the sites that are not computed in full. In the order of computation, since what a site is renewed
         from may be made of another's."""
+        builder, known = step.builder, step.known
         tokens = TokenOps(builder, self._table.rows)
         for k in self._graph.order:
             site, values, work = self._spec.sites[k], self._graph.sites[k], program.work[k]
@@ -159,28 +173,30 @@ class StepWriter:
             assert values.kept is not None
             assert values.renewed is not None
             slot = Slot(site.name, 0)
-            inputs, latest = self._compute(builder, values.tokens, known, latents), reuse.output(slot, 0)
+            inputs, latest = self._compute(step, values.tokens), reuse.output(slot, 0)
             scores = self._pieces.scores(builder, inputs, latest, f"{site.name}.")
             pairs = tokens.select(scores, site.tokens, work, site.name)
             known[values.kept] = tokens.gather(inputs, pairs, site.name)
-            fresh = self._compute(builder, values.renewed, known, latents)
+            fresh = self._compute(step, values.renewed)
             known[values.outputs[0]] = tokens.scatter(latest, pairs, fresh, site.name)
             if expose:
                 builder.output(scores, f"scores.{slot}", "float32", [BATCH_AXIS, site.tokens])
                 builder.output(pairs, f"pairs.{slot}", "int64", [ROWS_AXIS, work, 2])
 
-    def _compute(self, builder: GraphBuilder, value: ir.Value, known: Known, latents: ir.Value) -> ir.Value:
+    def _compute(self, step: _Step, value: ir.Value) -> ir.Value:
+        builder, known = step.builder, step.known
+
         def widen(node: ir.Node, position: int) -> ir.Value | None:
             """A value of the step alone has one row; where it is joined to others it needs them all."""
             source = node.inputs[position]
             if node.op_type != "Concat" or source is None or self._times.of(source) != STEP:
                 return None
-            rows = builder.node("Shape", [latents], prefix="rows", start=0, end=1)
+            rows = builder.node("Shape", [step.latents], prefix="rows", start=0, end=1)
             ones = builder.ints(*[1] * (len(source.shape or []) - 1))
             shape = builder.node("Concat", [rows, ones], prefix="rows", axis=0)
             return builder.node("Expand", [known[source], shape], prefix="rows")
 
-        builder.emit([value], known, self._graph.weights, widen=widen)
+        builder.emit([value], known, self._graph.weights, widen=widen, instead=step.instead)
         return known[value]
 
     def _slot_type(self, slot: Slot) -> tuple[str, list[int | str]]:

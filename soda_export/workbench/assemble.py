@@ -21,7 +21,7 @@ from ..export.index import ExportIndex, read_index, sized_name
 from ..export.policy import export_policy
 from ..lower.lower import lower_plan
 from ..lower.program import ProgramTable, read_table, table_text
-from ..models.precision import COMPUTE, Compute
+from ..models.precision import Compute, numbers_of
 from ..models.record import RECORD_NAME, record_bytes
 from ..models.spec import ModelSpec
 from ..options import BundleOptions
@@ -56,19 +56,20 @@ def assemble_bundle(
     policies: what requests follow that do not ask for the plan, one for each size, or none. Raises UsageError for what
     does not go together.
     """
-    precision, bench = options.precision, sizes[0][0]
-    _check(sizes, options, precision, backend, policies)
-    compute, store = COMPUTE[precision], bench.store
+    bench = sizes[0][0]
+    _check(sizes, options, backend, policies)
+    numbers, store = numbers_of(options.precision, backend), bench.store
+    compute = numbers.compute
     suffixes = ["", *("-{}x{}".format(*each.loaded.size) for each, _ in sizes[1:])]
     benches, plans = [each for each, _ in sizes], [each.completed(plan) for each, plan in sizes]
-    lowered = [_lower(each, plan, precision, bool(policies)) for each, plan in zip(benches, plans, strict=True)]
+    lowered = [_lower(each, plan, compute, bool(policies)) for each, plan in zip(benches, plans, strict=True)]
     tables = [read_table((folder / TABLE_NAME).read_bytes(), str(folder / TABLE_NAME)) for folder in lowered]
     # what follows depends on the decisions, not on who made them
     common: dict[str, Any] = {"sizes": [
         {"model": each.loaded.spec, "scheduler": each.loaded.scheduler_config,
          "table": msgspec.structs.replace(table, plan_hash="")}
         for each, table in zip(benches, tables, strict=True)
-    ], "precision": precision, "inpainting": options.inpainting}  # fmt: skip
+    ], "precision": numbers, "inpainting": options.inpainting}  # fmt: skip
     least_state = max((policy.state_size for policy in policies), default=1)
     common["least_state"] = least_state
     exported = store.produce(
@@ -76,7 +77,7 @@ def assemble_bundle(
         lambda folder: export_sizes(
             [(suffix, each.loaded, each.sampler, table)
              for suffix, each, table in zip(suffixes, benches, tables, strict=True)],
-            precision, folder, partial(bench.progress, "export"), inpainting=options.inpainting,
+            numbers, folder, partial(bench.progress, "export"), inpainting=options.inpainting,
             least_state=least_state,
         ),
     )  # fmt: skip
@@ -113,7 +114,7 @@ def assemble_bundle(
 
 
 def _check(
-    sizes: Sequence[tuple[Workbench, Plan]], options: BundleOptions, precision: str, backend: str,
+    sizes: Sequence[tuple[Workbench, Plan]], options: BundleOptions, backend: str,
     policies: Sequence[AdaptivePolicy],
 ) -> None:  # fmt: skip
     check_precision(backend, options.precision)
@@ -126,11 +127,11 @@ def _check(
         known.add(bench.loaded.size)
 
 
-def _lower(bench: Workbench, plan: Plan, precision: str, with_skip: bool) -> Path:
+def _lower(bench: Workbench, plan: Plan, compute: Compute, with_skip: bool) -> Path:
     """The folder of the plan and its program table."""
-    spec, text, compute = bench.loaded.spec, plan_text(plan), COMPUTE[precision]  # type: ignore[index]
+    spec, text = bench.loaded.spec, plan_text(plan)
     inputs = {
-        "model": spec, "scheduler": bench.loaded.scheduler_config, "precision": precision, "plan": text.decode(),
+        "model": spec, "scheduler": bench.loaded.scheduler_config, "precision": compute, "plan": text.decode(),
         **({"skip": True} if with_skip else {}),
     }  # fmt: skip
     return bench.store.produce(

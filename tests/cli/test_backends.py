@@ -13,6 +13,7 @@ from soda_export.bench.fastest import Place, choose_backend, places_for
 from soda_export.bench.process import describe_process
 from soda_export.compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
 from soda_export.errors import CompileError
+from soda_export.models.precision import Precision
 from soda_export.options import BundleOptions
 from tests.cli.conftest import Soda
 from tests.conftest import OpenBench
@@ -34,8 +35,9 @@ def test_auto_takes_the_backend_that_is_faster(open_bench: OpenBench, monkeypatc
         assert choice.why == ", ".join(f"{n} {1e3 * s:.1f} ms" for n, s in found.items()) + " an all-compute step"
 
 
-def test_auto_measures_for_real(open_bench: OpenBench) -> None:
-    choice = choose_backend(open_bench(steps=4), BundleOptions())
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_auto_measures_for_real(open_bench: OpenBench, precision: Precision) -> None:
+    choice = choose_backend(open_bench(steps=4), BundleOptions(precision=precision))
     assert choice.backend in GRAPH_BACKENDS
     assert all(name in choice.why for name in GRAPH_BACKENDS)
 
@@ -46,6 +48,7 @@ def test_bfloat16_is_not_for_onnx_runtime_on_the_cpu(open_bench: OpenBench) -> N
     found["ort"] = status("ort", devices=("cpu", "cuda"))
     assert places_for("bf16", found) == [Place("ort", "cuda"), Place("openvino", "cpu")]
     assert places_for("int8-weights", found) == [Place("openvino", "cpu")]
+    assert places_for("int8", found) == [Place("ort", "cpu"), Place("openvino", "cpu")]
     choice = choose_backend(open_bench(steps=4), BundleOptions(precision="bf16"))
     assert (choice.backend, choice.why) == ("openvino", "the only one installed that runs bf16 on this machine")
 

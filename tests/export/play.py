@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from soda_export.export.export import export_programs
 from soda_export.export.index import ExportIndex
 from soda_export.lower.program import ProgramTable
+from soda_export.models.precision import Precision, numbers_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -78,9 +79,9 @@ class Played:
 
 
 def export_and_open(
-    loaded: Any, sampler: Any, table: ProgramTable, folder: Path, precision: Any = "fp32", expose: bool = False
+    loaded: Any, sampler: Any, table: ProgramTable, folder: Path, precision: Precision = "fp32", expose: bool = False
 ) -> Played:
     """Export a table and open it. expose: the step programs give their selections of tokens, too."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = export_programs(loaded, sampler, table, precision, folder, lambda done, total: None, expose)
+    index = export_programs(loaded, sampler, table, numbers_of(precision), folder, lambda done, total: None, expose)
     return Played(folder, index, table)

@@ -27,7 +27,7 @@ from soda_export.export.weights import quantized_sources
 from soda_export.lower.lower import lower_plan
 from soda_export.lower.program import ProgramTable
 from soda_export.models.load import load_model
-from soda_export.models.precision import COMPUTE, Precision
+from soda_export.models.precision import Precision, numbers_of
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan
 from soda_export.workbench.pipeline import Workbench
@@ -88,15 +88,15 @@ def half(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(case: Case, precision: Precision, folder: Path) -> Path:
     """Graphs and weights alone."""
     folder.mkdir()
-    table = lower_plan(case.plan, case.bench.loaded.spec, COMPUTE[precision])
-    export_programs(case.bench.loaded, case.bench.sampler, table, precision, folder, lambda *_: None)
+    table = lower_plan(case.plan, case.bench.loaded.spec, numbers_of(precision).compute)
+    export_programs(case.bench.loaded, case.bench.sampler, table, numbers_of(precision), folder, lambda *_: None)
     return folder
 
 
 @pytest.fixture(scope="module")
 def exports(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("exports")
-    return {p: export(case, p, root / p) for p in ("fp32", "bf16", "int8-weights")}  # type: ignore[arg-type]
+    return {p: export(case, p, root / p) for p in ("fp32", "bf16", "int8-weights", "int8")}  # type: ignore[arg-type]
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -222,8 +222,10 @@ def test_a_bf16_bundle_is_built_with_a_warning_and_refused_on_the_cpu_in_one_lin
     assert "\n" not in str(refused.value).strip()
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("bf16", BF16_BOUND), ("int8-weights", INT8_BOUND)])
-def test_bf16_programs_equal_the_fp32_ones_in_openvino(
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("bf16", BF16_BOUND), ("int8-weights", INT8_BOUND), ("int8", INT8_BOUND)]
+)
+def test_programs_equal_the_fp32_ones_in_openvino(
     case: Case, exports: dict[str, Path], precision: str, bound: float
 ) -> None:
     """Every program by itself, on inputs that bf16 holds exactly."""
@@ -246,8 +248,9 @@ def test_bf16_programs_equal_the_fp32_ones_in_openvino(
     assert worst > 1e-4
 
 
-def test_int8_matrices_are_a_byte_a_weight(case: Case, exports: dict[str, Path]) -> None:
-    full, found = checkpoint_entries(exports["fp32"]), checkpoint_entries(exports["int8-weights"])
+@pytest.mark.parametrize("precision", ["int8-weights", "int8"])
+def test_int8_matrices_are_a_byte_a_weight(case: Case, exports: dict[str, Path], precision: str) -> None:
+    full, found = checkpoint_entries(exports["fp32"]), checkpoint_entries(exports[precision])
     before_the_steps = ("attn2.to_k", "attn2.to_v", "norm1.emb", "norm1.linear", "scale_shift_table")
     for name, entry in full.items():
         is_matrix = name.startswith("transformer_blocks.") and len(entry.shape) == 2
@@ -266,18 +269,55 @@ def test_quantization_is_within_half_a_step() -> None:
     assert values.make().abs().amax(dim=0).tolist() == [0, *[127] * 6]
 
 
-def test_an_int8_bundle_plays_near_the_fp32_one(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("openvino", "int8-weights"), ("openvino", "int8"), ("ort", "int8")]
+)
+def test_an_int8_bundle_plays_near_the_fp32_one(
+    case: Case, tmp_path: Path, backend: str, precision: Precision
+) -> None:
     """All steps computed, so that no token is chosen."""
     pytest.importorskip("openvino")
-    built = case.bench.build(case.plan, "openvino", tmp_path / "int8", BundleOptions(precision="int8-weights"))
+    built = case.bench.build(case.plan, backend, tmp_path / "int8", BundleOptions(precision=precision))
     table = lower_plan(case.plan, case.bench.loaded.spec, "bf16")
     expected = follow_engine(case.bench, replace_steps(table), case.rows, case.noise, {})
     found = Session.open(built.out).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
-    print(f"int8-weights {case.bench.loaded.spec.family}, all computed: {error:.1e}")
+    print(f"{backend} {precision} {case.bench.loaded.spec.family}, all computed: {error:.1e}")
     assert 1e-4 < error <= INT8_BOUND
-    with pytest.raises(CompileError, match="--precision int8-weights: ort"):
-        case.bench.build(case.plan, "ort", tmp_path / "ort", BundleOptions(precision="int8-weights"))
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("ort", "int8-weights"), ("trt", "int8"), ("trt_rtx", "int8")])
+def test_int8_is_refused_where_it_would_not_be_fast(
+    case: Case, tmp_path: Path, backend: str, precision: Precision
+) -> None:
+    with pytest.raises(CompileError, match=f"--precision {precision}: {backend} .*; add --backend openvino"):
+        case.bench.build(case.plan, backend, tmp_path / "bundle", BundleOptions(precision=precision))
+
+
+def test_both_libraries_multiply_int8_numbers_in_an_int8_program(
+    case: Case, exports: dict[str, Path], tmp_path: Path
+) -> None:
+    """Every product with a matrix that is stored in int8, by what the libraries say of the graph they run."""
+    openvino = pytest.importorskip("openvino")
+    graph = exports["int8"] / "program-00.onnx"
+    matrices = [n for n, e in read_header(exports["int8"] / "weights.safetensors").items() if e.dtype == "I8"]
+    taken = {name for node in onnx.load(str(graph), load_external_data=False).graph.node for name in node.input}
+    products = len(taken.intersection(matrices))
+    assert products >= 8
+    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    kinds = [str(node.get_rt_info()["primitiveType"].astype(str)) for node in compiled.get_runtime_model().get_ops()
+             if "FullyConnected" in node.get_rt_info()["layerType"].astype(str)]  # fmt: skip
+    assert sum(kind.lower().endswith("i8") for kind in kinds) == products
+    folder = tmp_path / "ort"
+    folder.mkdir()
+    numbers = numbers_of("int8", "ort")
+    table = lower_plan(case.plan, case.bench.loaded.spec, numbers.compute)
+    export_programs(case.bench.loaded, case.bench.sampler, table, numbers, folder, lambda *_: None)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(str(folder / "program-00.onnx"), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    assert [node.op_type for node in optimized.node].count("MatMulIntegerToFloat") == products
 
 
 def read_tables(folder: Path) -> dict[str, np.ndarray]:

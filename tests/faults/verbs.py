@@ -114,13 +114,14 @@ def _trace(model: Path, folder: Path) -> None:
     from soda_export.export.export import export_programs
     from soda_export.lower.lower import lower_plan
     from soda_export.models.load import load_model
+    from soda_export.models.precision import Numbers
     from soda_export.sampler import freeze_sampler
     from tests.tiny import make_plan, mixed_kept
 
     loaded = load_model(str(model))
     table = lower_plan(make_plan(loaded.spec, mixed_kept()), loaded.spec)
     sampler = freeze_sampler("ddim", loaded.scheduler_config, 8, 0.0, learned_variance=False)
-    export_programs(loaded, sampler, table, "fp32", folder, lambda *_: None)
+    export_programs(loaded, sampler, table, Numbers("fp32"), folder, lambda *_: None)
 
 
 def _fork(
