@@ -36,9 +36,9 @@ from soda_export.bench.doctor import describe_machine
 from soda_export.options import ProfileOptions
 
 log = logging.getLogger("peers")
-INT8 = "int8-weights"
+INT8 = "int8"
 """A precision of our bundles alone; peers play in fp32 and bf16."""
-TARGETS = (("ort", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", INT8))
+TARGETS = (("ort", "fp32"), ("ort", INT8), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", INT8))
 LIBRARIES = ("torch", "diffusers", "cache-dit", "onnxruntime", "openvino", "soda-export")
 SMOOTHCACHE = "smoothcache"
 SHAPE_SOURCE = "shapes"

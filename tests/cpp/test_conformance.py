@@ -13,6 +13,8 @@ from soda_runtime import Bundle, Embeds, EngineError, Noise, RequestError
 from soda_runtime.philox import latent_noise, normal
 from soda_runtime.request import example_request
 
+from soda_export.options import BundleOptions
+from tests.conftest import OpenBench
 from tests.runtime.bundles import (
     GOLDEN,
     GOLDEN_V3,
@@ -25,6 +27,7 @@ from tests.runtime.bundles import (
     put,
     relative,
 )
+from tests.tiny import make_plan, mixed_kept
 
 from .library import (
     CancelledError,
@@ -120,6 +123,20 @@ def test_freshly_built_bundles_play_as_in_python(library: Library, backend: str,
         expected = python.generate(**request)
         assert distance(cpp.generate(**fields_of(request, bundle)), expected) <= bar
         assert distance(cpp.images(), python.images()) <= max(bar, 1e-5)
+
+
+def test_int8_bundles_play_as_in_python(
+    library: Library, backend: str, open_bench: OpenBench, tmp_path: Path
+) -> None:
+    """With steps of every kind. Both runtimes play the same engine library, so that they quantize alike."""
+    bench = open_bench()
+    plan = make_plan(bench.loaded.spec, mixed_kept())
+    bundle = Bundle.open(bench.build(plan, backend, tmp_path / "int8", BundleOptions(precision="int8")).out, threads=1)
+    python, cpp = bundle.session(), library.open(bundle.path, threads=1).session()
+    for accelerated in (True, False):
+        request = {**example_request(bundle, 2), "seed": 7, "accelerated": accelerated}
+        expected = python.generate(**request)
+        assert relative(cpp.generate(**fields_of(request, bundle)), expected) <= MAX_DIFFERENCE
 
 
 def test_prompts_of_a_freshly_built_bundle_play_as_in_python(
