@@ -36,6 +36,8 @@ from soda_export.plan.schedule import Schedule, cached_work
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 
+_PLACES = ("out", "bundle")
+
 
 def half_anchors(spec: ModelSpec, steps: int, keep: int) -> Schedule:
     """Anchors at even steps; at odd ones everything reused, and at every other of them feed-forwards pruned."""
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--weights", default="", help="prepacked or shared")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--bundle", type=Path, help="keep the bundle there, for trace_speed.py (a new folder)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,7 +89,8 @@ def main() -> None:
             else half_anchors(spec, args.steps, args.keep)
         )  # fmt: skip
         plan = Plan(identify(spec), SamplerIdentity("ddim", args.steps), 1.5, schedule)
-        out = bench.build(plan, args.backend, Path(scratch) / "bundle", BundleOptions(precision=args.precision)).out
+        place = args.bundle or Path(scratch) / "bundle"
+        out = bench.build(plan, args.backend, place, BundleOptions(precision=args.precision)).out
         del bench
         result = bench_bundle(
             out, BenchOptions(batch=args.batch, rounds=args.rounds, weights=args.weights),
@@ -95,7 +99,7 @@ def main() -> None:
     tokens, width = spec.sites[spec.kinds["ff"][0]].outputs[0]
     rate = gemm_rate(args.batch * rows * tokens, width, args.precision)
     record = {
-        "settings": {n: str(v) if isinstance(v, Path) else v for n, v in vars(args).items() if n != "out"},
+        "settings": {n: str(v) if isinstance(v, Path) else v for n, v in vars(args).items() if n not in _PLACES},
         "machine": msgspec.to_builtins(describe_machine()),
         "versions": {"python": platform.python_version(), args.backend: library_version(args.backend)},
         "gemm_flop_per_s": rate,

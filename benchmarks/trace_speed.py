@@ -4,8 +4,9 @@
     python benchmarks/trace_speed.py --before OLD --after NEW --backend openvino --rounds 9
 
 OLD and NEW are folders of exported graphs of one model and plan (an `export-*` stage in engines/.work, or a bundle for
-ort or openvino); step programs are paired by their number. Each pair is opened together and called in turn, fed with
-random numbers. ONNX Runtime computes in fp32, so its graphs must; OpenVINO in bf16. Prints JSON, in milliseconds.
+ort or openvino, such as `realization.py --bundle` keeps); step programs are paired by their number. Each pair is opened
+together and called in turn, fed with random numbers. ONNX Runtime computes in fp32, so its graphs must, or int8 within
+fp32; OpenVINO in bf16, so bundles in bf16 and int8 can be compared. Prints JSON, in milliseconds.
 """
 
 from __future__ import annotations

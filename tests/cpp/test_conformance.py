@@ -131,8 +131,9 @@ def test_int8_bundles_play_as_in_python(
     """With steps of every kind. Both runtimes play the same engine library, so that they quantize alike."""
     bench = open_bench()
     plan = make_plan(bench.loaded.spec, mixed_kept())
-    bundle = Bundle.open(bench.build(plan, backend, tmp_path / "int8", BundleOptions(precision="int8")).out, threads=1)
-    python, cpp = bundle.session(), library.open(bundle.path, threads=1).session()
+    path = bench.build(plan, backend, tmp_path / "int8", BundleOptions(precision="int8")).out
+    bundle = Bundle.open(path, threads=1)
+    python, cpp = bundle.session(), library.open(path, threads=1).session()
     for accelerated in (True, False):
         request = {**example_request(bundle, 2), "seed": 7, "accelerated": accelerated}
         expected = python.generate(**request)
