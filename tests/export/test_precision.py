@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from soda_runtime import Embeds, EngineError, Noise, Session
+from soda_runtime.backends.openvino import compute_precision, process_core
 from soda_runtime.request import example_request
 from soda_runtime.tensors import TensorEntry, read_header, read_tensors
 from torch import Tensor
@@ -85,11 +86,12 @@ def half(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return case.bench.build(case.plan, "ort", out, BundleOptions(precision="fp16")).out
 
 
-def export(case: Case, precision: Precision, folder: Path) -> Path:
+def export(case: Case, precision: Precision, folder: Path, backend: str = "openvino") -> Path:
     """Graphs and weights alone."""
     folder.mkdir()
-    table = lower_plan(case.plan, case.bench.loaded.spec, numbers_of(precision).compute)
-    export_programs(case.bench.loaded, case.bench.sampler, table, numbers_of(precision), folder, lambda *_: None)
+    numbers = numbers_of(precision, backend)
+    table = lower_plan(case.plan, case.bench.loaded.spec, numbers.compute)
+    export_programs(case.bench.loaded, case.bench.sampler, table, numbers, folder, lambda *_: None)
     return folder
 
 
@@ -298,21 +300,19 @@ def test_both_libraries_multiply_int8_numbers_in_an_int8_program(
     case: Case, exports: dict[str, Path], tmp_path: Path
 ) -> None:
     """Every product with a matrix that is stored in int8, by what the libraries say of the graph they run."""
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     graph = exports["int8"] / "program-00.onnx"
     matrices = [n for n, e in read_header(exports["int8"] / "weights.safetensors").items() if e.dtype == "I8"]
     taken = {name for node in onnx.load(str(graph), load_external_data=False).graph.node for name in node.input}
     products = len(taken.intersection(matrices))
     assert products >= 8
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    core = process_core()
+    model = core.read_model(graph)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": compute_precision(core, model)})
     kinds = [str(node.get_rt_info()["primitiveType"].astype(str)) for node in compiled.get_runtime_model().get_ops()
              if "FullyConnected" in node.get_rt_info()["layerType"].astype(str)]  # fmt: skip
     assert sum(kind.lower().endswith("i8") for kind in kinds) == products
-    folder = tmp_path / "ort"
-    folder.mkdir()
-    numbers = numbers_of("int8", "ort")
-    table = lower_plan(case.plan, case.bench.loaded.spec, numbers.compute)
-    export_programs(case.bench.loaded, case.bench.sampler, table, numbers, folder, lambda *_: None)
+    folder = export(case, "int8", tmp_path / "ort", "ort")
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     ort.InferenceSession(str(folder / "program-00.onnx"), options, providers=["CPUExecutionProvider"])
