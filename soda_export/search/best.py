@@ -8,9 +8,9 @@
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
    refined by local search on the measured error; the interval costs say what to measure first.
-4. The best few of all, and the best of the planners, are judged on prompts that none of this has seen (held_out.py).
-   The one that is nearest on a typical sample is fitted again on several times as many samples, as many as the time
-   that is left allows.
+4. The best few of all, and the best of the planners, are compared on samples that the search left out. The one that is
+   nearest on a typical sample is fitted again on several times as many samples, as many as the time that is left
+   allows, and what is reported of it comes from prompts that none of this has seen (held_out.py).
 
 A run that is under way when a tenth more than the time is over is given up, and what has been measured until then
 decides.
@@ -46,17 +46,17 @@ from .refine import Search
 from .trial import OutOfTime, Trials
 
 log = logging.getLogger(__name__)
-_PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.4, 0.25, 0.6, 0.75  # of the time
+_PANEL_SHARE, _SCOUTED_UNTIL, _INTERVALS_SHARE, _DRAFTS_UNTIL, _SEARCH_UNTIL = 0.12, 0.5, 0.15, 0.6, 0.75  # of the time
 _OVERRUN = 1.1  # of the time, then runs are given up
-_MOST_INTERVALS_SHARE = 0.4  # of the time for the least number of intervals; where they take longer, none is measured
+_MOST_INTERVALS_SHARE = 0.15  # of the time for the least number of intervals; where they take longer, none is measured
 _PLAYS_AN_INTERVAL = 3.5  # what measuring one takes, in generations of a schedule
 _REFINED = 4  # drafts and planners' schedules
 _FEW_SAMPLES = 8  # to scout with, and for the interval costs
 _SCOUTED_FIRST = ("gram", "soda", "skip-fitted", "dcs", "taylorseer", "dp-forecast", "zeus")  # where time is short
 _LEAST_SCOUTED = 2
 _LEADERS, _MOST_BEHIND = 4, 1.5  # planners that may win; times the error of the first
-_SURE_IN_FINAL, _LEAST_IN_FINAL = 4, 1.2  # finalists that time is kept for; that there must be time for at the end
-_MOST_FINAL_SHARE = 0.35  # of the time, that is
+_SURE_IN_FINAL, _LEAST_IN_FINAL = 2, 1.0  # finalists that time is kept for; that there must be time for at the end
+_MOST_FINAL_SHARE = 0.4  # of the time, that is
 _RECORDED_SHARE = 0.2  # of the time, for full runs of more samples than the search has
 _LONG_CALL = 10.0  # seconds of one model call, beyond which it is estimated from that of one sample
 _LEAST_TRIALS = 8  # whole generations that must fit into the time, or nothing is worth measuring
@@ -134,7 +134,9 @@ class _Hunt:
         self._pairs: NDArray[np.float64] | None = None
         self._pool = self._few = self._judged = self._trials
         self._search: Search | None = None
-        self._final: list[Finalist] = []
+        self._full_seconds = 0.0
+        self._final: Finalist | None = None
+        self._held_out: HeldOut | None = None
 
     def run(self) -> None:
         """Raises OutOfTime where the time ends in the middle of a run."""
@@ -166,9 +168,8 @@ class _Hunt:
         """The best of the furthest stage that was reached. Raises OutOfTime where none was."""
         measured = len(self._search.measured) if self._search else len(self._errors)
         if self._final:
-            best = self._winner()
-            return Found(best.schedule, best.sampler, best.held_out, best.by, measured, self._errors)
-        if self._search and self._search.measured:
+            schedule, by, trials, _ = self._final
+        elif self._search and self._search.measured:
             _, schedule, by = self._search.finalists(1)[0]
             trials = self._judged
         elif self._errors:
@@ -176,10 +177,7 @@ class _Hunt:
             schedule, trials = self._schedules[by], self._few
         else:
             raise OutOfTime
-        return Found(schedule, trials.until().table_for(schedule), None, by, measured, self._errors)
-
-    def _winner(self) -> Finalist:
-        return min(self._final, key=lambda finalist: finalist.typical)
+        return Found(schedule, trials.until().table_for(schedule), self._held_out, by, measured, self._errors)
 
     def _clock(self) -> None:
         self._progress(self._elapsed, self._seconds)
@@ -205,12 +203,12 @@ class _Hunt:
         samples, steps = len(self._trials.samples), self._problem.steps
         if not self._trials.can_skip:
             return samples
-        full = steps * self._trials.seconds_a_call() / samples
-        return panel.multiple(samples, lambda count: count * full, _RECORDED_SHARE * self._seconds)
+        self._full_seconds = steps * self._trials.seconds_a_call() / samples
+        return panel.multiple(samples, lambda count: count * self._full_seconds, _RECORDED_SHARE * self._seconds)
 
     def _pace(self, play: float) -> Pace:
         """play: seconds of one generation of one sample."""
-        return Pace(play, self._ratio * play, len(self._pool.samples))
+        return Pace(play, self._full_seconds or self._ratio * play, len(self._pool.samples))
 
     def _scout(self) -> float:
         """Typical error of the planners' schedules, on few samples, as far as the time goes. Returns the seconds that
@@ -255,12 +253,14 @@ class _Hunt:
     def _run_off(self, search: Search, panel: Panel, pace: Pace) -> None:
         samples, left = len(self._judged.samples), self._seconds - self._elapsed
         count = RunOff.count(samples, panel, _LEAST_IN_FINAL, pace, left)
-        run_off = RunOff(self._pool, panel, samples, count)
-        refit = run_off.seconds_of_refit(pace)
-        for measured in run_off.entrants(search, self._leaders):
-            if self._elapsed > self._seconds - refit - run_off.seconds_of_one(pace):
+        run_off = RunOff(self._pool, self._judged, panel, count)
+        until = self._seconds - RunOff.seconds_to_conclude(samples, count, pace)
+        entrants, errors = run_off.entrants(search, self._leaders), list[float]()
+        for entrant in entrants:
+            if self._elapsed > until - (1 if errors else 2) * RunOff.seconds_of_one(count, pace):
                 break
-            self._final.append(run_off.judge(measured.schedule, measured.by))
-            self._clock()
-        if run_off.refits and self._final and self._elapsed <= self._seconds - refit:
-            self._final.append(run_off.refit(self._winner()))
+            errors.append(run_off.typical_error(entrant))
+        self._final = run_off.enter(entrants[int(np.argmin(errors)) if errors else 0])
+        if run_off.refits and self._elapsed <= until:
+            self._final = run_off.refit(self._final)
+        self._held_out = run_off.report(self._final)

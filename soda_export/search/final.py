@@ -1,4 +1,5 @@
-"""The run-off of a search: finalists are judged on samples that nothing has seen, and the winner is fitted on more."""
+"""The run-off of a search: finalists are compared on samples that it did not look at, the winner is fitted on more, and
+what is reported of it comes from samples that nothing has seen."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 
 from ..plan.plan import HeldOut
 from ..plan.schedule import Schedule
-from ..sampler import SamplerTable
 from .panel import Panel
 from .refine import Measured, Search
 from .trial import Trials
@@ -20,32 +20,21 @@ _FINALISTS, _PLANNERS_IN_FINAL = 4, 2
 
 
 class Finalist(NamedTuple):
-    """A schedule, its fitted sampler, and how it does on samples that played no part. typical: geometric mean of each
-    one's RMSE, which rare samples that end elsewhere do not decide."""
+    """A schedule, and the trials whose fit it takes, with its RMSE there."""
 
     schedule: Schedule
-    sampler: SamplerTable
-    held_out: HeldOut
-    typical: float
     by: str
+    fitted: Trials
+    rmse: float
 
 
 class Pace(NamedTuple):
     """Seconds of a generation of one sample: play, by a finalist's schedule; full, with everything computed. recorded:
-    samples whose full run there was already."""
+    samples whose full run there is already."""
 
     play: float
     full: float
     recorded: int
-
-    def of_judges(self, count: int, finalists: float) -> float:
-        """What it takes to judge so many finalists where the last fit has `count` samples."""
-        return (self.full + finalists * self.play) * _judges(count)
-
-    def of_refit(self, count: int) -> float:
-        """What fitting on `count` samples takes, and judging that."""
-        full = self.full if count > self.recorded else 0.0
-        return (full + self.play) * count + self.play * _judges(count)
 
 
 def judge(schedule: Schedule, seen: Trials, unseen: Trials, seen_rmse: float) -> HeldOut:
@@ -69,31 +58,41 @@ def _judges(samples: int) -> int:
 
 
 class RunOff:
-    """pool: the search's own trials, or more that it chose from. samples: of the search. count: how many of the panel's
-    samples the winner is fitted on; where they are more than the search's, it is fitted again."""
+    """pool: samples whose full runs there are. searched: the search's own trials. count: how many of the panel's
+    samples the winner is fitted on.
 
-    def __init__(self, pool: Trials, panel: Panel, samples: int, count: int) -> None:
-        self.refits, self._weights, self._count = count > samples, panel.weights(count), count
-        self._judged, self._unseen = pool.with_samples(panel.choose(samples)), unseen_by(pool, count)
-        self._many = pool.with_samples(panel.choose(count), self._weights) if self.refits else self._judged
+    Finalists are compared on those of the pool that the search left out, whose full runs are there; where they are too
+    few, on the unseen ones that the winner is reported on.
+    """
 
-    @staticmethod
-    def seconds(samples: int, count: int, finalists: float, pace: Pace) -> float:
+    def __init__(self, pool: Trials, searched: Trials, panel: Panel, count: int) -> None:
+        self._searched, self._unseen, self._weights = searched, unseen_by(pool, count), panel.weights(count)
+        self.refits = count > len(searched.samples)
+        self._many = pool.with_samples(panel.choose(count), self._weights) if self.refits else searched
+        left_out = [sample for sample in pool.samples if sample not in searched.samples]
+        judges = _judges(count)
+        self._judges = pool.with_samples(left_out[:judges]) if len(left_out) >= judges else self._unseen
+
+    @classmethod
+    def seconds(cls, samples: int, count: int, finalists: float, pace: Pace) -> float:
         """What it takes."""
-        return pace.of_judges(count, finalists) + (pace.of_refit(count) if count > samples else 0.0)
+        return finalists * cls.seconds_of_one(count, pace) + cls.seconds_to_conclude(samples, count, pace)
 
     @classmethod
     def count(cls, samples: int, panel: Panel, finalists: float, pace: Pace, seconds: float) -> int:
         """How many samples the winner is fitted on."""
         return panel.multiple(samples, lambda count: cls.seconds(samples, count, finalists, pace), seconds)
 
-    def seconds_of_one(self, pace: Pace) -> float:
-        """What playing a finalist on the unseen samples takes."""
-        return pace.play * _judges(self._count)
+    @staticmethod
+    def seconds_of_one(count: int, pace: Pace) -> float:
+        """What comparing one finalist takes."""
+        return pace.play * _judges(count)
 
-    def seconds_of_refit(self, pace: Pace) -> float:
-        """What fitting the winner again takes, and playing it."""
-        return pace.of_refit(self._count) if self.refits else 0.0
+    @staticmethod
+    def seconds_to_conclude(samples: int, count: int, pace: Pace) -> float:
+        """What fitting the winner again takes, if it is, and reporting on it."""
+        refit = count * (pace.play + (pace.full if count > pace.recorded else 0.0))
+        return (refit if count > samples else 0.0) + (pace.full + pace.play) * _judges(count)
 
     def entrants(self, search: Search, leaders: list[str]) -> list[Measured]:
         """The best of the search first, then the best planners', then the others."""
@@ -101,17 +100,21 @@ class RunOff:
         first, *others = search.finalists(_FINALISTS)
         return list({m.schedule.work.tobytes(): m for m in (first, *planners, *others)}.values())
 
-    def judge(self, schedule: Schedule, by: str) -> Finalist:
-        """Play a schedule, as it was fitted by the search, on the unseen samples."""
-        own = float(np.sqrt(self._judged.squared_errors(schedule).mean()))
-        return self._finalist(schedule, self._judged, own, by)
+    def typical_error(self, measured: Measured) -> float:
+        """Of a schedule, as it was fitted by the search, on samples that it did not look at: the geometric mean of each
+        one's RMSE, which rare samples that end elsewhere do not decide."""
+        return geometric_mean(np.sqrt(self._judges.held_out_errors(measured.schedule, self._searched)))
+
+    def enter(self, measured: Measured) -> Finalist:
+        """A schedule as it was fitted by the search."""
+        own = float(np.sqrt(self._searched.squared_errors(measured.schedule).mean()))
+        return Finalist(measured.schedule, measured.by, self._searched, own)
 
     def refit(self, winner: Finalist) -> Finalist:
-        """Fit to the winner's schedule on more samples, and play it again."""
+        """The winner with its sampler fitted on more samples."""
         own = float(np.sqrt(self._weights @ self._many.squared_errors(winner.schedule)))
-        return self._finalist(winner.schedule, self._many, own, winner.by)
+        return winner._replace(fitted=self._many, rmse=own)
 
-    def _finalist(self, schedule: Schedule, seen: Trials, own: float, by: str) -> Finalist:
-        held_out = judge(schedule, seen, self._unseen, own)
-        typical = geometric_mean(np.sqrt(self._unseen.held_out_errors(schedule, seen)))
-        return Finalist(schedule, seen.table_for(schedule), held_out, typical, by)
+    def report(self, winner: Finalist) -> HeldOut:
+        """How it does on samples that nothing has seen."""
+        return judge(winner.schedule, winner.fitted, self._unseen, winner.rmse)

@@ -60,14 +60,15 @@ class Panel:
 
 
 def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> Panel:
-    """Rank as many samples as `seconds` allow; where that is not twice as many as `trials` has, take some as they come.
+    """Rank as many samples as `seconds` allow; where they are fewer than the last fit may want, take some as they come.
 
     Whatever the budget, the same two schedules judge: searches for several budgets share what is measured.
     """
     size, key = len(trials.samples), f"sensitivity of seen samples, {len(trials.samples)} at a time"
     calls = len(_ORDERS) * len(range(0, trials.sampler.steps, _EVERY))
-    if trials.journal.get(key) is None and 2 * calls * trials.seconds_a_call() > seconds:
-        return Panel(seen_numbers(MORE_SAMPLES * size, trials.prompts), measured=False)
+    unranked = Panel(seen_numbers(MORE_SAMPLES * size, trials.prompts), measured=False)
+    if trials.journal.get(key) is None and MORE_SAMPLES * calls * trials.seconds_a_call() > seconds:
+        return unranked
 
     def measure() -> list[float]:
         moved, started = list[float](), time.perf_counter()
@@ -83,5 +84,7 @@ def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> 
         return moved
 
     moved = trials.journal.recall(key, measure)
+    if len(moved) < MORE_SAMPLES * size:
+        return unranked
     numbers = seen_numbers(len(moved), trials.prompts)
     return Panel(tuple(numbers[i] for i in np.argsort(moved)[::-1]))

@@ -15,6 +15,7 @@ import torch
 from ..compile.options import EngineOptions
 from ..eager.model import EagerModel
 from ..errors import PlanError, UsageError
+from ..machine import keep_freed_memory
 from ..models.flops import full_step_flops
 from ..models.identity import SamplerIdentity, identify, rows_per_sample
 from ..models.load import LoadedModel, ModelRequest, load_model
@@ -79,6 +80,7 @@ class Workbench:
         loaded = self.loaded
         threads = round(full_step_flops(loaded.spec, self.rows) / _FLOPS_A_THREAD)
         torch.set_num_threads(max(1, min(torch.get_num_threads(), threads)))
+        keep_freed_memory()
         return EagerModel(loaded.module, loaded.family, loaded.spec, loaded.constants)
 
     def profile(self, options: ProfileOptions) -> SensitivityMap:

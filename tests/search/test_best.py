@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
@@ -14,8 +15,11 @@ from soda_export.sampler import SamplerTable
 from soda_export.search import best
 from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
+from soda_export.search.final import RunOff
+from soda_export.search.held_out import seen_numbers
 from soda_export.search.journal import Journal
 from soda_export.search.panel import Panel, draw_panel
+from soda_export.search.refine import Measured
 from soda_export.search.trial import Trials
 from tests.search.conftest import STEPS, SetClock
 
@@ -52,7 +56,7 @@ def test_costs_are_interpolated_through_what_was_measured(trials: Trials) -> Non
 
 
 def test_the_panel_seats_the_most_sensitive_samples(trials: Trials, problem: Problem, set_clock: SetClock) -> None:
-    set_clock(1.0 / (2.5 * 2 * STEPS * 16))  # for two and a half batches of two pilots with 8 samples of two rows
+    set_clock(1.0 / (4.5 * 2 * STEPS * 16))  # for four and a half batches of two pilots with 8 samples of two rows
     trials = copy_of(trials)
     trials = trials.with_samples(range(8))
     panel = draw_panel(trials, 1.0, lambda: None)
@@ -60,7 +64,8 @@ def test_the_panel_seats_the_most_sensitive_samples(trials: Trials, problem: Pro
     pilots = [Schedule.at_anchors(problem.spec, STEPS, tuple(range(0, STEPS, 3)), order) for order in (0, 2)]
     ends = [pool.play(pilot, pool.sampler) for pilot in pilots]
     moved = ((ends[0] - ends[1]) ** 2).mean(dim=(1, 2, 3)).numpy()
-    assert len(panel.ranked) == 16
+    assert panel.measured
+    assert len(panel.ranked) == 32
     assert set(panel.ranked[:4]) == {pool.samples[i] for i in np.argsort(moved)[-4:]}
     with_sensitive = panel.choose(8)
     assert set(with_sensitive[:4]) == set(panel.ranked[:4])
@@ -76,6 +81,38 @@ def test_without_time_for_more_samples_the_panel_takes_them_as_they_come(
     assert panel.choose(4) == (0, 1, 2, 4)  # 3 is for judging
     assert panel.choose(8) == panel.ranked[:8]
     assert panel.weights(8).tolist() == [1 / 8] * 8
+
+
+def test_a_panel_that_the_last_fit_would_outgrow_is_not_measured(trials: Trials, set_clock: SetClock) -> None:
+    set_clock(1.0 / (2.5 * 2 * STEPS * 16))  # there is time for two and a half batches; the last fit may want four
+    panel = draw_panel(copy_of(trials).with_samples(range(8)), 1.0, lambda: None)
+    assert not panel.measured
+    assert len(panel.ranked) == 32
+
+
+def test_finalists_are_compared_on_recorded_samples_that_the_search_left_out(trials: Trials, problem: Problem) -> None:
+    panel = Panel(seen_numbers(32, 0), measured=False)
+    pool = copy_of(trials).with_samples(panel.choose(32))
+    searched = pool.with_samples(panel.choose(8))
+    run_off = RunOff(pool, searched, panel, 32)
+    schedule = PLANNERS["soda"](problem, Target(flops_ratio=2.0))
+    measured = Measured(searched.typical_error(schedule), schedule, "soda")
+
+    def errors(samples: tuple[int, ...], sampler: SamplerTable) -> NDArray[np.float64]:
+        some = trials.with_samples(samples)
+        return (some.play(schedule, sampler) - some.states[-1][0]).square().mean(dim=(1, 2, 3)).sqrt().double().numpy()
+
+    left_out = panel.ranked[8:24]
+    assert run_off.typical_error(measured) == pytest.approx(
+        np.exp(np.log(errors(left_out, searched.table_for(schedule))).mean()), rel=1e-3
+    )
+    finalist = run_off.refit(run_off.enter(measured))
+    assert finalist.fitted.samples == panel.ranked
+    held_out = run_off.report(finalist)
+    unseen = trials.unseen(16).samples
+    assert held_out.rmse == pytest.approx(
+        np.sqrt((errors(unseen, finalist.fitted.table_for(schedule)) ** 2).mean()), rel=1e-3
+    )
 
 
 def test_a_panel_stands_for_its_pool() -> None:
