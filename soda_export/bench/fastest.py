@@ -13,6 +13,7 @@ from soda_runtime import Bundle
 from soda_runtime.request import example_request
 
 from ..compile import GRAPH_BACKENDS, REGISTRY, BackendStatus, backend_status
+from ..compile.places import why_unable
 from ..errors import CompileError, SodaError
 from ..models.precision import Precision, numbers_of
 from ..options import BundleOptions
@@ -78,19 +79,12 @@ def choose_backend(bench: Workbench, options: BundleOptions) -> Choice:
 def places_for(precision: Precision, found: Mapping[str, BackendStatus]) -> list[Place]:
     """Where the installed backends run that precision on this machine. Raises CompileError."""
     places = [Place(name, device) for name, status in found.items() for device in status.devices]
-    able = [place for place in places if (str(place), precision) not in _UNABLE]
+    able = [place for place in places if not why_unable(place.backend, place.device, precision)]
     if not able:
         missing = [f"{name}: {status.install}" for name, status in found.items() if not status.version]
         reason = "; ".join(missing) or "none can"
         raise CompileError(f"--backend auto: no installed backend runs {precision} on this machine ({reason})")
     return able
-
-
-_UNABLE = {
-    ("ort", "bf16"),  # ONNX Runtime's CPU provider has no bfloat16 products
-    ("ort", "int8-weights"),
-    *((f"{name} on cuda", kind) for name in ("ort", "trt", "trt_rtx") for kind in ("int8-weights", "int8")),
-}
 
 
 def _build_probe(bench: Workbench, backend: str, kind: str, options: BundleOptions) -> Path:

@@ -26,6 +26,7 @@ from ..errors import CompileError
 from ..models.precision import Precision
 from .nvidia.targets import why_no_gpu
 from .options import EngineOptions
+from .places import check_precision, why_unable
 
 REGISTRY = {
     "ort": "soda_export.compile.ort",
@@ -56,9 +57,10 @@ def check_backend(backend: str, options: EngineOptions = EngineOptions(), precis
     if backend != AUTO:
         check_precision(backend, precision)
         library_version(backend)
-    if backend == "ort" and precision == "bf16" and "cuda" not in _module(backend).providers():
+    unable = why_unable(backend, "cpu", precision)
+    if backend == "ort" and unable and "cuda" not in _module(backend).providers():
         raise CompileError(
-            "--precision bf16: ONNX Runtime's CPU provider cannot run it; add --backend openvino, or "
+            f"--precision {precision}: {unable}; add --backend openvino, or "
             f"`{_module(backend).INSTALL_GPU}` for its CUDA provider"
         )
     if backend in AHEAD_OF_TIME:
@@ -66,14 +68,6 @@ def check_backend(backend: str, options: EngineOptions = EngineOptions(), precis
     elif options != EngineOptions():
         why = "builds its engines with no options" if backend == AUTO else "builds no engines of its own"
         raise CompileError(f"--backend {backend}: {why}; leave the Engines options out")
-
-
-def check_precision(backend: str, precision: Precision) -> None:
-    """Refuse what a backend cannot run well. Raises CompileError."""
-    if precision == "int8" and backend in AHEAD_OF_TIME:
-        raise CompileError(f"--precision int8: {backend} has no scale for each token; add --backend openvino or ort")
-    if precision == "int8-weights" and backend != "openvino":
-        raise CompileError(f"--precision {precision}: {backend} would unpack it at every step; add --backend openvino")
 
 
 def library_version(backend: str) -> str:
@@ -84,8 +78,8 @@ def library_version(backend: str) -> str:
 
 def why_not_played(backend: str, precision: str) -> str:
     """Why no bundle of that backend and precision can be played on this machine, "" where one can."""
-    if (backend, precision) == ("ort", "bf16"):
-        return "ONNX Runtime's CPU provider cannot run bf16"
+    if unable := why_unable(backend, "cpu", precision):
+        return f"{precision}: {unable}"
     status = backend_status(backend)
     return "" if status.devices else f"{backend} has no device here: {status.no_gpu or status.install}"
 

@@ -13,8 +13,9 @@ import msgspec
 from soda_runtime.engine_index import INDEX_NAME
 from soda_runtime.policy import POLICY_NAME
 
-from ..compile import AHEAD_OF_TIME, check_precision
+from ..compile import AHEAD_OF_TIME
 from ..compile.options import EngineOptions
+from ..compile.places import check_precision
 from ..errors import UsageError
 from ..export.export import export_sizes
 from ..export.index import ExportIndex, read_index, sized_name
