@@ -26,8 +26,8 @@ def why_unable(backend: str, device: str, precision: str) -> str:
 
 
 def check_precision(backend: str, precision: Precision) -> None:
-    """Refuse what a backend runs nowhere. Raises CompileError."""
-    reasons = [why_unable(backend, device, precision) for device in DEVICES[backend]]
-    if all(reasons):
+    """Refuse what a backend runs nowhere; one that is unknown is not refused here. Raises CompileError."""
+    reasons = [why_unable(backend, device, precision) for device in DEVICES.get(backend, ())]
+    if reasons and all(reasons):
         able = [name for name in ("openvino", "ort") if not why_unable(name, "cpu", precision)]
         raise CompileError(f"--precision {precision}: {reasons[0]}; add --backend {' or '.join(able)}")
