@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep freed memory for what is allocated next, where it is glibc.
 
     By itself it gives each block of some megabytes back and asks for new pages, which the system clears one by one:
-    eager torch, which allocates every activation anew, spends up to a third of its time on that. Larger blocks than
+    eager torch, which allocates every activation anew, spends a third of its time and more on that. Larger blocks than
     256 MB are left to the system, and so is what is free beyond 1 GB.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None

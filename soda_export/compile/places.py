@@ -11,7 +11,7 @@ _NO_BF16 = "ONNX Runtime's CPU provider cannot run it"
 _UNPACKED, _NO_SCALES = "would unpack it at every step", "has no scale for each token"
 _UNABLE = {
     ("ort", "cpu", "bf16"): _NO_BF16,
-    ("ort", "cuda", "int8"): f"ort on cuda {_UNPACKED}",
+    ("ort", "cuda", "int8"): "ONNX Runtime's int8 programs are for its CPU provider",
     **{
         (name, device, "int8-weights"): f"{name} {_UNPACKED}"
         for name in DEVICES if name != "openvino" for device in DEVICES[name]

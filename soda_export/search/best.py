@@ -132,7 +132,7 @@ class _Hunt:
         self._schedules = {name: s for name, s in schedules.items() if trials.can_skip or not any(s.skips)}
         self._errors: dict[str, float] = {}
         self._pairs: NDArray[np.float64] | None = None
-        self._pool = self._few = self._judged = self._trials
+        self._pool = self._few = self._searched = self._trials
         self._search: Search | None = None
         self._full_seconds = 0.0
         self._final: Finalist | None = None
@@ -147,7 +147,7 @@ class _Hunt:
             self._pairs = final_costs(self._pool, self._clock)
             self._schedules |= self._planned({"gram": partial(plan_by_costs, self._pairs)})
         self._few = self._pool.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))
-        self._judged = self._pool.with_samples(panel.choose(samples))
+        self._searched = self._pool.with_samples(panel.choose(samples))
         play = self._scout()
         costs, solved = self._intervals(play)
         pace = self._pace(play / len(self._few.samples))
@@ -156,7 +156,7 @@ class _Hunt:
         kept = min(most, RunOff.seconds(samples, count, _SURE_IN_FINAL, pace))
         until = min(_SEARCH_UNTIL * self._seconds, self._seconds - kept)
         self._search = Search(
-            self._realizer, self._judged.typical_error, Predictor(costs, self._problem.spec, self._problem.rows),
+            self._realizer, self._searched.typical_error, Predictor(costs, self._problem.spec, self._problem.rows),
             self._started + until, self._clock,
         )  # fmt: skip
         self._refine(self._search, solved)
@@ -171,7 +171,7 @@ class _Hunt:
             schedule, by, trials, _ = self._final
         elif self._search and self._search.measured:
             _, schedule, by = self._search.finalists(1)[0]
-            trials = self._judged
+            trials = self._searched
         elif self._errors:
             by = self._ranked()[0][1]
             schedule, trials = self._schedules[by], self._few
@@ -251,16 +251,19 @@ class _Hunt:
                 search.refine_schedule(start.at, start.error, f"{start.by}, refined")
 
     def _run_off(self, search: Search, panel: Panel, pace: Pace) -> None:
-        samples, left = len(self._judged.samples), self._seconds - self._elapsed
+        samples, left = len(self._searched.samples), self._seconds - self._elapsed
         count = RunOff.count(samples, panel, _LEAST_IN_FINAL, pace, left)
-        run_off = RunOff(self._pool, self._judged, panel, count)
+        run_off = RunOff(self._pool, self._searched, panel, count)
         until = self._seconds - RunOff.seconds_to_conclude(samples, count, pace)
-        entrants, errors = run_off.entrants(search, self._leaders), list[float]()
+        entrants, least = run_off.entrants(search, self._leaders), np.inf
+        self._final = run_off.enter(entrants[0])
         for entrant in entrants:
-            if self._elapsed > until - (1 if errors else 2) * RunOff.seconds_of_one(count, pace):
+            fewest = 2 if np.isinf(least) else 1  # comparing one alone decides nothing
+            if self._elapsed > until - fewest * RunOff.seconds_of_one(count, pace):
                 break
-            errors.append(run_off.typical_error(entrant))
-        self._final = run_off.enter(entrants[int(np.argmin(errors)) if errors else 0])
+            if (error := run_off.typical_error(entrant)) < least:
+                least, self._final = error, run_off.enter(entrant)
+            self._clock()
         if run_off.refits and self._elapsed <= until:
             self._final = run_off.refit(self._final)
         self._held_out = run_off.report(self._final)

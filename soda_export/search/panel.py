@@ -3,8 +3,8 @@
 A few samples carry most of an RMSE, and they are the same for every planner's schedule (of 128 digits one, for all
 eleven): the sampler passes close to a fork there. A handful drawn at random rarely holds such a sample, so two quick
 schedules are played on many, and those on which they differ most are sure of a seat. Weights make up for that: a
-weighted mean over the panel estimates the mean over all samples. Where there is no time to play on more samples than
-the search looks at, there is nothing to choose from, and none is played.
+weighted mean over the panel estimates the mean over all samples. Where there is no time to play on as many samples as
+the last fit may want, they are taken as they come.
 """
 
 from __future__ import annotations
