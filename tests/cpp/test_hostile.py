@@ -9,12 +9,8 @@ import pytest
 from soda_runtime import Bundle, BundleError, EngineError
 
 from tests.runtime.bundles import Json, edit_manifest, flip_bit, put
+from tests.runtime.lies import TRUTHS
 from tests.runtime.test_hostile import (
-    LIES,
-    TEXT_LIES,
-    TEXTS,
-    TRUTHS,
-    V1_LIES,
     test_a_manifest_of_prompts_that_lies_is_refused,
     test_a_manifest_of_version_1_that_lies_is_refused,
     test_a_manifest_over_16_mib_is_refused_unread,
@@ -56,10 +52,6 @@ from tests.runtime.test_hostile_files import (
 from .library import Library, has_backend
 
 __all__ = [
-    "LIES",
-    "TEXTS",
-    "TEXT_LIES",
-    "V1_LIES",
     "impatient",
     "test_a_damaged_file_of_a_bundle_of_prompts_is_refused",
     "test_a_damaged_program_that_speaks_of_locations_is_refused",
