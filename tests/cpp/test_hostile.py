@@ -20,7 +20,6 @@ from tests.runtime.test_hostile import (
 from tests.runtime.test_hostile_files import (
     impatient,
     test_a_damaged_file_of_a_bundle_of_prompts_is_refused,
-    test_a_damaged_program_that_speaks_of_locations_is_refused,
     test_a_directory_in_place_of_a_file_is_refused,
     test_a_flipped_bit_anywhere_in_the_weights_is_refused,
     test_a_flipped_bit_in_any_file_is_refused,
@@ -29,13 +28,7 @@ from tests.runtime.test_hostile_files import (
     test_a_link_to_the_same_file_is_followed,
     test_a_longer_file_is_refused,
     test_a_missing_file_is_refused,
-    test_a_missing_table_is_refused,
     test_a_pipe_in_place_of_a_file_is_refused_without_waiting,
-    test_a_program_that_takes_weights_from_a_file_that_is_not_listed_is_refused,
-    test_a_table_of_an_odd_name_is_refused_in_one_line,
-    test_a_table_of_another_shape_or_type_is_refused,
-    test_a_table_of_the_largest_values_opens,
-    test_a_table_of_values_that_are_no_numbers_to_compute_with_is_refused,
     test_a_tokenizer_over_64_mib_is_refused,
     test_a_truncated_file_is_refused,
     test_a_truncated_file_with_a_matching_hash_is_refused,
@@ -43,9 +36,20 @@ from tests.runtime.test_hostile_files import (
     test_another_hash_in_the_manifest_is_refused,
     test_another_size_in_the_manifest_is_refused,
     test_bytes_behind_the_json_are_refused,
+    test_two_files_swapped_are_refused,
+)
+from tests.runtime.test_hostile_tables import (
+    test_a_missing_table_is_refused,
+    test_a_table_of_an_odd_name_is_refused_in_one_line,
+    test_a_table_of_another_shape_or_type_is_refused,
+    test_a_table_of_the_largest_values_opens,
+    test_a_table_of_values_that_are_no_numbers_to_compute_with_is_refused,
+)
+from tests.runtime.test_hostile_weights import (
+    test_a_damaged_program_that_speaks_of_locations_is_refused,
+    test_a_program_that_takes_weights_from_a_file_that_is_not_listed_is_refused,
     test_every_weights_file_is_refused_when_its_header,
     test_metadata_of_weights_that_is_only_unusual_is_ignored,
-    test_two_files_swapped_are_refused,
     test_weights_are_refused_when_their_header,
 )
 
