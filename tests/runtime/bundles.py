@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from soda_runtime import Noise
+from soda_runtime import Embeds, Noise
 from soda_runtime.initializers import external_initializers
 from soda_runtime.manifest import VERSION
 from soda_runtime.philox import INITIAL_STREAM, latent_noise
@@ -247,3 +247,9 @@ def distance(a: Latents, b: Latents) -> float:
 def relative(a: Latents, b: Latents) -> float:
     """The largest difference over the largest magnitude: the toy model of prompts makes latents in the hundreds."""
     return distance(a, b) / float(np.abs(b).max())
+
+
+def plain_embeds(count: int = 1, **changes: Any) -> Embeds:
+    """Ones for a number of prompts and for what they are guided away from; changes: of its fields."""
+    values, mask = np.ones((count, TOKENS, EMBED_WIDTH), np.float32), np.ones((count, TOKENS), np.int64)
+    return Embeds(values, mask, values, mask)._replace(**changes)
