@@ -25,6 +25,8 @@ from tests.text_toys import (
     save_t5_tokenizer,
 )
 
+from .text_folders import PIECES
+
 
 def _clip(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(save_clip_tokenizer(folder, CLIP_PAD))
@@ -97,3 +99,31 @@ def test_a_damaged_vocabulary_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"tokenizer/merges\.txt: transformers cannot load it") as refused:
         export_tokenizer(folder, tmp_path / "tokenizer.json")
     assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_folder_gives_its_tokenizer_json(tmp_path: Path) -> None:
+    T5Tokenizer(vocab=PIECES, extra_ids=0).save_pretrained(tmp_path / "tokenizer")
+    export_tokenizer(tmp_path / "tokenizer", tmp_path / "tokenizer.json")
+    ids, _ = PromptTokenizer(tmp_path / "tokenizer.json", 4)(["red x"])
+    assert ids.tolist() == [[4, 3, 2, 1]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sentencepiece_model_becomes_a_tokenizer_json(tmp_path: Path) -> None:
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    model = import_protobuf().ModelProto()
+    model.trainer_spec.model_type, model.trainer_spec.unk_id = 1, 2
+    for i, (piece, score) in enumerate(PIECES):
+        entry = model.pieces.add()
+        entry.piece, entry.score, entry.type = piece, score, (3, 3, 2)[i] if i < 3 else 1
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "spiece.model").write_bytes(model.SerializeToString())
+    export_tokenizer(tmp_path / "in", tmp_path / "tokenizer.json")
+    ids, _ = PromptTokenizer(tmp_path / "tokenizer.json", 4)(["red x"])
+    assert ids.tolist() == [[4, 3, 2, 1]]
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"tokenizer\.json or spiece\.model"):
+        export_tokenizer(tmp_path, tmp_path / "tokenizer.json")
