@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 from soda_runtime import Bundle  # noqa: E402
 from soda_runtime.request import example_request  # noqa: E402
 
-from tests.cpp.library import BUILD, CancelledError, CppSession, Library, fields_of, has_backend  # noqa: E402
+from tests.cpp.fields import fields_of  # noqa: E402
+from tests.cpp.library import BUILD, CancelledError, CppSession, Library, has_backend  # noqa: E402
 
 BUNDLES = [ROOT / "engines" / name for name in ("digits-b17-ort", "shapes-b8-ort")]
 

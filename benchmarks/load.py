@@ -44,7 +44,8 @@ def sessions(runtime: str, folder: Path) -> Callable[[], Play]:
     bundle = Bundle.open(folder, threads=1)
     if runtime == "python":
         return lambda: _python_session(bundle)
-    from tests.cpp.library import fields_of, load
+    from tests.cpp.fields import fields_of
+    from tests.cpp.library import load
 
     cpp = load().open(folder, threads=1)
 

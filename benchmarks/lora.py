@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT))
 from soda_runtime import Noise, Session  # noqa: E402
 
 from soda_export.models.load import BUILTIN_FOLDER  # noqa: E402
-from tests.cpp.library import BUILD, Library, fields_of, has_backend  # noqa: E402
+from tests.cpp.fields import fields_of  # noqa: E402
+from tests.cpp.library import BUILD, Library, has_backend  # noqa: E402
 
 RANK, ALPHA, SIZE, STRENGTHS = 4, 8, 0.05, (0.0, 0.5, 1.0)
 LAYERS = {

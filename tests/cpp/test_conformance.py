@@ -29,16 +29,8 @@ from tests.runtime.bundles import (
 )
 from tests.tiny import make_plan, mixed_kept
 
-from .library import (
-    CancelledError,
-    CppBundle,
-    CppSession,
-    Library,
-    embeds_fields,
-    example_embeds,
-    fields_of,
-    has_backend,
-)
+from .fields import embeds_fields, example_embeds, fields_of
+from .library import CancelledError, CppBundle, CppSession, Library, has_backend
 
 BACKENDS = ["ort", "openvino"]
 LITERALS = {

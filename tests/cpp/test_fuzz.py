@@ -21,7 +21,8 @@ from tests.runtime.test_fuzz import (
     schedules,
 )
 
-from .library import InternalCppError, Library, fields_of
+from .fields import fields_of
+from .library import InternalCppError, Library
 
 __all__ = ["roomy"]
 

@@ -20,7 +20,8 @@ from soda_runtime import Bundle
 
 from tests.runtime.bundles import GOLDEN_V3, GOLDEN_V3_TEXT
 
-from .library import BUILD, ROOT, example_embeds
+from .fields import example_embeds
+from .library import BUILD, ROOT
 
 
 def _run(*command: str | Path, **environment: str) -> str:

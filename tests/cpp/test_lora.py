@@ -15,7 +15,8 @@ from tests.lora.files import kohya, peft, write
 from tests.lora.test_file import REFUSED
 from tests.runtime.bundles import GOLDEN_V5, golden_request
 
-from .library import Library, fields_of
+from .fields import fields_of
+from .library import Library
 
 BAR = 1e-5  # of the largest latent
 

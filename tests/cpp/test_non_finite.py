@@ -11,7 +11,8 @@ from soda_runtime import EngineError
 from tests.runtime.bundles import GOLDEN_V5, GOLDEN_V5_TEXT, copy_golden
 from tests.runtime.test_non_finite import VALUES, spoil
 
-from .library import Library, golden_fields, has_backend
+from .fields import golden_fields
+from .library import Library, has_backend
 
 
 @pytest.mark.parametrize("value", VALUES)

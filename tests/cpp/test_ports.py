@@ -13,7 +13,8 @@ from soda_runtime.philox import latent_noise
 
 from tests.runtime.bundles import GOLDEN, distance, relative
 
-from .library import CppSession, Library, fields_of, has_backend
+from .fields import fields_of
+from .library import CppSession, Library, has_backend
 from .ports_toy import CLASSES, LATENTS, PORTS, SLOTS, PortsToy
 
 SAMPLES = 2

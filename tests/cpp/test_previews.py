@@ -25,7 +25,8 @@ from tests.runtime.bundles import (
     zeros,
 )
 
-from .library import Library, fields_of, has_backend
+from .fields import fields_of
+from .library import Library, has_backend
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from soda_runtime import BundleError, EngineError
 from tests.runtime.bundles import GOLDEN_V5, copy_golden
 from tests.runtime.test_replaced import other_bundle, replaced_all_the_time
 
-from .library import ROOT, Library, golden_fields
+from .fields import golden_fields
+from .library import ROOT, Library
 
 
 def test_a_bundle_replaced_or_removed_while_it_is_open_says_so(
@@ -33,7 +34,8 @@ def test_a_bundle_replaced_or_removed_while_it_is_open_says_so(
 CHANGED = """
 import os, sys
 from soda_runtime import BundleError
-from tests.cpp.library import golden_fields, load
+from tests.cpp.fields import golden_fields
+from tests.cpp.library import load
 folder, backend, change = sys.argv[1:]
 session = load().open(folder, backend=backend, threads=1).session()
 session.generate(**golden_fields())

@@ -17,7 +17,8 @@ from tests.runtime.test_sizes import (
 )
 from tests.sizes_toy import SizesToy
 
-from .library import Library, fields_of
+from .fields import fields_of
+from .library import Library
 
 __all__ = [
     "LISTS",

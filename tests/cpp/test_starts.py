@@ -29,7 +29,8 @@ from tests.runtime.test_starts import LABELS, LATENTS, NOISE, REFUSED
 from tests.runtime.test_starts import test_malformed_tables_of_starts_are_refused as malformed
 from tests.runtime.toys import STEPS, Toy
 
-from .library import Library, fields_of, has_backend
+from .fields import fields_of
+from .library import Library, has_backend
 
 needs_ort = pytest.mark.skipif(not has_backend("ort"), reason="the backend ort has not been built; `make cpp` says why")
 NOT_OF_C = ("True", "1.0", "'0.5'", "not an array", "expected", "give one of", "0 or more")

@@ -17,7 +17,8 @@ from soda_runtime.request import example_request
 
 from tests.runtime.test_fuzz import PLAYED_BYTES, _played_bytes
 
-from .library import CppBundle, CppSession, Library, fields_of, has_backend
+from .fields import fields_of
+from .library import CppBundle, CppSession, Library, has_backend
 
 FAMILIES = (BundleError, EngineError, RequestError)
 ENGINES_EVERY = 64  # bundles that open are played by their own engines, too; the others by the null backend alone
