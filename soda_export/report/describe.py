@@ -14,6 +14,8 @@ from soda_runtime.signature import ITEM_BYTES, START_LEVELS
 from soda_runtime.starts import cached_steps
 from soda_runtime.tensors import read_header
 
+_QUANTIZES = b"QuantizeLinear"  # no part of DequantizeLinear
+
 
 def megabytes(count: int) -> str:
     """Bytes for people."""
@@ -102,6 +104,8 @@ def describe_sampler(manifest: Manifest) -> str:
 
 
 def describe_precision(folder: Path, manifest: Manifest) -> str:
-    """Of the arithmetic, and whether matrices have fewer bits."""
-    kinds = {entry.dtype for entry in read_header(folder / manifest.weights[0]).values()}
-    return manifest.precision + (", matrices in int8" if "I8" in kinds else "")
+    """Of the arithmetic, and whether matrices, or products with them, have fewer bits."""
+    if all(entry.dtype != "I8" for entry in read_header(folder / manifest.weights[0]).values()):
+        return manifest.precision
+    graph = (folder / manifest.programs[manifest.baseline_program].file).read_bytes()
+    return manifest.precision + (", products in int8" if _QUANTIZES in graph else ", matrices in int8")

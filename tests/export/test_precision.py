@@ -17,6 +17,7 @@ import pytest
 import torch
 from soda_runtime import Embeds, EngineError, Noise, Session
 from soda_runtime.backends.openvino import compute_precision, process_core
+from soda_runtime.checks import open_manifest
 from soda_runtime.request import example_request
 from soda_runtime.tensors import TensorEntry, read_header, read_tensors
 from torch import Tensor
@@ -31,6 +32,7 @@ from soda_export.models.load import load_model
 from soda_export.models.precision import Precision, numbers_of
 from soda_export.options import BundleOptions, SamplerOptions
 from soda_export.plan.plan import Plan
+from soda_export.report.describe import describe_precision
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 from tests.export.selection import SelectionRecorder, follow_engine, label_rows
@@ -282,6 +284,8 @@ def test_an_int8_bundle_plays_near_the_fp32_one(
     built = case.bench.build(case.plan, backend, tmp_path / "int8", BundleOptions(precision=precision))
     table = lower_plan(case.plan, case.bench.loaded.spec, "bf16")
     expected = follow_engine(case.bench, replace_steps(table), case.rows, case.noise, {})
+    what = "products" if precision == "int8" else "matrices"
+    assert describe_precision(built.out, open_manifest(built.out)).endswith(f", {what} in int8")
     found = Session.open(built.out).generate(**case.request, noise=case.noise, accelerated=False)
     error = relative(found, expected)
     print(f"{backend} {precision} {case.bench.loaded.spec.family}, all computed: {error:.1e}")
