@@ -43,8 +43,8 @@ from ..sampler import (
 from ..trace.bind import BindingTimes
 from ..trace.denoiser import trace_denoiser
 from ..trace.graph import DenoiserGraph, join_graph
-from ..trace.onnx import producers
 from ..trace.tidy import TRANSPOSED
+from ..trace.walk import producers
 from .crossing import FLOATS, Crossing, CrossingTensor, pack_crossing
 from .index import ExportIndex, sized_name
 from .pieces import Pieces

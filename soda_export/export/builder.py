@@ -13,7 +13,8 @@ import onnx_ir as ir
 from .. import __version__
 from ..errors import ExportError, InternalError
 from ..trace.marks import DOMAIN
-from ..trace.onnx import OPSET, TracedGraph, producers
+from ..trace.onnx import OPSET, TracedGraph
+from ..trace.walk import producers
 from .weights import WeightsFile, constant_name, is_large
 
 _IR_VERSION = 10

@@ -16,7 +16,7 @@ from soda_runtime.consistency import MAX_SIDE
 
 from ..errors import ExportError
 from ..trace.bind import CONSTANT, LATENTS, REQUEST, STEP, BindingTimes
-from ..trace.onnx import producers
+from ..trace.walk import producers
 
 _REARRANGE = {"Unsqueeze", "Squeeze", "Reshape", "Split", "Slice", "Expand", "Identity", "Mark", "Cast"}
 _OFFSET = {"Add", "Mul", "Sub"}

@@ -17,7 +17,8 @@ from ..models.spec import IS_NEGATIVE, ModelSpec
 from ..trace.bind import REQUEST, STEP
 from ..trace.denoiser import TIMESTEP
 from ..trace.graph import DenoiserGraph
-from ..trace.onnx import fixed_sizes, producers
+from ..trace.onnx import fixed_sizes
+from ..trace.walk import producers
 from .builder import GraphBuilder, Known
 from .crossing import FLOATS, Crossing, CrossingTensor
 from .index import sized_name

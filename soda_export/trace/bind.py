@@ -16,7 +16,7 @@ import onnx_ir as ir
 from .denoiser import LATENTS as LATENTS_INPUT
 from .denoiser import TIMESTEP as TIMESTEP_INPUT
 from .graph import DenoiserGraph
-from .onnx import producers
+from .walk import producers
 
 CONSTANT, STEP, REQUEST, LATENTS = 0, 1, 2, 4
 

@@ -11,9 +11,10 @@ from ..models.arguments import first_argument
 from ..models.paths import SiteModule
 from .denoiser import DenoiserTrace, kept_name
 from .marks import DOMAIN, input_mark, output_mark
-from .onnx import TracedGraph, producers
+from .onnx import TracedGraph
 from .share import Shared
 from .tidy import tidy
+from .walk import producers
 
 
 @dataclass(frozen=True)

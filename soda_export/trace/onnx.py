@@ -7,7 +7,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,27 +100,6 @@ def trace_to_onnx(
     _fold(model)
     left = set(graph.initializers.values())
     return TracedGraph(graph, {value: name for value, name in weights.items() if value in left})
-
-
-def producers(wanted: Sequence[ir.Value], known: Callable[[ir.Value], bool]) -> Iterator[ir.Node]:
-    """Nodes that `wanted` are computed from, sources first; not behind values that are known."""
-    seen: set[ir.Node] = set()
-    stack: list[tuple[ir.Node, bool]] = [
-        (node, False) for value in reversed(wanted) if (node := value.producer()) is not None and not known(value)
-    ]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            yield node
-            continue
-        if node in seen:
-            continue
-        seen.add(node)
-        stack.append((node, True))
-        for value in reversed(node.inputs):
-            source = None if value is None or known(value) else value.producer()
-            if source is not None and source not in seen:
-                stack.append((source, False))
 
 
 def fixed_sizes(shape: Iterable[object]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .marks import DOMAIN, OP
-from .onnx import producers
+from .walk import producers
 
 _BORDER, _REPEAT = "Border", "Repeat"
 _Places = dict[ir.Node, tuple[int, int]]

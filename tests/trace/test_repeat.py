@@ -18,9 +18,10 @@ from soda_export.models.paths import site_modules
 from soda_export.trace.denoiser import trace_denoiser
 from soda_export.trace.graph import DenoiserGraph, join_graph
 from soda_export.trace.marks import DOMAIN
-from soda_export.trace.onnx import producers, trace_to_onnx
+from soda_export.trace.onnx import trace_to_onnx
 from soda_export.trace.repeat import Repeats
 from soda_export.trace.stamp import into, out_of, stamp
+from soda_export.trace.walk import producers
 from tests.tiny_models import save_tiny_sd3, save_tiny_unet
 from tests.trace.test_parts import fake_of, run_traced
 

@@ -27,7 +27,7 @@ from ..tensors import read_header
 from . import NO_TENSORS, DeviceOptions, Tensors, View
 from .cuda import Cuda, DeviceMemory
 from .loop import Loop
-from .ort import OrtEngine, ports_of, replace_weights
+from .ort_engine import OrtEngine, ports_of, replace_weights
 from .ort_session import BoundSession
 from .ports import check_ports
 
