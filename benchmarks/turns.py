@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from records import write_record
-from soda_runtime import Bundle
+from soda_runtime import Bundle, BundleError, EngineError
 from soda_runtime.request import example_request
 
 from soda_export.bench.run import describe_conditions
@@ -64,12 +64,17 @@ def shares(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("bundle", type=Path, help="such as realization.py --bundle keeps, or any other")
+    parser.add_argument("--rounds", type=int, default=30, help="generations of each kind (default 30)")
     parser.add_argument("--threads", type=int, default=0, help="0: the library's choice")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the figures there, too")
     args = parser.parse_args()
-    bundle = Bundle.open(args.bundle, threads=args.threads)
+    if args.rounds < 1:
+        parser.error(f"--rounds {args.rounds}: must be 1 or more")
+    try:
+        bundle = Bundle.open(args.bundle, threads=args.threads)
+    except (BundleError, EngineError) as error:
+        sys.exit(str(error))
     manifest = bundle.manifest
     fast, full = time_turns(bundle, args.rounds)
     whole, base = fast.sum(axis=1).tolist(), full.sum(axis=1).tolist()

@@ -37,3 +37,15 @@ def test_every_program_of_a_bundle_has_a_share(
     assert sum(share["steps"] for share in found["programs"].values()) == manifest.sampler.steps
     assert found["speedup"] == pytest.approx(found["all_compute_s"] / found["steps_s"])
     assert found["realization"] == pytest.approx(found["speedup"] / manifest.flops_ratio)
+
+
+def test_no_bundle_and_no_rounds_are_refused_in_one_line(
+    tiny_bundle: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["turns.py", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match=r"none: no such bundle folder"):
+        turns.main()
+    monkeypatch.setattr(sys, "argv", ["turns.py", str(tiny_bundle.out), "--rounds", "0"])
+    with pytest.raises(SystemExit):
+        turns.main()
+    assert "--rounds 0: must be 1 or more" in capsys.readouterr().err
