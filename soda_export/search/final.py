@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..plan.plan import HeldOut
 from ..plan.schedule import Schedule
@@ -15,7 +14,6 @@ from .refine import Measured, Search
 from .trial import Trials
 
 _UNSEEN_SHARE, _FEWEST_JUDGES = 0.5, 16  # of the samples of the last fit, so many judge; this many, or as many as those
-_TINY = 1e-12
 _FINALISTS, _PLANNERS_IN_FINAL = 4, 2
 
 
@@ -41,11 +39,6 @@ def judge(schedule: Schedule, seen: Trials, unseen: Trials, seen_rmse: float) ->
     """How a schedule, with the sampler of the `seen` trials, does on the unseen. seen_rmse: on the seen."""
     rmse = float(np.sqrt(unseen.held_out_errors(schedule, seen).mean()))
     return HeldOut(rmse, seen_rmse, len(unseen.samples), unseen.different_prompts, unseen.objective.name)
-
-
-def geometric_mean(values: NDArray[np.float64]) -> float:
-    """Of [n], each at least 0."""
-    return float(np.exp(np.log(np.maximum(values, _TINY)).mean()))
 
 
 def unseen_by(trials: Trials, samples: int) -> Trials:
@@ -101,9 +94,10 @@ class RunOff:
         return list({m.schedule.work.tobytes(): m for m in (first, *planners, *others)}.values())
 
     def typical_error(self, measured: Measured) -> float:
-        """Of a schedule, as it was fitted by the search, on samples that it did not look at: the geometric mean of each
-        one's RMSE, which rare samples that end elsewhere do not decide."""
-        return geometric_mean(np.sqrt(self._judges.held_out_errors(measured.schedule, self._searched)))
+        """Of a schedule, as it was fitted by the search, on samples that it did not look at: the mean of each one's
+        RMSE. Rare samples that end elsewhere do not decide, as they would in the RMSE of all, nor are they next to
+        nothing, as they would be in a geometric mean."""
+        return float(np.sqrt(self._judges.held_out_errors(measured.schedule, self._searched)).mean())
 
     def enter(self, measured: Measured) -> Finalist:
         """A schedule as it was fitted by the search."""
