@@ -14,6 +14,15 @@ from soda_runtime.request import example_request
 from .bundles import Json, edit_manifest, put
 
 
+def forbid_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, no memory may be allocated."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("memory was allocated for sizes that no engine has")
+
+    monkeypatch.setattr(HostMemory, "__init__", fail)
+
+
 def test_a_latent_shape_that_the_engines_do_not_have_is_refused_before_noise_is_drawn(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -29,9 +38,6 @@ def test_a_latent_shape_that_the_engines_do_not_have_is_refused_before_noise_is_
 def test_an_arena_that_the_engines_do_not_have_is_refused_before_it_is_allocated(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise AssertionError("memory was allocated for sizes that no engine has")
-
     def widen(manifest: Json) -> None:
         for slot in manifest["slots"]:
             slot["shape"] = [1 << 20, 1 << 14]
@@ -41,7 +47,7 @@ def test_an_arena_that_the_engines_do_not_have_is_refused_before_it_is_allocated
                 step[key] = [offset // 2048 << 37 for offset in step[key]]
 
     edit_manifest(folder, widen)
-    monkeypatch.setattr(HostMemory, "__init__", fail)
+    forbid_memory(monkeypatch)
     with pytest.raises(EngineError, match="rebuild the bundle"):
         Bundle.open(folder, threads=1).session().start(1)
 
@@ -60,11 +66,8 @@ def test_an_arena_that_the_engines_do_not_have_is_refused_before_it_is_allocated
 def test_a_tensor_that_the_engines_do_not_have_is_refused_before_it_is_allocated(
     folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Json], object]
 ) -> None:
-    def fail(*_: object) -> None:
-        raise AssertionError("memory was allocated for sizes that no engine has")
-
     edit_manifest(folder, change)
-    monkeypatch.setattr(HostMemory, "__init__", fail)
+    forbid_memory(monkeypatch)
     with pytest.raises(EngineError, match="rebuild the bundle"):
         Bundle.open(folder, threads=1).session().start(1)
 
@@ -72,13 +75,10 @@ def test_a_tensor_that_the_engines_do_not_have_is_refused_before_it_is_allocated
 def test_an_image_that_the_engine_does_not_have_is_refused_before_it_is_allocated(
     text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise AssertionError("memory was allocated for sizes that no engine has")
-
     edit_manifest(text_folder, put("finish", 0, "shape", value=[1 << 11] * 3))
     bundle = Bundle.open(text_folder, threads=1)
     session = bundle.session()
     session.start(**example_request(bundle, 1))
-    monkeypatch.setattr(HostMemory, "__init__", fail)
+    forbid_memory(monkeypatch)
     with pytest.raises(EngineError, match=r"decoder\.onnx: output 'image'.*rebuild the bundle"):
         session.images()

@@ -16,14 +16,10 @@ constexpr int32_t max_threads = 1024;  // an engine library starts all of them: 
 
 std::vector<LoraArgument> read_loras(const soda_open_options& options) {
     std::vector<LoraArgument> loras;
-    if (options.num_loras < 0) refuse(say("num_loras is ", options.num_loras));
-    const auto* place = reinterpret_cast<const char*>(options.loras);
-    for (int32_t i = 0; i < options.num_loras; ++i) {
-        const auto lora = read_struct(reinterpret_cast<const soda_lora*>(place), "loras");
+    read_structs(options.loras, options.num_loras, "loras", [&](const soda_lora& lora) {
         demand(lora.path, "a path in loras");
         loras.push_back({lora.path, lora.strength});
-        place += lora.size;
-    }
+    });
     return loras;
 }
 

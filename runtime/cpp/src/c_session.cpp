@@ -11,30 +11,23 @@ namespace {
 
 DeviceArrays read_device_arrays(const soda_request& request) {
     DeviceArrays arrays;
-    if (request.num_device_arrays < 0) refuse(say("num_device_arrays is ", request.num_device_arrays));
-    const auto* place = reinterpret_cast<const char*>(request.device_arrays);
-    for (int32_t i = 0; i < request.num_device_arrays; ++i) {
-        const auto array = read_struct(reinterpret_cast<const soda_device_array*>(place), "device_arrays");
+    const auto take = [&](const soda_device_array& array) {
         demand(array.name, "a name in device_arrays");
         const int64_t bytes = int64_t(std::min(array.bytes, size_t(INT64_MAX)));
         if (!arrays.emplace(array.name, DeviceArray{static_cast<const char*>(array.address), bytes}).second)
             refuse(say("device array ", shown(array.name), " is given twice"));
-        place += array.size;
-    }
+    };
+    read_structs(request.device_arrays, request.num_device_arrays, "device_arrays", take);
     return arrays;
 }
 
 std::vector<soda_input> read_inputs(const soda_request& request) {
     std::vector<soda_input> inputs;
-    if (request.num_inputs < 0) refuse(say("num_inputs is ", request.num_inputs));
-    const auto* place = reinterpret_cast<const char*>(request.inputs);
-    for (int32_t i = 0; i < request.num_inputs; ++i) {
-        const auto input = read_struct(reinterpret_cast<const soda_input*>(place), "inputs");
+    read_structs(request.inputs, request.num_inputs, "inputs", [&](const soda_input& input) {
         demand(input.name, "a name in inputs");
         if (!input.data) refuse(say("input ", shown(input.name), " has no address: it is NULL"));
         inputs.push_back(input);
-        place += input.size;
-    }
+    });
     return inputs;
 }
 

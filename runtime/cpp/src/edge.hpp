@@ -92,6 +92,18 @@ Struct read_struct(const Struct* given, const char* name) {
     return result;
 }
 
+// body(each) for a caller's `count` structs, which lie as far apart as they say that they are large.
+template <class Struct, class Body>
+void read_structs(const Struct* first, int32_t count, const char* name, Body body) {
+    if (count < 0) refuse(say("num_", name, " is ", count));
+    const auto* place = reinterpret_cast<const char*>(first);
+    for (int32_t i = 0; i < count; ++i) {
+        const Struct each = read_struct(reinterpret_cast<const Struct*>(place), name);
+        body(each);
+        place += each.size;
+    }
+}
+
 template <class Struct>
 void write_struct(Struct* to, Struct result, const char* name) {
     demand(to, name);
