@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec, TypedDict, TypeVar
+
+from soda_export.machine import forget_peak, process_bytes
 
 _P, _T = ParamSpec("_P"), TypeVar("_T")
 _SECONDS, _TIMES = 1.0, 5  # until which, and how often at most, a call is repeated
@@ -29,11 +29,10 @@ class Costs:
     def once(self, name: str, call: Callable[_P, _T], *args: _P.args, **given: _P.kwargs) -> _T:
         """Call and measure."""
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed is not resident
-        Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-        before, started = _status("VmRSS"), time.process_time()
+        forget_peak()
+        before, started = process_bytes("VmRSS"), time.process_time()
         result = call(*args, **given)
-        self.found[name] = Cost(cpu_s=time.process_time() - started, peak_bytes=max(0, _status("VmHWM") - before))
+        self.found[name] = Cost(cpu_s=time.process_time() - started, peak_bytes=max(0, process_bytes("VmHWM") - before))
         return result
 
     def least(self, name: str, call: Callable[_P, _T], *args: _P.args, **given: _P.kwargs) -> _T:
@@ -49,11 +48,3 @@ class Costs:
             spent += self.found[name]["cpu_s"]
         self.found[name] = Cost(cpu_s=least, peak_bytes=first["peak_bytes"])
         return result
-
-
-def _status(field: str) -> int:
-    """Bytes that /proc/self/status says."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {field}")

@@ -1,4 +1,4 @@
-"""What this machine has."""
+"""What this machine has, and what this process takes of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_KEPT, _MOST_KEPT = 256 << 20, 1 << 30  # bytes
 
@@ -31,3 +32,18 @@ def keep_freed_memory() -> None:
     if adjust is not None:
         adjust(_MMAP_THRESHOLD, _LARGEST_KEPT)
         adjust(_TRIM_THRESHOLD, _MOST_KEPT)
+
+
+def process_bytes(field: str) -> int:
+    """A size that Linux has of this process, in bytes: VmRSS, VmHWM (the peak of it), RssAnon. 0 on other systems."""
+    for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def forget_peak() -> None:
+    """Give freed memory back, and count VmHWM from here on, where the system is Linux with glibc."""
+    if _CLEAR.exists():
+        ctypes.CDLL(None).malloc_trim(0)
+        _CLEAR.write_text("5")

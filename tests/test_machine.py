@@ -31,3 +31,23 @@ def faults(how: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_freed_activations_are_used_again() -> None:
     assert faults("keep") < 0.02 * faults("leave")
+
+
+PEAK = """
+import numpy as np
+from soda_export.machine import forget_peak, process_bytes
+before = process_bytes("VmHWM")
+np.ones(64 << 20, np.uint8)
+peak = process_bytes("VmHWM")
+forget_peak()
+print(before, peak, process_bytes("VmHWM"), process_bytes("VmNone"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="of Linux with glibc")
+def test_a_peak_is_seen_and_forgotten() -> None:
+    ended = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    before, peak, after, unknown = map(int, ended.stdout.split())
+    assert peak - before >= 60 << 20
+    assert peak - after >= 60 << 20
+    assert unknown == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import sys
@@ -12,6 +11,8 @@ from typing import Any, TextIO
 
 import msgspec
 import numpy as np
+
+from soda_export.machine import forget_peak, process_bytes
 
 from .case import Case
 from .player import PeerError, Player, open_player
@@ -55,17 +56,9 @@ class Worker:
         player = open_player(self._case, system, self._shared)
         steps = min(_MEMORY_STEPS, self._case.sampler.steps)
         player.play(0, steps)
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+        forget_peak()
         player.play(0, steps)
-        return {"peak_bytes": _peak_bytes()}
-
-
-def _peak_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+        return {"peak_bytes": process_bytes("VmHWM")}
 
 
 def _answer(worker: Worker, message: dict[str, Any]) -> dict[str, Any]:

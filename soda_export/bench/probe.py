@@ -18,6 +18,7 @@ from soda_runtime.backends import DeviceBackend, open_backend
 from soda_runtime.request import example_request
 
 from ..errors import EngineError
+from ..machine import process_bytes
 from .result import BenchOptions, Memory, Opening
 
 
@@ -43,7 +44,7 @@ def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]
     """Seconds to the first step and to the first latents; see Memory for the rest."""
     first = Bundle.open(path, backend="null").manifest  # imports and hashes are not what is measured
     open_backend(options.backend or first.backend, options.device, options.threads, options.weights or "")
-    before = _status("VmRSS"), _status("RssAnon")
+    before = process_bytes("VmRSS"), process_bytes("RssAnon")
     started = time.perf_counter()
     bundle = Bundle.open(
         path, backend=options.backend, device=options.device, threads=options.threads, weights=options.weights or ""
@@ -58,7 +59,7 @@ def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]
     session.wait()
     first_step = time.perf_counter() - started
     session.playback.wait()
-    opened_anonymous, opened = _status("RssAnon"), _status("VmRSS")
+    opened_anonymous, opened = process_bytes("RssAnon"), process_bytes("VmRSS")
     session.run_steps()
     session.latents()
     first_latents = time.perf_counter() - started
@@ -69,22 +70,13 @@ def probe(path: str, options: BenchOptions, accelerated: bool) -> dict[str, Any]
         activations, mapped, peak = shared or max(0, opened_free - played_free), 0, free - played_free
     else:
         private, mapped = max(0, opened_anonymous - before[1] - buffers), _mapped_bytes(bundle)
-        activations, peak = max(0, _status("VmHWM") - opened), max(0, _status("VmHWM") - before[0])
+        activations, peak = max(0, process_bytes("VmHWM") - opened), max(0, process_bytes("VmHWM") - before[0])
     manifest = bundle.manifest
     memory = Memory(
         sum(manifest.files[name].bytes for name in manifest.weights), private, mapped, private + mapped,
         manifest.arena.bytes * options.batch, activations, peak,
     )  # fmt: skip
     return {"first_step": first_step, "first_latents": first_latents, "memory": msgspec.structs.asdict(memory)}
-
-
-def _status(field: str) -> int:
-    """A figure of this process in bytes."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _mapped_bytes(bundle: Bundle) -> int:

@@ -136,4 +136,3 @@ def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Screen().print(table)
-

@@ -219,4 +219,3 @@ def _row(value: ir.Value) -> list[int]:
 
 def _row_size(value: ir.Value) -> int:
     return int(np.prod(_row(value), dtype=np.int64))
-

@@ -188,6 +188,7 @@ class SodaPipeline(LoraAdapters):
                 f"num_inference_steps={steps}: the bundle has {asked} steps of {sampler.name}; leave it out, or build "
                 "one with --steps"
             )
+
     def _hints(self, pictures: Pictures, image: Any, hints: Sequence[HintPort]) -> dict[str, NDArray[np.float32]]:
         images = image if len(hints) > 1 else [image]
         if len(images) != len(hints):

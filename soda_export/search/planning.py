@@ -98,10 +98,3 @@ def _with_fills(bench: Workbench, plan: Plan, planner: str) -> Plan:
         table = with_nodes(bench.sampler, bench.loaded.scheduler_config, skips, bench.options.eta)
         return replace(plan, coefficients=table.coefficients)
     return bench.completed(plan, zeus_fill if planner == "zeus" else hold)
-
-
-
-
-
-
-

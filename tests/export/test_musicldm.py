@@ -151,5 +151,3 @@ def test_parts_that_make_no_sound_are_refused(
     with pytest.raises(ModelError, match=message) as refused:
         open_decoder(DecoderSource({**places, part: changed}, (4, 8, 4))).export(tmp_path)
     assert "\n" not in str(refused.value)
-
-

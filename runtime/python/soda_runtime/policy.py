@@ -197,4 +197,3 @@ def _use_problem(policy: Policy, manifest: Manifest, own: str) -> str | None:
     if manifest.files[policy.tables].bytes > _MAX_TABLES_BYTES:
         return f"{policy.tables} has {manifest.files[policy.tables].bytes} bytes, at most {_MAX_TABLES_BYTES} are read"
     return None
-

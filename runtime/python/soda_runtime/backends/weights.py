@@ -94,4 +94,3 @@ def _tensors(path: Path) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
     content = np.memmap(path, np.uint8, "r")
     for name, entry in read_header(path).items():
         yield name, entry.dtype, content[entry.begin : entry.end]
-
