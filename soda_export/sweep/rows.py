@@ -7,8 +7,10 @@ squared error of each sample's latents) and DIR/plans the plan of each planner a
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from .unit import Finished, Key, SweepRow, Unit
 
 log = logging.getLogger(__name__)
 _SETTING = "setting.json"
+_SHOWN = 40  # characters of a value in an error
 
 
 class RowFile:
@@ -113,8 +116,25 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_setting(path: Path, setting: dict[str, Any]) -> None:
-    wanted = msgspec.json.format(msgspec.json.encode(setting)) + b"\n"
+    wanted = msgspec.json.encode(setting)
     if not path.is_file():
-        write_whole(path, wanted)
-    elif path.read_bytes() != wanted:
-        raise UsageError(f"--out {path.parent}: holds a sweep of another model, sampler or map; name another folder")
+        write_whole(path, msgspec.json.format(wanted) + b"\n")
+        return
+    try:
+        here = dict(_figures(msgspec.json.decode(path.read_bytes())))
+    except (ValueError, OSError) as error:  # torn, or unreadable
+        raise UsageError(f"--out {path.parent}: {path.name} cannot be read ({error}); name another folder") from None
+    asked = dict(_figures(msgspec.json.decode(wanted)))
+    for name in here | asked:
+        if here.get(name) != asked.get(name):
+            one, other = (json.dumps(found.get(name))[:_SHOWN] for found in (here, asked))
+            raise UsageError(f"--out {path.parent}: holds a sweep with {name} {one}, not {other}; name another folder")
+
+
+def _figures(setting: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What is in a setting and its parts, by dotted name."""
+    if not isinstance(setting, dict):
+        yield name, setting
+        return
+    for key, value in setting.items():
+        yield from _figures(value, f"{name}.{key}" if name else key)

@@ -215,10 +215,20 @@ def test_latency_is_measured_where_it_is_asked_for(
 
 
 def test_rows_of_another_setting_are_refused(tmp_path: Path) -> None:
+    setting = {"model": "a", "planning": {"plan_seconds": 30.0}}
+    RowFile(tmp_path, setting)
+    RowFile(tmp_path, setting)
+    with pytest.raises(UsageError, match='holds a sweep with model "a", not "b"; name another folder'):
+        RowFile(tmp_path, setting | {"model": "b"})
+    with pytest.raises(UsageError, match=r"holds a sweep with planning.plan_seconds 30.0, not 100.0"):
+        RowFile(tmp_path, setting | {"planning": {"plan_seconds": 100.0}})
+
+
+def test_a_torn_setting_is_refused(tmp_path: Path) -> None:
     RowFile(tmp_path, {"model": "a"})
-    RowFile(tmp_path, {"model": "a"})
-    with pytest.raises(UsageError, match="another model, sampler or map"):
-        RowFile(tmp_path, {"model": "b"})
+    (tmp_path / "setting.json").write_text('{"model": ')
+    with pytest.raises(UsageError, match=r"setting.json cannot be read \(.*\); name another folder"):
+        RowFile(tmp_path, {"model": "a"})
 
 
 def test_a_sweep_killed_while_it_wrote_its_first_file_begins_again(tmp_path: Path) -> None:
