@@ -43,7 +43,9 @@ def process_bytes(field: str) -> int:
 
 
 def forget_peak() -> None:
-    """Give freed memory back, and count VmHWM from here on, where the system is Linux with glibc."""
+    """Give freed memory back, where the C library is glibc, and count VmHWM from here on, where the system is Linux."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
     if _CLEAR.exists():
-        ctypes.CDLL(None).malloc_trim(0)
         _CLEAR.write_text("5")
