@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
@@ -28,7 +29,7 @@ def keep_freed_memory() -> None:
     eager torch, which allocates every activation anew, spends a third of its time and more on that. Larger blocks than
     256 MB are left to the system, and so is what is free beyond 1 GB.
     """
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    adjust = _of_glibc("mallopt")
     if adjust is not None:
         adjust(_MMAP_THRESHOLD, _LARGEST_KEPT)
         adjust(_TRIM_THRESHOLD, _MOST_KEPT)
@@ -44,8 +45,13 @@ def process_bytes(field: str) -> int:
 
 def forget_peak() -> None:
     """Give freed memory back, where the C library is glibc, and count VmHWM from here on, where the system is Linux."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
     if _CLEAR.exists():
         _CLEAR.write_text("5")
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function that glibc has and other C libraries need not."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

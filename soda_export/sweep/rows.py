@@ -7,7 +7,6 @@ squared error of each sample's latents) and DIR/plans the plan of each planner a
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -127,7 +126,7 @@ def _check_setting(path: Path, setting: dict[str, Any]) -> None:
     asked = dict(_figures(msgspec.json.decode(wanted)))
     for name in here | asked:
         if here.get(name) != asked.get(name):
-            one, other = (json.dumps(found.get(name))[:_SHOWN] for found in (here, asked))
+            one, other = (msgspec.json.encode(found.get(name)).decode()[:_SHOWN] for found in (here, asked))
             raise UsageError(f"--out {path.parent}: holds a sweep with {name} {one}, not {other}; name another folder")
 
 
