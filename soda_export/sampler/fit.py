@@ -29,18 +29,15 @@ class FittingSampler:
 
     Its state has tensors more than the sampler's own, for earlier predictions (memory.py). path: the state before each
     step and after the last with everything computed, S + 1 of [n, B, C, ...], from the same noise. renews: for each
-    step, whether its prediction is a new one. skips: whether it does not call the model; default never. weights: [B],
-    what each sample counts for; default alike.
+    step, whether its prediction is a new one. skips: whether it does not call the model; default never.
     """
 
     def __init__(
-        self, own: SamplerTable, path: Sequence[Tensor], renews: Sequence[bool], skips: Sequence[bool] = (),
-        weights: Tensor | None = None,
-    ) -> None:  # fmt: skip
+        self, own: SamplerTable, path: Sequence[Tensor], renews: Sequence[bool], skips: Sequence[bool] = ()
+    ) -> None:
         self.own, self._path, self._skips = own, path, tuple(skips) or (False,) * own.steps
         self._wide = with_memory(own, renews, self._skips)
         self._rows: NDArray[np.float32] = self._wide.coefficients.copy()
-        self._weights = None if weights is None else weights.double().sqrt().reshape(1, -1, 1)
 
     @property
     def fitted(self) -> SamplerTable:
@@ -82,19 +79,12 @@ class FittingSampler:
         target = self._path[step + 1]
         if float((target - reached).norm()) > _NOTHING * float(target.norm()):
             known = state if self._skips[step] else torch.cat([state, output[None, :, : state.shape[2]]])
-            change = self._least_squares(known, target - reached)
+            change = least_squares(known, target - reached)
             a[:n] += change[:, :m]
             if not self._skips[step]:
                 b[:n] += change[:, m]
         self._rows[step] = row
         return advance_state(torch.from_numpy(row).to(state.device), state, output, noise, learned)
-
-    def _least_squares(self, known: Tensor, wanted: Tensor) -> NDArray[np.float32]:
-        """[k, B, C, ...], [n, B, C, ...] -> the [n, k] weights whose sums of the known come nearest to the wanted."""
-        x, y = known.flatten(2).double(), wanted.flatten(2).double()
-        if self._weights is not None:
-            x, y = x * self._weights.to(x.device), y * self._weights.to(x.device)
-        return least_squares(x, y)
 
 
 def least_squares(known: Tensor, wanted: Tensor) -> NDArray[np.float32]:

@@ -61,7 +61,7 @@ class RunOff:
     def __init__(self, pool: Trials, searched: Trials, panel: Panel, count: int) -> None:
         self._searched, self._unseen, self._weights = searched, unseen_by(pool, count), panel.weights(count)
         self.refits = count > len(searched.samples)
-        self._many = pool.with_samples(panel.choose(count), self._weights) if self.refits else searched
+        self._many = pool.with_samples(panel.choose(count)) if self.refits else searched
         left_out = [sample for sample in pool.samples if sample not in searched.samples]
         judges = _judges(count)
         self._judges = pool.with_samples(left_out[:judges]) if len(left_out) >= judges else self._unseen

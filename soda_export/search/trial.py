@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,8 +38,7 @@ class Trials:
     """A batch of calibration samples; every schedule is measured on the same noise and conditions.
 
     samples: their numbers, each with noise and a condition of its own.
-    fit: whether the sampler's coefficients are fitted to each schedule on these samples (sampler/fit.py), each of which
-    counts by its weight; default alike.
+    fit: whether the sampler's coefficients are fitted to each schedule on these samples (sampler/fit.py).
     journal: every measurement is appended to this file, and taken from it if it is there: a search that was stopped
     replays what it had done in no time and goes on.
     deadline: by time.perf_counter(); a step that ends later raises OutOfTime. Default never.
@@ -50,8 +48,7 @@ class Trials:
     def __init__(
         self, model: EagerModel, sampler: SamplerTable, identity: SamplerIdentity, guidance: float,
         conditions: Conditions, samples: Sequence[int], token_score: TokenScore = "mean",
-        journal: Journal | None = None, fit: bool = False, weights: NDArray[np.float64] | None = None,
-        objective: Objective = Objective(),
+        journal: Journal | None = None, fit: bool = False, objective: Objective = Objective(),
     ) -> None:  # fmt: skip
         self.model, self.spec, self.sampler, self.guidance = model, model.spec, sampler, guidance
         self._identity, self._token_score, self._conditions = identity, token_score, conditions
@@ -59,10 +56,10 @@ class Trials:
         self.rows = model.rows_for(guidance)
         self.prompts = max((len(conditions.positive.get(port.name, ())) for port in text_ports(self.spec)), default=0)
         self.deadline, self.objective = math.inf, objective
-        self._take(samples, weights)
+        self._take(samples)
 
-    def _take(self, samples: Sequence[int], weights: NDArray[np.float64] | None) -> None:
-        self.samples, self._weights = tuple(samples), weights
+    def _take(self, samples: Sequence[int]) -> None:
+        self.samples = tuple(samples)
         noise, step_noise = run_noise(PLAN_SEED, self.samples, self.spec.latent_shape, self.sampler)
         inputs = self.model.place(self._conditions.rows(self.samples, self.rows))
         self.sampling = Sampling(
@@ -72,10 +69,10 @@ class Trials:
         self._exact: Tensor | None = None
         self._fitted: dict[str, SamplerTable] = {}
 
-    def with_samples(self, samples: Sequence[int], weights: NDArray[np.float64] | None = None) -> Trials:
+    def with_samples(self, samples: Sequence[int]) -> Trials:
         """The same with other samples. Some of these need no full run of their own if there was one of these."""
         other = copy.copy(self)
-        other._take(samples, weights)
+        other._take(samples)
         if self._states and set(samples) <= set(self.samples):
             chosen = [self.samples.index(sample) for sample in samples]
             other._states = [state[:, chosen] for state in self._states]
@@ -188,8 +185,7 @@ class Trials:
     def fitting(self, renews: Sequence[bool], skips: Sequence[bool] = ()) -> FittingSampler:
         """A sampler to be fitted on these samples. renews: whether each step's prediction is a new one. skips: whether
         it does not call the model."""
-        weights = None if self._weights is None else torch.from_numpy(self._weights)
-        return FittingSampler(self.sampler, self.states, renews, skips, weights)
+        return FittingSampler(self.sampler, self.states, renews, skips)
 
     def _fitting(self, schedule: Schedule) -> FittingSampler:
         return self.fitting(schedule.renews(self.spec, self.rows), schedule.skips)
@@ -199,7 +195,7 @@ class Trials:
 
     def key_of(self, what: bytes) -> str:
         """What the journal knows a measurement of `what` on these samples by."""
-        fit = f"fitted {self._weights}".encode() if self.fit else b""
+        fit = b"fitted" if self.fit else b""
         by = b"" if self.objective.name == LATENTS else f"{self.objective.name} {self.objective.network}".encode()
         return hashlib.sha256(by + fit + repr(self.samples).encode() + what).hexdigest()
 

@@ -212,7 +212,7 @@ class FakeTrials:
     def __init__(self, case: Problem, samples: Sequence[int] = range(4)) -> None:
         self.case, self.samples = case, tuple(samples)
 
-    def with_samples(self, samples: Sequence[int], weights: object = None) -> FakeTrials:
+    def with_samples(self, samples: Sequence[int]) -> FakeTrials:
         return FakeTrials(self.case, samples)
 
     def seen(self, count: int) -> FakeTrials:

@@ -123,12 +123,6 @@ def test_what_is_linear_is_found_exactly() -> None:
     assert torch.equal(state[own.state_size], first)
 
 
-def test_a_sample_without_weight_does_not_count(digits: Digits) -> None:
-    schedule, three = every_other(digits.model.spec), make_trials(digits, range(3))
-    weighted = three.with_samples(range(4), np.array([1.0, 1.0, 1.0, 0.0]))
-    assert np.allclose(weighted.fit_sampler(schedule).coefficients, three.fit_sampler(schedule).coefficients, atol=1e-4)
-
-
 def test_interval_costs_are_measured_with_the_fit(digits: Digits) -> None:
     """From step 0 there is no history, so one interval left out is a schedule of its own."""
     trials, spec = make_trials(digits, range(4)), digits.model.spec
