@@ -15,7 +15,8 @@ from .unit import Key, SweepRow
 _ONE_DB = 10**0.1  # between squared errors
 _OURS = frozenset({"best", "gram", "skip-fitted", "misfit"})
 BEST_OF_ALL, BEST_PUBLISHED = "the best of them", "the best published one"
-"""In the place of another planner: at each target that of least RMSE."""
+"""In the place of another planner: at each target the one that the main planner gains least on, on the samples that
+both drew. That is the one of least RMSE, where all drew the same ones."""
 _Errors = dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Target FLOPs ratio -> squared errors of the main planner and of another one, of the same samples."""
 
@@ -106,10 +107,17 @@ def _errors_beside(rows: RowFile, scored: list[SweepRow], planner: str, other: s
 
 
 def _least(errors: Mapping[str, _Errors]) -> _Errors:
-    """At each target what the planner of least RMSE there has."""
+    """At each target what the planner has that the main one gains least on. Of different samples RMSEs say nothing of
+    each other: a single one may decide about each."""
     targets = dict.fromkeys(target for found in errors.values() for target in found)
     beside = {target: [found[target] for found in errors.values() if target in found] for target in targets}
-    return {target: min(pairs, key=lambda pair: float(pair[1].mean())) for target, pairs in beside.items()}
+    return {target: max(pairs, key=_share_left) for target, pairs in beside.items()}
+
+
+def _share_left(pair: tuple[NDArray[np.float64], NDArray[np.float64]]) -> float:
+    """Of the other's mean squared error, what the main planner has."""
+    mine, theirs = (float(errors.mean()) for errors in pair)
+    return mine / theirs if theirs else np.inf
 
 
 def _pair(other: str, errors: _Errors) -> Pair:

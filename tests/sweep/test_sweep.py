@@ -294,6 +294,18 @@ def test_the_best_of_the_others_is_another_one_at_each_target(tmp_path: Path) ->
     assert best == {1.5: pairs["gram"].ratios[1.5], 2.0: published[2.0], 3.0: published[3.0]}
 
 
+def test_planners_are_ranked_by_samples_that_both_drew(tmp_path: Path) -> None:
+    """On further seeds all draw badly: `bad`, which never drew them, is not the best one for that."""
+    rows = made_rows(tmp_path)
+    plan = Plan(ModelIdentity("m", "0", {}, {}), SamplerIdentity("ddim", 2), 1.5, Schedule(np.zeros((2, 1))))
+    for planner, square in (("best", 50.0), ("good", 100.0)):
+        row = {"planner": planner, "target_flops_ratio": 1.5, "seeds": "64:128", "rmse": dict.fromkeys(SCORE, 1.0),
+               "flops_ratio": 1.5}  # fmt: skip
+        rows.add(Finished(msgspec.convert(row, SweepRow), np.full(64, square), plan))
+    pairs = {pair.other: pair for pair in summarise_pairs(rows, "best").pairs}
+    assert pairs[BEST_PUBLISHED].ratios[1.5] == pairs["good"].ratios[1.5]
+
+
 def test_seeds_are_pooled_in_points_and_the_plot_is_written(tmp_path: Path) -> None:
     rows = made_rows(tmp_path)
     points = pool_points(rows)
