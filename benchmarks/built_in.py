@@ -11,8 +11,10 @@ from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 
 
-def open_bench(model: str | ModelRequest | LoadedModel, store: Path, steps: int | None = None) -> Workbench:
-    """store: folder of the stage store. steps: default the model's."""
+def open_bench(
+    model: str | ModelRequest | LoadedModel, store: Path, asked: SamplerRequest = SamplerRequest()
+) -> Workbench:
+    """store: folder of the stage store. asked: what is not the model's own."""
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
-    options = SamplerRequest(steps=steps).resolve(*defaults_for(loaded))
+    options = asked.resolve(*defaults_for(loaded))
     return Workbench(loaded, options, StageStore(store), lambda *_: None)

@@ -17,7 +17,7 @@ import numpy as np
 from built_in import open_bench
 
 from soda_export.models.load import load_model
-from soda_export.options import ProfileOptions
+from soda_export.options import ProfileOptions, SamplerRequest
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.sensitivity import SensitivityMap, half_agreement
@@ -36,7 +36,7 @@ def main() -> None:
     loaded, profile = load_model(args.model), ProfileOptions(samples=args.samples)
 
     def bench_at(steps: int) -> Workbench:
-        return open_bench(loaded, Path(scratch), steps)
+        return open_bench(loaded, Path(scratch), SamplerRequest(steps=steps))
 
     with tempfile.TemporaryDirectory() as scratch:
         source = bench_at(args.measured).profile(profile)

@@ -67,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Report:
     bench.write_text(json.dumps(bench_json(manifest.sampler.steps)))
     map_file.write_bytes(map_bytes(random_map(TOY, manifest.sampler.steps)))
     requests = [(f"class {label}", {"labels": label}) for label in (0, 1)]
-    sweep = ROOT / "docs/results/sweep-digits.json"
+    sweep = ROOT / "docs/results/sweep-digits-100s.json"
     wanted = Wanted(requests, True, 3, bench, sweep=sweep, map=map_file)
     return report_bundle(GOLDEN / "v5-policy", manifest, wanted, lambda *_: None)
 
