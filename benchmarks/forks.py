@@ -6,8 +6,8 @@
 The noise is normal, by default 0.001 of a prediction's root mean square, which is what rounding it to bfloat16 changes
 (2^-9 / sqrt(3)). Prints JSON: the RMSE of the final latents against those without noise, mean and median of samples'
 own RMSEs, and the samples that move ten times as far as the median one: their share of the squared error, and their
-RMSE in each draw of the noise. Where draws lie far apart a sample is close to a fork, and how far a schedule moves it is
-a matter of chance.
+RMSE in each draw of the noise. Where draws lie far apart a sample is close to a fork, and how far a schedule moves it
+is a matter of chance.
 
 With --sweep, what a sweep says of `best` beside the best published planner with those samples and without them.
 """
