@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import PlanError
 from ..plan.plan import HeldOut
 from ..plan.planners import PLANNERS, Planner
 from ..plan.planners.soda import plan_soda
@@ -111,6 +112,17 @@ def search_best(
     return hunt.found()
 
 
+def _by_soda(problem: Problem, target: Target, max_engines: int) -> dict[str, Schedule]:
+    """SODA's schedule; none where it cannot reach the FLOPs ratio, which planners that skip the model may. Raises
+    PlanError where nothing but a budget is asked for."""
+    try:
+        return {"soda": plan_soda(problem, target, max_engines=max_engines)}
+    except PlanError:
+        if not target.flops_ratio or target.budget:
+            raise
+        return {}
+
+
 class _Hunt:
     """One search, as far as it gets."""
 
@@ -121,15 +133,17 @@ class _Hunt:
         assert problem.sensitivity is not None
         self._problem, self._target, self._seconds, self._progress = problem, target, seconds, progress
         self._started = time.perf_counter()
-        soda = plan_soda(problem, target, max_engines=max_engines)
-        self._ratio = target.flops_ratio or soda.flops_ratio(problem.spec, problem.rows)
+        soda = _by_soda(problem, target, max_engines)
+        self._ratio = target.flops_ratio or soda["soda"].flops_ratio(problem.spec, problem.rows)
         self._trials = trials.until(self._started + _OVERRUN * seconds)
         self._realizer = Realizer(
             problem.spec, problem.rows, problem.steps, problem.full_flops / self._ratio, max_engines,
             problem.sensitivity, target.budget, trials.can_skip,
         )  # fmt: skip
-        schedules = self._planned(planners) | {"soda": soda}
+        schedules = self._planned(planners) | soda
         self._schedules = {name: s for name, s in schedules.items() if trials.can_skip or not any(s.skips)}
+        if not self._schedules:
+            PLANNERS["skip-fitted" if trials.can_skip else "soda"](problem, target)  # raises, with the widest range
         self._errors: dict[str, float] = {}
         self._pairs: NDArray[np.float64] | None = None
         self._pool = self._few = self._searched = self._trials

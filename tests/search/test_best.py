@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from soda_export.errors import PlanError
 from soda_export.plan.planners import PLANNERS
 from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
@@ -167,6 +168,19 @@ def test_best_has_as_many_anchors_as_the_budget(trials: Trials, problem: Problem
     assert len(found.schedule.anchors) == 5
     soda = PLANNERS["soda"](problem, Target(5))
     assert found.schedule.flops(problem.spec, problem.rows) <= 1.01 * soda.flops(problem.spec, problem.rows)
+
+
+def test_where_soda_ends_steps_without_the_model_go_on(
+    trials: Trials, problem: Problem, set_clock: SetClock
+) -> None:
+    trials = copy_of(trials, samples=2)
+    set_clock(1e-3)
+    with pytest.raises(PlanError, match=r"1\.00 to 2\.80"):
+        PLANNERS["soda"](problem, Target(flops_ratio=4.0))
+    found = search_best(problem, Target(flops_ratio=4.0), trials, seconds=2.0, max_engines=12, progress=lambda *_: None)
+    assert found.schedule.flops_ratio(problem.spec, problem.rows) >= 4.0 * 0.99
+    with pytest.raises(PlanError, match=r"--flops-ratio 50: .* 1\.00 to 6\.00"):
+        search_best(problem, Target(flops_ratio=50.0), trials, seconds=2.0, max_engines=12, progress=lambda *_: None)
 
 
 def test_a_stopped_search_takes_its_measurements_from_the_journal(
