@@ -112,15 +112,15 @@ def search_best(
     return hunt.found()
 
 
-def _by_soda(problem: Problem, target: Target, max_engines: int) -> dict[str, Schedule]:
-    """SODA's schedule; none where it cannot reach the FLOPs ratio, which planners that skip the model may. Raises
-    PlanError where nothing but a budget is asked for."""
+def _by_soda(problem: Problem, target: Target, max_engines: int) -> tuple[dict[str, Schedule], PlanError | None]:
+    """SODA's schedule, or why there is none: planners that skip the model may reach a FLOPs ratio that it cannot.
+    Raises PlanError where a budget is asked for."""
     try:
-        return {"soda": plan_soda(problem, target, max_engines=max_engines)}
-    except PlanError:
+        return {"soda": plan_soda(problem, target, max_engines=max_engines)}, None
+    except PlanError as error:
         if not target.flops_ratio or target.budget:
             raise
-        return {}
+        return {}, error
 
 
 class _Hunt:
@@ -133,7 +133,7 @@ class _Hunt:
         assert problem.sensitivity is not None
         self._problem, self._target, self._seconds, self._progress = problem, target, seconds, progress
         self._started = time.perf_counter()
-        soda = _by_soda(problem, target, max_engines)
+        soda, refusal = _by_soda(problem, target, max_engines)
         self._ratio = target.flops_ratio or soda["soda"].flops_ratio(problem.spec, problem.rows)
         self._trials = trials.until(self._started + _OVERRUN * seconds)
         self._realizer = Realizer(
@@ -142,8 +142,10 @@ class _Hunt:
         )  # fmt: skip
         schedules = self._planned(planners) | soda
         self._schedules = {name: s for name, s in schedules.items() if trials.can_skip or not any(s.skips)}
-        if not self._schedules:
-            PLANNERS["skip-fitted" if trials.can_skip else "soda"](problem, target)  # raises, with the widest range
+        if refusal and not self._schedules:
+            if trials.can_skip:
+                PLANNERS["skip-fitted"](problem, target)  # raises where that is out of reach, too, with its range
+            raise refusal
         self._errors: dict[str, float] = {}
         self._pairs: NDArray[np.float64] | None = None
         self._pool = self._few = self._searched = self._trials

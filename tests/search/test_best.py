@@ -179,8 +179,10 @@ def test_where_soda_ends_steps_without_the_model_go_on(
         PLANNERS["soda"](problem, Target(flops_ratio=4.0))
     found = search_best(problem, Target(flops_ratio=4.0), trials, seconds=2.0, max_engines=12, progress=lambda *_: None)
     assert found.schedule.flops_ratio(problem.spec, problem.rows) >= 4.0 * 0.99
-    with pytest.raises(PlanError, match=r"--flops-ratio 50: .* 1\.00 to 6\.00"):
-        search_best(problem, Target(flops_ratio=50.0), trials, seconds=2.0, max_engines=12, progress=lambda *_: None)
+    for ratio, engines, refusal in ((50.0, 12, r"--flops-ratio 50: .* 1\.00 to 6\.00"), (4.0, 1, "--max-engines 1")):
+        asked = Target(flops_ratio=ratio)
+        with pytest.raises(PlanError, match=refusal):
+            search_best(problem, asked, trials, seconds=2.0, max_engines=engines, progress=lambda *_: None)
 
 
 def test_a_stopped_search_takes_its_measurements_from_the_journal(
