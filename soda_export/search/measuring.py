@@ -12,7 +12,7 @@ import numpy as np
 
 from ..eager.conditions import Conditions
 from ..eager.hints import random_conditions
-from ..errors import UsageError
+from ..errors import PlanError, UsageError
 from ..models.identity import TokenScore
 from ..options import ProfileOptions
 from ..plan.plan import Plan
@@ -103,7 +103,7 @@ def plan_best(
         fit = f"only {samples} samples fit" if samples else "no measurements fit"
         log.warning("plan: %s into --plan-seconds %g", fit, options.plan_seconds)
     if not samples:
-        return solve_plan(sensitivity, spec, replace(options, planner="soda"))
+        return _unmeasured(sensitivity, trials, options)
     fits = samples == options.plan_samples  # else the texts of profiling are enough
     used = _for_planning(bench, calibration) if fits else bench.calibration(calibration)
     trials = _resumed(bench, _trials(bench, score, options, used.conditions(), samples), score, used)
@@ -114,7 +114,7 @@ def plan_best(
         )  # fmt: skip
     except OutOfTime:
         log.warning("plan: --plan-seconds %g were over before anything was measured", options.plan_seconds)
-        return solve_plan(sensitivity, spec, replace(options, planner="soda"))
+        return _unmeasured(sensitivity, trials, options)
     log.info("plan: %s, %s", found.by, "not judged" if found.held_out is None else found.held_out.words)
     made_by = (
         f"best ({found.by}) budget={options.budget} flops_ratio={options.flops_ratio:g} samples={samples} "
@@ -123,6 +123,17 @@ def plan_best(
     coefficients = found.sampler.coefficients if trials.fit or any(found.schedule.skips) else None
     plan = make_plan(sensitivity, found.schedule, made_by, coefficients)
     return SolvedPlan(replace(plan, held_out=found.held_out))
+
+
+def _unmeasured(sensitivity: SensitivityMap, trials: Trials, options: PlanOptions) -> SolvedPlan:
+    """SODA's schedule. Raises PlanError, and says so where planning with measurements would go further."""
+    try:
+        return solve_plan(sensitivity, trials.spec, replace(options, planner="soda"))
+    except PlanError as error:
+        if not options.flops_ratio or options.budget or not trials.can_skip:
+            raise
+        further = "with time to measure, steps that skip the model go further: raise --plan-seconds"
+        raise PlanError(f"{error}; {further}") from None
 
 
 def plan_published(bench: Workbench, options: PlanOptions, calibration: ProfileOptions) -> SolvedPlan:

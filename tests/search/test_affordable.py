@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from soda_export.errors import PlanError
 from soda_export.options import ProfileOptions
 from soda_export.plan.solve import PlanOptions
 from soda_export.search import measuring
@@ -71,3 +73,16 @@ def test_no_more_texts_are_encoded_than_are_measured_with(
     )
     assert encoded == texts
     assert "soda" in solved.plan.made_by
+
+
+def test_what_needs_time_to_measure_says_so(open_bench: OpenBench) -> None:
+    """Beyond SODA's FLOPs ratios steps skip the model, by weights that are fitted."""
+    bench = open_bench(steps=4)
+    sensitivity = bench.profile(ProfileOptions(samples=2))
+    options = PlanOptions(planner="best", flops_ratio=3.9, plan_seconds=0.0)
+    with pytest.raises(PlanError, match=r"^--flops-ratio 3.9: this planner reaches .*; with time to measure.*"):
+        measuring.plan_best(bench, sensitivity, options, ProfileOptions(samples=2))
+    by_anchors = replace(options, flops_ratio=0.0, budget=1)
+    with pytest.raises(PlanError, match="^--budget 1: ") as refused:
+        measuring.plan_best(bench, sensitivity, by_anchors, ProfileOptions(samples=2))
+    assert "--plan-seconds" not in str(refused.value)

@@ -17,6 +17,7 @@ from soda_export.search.published import DESCRIPTIONS, MEASURING
 from soda_export.search.published.budcache import _Search
 from soda_export.search.published.dpcache import forecast_costs
 from soda_export.search.published.interval_paths import minimax_anchors
+from soda_export.search.published.whole_steps import fewest_chosen
 from soda_export.search.trial import Trials
 from tests.search.conftest import STEPS
 
@@ -101,8 +102,19 @@ def test_a_target_is_met(name: str, problem: Problem, trials: Trials) -> None:
     assert len(MEASURING[name](problem, Target(6), own, 2.0, no_progress).anchors) == 6
     with pytest.raises(PlanError, match="not both"):
         MEASURING[name](problem, Target(6, 2.0), own, 2.0, no_progress)
-    with pytest.raises(PlanError, match=r"--budget 1: give 2 \.\. 12 anchors"):
-        MEASURING[name](problem, Target(1), own, 2.0, no_progress)
+    fewest = 3 if name in ("lemica", "meancache") else 2  # their intervals are 10 of 12 steps long at most
+    for budget in range(1, fewest):
+        with pytest.raises(PlanError, match=rf"--budget {budget}: give {fewest} \.\. 12 anchors"):
+            MEASURING[name](problem, Target(budget), own, 2.0, no_progress)
+    assert len(MEASURING[name](problem, Target(fewest), own, 2.0, no_progress).anchors) == fewest
+    with pytest.raises(PlanError, match=r"^--flops-ratio 99: this planner reaches FLOPs ratios of 1\.00 to "):
+        MEASURING[name](problem, Target(flops_ratio=99.0), own, 2.0, no_progress)
+
+
+def test_as_few_anchors_as_intervals_reach_with() -> None:
+    costs = np.ones((50, 11))
+    assert fewest_chosen(lambda budget: minimax_anchors(costs, budget), 50) == 6  # 49 steps in intervals of 10
+    assert fewest_chosen(lambda budget: tuple(range(budget)), 1) == 1
 
 
 def test_each_is_described() -> None:
