@@ -43,7 +43,7 @@ AXES: dict[str, tuple[int, ...]] = {
 PLANNING: dict[str, tuple[int, ...]] = {
     "layers": (4, 8, 16, 32, 64), "steps": (32, 64, 128, 256, 512, 1024), "programs": (2, 4, 8, 16),
 }  # fmt: skip
-MISFIT_STEPS = 128  # at most: it plays the rest of a run from every fourth step
+MISFIT_STEPS = 256  # at most: it plays the rest of a run from a dozen steps
 
 
 def measure(point: Point, misfit: bool, planning: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from .trial import Trials
 log = logging.getLogger(__name__)
 _RIDGE = 1e-6
 _LEAST_MISFIT = 1e-9
-_GRID = 4  # steps between two whose weight is measured
+_GRID, _MOST_WEIGHED = 4, 12  # steps between two whose weight is measured, at least; parts that they divide a run into
 _LEAST_GROUP = 8  # samples that a row is fitted on; smaller groups keep what the fills make
 _ROUNDS, _CLOSE = 10, 0.02
 _WEIGHED = 8  # samples that steps are weighed on
@@ -61,6 +61,13 @@ def fit_fills(
     return fills, misfits
 
 
+def weighed_steps(steps: int) -> list[int]:
+    """The steps whose weight is measured. From each the rest of the run is played, so there are no more of them in a
+    long run than in one of 48 steps."""
+    between = max(_GRID, round(steps / _MOST_WEIGHED))
+    return sorted({*range(2, steps - 1, between), steps - 2} & set(range(2, steps)))
+
+
 def weigh_steps(
     sampling: Sampling, sampler: SamplerTable, states: Sequence[Tensor], predictions: Sequence[Tensor],
     fills: NDArray[np.float64],
@@ -70,9 +77,8 @@ def weigh_steps(
     Measured at every few steps, where one step is taken without the model and the others with it; in between
     logarithms are interpolated.
     """
-    steps = len(predictions)
-    grid = sorted({*range(2, steps - 1, _GRID), steps - 2} & set(range(2, steps)))
-    found = []
+    steps, found = len(predictions), []
+    grid = weighed_steps(steps)
     for step in grid:
         c1, c2, cx = fills[step, variant_of(1, 0)]
         stand_in = c1 * predictions[step - 1] + c2 * predictions[step - 2] + cx * states[step][0]

@@ -14,7 +14,7 @@ from soda_export.eager.sampling import Sampling, run_noise
 from soda_export.policy.misfit import GAP, variant_of
 from soda_export.policy.options import PolicyOptions
 from soda_export.sampler import SamplerTable, freeze_sampler, levels_of
-from soda_export.search.gate import calibrate_policy, fit_fills
+from soda_export.search.gate import calibrate_policy, fit_fills, weighed_steps
 
 SHAPE, STEPS, SAMPLES = (1, 6, 6), 12, 16
 CONFIG = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon", "clip_sample": False}
@@ -58,3 +58,13 @@ def test_a_step_that_knows_one_prediction_expects_what_that_one_leaves() -> None
     for gap in range(1, GAP + 1):
         assert fills[1, variant_of(gap, 0)] == pytest.approx([weight, 0.0, 0.0], rel=1e-4)
         assert misfits[1, variant_of(gap, 0)] == pytest.approx(left, rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [12, 25, 50, 100, 250, 1000])
+def test_long_runs_are_weighed_at_no_more_steps_than_short_ones(steps: int) -> None:
+    """The rest of the run is played from each, so that every fourth of them would take time quadratic in steps."""
+    grid = weighed_steps(steps)
+    assert (grid[0], grid[-1]) == (2, steps - 2)
+    assert len(grid) <= 14
+    if steps <= 50:
+        assert grid == sorted({*range(2, steps - 1, 4), steps - 2})
