@@ -27,7 +27,7 @@ from .best import affordable_samples, search_best
 from .final import judge, unseen_by
 from .gate import calibrate_policy
 from .journal import Journal
-from .objective import make_objective
+from .objective import Objective, make_objective
 from .published import MEASURING
 from .trial import MORE_SAMPLES, OutOfTime, Trials
 
@@ -75,15 +75,16 @@ def _for_planning(bench: Workbench, calibration: ProfileOptions) -> Calibration:
 
 
 def _trials(
-    bench: Workbench, token_score: TokenScore, options: PlanOptions, conditions: Conditions, samples: int
-) -> Trials:
-    """What schedules are measured, or fitted, on."""
+    bench: Workbench, token_score: TokenScore, options: PlanOptions, conditions: Conditions, samples: int,
+    objective: Objective | None = None,
+) -> Trials:  # fmt: skip
+    """What schedules are measured, or fitted, on. objective: that of the options, where it is open already."""
     if options.plan_samples < 1:
         raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
     return Trials(
         bench.eager, bench.sampler, bench.identity, bench.options.guidance,
         conditions, range(1), token_score, fit=options.fit_sampler != "never",
-        objective=make_objective(options.objective, bench.loaded),
+        objective=objective or make_objective(options.objective, bench.loaded),
     ).seen(samples)  # fmt: skip
 
 
@@ -106,7 +107,8 @@ def plan_best(
         return _unmeasured(sensitivity, trials, options)
     fits = samples == options.plan_samples  # else the texts of profiling are enough
     used = _for_planning(bench, calibration) if fits else bench.calibration(calibration)
-    trials = _resumed(bench, _trials(bench, score, options, used.conditions(), samples), score, used)
+    measured = _trials(bench, score, options, used.conditions(), samples, trials.objective)
+    trials = _resumed(bench, measured, score, used)
     try:
         found = search_best(
             problem, target, trials, seconds=left, max_engines=options.max_engines,
