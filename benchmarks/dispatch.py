@@ -2,9 +2,10 @@
 
     python benchmarks/dispatch.py engines/digits-b17-openvino --out docs/results/dispatch.json
 
-Engines are left out: `warm` has nothing in their place, `cold` a sum over 48 MB, which leaves as little in the
+Engines are left out: `warm` has nothing in their place, `cold` a sum over 400 MB, which leaves as little in the
 processor's caches as a large engine does. Times are of the thread, so that other processes do not count; medians in
-microseconds. `loop` is from step to step in `generate`, `step` in a caller's own loop over `Session.step`.
+microseconds. `loop` is from step to step in `generate`, `step` in a caller's own loop over `Session.step`, `bare` in a
+loop that does nothing but call: what measuring takes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from soda_runtime.request import example_request
 from soda_export.bench.doctor import describe_machine
 from soda_export.compile import library_version
 
-_SWEPT = np.ones(6_000_000)  # 48 MB
-_CALLS = {"warm": 1000, "cold": 60}
+_SWEPT = np.ones(50_000_000)  # 400 MB
+_CALLS = {"warm": 1000, "cold": 100}
 
 
 def between_engines(session: Session, play: Callable[[], None], is_cold: bool) -> list[float]:
@@ -59,8 +60,12 @@ def measure_bundle(path: Path) -> dict[str, float]:
         for index in range(steps):
             session.step(index)
 
+    def bare() -> None:
+        for call in session.playback.steps:
+            call()
+
     for caches, calls in _CALLS.items():
-        for kind, play in (("loop", session.run_steps), ("step", alone)):
+        for kind, play in (("bare", bare), ("loop", session.run_steps), ("step", alone)):
             gaps: list[float] = []
             while len(gaps) < calls:
                 session.start(**request, seed=1, policy="frozen")

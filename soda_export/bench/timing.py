@@ -165,11 +165,11 @@ def _gaps(session: Session) -> list[float]:
 
         return run
 
-    originals = playback.prepares, playback.steps, playback.loop
+    originals = playback.prepares, list(playback.steps), playback.loop
     playback.prepares = [[preparing(call) for call in calls] for calls in playback.prepares]
-    playback.steps, playback.loop = [timed(call) for call in playback.steps], None
+    playback.steps[:], playback.loop = map(timed, playback.steps), None
     try:
         session.run_steps()
     finally:
-        playback.prepares, playback.steps, playback.loop = originals
+        playback.prepares, playback.steps[:], playback.loop = originals
     return gaps[1:] or gaps

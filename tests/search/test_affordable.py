@@ -83,6 +83,6 @@ def test_what_needs_time_to_measure_says_so(open_bench: OpenBench) -> None:
     with pytest.raises(PlanError, match=r"^--flops-ratio 3.9: this planner reaches .*; with time to measure.*"):
         measuring.plan_best(bench, sensitivity, options, ProfileOptions(samples=2))
     by_anchors = replace(options, flops_ratio=0.0, budget=1)
-    with pytest.raises(PlanError, match="^--budget 1: ") as refused:
+    with pytest.raises(PlanError, match=r"^--budget 1: ") as refused:
         measuring.plan_best(bench, sensitivity, by_anchors, ProfileOptions(samples=2))
     assert "--plan-seconds" not in str(refused.value)

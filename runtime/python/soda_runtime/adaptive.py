@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,20 +40,9 @@ class AdaptivePlayback(Playback):
         self.automaton = Automaton(self._opened.policy, self._vote, replay)
         self.decisions = []
 
-    def run(self, index: int) -> None:
-        automaton = self.automaton
-        action, variant = automaton.action, automaton.variant
-        rows, of_signals = self._rows_of[action]
-        self._latest = self._opened.policy.actions[action].table, variant
-        listens = automaton.needs_signals(index)
-        self._coefficients.write(rows[index, variant])
-        if listens:  # before the step: after it, this code is out of the processor's cache
-            self._signal_row.write(of_signals[index, variant])
-        self._call_of(index, action)()
-        self.decisions.append(action)
-        if listens:
-            self._listen(index % 2)()
-        automaton.observe(index, self._heard() if listens else None)
+    @property
+    def calls(self) -> Sequence[Call]:
+        return [partial(self._run, index) for index in range(len(self.steps))]
 
     def row_of(self, index: int) -> NDArray[np.float32]:
         name, variant = self._latest
@@ -78,6 +68,21 @@ class AdaptivePlayback(Playback):
         self._signal_row = self._allocate_bytes(self._rows_of[FULL][1].shape[-1])
         self._signal = self._allocate(signature.outputs[SIGNAL])
         self._read_signal = _reader_of(self._signal)
+
+    def _run(self, index: int) -> None:
+        automaton = self.automaton
+        action, variant = automaton.action, automaton.variant
+        rows, of_signals = self._rows_of[action]
+        self._latest = self._opened.policy.actions[action].table, variant
+        listens = automaton.needs_signals(index)
+        self._coefficients.write(rows[index, variant])
+        if listens:  # before the step: after it, this code is out of the processor's cache
+            self._signal_row.write(of_signals[index, variant])
+        self._call_of(index, action)()
+        self.decisions.append(action)
+        if listens:
+            self._listen(index % 2)()
+        automaton.observe(index, self._heard() if listens else None)
 
     def _as_written(self, table: str) -> NDArray[np.uint8]:
         """The bytes of every row that programs take: [S, variants, bytes]."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ class Playback(OpenedHere):
     """The buffers and bound calls of one (bundle, batch, play, start). Used by one thread at a time.
 
     first: the step that runs first. cached: steps that run the schedule's programs; the others compute everything.
-    needs_more: steps before which prepared tensors or noise are made.
+    needs_more: steps before which prepared tensors or noise are made. ready_until: the next of them, after each step.
     """
 
     def __init__(self, bundle: OpenedBundle, batch: int, play: Play, start: int | None = None) -> None:
@@ -105,9 +106,16 @@ class Playback(OpenedHere):
         self._given: Memory | None = None
         self.loop = self._make_loop()
         made_at = [self.window] + [self.noise_steps] * manifest.sampler.stochastic
-        self.needs_more = frozenset(
+        made = [
             step for step in range(len(programs)) if step == self.first or any(step % each == 0 for each in made_at)
-        )
+        ]
+        self.needs_more = frozenset(made)
+        self.ready_until = [end for begin, end in pairwise((0, *made, len(programs))) for _ in range(begin, end)]
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """What runs each step."""
+        return self.steps
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -122,10 +130,6 @@ class Playback(OpenedHere):
     def state_after(self, steps_done: int) -> Memory:
         """Where the state is after that many steps."""
         return self._states[steps_done % 2]
-
-    def run(self, index: int) -> None:
-        """Run a step."""
-        self.steps[index]()
 
     def wait(self) -> None:
         """Until every step's engine is open and bound. Raises EngineError."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from .device_inputs import DeviceInputs, take_device_inputs
 from .errors import RequestError
 from .judge import Judged, judge_request
 from .lane import Lane
+from .loading import Call
 from .opened import OpenedBundle
 from .philox import INITIAL_STREAM, latent_noise, step_noise
 from .playback import Playback
@@ -25,11 +28,13 @@ log = logging.getLogger(__name__)
 
 
 class Players:
-    """lanes: of the last request; none before the first and after `close`. truncated: its prompts that were cut."""
+    """lanes: of the last request; none before the first and after `close`. calls: what runs each step, in every lane.
+    truncated: its prompts that were cut."""
 
     def __init__(self, bundle: OpenedBundle) -> None:
         self._bundle = bundle
         self.lanes: list[Lane] = []
+        self.calls: Sequence[Call] = ()
         self.truncated: tuple[Truncation, ...] = ()
         self._kind: tuple[object, ...] = ()
         self._noise: Noise | int = 0
@@ -75,6 +80,8 @@ class Players:
             else:
                 playback = Playback(self._bundle, batch, how.play, start)
             self.lanes.append(Lane(playback, first, size))
+        of_lanes = [lane.playback.calls for lane in self.lanes]
+        self.calls = [partial(_call_all, calls) for calls in zip(*of_lanes, strict=True)] if apart else of_lanes[0]
         self._kind = kind
 
     def begin(self, judged: Judged, how: JudgedPlay, on_device: DeviceInputs) -> None:
@@ -98,20 +105,20 @@ class Players:
                 call()
         self._noise, self.truncated = noise, judged.truncated
 
-    def run_step(self, index: int) -> None:
-        """Step `index` of every lane."""
-        for lane in self.lanes:
-            if index in lane.playback.needs_more:
-                self._make_ready(lane, index)
-            lane.playback.run(index)
+    def make_ready(self, step: int) -> int:
+        """Make what steps from `step` on take, where that is not there. Returns the step before which more is made."""
+        playback = self.lanes[0].playback  # all are alike in this
+        if step in playback.needs_more:
+            for lane in self.lanes:
+                self._make_ready(lane, step)
+        return playback.ready_until[step]
 
-    def _make_ready(self, lane: Lane, index: int) -> None:
-        """Make what steps from `index` on take."""
+    def _make_ready(self, lane: Lane, step: int) -> None:
         playback = lane.playback
-        for call in playback.prepares_before(index):
+        for call in playback.prepares_before(step):
             call()
-        if index in (playback.first, index - index % playback.noise_steps):
-            self.write_noise(lane, index)
+        if step in (playback.first, step - step % playback.noise_steps):
+            self.write_noise(lane, step)
 
     def write_noise(self, lane: Lane, step: int) -> None:
         """Put the noise of `step` and others where they read it, as many as there is room for."""
@@ -132,9 +139,14 @@ class Players:
 
     def close(self) -> None:
         """Free all buffers."""
-        lanes, self.lanes, self._kind = self.lanes, [], ()
+        lanes, self.lanes, self.calls, self._kind = self.lanes, [], (), ()
         for lane in lanes:
             lane.playback.close()
+
+
+def _call_all(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()
 
 
 def _apart(judged: Judged, how: JudgedPlay) -> bool:
