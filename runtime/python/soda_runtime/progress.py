@@ -1,25 +1,25 @@
-"""What a request's callback is told, and how calls take a request's fields as arguments."""
+"""What a request's callback is told."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import update_wrapper
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .request import Request
 
-if TYPE_CHECKING:
-    from .session import Session
 
-_Self = TypeVar("_Self")
-_Fields = ParamSpec("_Fields")
-_Result = TypeVar("_Result")
+class Playing(Protocol):
+    """The session that plays the request, as far as a callback asks it: its own methods of these names."""
+
+    @property
+    def next_step(self) -> int: ...
+    def latents(self) -> NDArray[np.float32]: ...
+    def preview(self) -> NDArray[np.float32]: ...
+    def preview_result(self) -> NDArray[np.float32]: ...
+    def cancel(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class StepDone:
     """A step that has just been run, `index` of `num_steps`. What it gives costs nothing until it is asked for, and can
     be asked for while the callback runs."""
 
-    session: Session
+    session: Playing
     index: int
     num_steps: int
 
@@ -47,25 +47,7 @@ class StepDone:
         """Session.cancel."""
         self._session().cancel()
 
-    def _session(self) -> Session:
+    def _session(self) -> Playing:
         if self.session.next_step != self.index + 1:
             raise RequestError(f"step {self.index} is over; ask while on_step runs")
         return self.session
-
-
-def takes_fields(
-    make: Callable[_Fields, Request],
-) -> Callable[[Callable[[_Self, Request], _Result]], Callable[Concatenate[_Self, _Fields], _Result]]:
-    """A method of a request as one of the request's fields."""
-
-    def decorate(method: Callable[[_Self, Request], _Result]) -> Callable[Concatenate[_Self, _Fields], _Result]:
-        def call(self: _Self, /, *fields: _Fields.args, **by_name: _Fields.kwargs) -> _Result:
-            return method(self, make(*fields, **by_name))
-
-        own, given = inspect.signature(method), inspect.signature(make)
-        parameters = [own.parameters["self"], *given.parameters.values()]
-        update_wrapper(call, method, ("__module__", "__name__", "__qualname__", "__doc__"))
-        call.__dict__["__signature__"] = own.replace(parameters=parameters)
-        return call
-
-    return decorate

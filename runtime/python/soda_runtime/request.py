@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .manifest import EmbeddingPort, HintPort, LabelPort, Manifest, MaskPort, TokenMaskPort
 from .philox import INITIAL_STREAM, latent_noise
-
-if TYPE_CHECKING:
-    from .progress import StepDone
+from .progress import StepDone
 
 
 class Noise(NamedTuple):

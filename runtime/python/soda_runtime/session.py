@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from .answers import Answers
 from .backends import DeviceBackend, DeviceOptions
 from .errors import Cancelled, RequestError
+from .fields import takes_fields
 from .lora import LoraArgument
 from .opened import OpenedBundle
 from .players import Players
-from .progress import StepDone, takes_fields
+from .progress import StepDone
 from .request import Request
 from .results import Results
 from .values import real_array
