@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
+from ...plan.planners.periods import fewest_anchors
 from ...plan.planners.targets import check_one_given
 from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
@@ -44,6 +45,7 @@ def plan_budcache(
     return meet(
         problem, target,
         lambda budget: tuple(sorted(_Search(problem.steps, budget, error, seconds / searches).find())),
+        fewest=fewest_anchors(problem.steps),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from ...plan.planners.targets import check_one_given
 from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
 from ..trial import Trials
-from .whole_steps import fewest_chosen, meet
+from .whole_steps import meet
 
 _FIRST, _MOST_SAMPLES = 3, 4
 
@@ -40,11 +40,7 @@ def plan_dpcache(
         raise PlanError(f"--planner dpcache: forecasts what all blocks give together; {name} has no such site")
     few = trials.with_samples(trials.samples[:_MOST_SAMPLES])
     costs = forecast_costs(_record(few, stack, progress))
-
-    def choose(budget: int) -> tuple[int, ...]:
-        return pair_anchors(costs, budget, _FIRST)
-
-    return meet(problem, target, choose, order=1, stack=True, fewest=fewest_chosen(choose, problem.steps))
+    return meet(problem, target, lambda budget: pair_anchors(costs, budget, _FIRST), order=1, stack=True)
 
 
 def _record(trials: Trials, stack: int, progress: Callable[[], None]) -> list[Tensor]:

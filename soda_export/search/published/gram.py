@@ -32,7 +32,7 @@ from ...plan.schedule import Schedule
 from ...sampler import check_skips
 from ..objective import mean_squares
 from ..trial import Trials
-from .whole_steps import fewest_chosen, meet
+from .whole_steps import meet
 
 _RIDGE = 1e-7  # of the mean of the diagonal, against values that are multiples of each other
 _WEIGHED_SAMPLES, _WEIGHED_STATES = 8, 5  # that tell how far a miss moves the final sample
@@ -53,11 +53,7 @@ def plan_gram(
 def plan_by_costs(costs: NDArray[np.float64], problem: Problem, target: Target) -> Schedule:
     """The schedule of least C [S, S, S + 1]. Raises PlanError."""
     check_one_given(target)
-
-    def choose(budget: int) -> tuple[int, ...]:
-        return pair_anchors(costs, budget)
-
-    return meet(problem, target, choose, skip=True, fewest=fewest_chosen(choose, problem.steps))
+    return meet(problem, target, lambda budget: pair_anchors(costs, budget), skip=True)
 
 
 def final_costs(trials: Trials, progress: Callable[[], None]) -> NDArray[np.float64]:

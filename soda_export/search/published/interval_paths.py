@@ -22,7 +22,7 @@ from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
 from ..closed_loop import MEASURED_WAYS, measure_intervals
 from ..trial import Trials
-from .whole_steps import fewest_chosen, meet
+from .whole_steps import meet
 
 _POWER, _FIRST = 4.0, 5  # of MeanCache
 
@@ -33,11 +33,7 @@ def plan_lemica(
     """Lexicographic minimax. Raises PlanError."""
     check_one_given(target)
     costs = _costs(trials, seconds, progress, orders=(0,))
-
-    def choose(budget: int) -> tuple[int, ...]:
-        return minimax_anchors(costs, budget)
-
-    return meet(problem, target, choose, fewest=fewest_chosen(choose, problem.steps))
+    return meet(problem, target, lambda budget: minimax_anchors(costs, budget))
 
 
 def plan_meancache(
@@ -55,7 +51,7 @@ def plan_meancache(
             own[first : first + gap - 1, gap] = np.inf  # it would begin before the last of the first steps
         return solve_anchors(own, budget)
 
-    return meet(problem, target, choose, order=1, fewest=fewest_chosen(choose, problem.steps))
+    return meet(problem, target, choose, order=1)
 
 
 def _costs(

@@ -33,14 +33,14 @@ def meet(
     problem: Problem, target: Target, choose: Choose, order: int = 0, stack: bool = False, skip: bool = False,
     fewest: int = 0,
 ) -> Schedule:  # fmt: skip
-    """The schedule at the anchors of `choose`, which may take long: it is asked for two numbers of them at most. In
-    between, leaf sites or the stack are forecast at that order, or the model is not called. fewest: anchors that
-    `choose` has an answer for, the ends of the run where not given. Raises PlanError with the reachable range."""
+    """The schedule at the anchors of `choose`. In between, leaf sites or the stack are forecast at that order, or the
+    model is not called. fewest: anchors that `choose` has an answer for, where it takes long: it is then asked for two
+    numbers of them at most. Else it is asked. Raises PlanError with the reachable range."""
 
     def at(anchors: tuple[int, ...]) -> Schedule:
         return Schedule.at_anchors(problem.spec, problem.steps, anchors, order, stack, skip)
 
     return meet_target(
-        problem, target, lambda budget: at(choose(budget)), fewest or fewest_anchors(problem.steps),
+        problem, target, lambda budget: at(choose(budget)), fewest or fewest_chosen(choose, problem.steps),
         like=lambda budget: at(evenly_spaced(problem.steps, budget)),
     )  # fmt: skip
