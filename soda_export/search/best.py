@@ -7,8 +7,9 @@
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
-   refined by local search on the measured error; the interval costs say what to measure first.
-4. The best few of all, and the best of the planners, are compared on samples that the search left out. The one that is
+   refined by local search on the measured error; the interval costs say what to measure first. A move is taken where
+   it is no worse on samples that the search leaves out, and those are refined first that are best there.
+4. The best few of all, and the best of the planners, are compared on the samples that are left out. The one that is
    nearest on a typical sample is fitted again on several times as many samples, as many as the time that is left
    allows, and what is reported of it comes from prompts that none of this has seen (held_out.py).
 
@@ -24,7 +25,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,12 @@ from ..plan.schedule import Schedule
 from ..sampler import SamplerTable
 from .closed_loop import IntervalCosts, assumed_intervals, least_intervals, measure_intervals
 from .draft import Draft, Realizer
-from .final import Finalist, Pace, RunOff
+from .final import Finalist, Jury, Pace, RunOff
 from .panel import Panel, draw_panel
 from .portfolio import drafts_of, planned, solved_drafts
 from .predict import Predictor
 from .published.gram import final_costs, plan_by_costs
-from .refine import Search
+from .refine import Search, Start
 from .trial import OutOfTime, Trials
 
 log = logging.getLogger(__name__)
@@ -75,14 +75,6 @@ class Found:
     by: str
     measured: int
     portfolio: Mapping[str, float]
-
-
-class _Start(NamedTuple):
-    """What local search may begin with: a draft, or a planner's schedule. error: as measured. by: who made it."""
-
-    error: float
-    by: str
-    at: Draft | Schedule
 
 
 def affordable_samples(trials: Trials, seconds: float) -> int:
@@ -171,12 +163,14 @@ class _Hunt:
         count = RunOff.count(samples, panel, _SURE_IN_FINAL, pace, most)
         kept = min(most, RunOff.seconds(samples, count, _SURE_IN_FINAL, pace))
         until = min(_SEARCH_UNTIL * self._seconds, self._seconds - kept)
+        jury = Jury.left_out(self._pool, self._searched, count)
         self._search = Search(
             self._realizer, self._searched.typical_error, Predictor(costs, self._problem.spec, self._problem.rows),
             self._started + until, self._clock,
+            jury.typical_error if jury else lambda _: 0.0,
         )  # fmt: skip
         self._refine(self._search, solved)
-        self._run_off(self._search, panel, self._pace(self._search.pace / samples or pace.play))
+        self._run_off(self._search, panel, self._pace(self._search.pace / samples or pace.play), jury)
         log.info("plan: scouted %s", ", ".join(f"{name} {e:.4g}" for e, name in self._ranked()))
         log.info("plan: %d schedules and %d intervals measured", len(self._search.measured), costs.measured)
 
@@ -248,36 +242,32 @@ class _Hunt:
 
     def _refine(self, search: Search, solved: Mapping[Draft, str]) -> None:
         """Measure the leaders and the most promising drafts, and search around the best of them."""
-        starts: list[_Start] = []
+        starts: list[Start] = []
         for name in self._leaders:
             if starts and search.over:
                 break
             schedule = self._schedules[name]
-            starts.append(_Start(search.try_schedule(schedule, name), name, schedule))
+            starts.append(Start(search.try_schedule(schedule, name)))
         drafts = {**solved, **drafts_of(self._schedules, self._realizer.ways)}
         for i, (draft, schedule) in enumerate(search.promising(drafts)):
             if search.over:
                 break
             if i < _REFINED or self._elapsed < _DRAFTS_UNTIL * self._seconds:
-                starts.append(_Start(search.try_schedule(schedule, drafts[draft]), drafts[draft], draft))
-        for start in sorted(starts, key=lambda start: start.error)[:_REFINED]:
-            if isinstance(start.at, Draft):
-                search.refine_draft(start.at, start.error, f"{start.by}, refined")
-            else:
-                search.refine_schedule(start.at, start.error, f"{start.by}, refined")
+                starts.append(Start(search.try_schedule(schedule, drafts[draft]), draft))
+        search.refine(sorted(starts, key=lambda start: start.measured.error)[:_REFINED])
 
-    def _run_off(self, search: Search, panel: Panel, pace: Pace) -> None:
+    def _run_off(self, search: Search, panel: Panel, pace: Pace, jury: Jury | None) -> None:
         samples, left = len(self._searched.samples), self._seconds - self._elapsed
         count = RunOff.count(samples, panel, _LEAST_IN_FINAL, pace, left)
-        run_off = RunOff(self._pool, self._searched, panel, count)
+        run_off = RunOff(self._pool, self._searched, panel, count, jury)
         until = self._seconds - RunOff.seconds_to_conclude(samples, count, pace)
-        entrants, least = run_off.entrants(search, self._leaders), np.inf
-        self._final = run_off.enter(entrants[0])
-        for entrant in entrants:
+        self._final, least = run_off.enter(search.finalists(1)[0]), np.inf
+        for entrant in run_off.entrants(search, self._leaders):
             fewest = 2 if np.isinf(least) else 1  # comparing one alone decides nothing
-            if self._elapsed > until - fewest * RunOff.seconds_of_one(count, pace):
+            late = self._elapsed > until - fewest * run_off.jury.seconds_of_one(pace)
+            if late and not run_off.jury.knows(entrant):
                 break
-            if (error := run_off.typical_error(entrant)) < least:
+            if (error := run_off.jury.typical_error(entrant.schedule)) < least:
                 least, self._final = error, run_off.enter(entrant)
             self._clock()
         if run_off.refits and self._elapsed <= until:

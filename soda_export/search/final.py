@@ -50,36 +50,57 @@ def _judges(samples: int) -> int:
     return max(min(samples, _FEWEST_JUDGES), round(_UNSEEN_SHARE * samples))
 
 
+class Jury:
+    """Compares schedules, as they are fitted on the `searched` samples, on others."""
+
+    def __init__(self, trials: Trials, searched: Trials) -> None:
+        self._trials, self._searched = trials, searched
+        self._errors: dict[bytes, float] = {}
+
+    @classmethod
+    def left_out(cls, pool: Trials, searched: Trials, count: int) -> Jury | None:
+        """As many as judge a fit on `count` samples of those that the search leaves out of the pool, whose full runs
+        there are: typical ones before sensitive ones. None where there are fewer."""
+        others, judges = [sample for sample in pool.samples if sample not in searched.samples], _judges(count)
+        return cls(pool.with_samples(others[-judges:]), searched) if len(others) >= judges else None
+
+    def typical_error(self, schedule: Schedule) -> float:
+        """The mean of each sample's RMSE. Rare samples that end elsewhere do not decide, as they would in the RMSE of
+        all, nor are they next to nothing, as they would be in a geometric mean."""
+        key = schedule.work.tobytes()
+        if key not in self._errors:
+            self._errors[key] = float(np.sqrt(self._trials.held_out_errors(schedule, self._searched)).mean())
+        return self._errors[key]
+
+    def knows(self, measured: Measured) -> bool:
+        """Whether it has compared it with others already."""
+        return measured.schedule.work.tobytes() in self._errors
+
+    def seconds_of_one(self, pace: Pace) -> float:
+        """What comparing one more takes."""
+        return pace.play * len(self._trials.samples)
+
+
 class RunOff:
     """pool: samples whose full runs there are. searched: the search's own trials. count: how many of the panel's
-    samples the winner is fitted on.
+    samples the winner is fitted on. jury: what compares finalists; None = the unseen samples that the winner is
+    reported on."""
 
-    Finalists are compared on those of the pool that the search left out, whose full runs are there; where they are too
-    few, on the unseen ones that the winner is reported on.
-    """
-
-    def __init__(self, pool: Trials, searched: Trials, panel: Panel, count: int) -> None:
+    def __init__(self, pool: Trials, searched: Trials, panel: Panel, count: int, jury: Jury | None) -> None:
         self._searched, self._unseen, self._weights = searched, unseen_by(pool, count), panel.weights(count)
+        self.jury = jury or Jury(self._unseen, searched)
         self.refits = count > len(searched.samples)
         self._many = pool.with_samples(panel.choose(count)) if self.refits else searched
-        left_out = [sample for sample in pool.samples if sample not in searched.samples]
-        judges = _judges(count)
-        self._judges = pool.with_samples(left_out[:judges]) if len(left_out) >= judges else self._unseen
 
     @classmethod
     def seconds(cls, samples: int, count: int, finalists: float, pace: Pace) -> float:
         """What it takes."""
-        return finalists * cls.seconds_of_one(count, pace) + cls.seconds_to_conclude(samples, count, pace)
+        return finalists * pace.play * _judges(count) + cls.seconds_to_conclude(samples, count, pace)
 
     @classmethod
     def count(cls, samples: int, panel: Panel, finalists: float, pace: Pace, seconds: float) -> int:
         """How many samples the winner is fitted on."""
         return panel.multiple(samples, lambda count: cls.seconds(samples, count, finalists, pace), seconds)
-
-    @staticmethod
-    def seconds_of_one(count: int, pace: Pace) -> float:
-        """What comparing one finalist takes."""
-        return pace.play * _judges(count)
 
     @staticmethod
     def seconds_to_conclude(samples: int, count: int, pace: Pace) -> float:
@@ -88,16 +109,11 @@ class RunOff:
         return (refit if count > samples else 0.0) + (pace.full + pace.play) * _judges(count)
 
     def entrants(self, search: Search, leaders: list[str]) -> list[Measured]:
-        """The best of the search first, then the best planners', then the others."""
+        """What is compared already, the best of the search, the best planners', then the others."""
+        known = [m for m in search.measured if self.jury.knows(m)]
         planners = [m for m in search.measured if m.by in leaders[:_PLANNERS_IN_FINAL]]
         first, *others = search.finalists(_FINALISTS)
-        return list({m.schedule.work.tobytes(): m for m in (first, *planners, *others)}.values())
-
-    def typical_error(self, measured: Measured) -> float:
-        """Of a schedule, as it was fitted by the search, on samples that it did not look at: the mean of each one's
-        RMSE. Rare samples that end elsewhere do not decide, as they would in the RMSE of all, nor are they next to
-        nothing, as they would be in a geometric mean."""
-        return float(np.sqrt(self._judges.held_out_errors(measured.schedule, self._searched)).mean())
+        return list({m.schedule.work.tobytes(): m for m in (*known, first, *planners, *others)}.values())
 
     def enter(self, measured: Measured) -> Finalist:
         """A schedule as it was fitted by the search."""

@@ -24,38 +24,50 @@ class Measured(NamedTuple):
     by: str
 
 
+class Start(NamedTuple):
+    """What local search may begin with: a measured schedule, and the draft that it realizes, if any."""
+
+    measured: Measured
+    draft: Draft | None = None
+
+
 class Search:
     """Measures schedules until a deadline, and remembers the best of all.
 
     predict: what a schedule's error might be; of all neighbours those are measured first that promise most.
+    judge: its error on samples that `measure` does not look at, once measured. Of many moves, some help on the measured
+    samples alone: what helps there is judged, and taken where it is no worse here. Default: all are.
     """
 
     def __init__(
         self, realizer: Realizer, measure: Callable[[Schedule], float], predict: Callable[[Schedule], float],
-        deadline: float, progress: Callable[[], None],
+        deadline: float, progress: Callable[[], None], judge: Callable[[Schedule], float] = lambda _: 0.0,
     ) -> None:  # fmt: skip
-        self.realizer, self._measure, self._predict = realizer, measure, predict
+        self.realizer, self._measure, self._predict, self._judge = realizer, measure, predict, judge
         self._deadline, self._progress = deadline, progress
-        self._seen: dict[bytes, float] = {}
+        self._seen: dict[bytes, Measured] = {}
         self.pace = 0.0
         """Seconds that a measurement takes, by the latest ones."""
-        self.measured: list[Measured] = []
 
     @property
     def over(self) -> bool:
         """Whether the time is up, or half of another measurement would not fit any more."""
         return time.perf_counter() + self.pace / 2 > self._deadline
 
-    def try_schedule(self, schedule: Schedule, made_by: str) -> float:
+    def try_schedule(self, schedule: Schedule, made_by: str) -> Measured:
         """Measure a schedule, once."""
         key = schedule.work.tobytes()
         if key not in self._seen:
             started = time.perf_counter()
-            self._seen[key] = self._measure(schedule)
+            self._seen[key] = Measured(self._measure(schedule), schedule, made_by)
             self.pace = max(time.perf_counter() - started, self.pace / 2)
-            self.measured.append(Measured(self._seen[key], schedule, made_by))
             self._progress()
         return self._seen[key]
+
+    @property
+    def measured(self) -> list[Measured]:
+        """All that has been measured, in that order."""
+        return list(self._seen.values())
 
     def finalists(self, count: int) -> list[Measured]:
         """The best schedules, best first."""
@@ -67,34 +79,43 @@ class Search:
         able = [(draft, schedule) for draft, schedule in made if schedule is not None]
         return sorted(able, key=lambda pair: self._predict(pair[1]))
 
-    def refine_draft(self, draft: Draft, error: float, made_by: str) -> None:
-        """Move a measured draft as long as that helps and there is time."""
-        self._descend(draft, error, lambda at: self.promising(dict.fromkeys(self._moves(at))), made_by)
-
-    def refine_schedule(self, schedule: Schedule, error: float, made_by: str) -> None:
-        """Let a measured schedule's steps change places as long as that helps and there is time."""
-
-        def neighbours(at: Schedule) -> list[tuple[Schedule, Schedule]]:
-            most = self.realizer.max_engines
-            found = [other for other in _exchanges(at) if other.num_kinds <= most]
-            return [(other, other) for other in sorted(found, key=self._predict)]
-
-        self._descend(schedule, error, neighbours, made_by)
+    def refine(self, starts: Iterable[Start]) -> None:
+        """Move them as long as that helps and there is time, those first that are judged best."""
+        judged = []
+        for start in starts:
+            if self.over:
+                break
+            judged.append((self._judge(start.measured.schedule), start))
+        for error, start in sorted(judged, key=lambda pair: pair[0]):
+            if start.draft:
+                self._descend(start.draft, start.measured, error, self._moved)
+            else:
+                self._descend(start.measured.schedule, start.measured, error, self._exchanged)
 
     def _descend(
-        self, at: T, error: float, neighbours: Callable[[T], Iterable[tuple[T, Schedule]]], made_by: str
+        self, at: T, measured: Measured, judged: float, neighbours: Callable[[T], Iterable[tuple[T, Schedule]]]
     ) -> None:
         """Take the first neighbour that helps, again and again, until none does or the time is up."""
-        helped = True
+        error, helped, made_by = measured.error, True, f"{measured.by}, refined"
         while helped and not self.over:
             helped = False
             for neighbour, schedule in neighbours(at):
                 if self.over:
                     return
-                found = self.try_schedule(schedule, made_by)
-                if found < error:
-                    at, error, helped = neighbour, found, True
+                found = self.try_schedule(schedule, made_by).error
+                if found < error and not self.over and (there := self._judge(schedule)) <= judged:
+                    at, error, judged, helped = neighbour, found, there, True
                     break
+
+    def _moved(self, draft: Draft) -> list[tuple[Draft, Schedule]]:
+        """A draft's neighbours, most promising first."""
+        return self.promising(dict.fromkeys(self._moves(draft)))
+
+    def _exchanged(self, schedule: Schedule) -> list[tuple[Schedule, Schedule]]:
+        """A schedule's neighbours, with two of its steps in each other's place, most promising first."""
+        most = self.realizer.max_engines
+        found = [other for other in _exchanges(schedule) if other.num_kinds <= most]
+        return [(other, other) for other in sorted(found, key=self._predict)]
 
     def _moves(self, draft: Draft) -> Iterator[Draft]:
         """Neighbours: an anchor shifted, added or dropped, another way for an interval or for all, other partial

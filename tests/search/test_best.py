@@ -16,7 +16,7 @@ from soda_export.sampler import SamplerTable
 from soda_export.search import best
 from soda_export.search.best import search_best
 from soda_export.search.closed_loop import MEASURED_WAYS, Way, _Interval, measure_intervals
-from soda_export.search.final import RunOff
+from soda_export.search.final import Jury, RunOff
 from soda_export.search.held_out import seen_numbers
 from soda_export.search.journal import Journal
 from soda_export.search.panel import Panel, draw_panel
@@ -95,7 +95,7 @@ def test_finalists_are_compared_on_recorded_samples_that_the_search_left_out(tri
     panel = Panel(seen_numbers(32, 0), measured=False)
     pool = copy_of(trials).with_samples(panel.choose(32))
     searched = pool.with_samples(panel.choose(8))
-    run_off = RunOff(pool, searched, panel, 32)
+    run_off = RunOff(pool, searched, panel, 32, Jury.left_out(pool, searched, 32))
     schedule = PLANNERS["soda"](problem, Target(flops_ratio=2.0))
     measured = Measured(searched.typical_error(schedule), schedule, "soda")
 
@@ -103,8 +103,8 @@ def test_finalists_are_compared_on_recorded_samples_that_the_search_left_out(tri
         some = trials.with_samples(samples)
         return (some.play(schedule, sampler) - some.states[-1][0]).square().mean(dim=(1, 2, 3)).sqrt().double().numpy()
 
-    left_out = panel.ranked[8:24]
-    assert run_off.typical_error(measured) == pytest.approx(
+    left_out = panel.ranked[-16:]
+    assert run_off.jury.typical_error(schedule) == pytest.approx(
         errors(left_out, searched.table_for(schedule)).mean(), rel=1e-3
     )
     finalist = run_off.refit(run_off.enter(measured))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +24,7 @@ from soda_export.search.objective import Objective
 from soda_export.search.panel import Panel
 from soda_export.search.portfolio import solved_drafts
 from soda_export.search.predict import Predictor
-from soda_export.search.refine import Search, _exchanges
+from soda_export.search.refine import Measured, Search, Start, _exchanges
 from tests.plan.problems import DIGITS, FLUX_TOY, NESTED, SHAPES, at, check_history, plan_of, problem
 
 STEPS = 12
@@ -167,10 +167,10 @@ def test_refining_never_makes_it_worse() -> None:
     start = Draft((0, 2, 4, 6, 8), (Way(0, False),) * 5, (10,))
     ((_, schedule),) = search.promising([start])
     before = search.try_schedule(schedule, "start")
-    search.refine_draft(start, before, "refined")
+    search.refine([Start(before, start)])
     moved = search.finalists(1)[0]
-    assert moved.error <= before
-    search.refine_schedule(moved.schedule, moved.error, "exchanged")
+    assert moved.error <= before.error
+    search.refine([Start(moved)])
     assert search.finalists(1)[0].error <= moved.error
     errors = [finalist.error for finalist in search.finalists(1000)]
     assert errors == sorted(errors)
@@ -181,8 +181,49 @@ def test_refining_stops_at_the_deadline() -> None:
     predict = Predictor(made_up_costs(), DIGITS, 2)
     search = Search(realizer(CASE, 2.0), lambda s: error_of(CASE, s), predict, 0.0, lambda: None)
     schedule = Schedule.at_anchors(DIGITS, STEPS, (0, 2, 4, 6, 8))
-    search.refine_schedule(schedule, search.try_schedule(schedule, "start"), "exchanged")
+    search.refine([Start(search.try_schedule(schedule, "start"))])
     assert len(search.measured) == 1
+
+
+def test_a_move_is_taken_where_it_helps_on_samples_that_it_was_not_measured_on() -> None:
+    start = Schedule.at_anchors(DIGITS, STEPS, (0, 2, 4, 6, 8))
+    predict, judged = Predictor(made_up_costs(), DIGITS, 2), list[bytes]()
+
+    def refined(*judges: Callable[[Schedule], float]) -> list[Measured]:
+        search = Search(
+            realizer(CASE, 2.0), lambda s: error_of(CASE, s), predict, float("inf"), lambda: None, *judges
+        )  # fmt: skip
+        search.refine([Start(search.try_schedule(start, "start"))])
+        return search.measured
+
+    before, *moves = refined()
+    first = next(move for move in moves if move.error < before.error)
+
+    def judge(schedule: Schedule) -> float:
+        """Worse where the first move is that looked better."""
+        judged.append(schedule.work.tobytes())
+        return float((schedule.work == first.schedule.work).all())
+
+    others = refined(judge)
+    refused = first.schedule.work.tobytes()
+    assert judged[:2] == [start.work.tobytes(), refused]
+    free, bound = ([move.schedule.work.tobytes() for move in some] for some in ([before, *moves], others))
+    place = free.index(refused)
+    assert bound[: place + 1] == free[: place + 1]
+    assert bound[place + 1] != free[place + 1]  # it goes on from the start, not from the refused move
+    assert min(move.error for move in others if move.schedule.work.tobytes() != refused) < before.error
+
+
+def test_the_search_begins_with_what_is_judged_best() -> None:
+    predict = Predictor(made_up_costs(), DIGITS, 2)
+    first, second = (Schedule.at_anchors(DIGITS, STEPS, (0, 2, 4, 6, last)) for last in (8, 9))
+    search = Search(
+        realizer(CASE, 2.0), lambda s: error_of(CASE, s), predict, float("inf"), lambda: None,
+        lambda schedule: 0.0 if (schedule.work == second.work).all() else 1.0,
+    )  # fmt: skip
+    starts = [Start(search.try_schedule(schedule, name)) for schedule, name in ((first, "first"), (second, "second"))]
+    search.refine(starts)
+    assert search.measured[2].by == "second, refined"
 
 
 @each_case
