@@ -14,6 +14,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# What is installed uncompiled is compiled once, not in each of the processes that tests start. Containers often set this:
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test pytest test-long test-gpu lint clean cpp cpp-tools cpp-check cpp-package wheels floors newest
 .PHONY: audit
 
