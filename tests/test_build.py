@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,15 @@ import pytest
 from soda_runtime import Session
 from soda_runtime.checks import verify_hashes
 
+from soda_export.cli.app import main
 from soda_export.errors import ExportError
+from soda_export.models.load import load_model
+from soda_export.options import SamplerOptions
 from soda_export.plan.plan import plan_text
+from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 from tests.conftest import OpenBench
-from tests.tiny import LAYERS, TOKENS, make_plan
+from tests.tiny import LAYERS, TOKENS, make_plan, mixed_kept
 
 STAGES = ["map", "programs", "export", "engines-ort"]
 
@@ -30,28 +35,42 @@ def command(model: Path, *extra: str) -> list[str]:
     ]  # fmt: skip
 
 
-def build(model: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(model), cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
-
-
 def test_two_clean_builds_are_byte_identical_and_a_third_takes_every_stage_from_its_file(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """In a process of its own, with other hashes of strings; in this one, which has traced models before; once more."""
+    manifests = [tmp_path / folder / "engines/tiny-b3-ort/manifest.json" for folder in ("own", "here")]
+    for folder in ("own", "here"):
+        (tmp_path / folder).mkdir()
+    environment = {**os.environ, "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"}
+    words = command(tiny_model)
+    own = subprocess.run(words, cwd=tmp_path / "own", env=environment, capture_output=True, text=True, check=False)
+    assert own.returncode == 0, own.stderr
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("sys.argv", ["soda-export", *words[words.index("build") :]])
+    for again in (False, True):
+        caplog.clear()
+        main()
+        told = "".join(capsys.readouterr()) + caplog.text
+        assert manifests[0].read_bytes() == manifests[1].read_bytes()
+        assert all((f'"{stage}"' in told) == again for stage in STAGES), told
+        assert ("up to date" in told) == again
+
+
+def test_what_was_traced_before_does_not_change_a_bundle(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = []
-    for seed in ("1", "2"):
-        folder = tmp_path / seed
-        folder.mkdir()
-        result = build(tiny_model, folder, PYTHONHASHSEED=seed)
-        assert result.returncode == 0, result.stderr
-        texts.append((folder / "engines/tiny-b3-ort/manifest.json").read_bytes())
-    assert texts[0] == texts[1]
-    again = build(tiny_model, tmp_path / "2", PYTHONHASHSEED="3")
-    assert again.returncode == 0, again.stderr
-    assert all(f'"{stage}"' in again.stdout for stage in STAGES), again.stdout
-    assert "up to date" in again.stderr
-    assert (tmp_path / "2/engines/tiny-b3-ort/manifest.json").read_bytes() == texts[0]
+    """The trace of a process has the renewals that any export of it has asked for."""
+    loaded, options = load_model(str(tiny_model)), SamplerOptions("ddim", 8, 0.0, 1.5)
+    monkeypatch.setattr("soda_export.export.arrange._traces", OrderedDict())
+    kept, files = mixed_kept(), []
+    kept[:, :, 0] = np.where((kept[:, :, 0] > 0) & (kept[:, :, 0] < TOKENS), 0, kept[:, :, 0])
+    for number, steps in enumerate((kept, mixed_kept(), kept)):
+        bench = Workbench(loaded, options, StageStore(tmp_path / f"store-{number}"), lambda *_: None)
+        out = bench.build(make_plan(loaded.spec, steps), "ort", tmp_path / f"bundle-{number}").out
+        files.append({path.name: path.read_bytes() for path in sorted(out.glob("*.onnx"))})
+    assert files[0] == files[2] != files[1]
 
 
 def test_a_plan_written_by_hand_is_a_first_class_input(open_bench: OpenBench, tmp_path: Path) -> None:

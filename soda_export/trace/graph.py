@@ -78,7 +78,7 @@ def _graft(
     weights: dict[ir.Value, str], names: dict[str, ir.Value], shared: Shared,
 ) -> ir.Value:  # fmt: skip
     """Copy what an output of a fragment is computed from, but for what the graph computes already; weights under
-    `prefix` are those under `path`."""
+    `prefix` are those under `path`. Nodes are numbered anew: the trace numbers those of all fragments."""
     known: dict[ir.Value, ir.Value] = dict(given)
 
     def local(value: ir.Value) -> ir.Value:
@@ -93,14 +93,14 @@ def _graft(
                 known[value] = value
         return known[value]
 
-    for node in producers([output], known.__contains__):
+    for count, node in enumerate(producers([output], known.__contains__)):
         inputs = [None if value is None else local(value) for value in node.inputs]
         computed = shared.find(node, inputs)
         if computed is not None:
             known |= dict(zip(node.outputs, computed, strict=True))
             continue
-        outputs = [ir.Value(name=f"{path}/{v.name}", type=v.type, shape=v.shape) for v in node.outputs]
-        attributes, name = node.attributes.values(), f"{path}/{node.name}"
-        ir.Node(node.domain, node.op_type, inputs, attributes, outputs=outputs, name=name)
+        name = f"{path}/{node.op_type}_{count}"
+        outputs = [ir.Value(name=f"{name}.{i}", type=v.type, shape=v.shape) for i, v in enumerate(node.outputs)]
+        ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs, name=name)
         known |= dict(zip(node.outputs, outputs, strict=True))
     return local(output)

@@ -57,7 +57,7 @@ class Case:
     noise: Noise
 
 
-@pytest.fixture(scope="module", params=["dit", "pixart"])
+@pytest.fixture(scope="module", params=[pytest.param("dit", marks=pytest.mark.long), "pixart"])
 def case(
     request: pytest.FixtureRequest, tiny_model: Path, tiny_pixart: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Case:

@@ -51,6 +51,8 @@ CASES: dict[str, tuple[Callable[[Path], Path], TextRecipe, Shapes, str]] = {
     "sd3 without t5": (lambda f: save_sd3_texts(f, t5=False), SD3.texts, SD3_PORTS, "StableDiffusion3Pipeline"),
     "flux": (save_flux_texts, FLUX.texts, FLUX_PORTS, "FluxPipeline"),
 }  # fmt: skip
+LONG = (("sd1.5", 1), ("sd2.1", None), ("sdxl", None), ("sd3", None), ("sd3 without t5", 1))
+"""The other of each two stays."""
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +88,12 @@ def played(maker: PromptMaker, out: Path, texts: list[str], precision: Compute =
 
 
 @pytest.mark.parametrize(
-    ("name", "clip_skip"), [(n, skip) for n in CASES for skip in (None, 1) if (n, skip) != ("flux", 1)]
-)
+    ("name", "clip_skip"),
+    [
+        pytest.param(name, skip, marks=[pytest.mark.long] * ((name, skip) in LONG))
+        for name in CASES for skip in (None, 1) if (name, skip) != ("flux", 1)
+    ],
+)  # fmt: skip
 def test_prompts_become_the_ports_of_diffusers_pipelines(
     name: str, clip_skip: int | None, denoiser: LoadedModel, tmp_path: Path
 ) -> None:

@@ -38,6 +38,14 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder, save_t5(folder, request.param)
 
 
+@pytest.fixture(scope="module")
+def exported(saved: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It in fp32."""
+    out = tmp_path_factory.mktemp("exported")
+    export_t5(saved[0], out)
+    return out
+
+
 def _texts() -> tuple[Tensor, Tensor]:
     """Ids and mask of a full text, two padded ones and one of a single token."""
     generator = torch.Generator().manual_seed(1)
@@ -69,24 +77,20 @@ def _run_any(out: Path) -> np.ndarray[Any, Any]:
     return result
 
 
-def test_the_encoder_is_that_of_transformers_in_onnx_runtime(saved: tuple[Path, Any], tmp_path: Path) -> None:
-    source, model = saved
-    export_t5(source, tmp_path)
-    expected = _reference(model)
-    np.testing.assert_allclose(_run(tmp_path), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(_run(tmp_path, slice(1, 2)), expected[1:2], rtol=0, atol=1e-5)
+def test_the_encoder_is_that_of_transformers_in_onnx_runtime(saved: tuple[Path, Any], exported: Path) -> None:
+    expected = _reference(saved[1])
+    np.testing.assert_allclose(_run(exported), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_run(exported, slice(1, 2)), expected[1:2], rtol=0, atol=1e-5)
 
 
-def test_a_weight_is_stored_as_its_product_takes_it(saved: tuple[Path, Any], tmp_path: Path) -> None:
+def test_a_weight_is_stored_as_its_product_takes_it(saved: tuple[Path, Any], exported: Path) -> None:
     """[in, out], under the checkpoint's name and `.T`; no node turns a weight."""
-    source, model = saved
-    export_t5(source, tmp_path)
-    written, stored = load_file(tmp_path / TEXT_WEIGHTS_NAME), model.state_dict()
+    written, stored = load_file(exported / TEXT_WEIGHTS_NAME), saved[1].state_dict()
     for name, tensor in written.items():
         if not name.startswith("constants."):
             own = stored[name.removeprefix("text_encoder.").removesuffix(".T")]
             assert torch.equal(tensor, own.t() if name.endswith(".T") else own)
-    graph = onnx.load(str(tmp_path / TEXT_ENCODER_NAME), load_external_data=False).graph
+    graph = onnx.load(str(exported / TEXT_ENCODER_NAME), load_external_data=False).graph
     turned = {node.input[0] for node in graph.node if node.op_type == "Transpose"}
     assert not turned & {initializer.name for initializer in graph.initializer}
 
