@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from soda_export.models.identity import SamplerIdentity, identify
 from soda_export.options import BundleOptions, ProfileOptions
 from soda_export.plan.plan import Plan
 from soda_export.plan.schedule import Schedule
-from soda_export.plan.solve import PlanOptions
+from soda_export.plan.solve import PlanOptions, SolvedPlan
 from soda_export.search import planning, speedup
 from tests.conftest import OpenBench
 from tests.plan.test_solve import SPEC
@@ -91,6 +94,31 @@ def test_what_cannot_be_reached_is_refused(open_bench: OpenBench, monkeypatch: p
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=message):
             planning.check_budget(PlanOptions(**options), 12)  # type: ignore[arg-type]
+
+
+def test_planning_for_a_speedup_takes_the_seconds_that_it_was_given(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, given = open_bench(steps=12), list[float]()
+    monkeypatch.setattr(planning, "measure_latency", lambda *_: LATENCY)
+    sensitivity = bench.profile(ProfileOptions(samples=2))
+    soda = partial(planning.solve_plan, sensitivity, bench.loaded.spec)
+
+    def plan(*asked: Any) -> SolvedPlan:
+        given.append(asked[2].plan_seconds)
+        return soda(replace(asked[2], planner="soda"))
+
+    monkeypatch.setattr(planning, "plan_best", plan)
+    planning.make_plan_for(bench, sensitivity, PlanOptions(speedup=1.8, plan_seconds=60.0))
+    assert len(given) > 1
+    assert sum(given) <= 60.0
+
+
+@pytest.mark.parametrize(("planner", "budget"), [("uniform", 2), ("gram", 5), ("zeus", 3)])
+def test_budgets_below_what_a_map_reaches_are_left_to_planners_that_read_none(planner: Any, budget: int) -> None:
+    planning.check_budget(PlanOptions(planner=planner, budget=budget), 50)
+    with pytest.raises(PlanError, match="cover 50 steps with 6 to 50 anchors"):
+        planning.check_budget(PlanOptions(planner="soda", budget=budget), 50)
 
 
 def test_a_plan_that_meets_the_budget_is_kept_where_a_nearer_one_is_refused(

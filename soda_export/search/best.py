@@ -1,9 +1,10 @@
 """`best`: a portfolio of every planner's schedules and our own, measured end to end, and the best of them refined.
 
 0. A budget fixes the number of anchors of everything below, and allows the FLOPs of soda's schedule with that budget.
-1. A panel of calibration samples is drawn, half of them sensitive ones (panel.py). Every published planner plans for
-   the same target, and where steps may skip the model, so does `gram` (published/gram.py), from full runs of as many
-   samples as there is time for; each schedule is measured on the panel, with the sampler fitted to it (sampler/fit.py).
+1. A panel of calibration samples is drawn, half of them sensitive ones (panel.py). Every planner that does not measure
+   plans for the same target, and where steps may skip the model, so does `gram` (published/gram.py), from full runs of
+   as many samples as there is time for; each schedule is measured on the panel, with the sampler fitted to it
+   (sampler/fit.py).
 2. Closed-loop interval costs are measured sparsely (closed_loop.py), and anchors and ways are solved for exactly
    (plan/intervals.py).
 3. Those drafts, the published planners' anchors with every way, and the best planners' schedules as they are, are
@@ -11,7 +12,8 @@
    it is no worse on samples that the search leaves out, and those are refined first that are best there.
 4. The best few of all, and the best of the planners, are compared on the samples that are left out. The one that is
    nearest on a typical sample is fitted again on several times as many samples, as many as the time that is left
-   allows, and what is reported of it comes from prompts that none of this has seen (held_out.py).
+   allows, and what is reported of it comes from prompts that none of this has seen (held_out.py). Where no samples
+   are left out, it is on those prompts that the finalists are compared.
 
 A run that is under way when a tenth more than the time is over is given up, and what has been measured until then
 decides.
@@ -142,7 +144,7 @@ class _Hunt:
         self._pairs: NDArray[np.float64] | None = None
         self._pool = self._few = self._searched = self._trials
         self._search: Search | None = None
-        self._full_seconds = 0.0
+        self._full_seconds = self._least_play = 0.0
         self._final: Finalist | None = None
         self._held_out: HeldOut | None = None
 
@@ -170,7 +172,7 @@ class _Hunt:
             jury.typical_error if jury else lambda _: 0.0,
         )  # fmt: skip
         self._refine(self._search, solved)
-        self._run_off(self._search, panel, self._pace(self._search.pace / samples or pace.play), jury)
+        self._run_off(self._search, panel, self._pace(max(self._search.pace / samples, self._least_play)), jury)
         log.info("plan: scouted %s", ", ".join(f"{name} {e:.4g}" for e, name in self._ranked()))
         log.info("plan: %d schedules and %d intervals measured", len(self._search.measured), costs.measured)
 
@@ -222,7 +224,9 @@ class _Hunt:
 
     def _scout(self) -> float:
         """Typical error of the planners' schedules, on few samples, as far as the time goes. Returns the seconds that
-        one takes."""
+        one takes: no less than its model calls, though the journal may have had them all."""
+        few = len(self._few.samples)
+        self._least_play = self._few.seconds_a_call() * self._problem.steps / self._ratio / few
         begun = self._elapsed
         first = [name for name in _SCOUTED_FIRST if name in self._schedules]
         for name in dict.fromkeys((*first, *self._schedules)):
@@ -230,7 +234,7 @@ class _Hunt:
                 break
             self._errors[name] = self._few.typical_error(self._schedules[name])
             self._clock()
-        return (self._elapsed - begun) / len(self._errors)
+        return max((self._elapsed - begun) / len(self._errors), self._least_play * few)
 
     def _intervals(self, play: float) -> tuple[IntervalCosts, dict[Draft, str]]:
         """Interval costs, and the drafts that they give; where there is no time for them, assumed ones and none."""

@@ -1,5 +1,6 @@
 """The run-off of a search: finalists are compared on samples that it did not look at, the winner is fitted on more, and
-what is reported of it comes from samples that nothing has seen."""
+what is reported of it comes from prompts that nothing has seen, but for that comparison where no other samples are
+recorded."""
 
 from __future__ import annotations
 

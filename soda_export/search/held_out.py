@@ -1,7 +1,7 @@
 """Which calibration samples a search may look at, and which judge what it found: every fourth prompt is kept from it.
 
 Schedules and coefficients that are chosen on few prompts do better there than anywhere else. So finalists are compared
-on prompts, or where there are too few of them on noise, that played no part in finding them.
+on prompts, or where there are too few of them on noise for each, that played no part in finding them.
 """
 
 from __future__ import annotations
@@ -25,5 +25,7 @@ def unseen_numbers(how_many: int, prompts: int) -> tuple[int, ...]:
 
 
 def _numbers(prompts: int, held_out: bool) -> Iterator[int]:
-    own = prompts if prompts >= _FEWEST_PROMPTS else 0
-    return (i for i in count() if ((i % own if own else i) % _EVERY == _EVERY - 1) == held_out)
+    for i in count():
+        place = i // prompts if 0 < prompts < _FEWEST_PROMPTS else i % prompts if prompts else i
+        if (place % _EVERY == _EVERY - 1) == held_out:
+            yield i

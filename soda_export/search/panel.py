@@ -22,6 +22,7 @@ from .objective import mean_squares
 from .trial import MORE_SAMPLES, Trials
 
 _MOST_BATCHES = 16  # of as many samples as the search has
+_FURTHER = 4  # times as many batches as an earlier search had must fit into the time, or they are taken as they are
 _EVERY, _ORDERS = 3, (0, 2)  # the two schedules: every third step computed, the rest reused or forecast
 
 
@@ -62,29 +63,28 @@ class Panel:
 def draw_panel(trials: Trials, seconds: float, progress: Callable[[], None]) -> Panel:
     """Rank as many samples as `seconds` allow; where they are fewer than the last fit may want, take some as they come.
 
-    Whatever the budget, the same two schedules judge: searches for several budgets share what is measured.
+    Whatever the budget, the same two schedules judge: searches for several budgets share what is measured. More are
+    ranked than in an earlier search where there is far more time: the same command goes on as it began.
     """
-    size, key = len(trials.samples), f"sensitivity of seen samples, {len(trials.samples)} at a time"
-    calls = len(_ORDERS) * len(range(0, trials.sampler.steps, _EVERY))
-    unranked = Panel(seen_numbers(MORE_SAMPLES * size, trials.prompts), measured=False)
-    if trials.journal.get(key) is None and MORE_SAMPLES * calls * trials.seconds_a_call() > seconds:
-        return unranked
-
-    def measure() -> list[float]:
-        moved, started = list[float](), time.perf_counter()
-        spec, steps = trials.spec, trials.sampler.steps
-        pilots = [Schedule.at_anchors(spec, steps, tuple(range(0, steps, _EVERY)), order) for order in _ORDERS]
-        for batch in range(_MOST_BATCHES):
-            if batch and (time.perf_counter() - started) * (batch + 1) / batch > seconds:
+    size, steps, journal = len(trials.samples), trials.sampler.steps, trials.journal
+    pilots = [Schedule.at_anchors(trials.spec, steps, tuple(range(0, steps, _EVERY)), order) for order in _ORDERS]
+    keys = [f"sensitivity of {size} seen samples from number {batch * size} on" for batch in range(_MOST_BATCHES)]
+    done = sum(journal.get(key) is not None for key in keys)
+    wanted = max(MORE_SAMPLES, _FURTHER * done)
+    if wanted * sum(len(pilot.anchors) for pilot in pilots) * trials.seconds_a_call() > seconds:
+        keys = keys[:done]
+    moved, played, started = list[float](), 0, time.perf_counter()
+    for batch, key in enumerate(keys):
+        if (known := journal.get(key)) is None:
+            if played and (time.perf_counter() - started) * (played + 1) / played > seconds:
                 break
             some = trials.seen(size, batch * size)
             ends = [some.play(pilot, some.sampler) for pilot in pilots]
-            moved += mean_squares(ends[0] - ends[1])
+            journal.add(key, known := mean_squares(ends[0] - ends[1]))
+            played += 1
             progress()
-        return moved
-
-    moved = trials.journal.recall(key, measure)
+        moved += known
     if len(moved) < MORE_SAMPLES * size:
-        return unranked
+        return Panel(seen_numbers(MORE_SAMPLES * size, trials.prompts), measured=False)
     numbers = seen_numbers(len(moved), trials.prompts)
     return Panel(tuple(numbers[i] for i in np.argsort(moved)[::-1]))

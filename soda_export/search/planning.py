@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..options import BundleOptions, ProfileOptions
 from ..plan.anchors import anchor_cost, solve_anchors
 from ..plan.plan import Plan
+from ..plan.planners import needs_map
 from ..plan.planners.skips import zeus_fill
 from ..plan.sensitivity import MAX_INTERVAL, SensitivityMap
 from ..plan.solve import PlanOptions, Setting, SolvedPlan, solve_plan, solve_without_map
@@ -19,7 +20,7 @@ from ..sampler import check_skips, hold, with_nodes
 from .measuring import fit_plan, plan_best, plan_published
 from .objective import check_objective
 from .published import MEASURING
-from .speedup import measure_latency, plan_for_speedup
+from .speedup import MOST_TRIES, measure_latency, plan_for_speedup
 
 if TYPE_CHECKING:
     from ..workbench.pipeline import Workbench
@@ -43,7 +44,7 @@ def check_budget(options: PlanOptions, steps: int) -> None:
     for name, value, least in (("--speedup", options.speedup, 1.0), ("--latency-ms", options.latency_ms, 0.0)):
         if value and not least <= value < np.inf:
             raise UsageError(f"{name} {value:g}: must be a number above {least:g}")
-    if options.budget:
+    if options.budget and needs_map(options.planner):  # which has no longer intervals; the others refuse by themselves
         error = np.ones((steps, MAX_INTERVAL))
         solve_anchors(anchor_cost(options.cost, error, options.budget), options.budget)
 
@@ -60,9 +61,10 @@ def make_plan_for(
     if not options.speedup and not options.latency_ms:
         return _plan(bench, sensitivity, options, calibration)
     latency = measure_latency(bench, options.latency_batch, bundle, engines)
+    each = options.plan_seconds / MOST_TRIES
 
     def plan(ratio: float) -> SolvedPlan:
-        return _plan(bench, sensitivity, replace(options, flops_ratio=ratio), calibration)
+        return _plan(bench, sensitivity, replace(options, flops_ratio=ratio, plan_seconds=each), calibration)
 
     return plan_for_speedup(bench, plan, options, latency)
 

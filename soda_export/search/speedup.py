@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _CLOSE = 0.01  # a speedup is met when it is predicted within this share
-_CORRECTIONS = 4  # times that a FLOPs ratio is adjusted to meet a speedup
+MOST_TRIES = 4  # FLOPs ratios that are planned for to meet a speedup
 
 
 def measure_latency(bench: Workbench, batch: int, bundle: BundleOptions, engines: EngineOptions) -> StepLatency:
@@ -53,7 +53,7 @@ def plan_for_speedup(
         )
     ratio, low, high = wanted, 1.0, np.inf
     best: SolvedPlan | None = None
-    for _ in range(_CORRECTIONS):
+    for _ in range(MOST_TRIES):
         try:
             solved = plan(ratio)
         except PlanError as error:

@@ -91,6 +91,14 @@ def test_a_panel_that_the_last_fit_would_outgrow_is_not_measured(trials: Trials,
     assert len(panel.ranked) == 32
 
 
+def test_a_longer_search_ranks_more_samples_than_the_one_before(trials: Trials, set_clock: SetClock) -> None:
+    trials, row = copy_of(trials), 2 * STEPS * 16
+    for batches, ranked in ((1.2, 0), (4.5, 32), (4.5, 32), (1.2, 32), (8.5, 96)):  # in the end four and eight
+        set_clock(1.0 / (batches * row))
+        panel = draw_panel(trials.with_samples(range(8)), 1.0, lambda: None)
+        assert (len(panel.ranked) if panel.measured else 0) == ranked
+
+
 def test_finalists_are_compared_on_recorded_samples_that_the_search_left_out(trials: Trials, problem: Problem) -> None:
     panel = Panel(seen_numbers(32, 0), measured=False)
     pool = copy_of(trials).with_samples(panel.choose(32))
@@ -185,6 +193,24 @@ def test_where_soda_ends_steps_without_the_model_go_on(
             search_best(problem, asked, trials, seconds=2.0, max_engines=engines, progress=lambda *_: None)
 
 
+def test_a_search_that_is_run_again_finds_what_it_found(
+    trials: Trials, problem: Problem, tmp_path: Path, set_clock: SetClock
+) -> None:
+    """Though the journal answers at once, time is shared out by what a generation takes."""
+    found = []
+    for _ in range(2):
+        own = copy_of(trials, journal=Journal(tmp_path / "journal.jsonl"))
+        set_clock(30.0 / 500 / (2 * len(own.samples)))
+        found.append(
+            search_best(problem, Target(flops_ratio=2.0), own, seconds=30.0, max_engines=12, progress=lambda *_: None)
+        )
+    first, again = found
+    assert again.measured >= first.measured
+    unseen = trials.unseen(16)
+    errors = [np.sqrt(unseen.play(f.schedule, f.sampler).sub(unseen.states[-1][0]).square().mean()) for f in found]
+    assert errors[1] <= 1.05 * errors[0]
+
+
 def test_a_stopped_search_takes_its_measurements_from_the_journal(
     trials: Trials, problem: Problem, tmp_path: Path
 ) -> None:
@@ -195,7 +221,6 @@ def test_a_stopped_search_takes_its_measurements_from_the_journal(
     with path.open("a") as file:
         file.write('{"key": "cut o')  # killed while writing
     again = copy_of(trials, journal=Journal(path))
-    assert again.journal.get("interval 1 2") is None
     again.sampling, again._states = None, []  # type: ignore[assignment]  # nothing may be played
     assert again.rmse(schedule) == error
     assert not again._states  # the unaccelerated run was not needed either

@@ -161,7 +161,7 @@ def error_of(case: Problem, schedule: Schedule) -> float:
     return total
 
 
-def test_refining_never_makes_it_worse() -> None:
+def test_refining_makes_it_better_and_never_worse() -> None:
     predict = Predictor(made_up_costs(), DIGITS, 2)
     search = Search(realizer(CASE, 2.0), lambda s: error_of(CASE, s), predict, float("inf"), lambda: None)
     start = Draft((0, 2, 4, 6, 8), (Way(0, False),) * 5, (10,))
@@ -169,12 +169,10 @@ def test_refining_never_makes_it_worse() -> None:
     before = search.try_schedule(schedule, "start")
     search.refine([Start(before, start)])
     moved = search.finalists(1)[0]
-    assert moved.error <= before.error
+    assert moved.error < before.error
+    assert moved.by == "start, refined"
     search.refine([Start(moved)])
     assert search.finalists(1)[0].error <= moved.error
-    errors = [finalist.error for finalist in search.finalists(1000)]
-    assert errors == sorted(errors)
-    assert len({m.schedule.work.tobytes() for m in search.measured}) == len(errors)
 
 
 def test_refining_stops_at_the_deadline() -> None:
@@ -264,6 +262,9 @@ class FakeTrials:
 
     def until(self, deadline: float = 0.0) -> FakeTrials:
         return self
+
+    def seconds_a_call(self) -> float:
+        return 0.0
 
     def typical_error(self, schedule: Schedule) -> float:
         return error_of(self.case, schedule)

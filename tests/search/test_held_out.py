@@ -17,7 +17,7 @@ from soda_export.search.journal import Journal
 from soda_export.search.trial import OutOfTime, Trials
 
 
-@pytest.mark.parametrize("prompts", [0, 1, 7, 8, 32, 61, 64])
+@pytest.mark.parametrize("prompts", [0, 1, 2, 4, 6, 7, 8, 32, 61, 64])
 def test_no_sample_and_no_prompt_is_both_seen_and_unseen(prompts: int) -> None:
     seen, unseen = seen_numbers(192, prompts), unseen_numbers(64, prompts)
     assert (len(set(seen)), len(set(unseen))) == (192, 64)
@@ -25,6 +25,9 @@ def test_no_sample_and_no_prompt_is_both_seen_and_unseen(prompts: int) -> None:
     if prompts >= 8:
         assert not {i % prompts for i in seen} & {i % prompts for i in unseen}
         assert len({i % prompts for i in unseen}) == min(64, prompts // 4)
+    elif prompts:  # noise is held out, of every prompt alike
+        assert [i % prompts for i in unseen] == [i % prompts for i in range(64)]
+        assert seen[: 3 * prompts] == tuple(range(3 * prompts))
 
 
 def test_batches_of_seen_samples_follow_each_other() -> None:
