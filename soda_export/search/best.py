@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
+from ..plan.pairs import MOST_STEPS
 from ..plan.plan import HeldOut
 from ..plan.planners import PLANNERS, Planner
 from ..plan.planners.soda import plan_soda
@@ -153,7 +154,7 @@ class _Hunt:
         panel = draw_panel(self._trials, _PANEL_SHARE * self._seconds, self._clock)
         samples = len(self._trials.samples)
         self._pool = self._trials.with_samples(panel.choose(self._recorded(panel)))
-        if self._trials.can_skip:
+        if self._trials.can_skip and self._problem.steps <= MOST_STEPS:
             self._pairs = final_costs(self._pool, self._clock)
             self._schedules |= self._planned({"gram": partial(plan_by_costs, self._pairs)})
         self._few = self._pool.with_samples(panel.choose(min(_FEW_SAMPLES, samples)))

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from soda_export.errors import PlanError
+from soda_export.plan import pairs
 from soda_export.plan.problem import Problem, Target
 from soda_export.sampler import freeze_sampler
+from soda_export.search import best
+from soda_export.search.best import search_best
+from soda_export.search.journal import Journal
 from soda_export.search.published.gram import final_costs, forecast_by_gram, gram_of, plan_gram, state_costs
 from soda_export.search.trial import Trials
 from tests.search.conftest import SAMPLER, STEPS
@@ -59,6 +63,20 @@ def test_a_miss_counts_by_how_far_it_moves_the_final_sample(trials: Trials) -> N
         for one, other in ((final, states[-1][0]), (forecast[0], states[3][0]))
     )
     assert costs[0, 0, 3] / plain[0, 0, 3] == pytest.approx(np.exp(np.log(moved / missed).mean()), rel=1e-3)
+
+
+def test_the_best_of_a_run_too_long_for_it_is_found_without_it(
+    problem: Problem, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (best, pairs):
+        monkeypatch.setattr(module, "MOST_STEPS", STEPS - 1)
+    few = trials.with_samples(range(2))
+    few.journal = Journal()
+    with pytest.raises(PlanError, match=f"--steps {STEPS}: "):
+        plan_gram(problem, Target(6), few, 1.0, lambda: None)
+    found = search_best(problem, Target(6), few, seconds=2.0, max_engines=12, progress=lambda *_: None)
+    assert "gram" not in found.portfolio
+    assert "skip-fitted" in found.portfolio
 
 
 def test_samplers_that_cannot_skip_are_refused(problem: Problem, trials: Trials) -> None:
