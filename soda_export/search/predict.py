@@ -26,7 +26,7 @@ class Predictor:
         self._spec, self._rows = spec, rows
         self._full, self._least = full_step_flops(spec, rows), fixed_flops(spec, rows)
         self._rises = np.maximum(0.0, np.diff(_to_the_end(costs.squares), axis=1))  # [S, G, W]: of gap 2, 3, ...
-        self._shares: dict[bytes, float] = {}
+        self._known: dict[bytes, tuple[int, float]] = {}
 
     def __call__(self, schedule: Schedule) -> float:
         """Predicted mean squared error of the final sample; to be compared with others' alone."""
@@ -34,10 +34,15 @@ class Predictor:
         most = self._rises.shape[1]
         for first, end in zip(anchors, (*anchors[1:], schedule.steps), strict=True):
             for step in range(first + 1, end):
-                work = schedule.work[step]
-                rise = self._rises[first, min(step - first, most) - 1, self._way(work)]
-                total += float(rise) * (1.0 - self._share(work))
+                way, share = self._way_and_share(schedule.work[step])
+                total += float(self._rises[first, min(step - first, most) - 1, way]) * (1.0 - share)
         return total
+
+    def _way_and_share(self, work: NDArray[np.int64]) -> tuple[int, float]:
+        key = work.tobytes()
+        if key not in self._known:
+            self._known[key] = self._way(work), self._share(work)
+        return self._known[key]
 
     def _way(self, work: NDArray[np.int64]) -> int:
         """Which of the measured ways a step is most like."""
@@ -49,11 +54,8 @@ class Predictor:
 
     def _share(self, work: NDArray[np.int64]) -> float:
         """How much of its leaf sites a step computes, by FLOPs."""
-        key = work.tobytes()
-        if key not in self._shares:
-            spent = step_flops(self._spec, self._rows, work.tolist()) - self._least  # below 0 where skipped
-            self._shares[key] = max(0.0, spent / (self._full - self._least))
-        return self._shares[key]
+        spent = step_flops(self._spec, self._rows, work.tolist()) - self._least  # below 0 where skipped
+        return max(0.0, spent / (self._full - self._least))
 
 
 def _to_the_end(squares: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..plan.planners.orders import limit_orders
 from ..plan.schedule import Schedule
@@ -14,6 +17,8 @@ from .closed_loop import Way
 from .draft import Draft, Realizer
 
 T = TypeVar("T", Draft, Schedule)
+C = TypeVar("C")
+_STEPS_AT_ONCE = 75_000  # of all neighbours that are predicted before the first is measured: 54 steps have no more
 
 
 class Measured(NamedTuple):
@@ -73,11 +78,9 @@ class Search:
         """The best schedules, best first."""
         return sorted(self.measured, key=lambda m: m.error)[:count]
 
-    def promising(self, drafts: Iterable[Draft]) -> list[tuple[Draft, Schedule]]:
-        """Those that can be realized, in the order of the predicted error."""
-        made = ((draft, self.realizer.realize(draft)) for draft in drafts)
-        able = [(draft, schedule) for draft, schedule in made if schedule is not None]
-        return sorted(able, key=lambda pair: self._predict(pair[1]))
+    def promising(self, drafts: Iterable[Draft]) -> Iterator[tuple[Draft, Schedule]]:
+        """Those that can be realized, in the order of the predicted error; none where the time is up before."""
+        return self._by_promise(drafts, self.realizer.realize)
 
     def refine(self, starts: Iterable[Start]) -> None:
         """Move them as long as that helps and there is time, those first that are judged best."""
@@ -107,52 +110,89 @@ class Search:
                     at, error, judged, helped = neighbour, found, there, True
                     break
 
-    def _moved(self, draft: Draft) -> list[tuple[Draft, Schedule]]:
-        """A draft's neighbours, most promising first."""
-        return self.promising(dict.fromkeys(self._moves(draft)))
+    def _moved(self, draft: Draft) -> Iterator[tuple[Draft, Schedule]]:
+        """A draft's neighbours, most promising first, or in long runs the most promising of each part of them."""
+        moves = list(self._moves(draft))
+        for part in self._parts(len(moves)):
+            yield from self.promising(dict.fromkeys(move() for move in moves[part]))
 
-    def _exchanged(self, schedule: Schedule) -> list[tuple[Schedule, Schedule]]:
-        """A schedule's neighbours, with two of its steps in each other's place, most promising first."""
-        most = self.realizer.max_engines
-        found = [other for other in _exchanges(schedule) if other.num_kinds <= most]
-        return [(other, other) for other in sorted(found, key=self._predict)]
+    def _exchanged(self, schedule: Schedule) -> Iterator[tuple[Schedule, Schedule]]:
+        """A schedule's neighbours, with two of its steps in each other's place, in the same order."""
 
-    def _moves(self, draft: Draft) -> Iterator[Draft]:
-        """Neighbours: an anchor shifted, added or dropped, another way for an interval or for all, other partial
-        steps."""
+        def able(pair: NDArray[np.int64]) -> Schedule | None:
+            other = _exchange(schedule, pair)
+            return other if other.num_kinds <= self.realizer.max_engines else None
+
+        pairs = _pairs(schedule)
+        for part in self._parts(len(pairs)):
+            yield from ((other, other) for _, other in self._by_promise(pairs[part], able))
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Evenly spaced parts of that many neighbours, each of as many as are predicted at once; of short runs, all."""
+        parts = max(1, -(-count * self.realizer.steps // _STEPS_AT_ONCE))
+        for first in range(parts):
+            if self.over:
+                return
+            yield slice(first, None, parts)
+
+    def _by_promise(
+        self, candidates: Iterable[C], make: Callable[[C], Schedule | None]
+    ) -> Iterator[tuple[C, Schedule]]:
+        """Those that can be made, in the order of the predicted error. Schedules are made again when their turn comes:
+        all of them would not fit into memory."""
+        found = []
+        for candidate in candidates:
+            if self.over:
+                return
+            if (schedule := make(candidate)) is not None:
+                found.append((self._predict(schedule), candidate))
+        for _, candidate in sorted(found, key=lambda pair: pair[0]):
+            if (schedule := make(candidate)) is not None:
+                yield candidate, schedule
+
+    def _moves(self, draft: Draft) -> Iterator[Callable[[], Draft]]:
+        """Neighbours, made when called: an anchor shifted, added or dropped, another way for an interval or for all,
+        other partial steps."""
         steps, anchors, ways = self.realizer.steps, draft.anchors, draft.ways
+        middles = [(first + end) // 2 for first, end in pairwise(anchors)]
+        wide = [(j, middle) for j, middle in enumerate(middles) if middle != anchors[j]]
         for i in range(1, len(anchors)):
             end = anchors[i + 1] if i + 1 < len(anchors) else steps
             for shift in (-2, -1, 1, 2):
                 place = anchors[i] + shift
                 if anchors[i - 1] < place < end:
-                    yield draft.moved(anchors=(*anchors[:i], place, *anchors[i + 1 :]))
+                    yield partial(draft.moved, anchors=(*anchors[:i], place, *anchors[i + 1 :]))
             dropped = draft.moved(anchors=(*anchors[:i], *anchors[i + 1 :]), ways=(*ways[:i], *ways[i + 1 :]))
             for place in draft.partial or (anchors[i],):
-                yield dropped.moved(partial=tuple(dict.fromkeys((place, anchors[i]))))
-            for j in range(len(anchors) - 1):  # move an anchor into the middle of another interval
-                middle = (anchors[j] + anchors[j + 1]) // 2
-                if j not in (i - 1, i) and middle not in anchors:
-                    yield _with_anchor(dropped, middle)
+                yield partial(dropped.moved, partial=tuple(dict.fromkeys((place, anchors[i]))))
+            for j, middle in wide:  # move an anchor into the middle of another interval
+                if j not in (i - 1, i):
+                    yield partial(_with_anchor, dropped, middle)
         for i, way in enumerate(ways):
-            yield from (draft.moved(ways=(*ways[:i], w, *ways[i + 1 :])) for w in self.realizer.ways if w != way)
+            for other in self.realizer.ways:
+                if other != way:
+                    yield partial(draft.moved, ways=(*ways[:i], other, *ways[i + 1 :]))
         for way in self.realizer.ways:
-            yield draft.moved(ways=(way,) * len(ways))
+            yield partial(draft.moved, ways=(way,) * len(ways))
         for step in range(1, steps):
             if step not in anchors:
-                yield draft.moved(partial=(step,))
-                yield _with_anchor(draft, step)
+                yield partial(draft.moved, partial=(step,))
+                yield partial(_with_anchor, draft, step)
 
 
-def _exchanges(schedule: Schedule) -> Iterator[Schedule]:
-    """The schedule with what two of its steps do exchanged: as much work, by no more engines, and as many anchors.
-    Step 0 stays."""
-    for i in range(1, schedule.steps):
-        for j in range(i + 1, schedule.steps):
-            if (schedule.work[i] != schedule.work[j]).any():
-                order = np.arange(schedule.steps)
-                order[[i, j]] = j, i
-                yield limit_orders(Schedule(schedule.work[order]))
+def _pairs(schedule: Schedule) -> NDArray[np.int64]:
+    """[N, 2], steps that do not do the same. Step 0 stays."""
+    kinds = np.unique(schedule.work, axis=0, return_inverse=True)[1].reshape(-1)
+    pairs = np.stack(np.triu_indices(schedule.steps - 1, 1), axis=1) + 1
+    different: NDArray[np.int64] = pairs[kinds[pairs[:, 0]] != kinds[pairs[:, 1]]]
+    return different
+
+
+def _exchange(schedule: Schedule, pair: NDArray[np.int64]) -> Schedule:
+    """The schedule with what two of its steps do exchanged: as much work, by no more engines, and as many anchors."""
+    order = np.arange(schedule.steps)
+    order[pair] = pair[::-1]
+    return limit_orders(Schedule(schedule.work[order]))
 
 
 def _with_anchor(draft: Draft, step: int) -> Draft:

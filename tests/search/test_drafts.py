@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ from soda_export.search.objective import Objective
 from soda_export.search.panel import Panel
 from soda_export.search.portfolio import solved_drafts
 from soda_export.search.predict import Predictor
-from soda_export.search.refine import Measured, Search, Start, _exchanges
+from soda_export.search.refine import _STEPS_AT_ONCE, Measured, Search, Start, _exchange, _pairs
 from tests.plan.problems import DIGITS, FLUX_TOY, NESTED, SHAPES, at, check_history, plan_of, problem
 
 STEPS = 12
@@ -106,7 +107,7 @@ def test_a_draft_may_skip_and_compute_in_part_where_it_skips() -> None:
 def test_exchanged_steps_are_the_same_work() -> None:
     schedule = Schedule.at_anchors(DIGITS, STEPS, (0, 3, 6, 9))
     schedule.work[4, :2], schedule.work[7, at(DIGITS, "ff")] = COMPUTE, 16
-    others = list(_exchanges(schedule))
+    others = [_exchange(schedule, pair) for pair in _pairs(schedule)]
     assert len(others) == 3 * 8 + 2 * 6 + 1  # an anchor with another step, one of the two with a reused one, or both
     for other in others:
         assert sorted(row.tobytes() for row in other.work) == sorted(row.tobytes() for row in schedule.work)
@@ -118,8 +119,8 @@ def test_exchanged_steps_are_the_same_work() -> None:
 @each_case
 def test_exchanged_forecasts_have_the_history_that_they_need(case: Problem) -> None:
     schedule = Schedule.at_anchors(case.spec, STEPS, (0, 1, 2, 8), 2)
-    for other in _exchanges(schedule):
-        lower_plan(plan_of(case.spec, other.work), case.spec)  # refuses what was never computed
+    for pair in _pairs(schedule):
+        lower_plan(plan_of(case.spec, _exchange(schedule, pair).work), case.spec)  # refuses what was never computed
 
 
 def test_a_prediction_adds_up_the_intervals() -> None:
@@ -224,15 +225,6 @@ def test_the_search_begins_with_what_is_judged_best() -> None:
     assert search.measured[2].by == "second, refined"
 
 
-@each_case
-def test_solved_drafts_have_the_number_of_anchors_that_is_asked_for(case: Problem) -> None:
-    for count in (3, 5, 8):
-        drafts = solved_drafts(realizer(case, 1.05, anchors=count), made_up_costs())
-        assert drafts
-        assert all(len(draft.anchors) == count for draft in drafts)
-    assert solved_drafts(realizer(case, 2.0), made_up_costs())
-
-
 class FakeClock:
     """Stands in for `time`: each measurement takes a second, and nothing else any."""
 
@@ -240,6 +232,77 @@ class FakeClock:
 
     def perf_counter(self) -> float:
         return self.now
+
+
+class Predictions:
+    """A search of neighbours of a start in a run of some steps; each prediction takes a second."""
+
+    def __init__(self, steps: int, deadline: float = float("inf"), anchors: Sequence[int] = ()) -> None:
+        self.case, self.clock, self.count = problem(DIGITS, "ddim", steps), FakeClock(), 0
+        self.costs = Predictor(made_up_costs(steps), DIGITS, 2)
+        places = tuple(anchors or range(0, steps, 2))
+        self.draft = Draft(places, (Way(1, False),) * len(places), (steps - 1, steps - 3))
+        self.realizer = realizer(self.case, 1.0)
+        schedule = self.realizer.realize(self.draft)
+        assert schedule is not None
+        self.schedule: Schedule = schedule
+        self.search = Search(self.realizer, lambda _: 1.0, self.predict, deadline, lambda: None)
+
+    def predict(self, schedule: Schedule) -> float:
+        self.clock.now, self.count = self.clock.now + 1.0, self.count + 1
+        return self.costs(schedule)
+
+    @property
+    def start(self) -> Measured:
+        return self.search.try_schedule(self.schedule, "start")
+
+
+@pytest.mark.parametrize("as_draft", [True, False], ids=["moves", "exchanges"])
+def test_neighbours_of_long_runs_are_looked_at_within_the_time(as_draft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = Predictions(80, deadline=20.0)
+    monkeypatch.setattr(refine, "time", tried.clock)
+    tried.search.refine([Start(tried.start, tried.draft if as_draft else None)])
+    assert tried.count == 21
+    assert len(tried.search.measured) == 1
+
+
+def test_all_neighbours_of_long_runs_come_in_parts() -> None:
+    """Each exchange once, and before the first of them no more predictions than a short run has steps for."""
+    tried = Predictions(80)
+    found = tried.search._exchanged(tried.schedule)
+    first = next(found)[1]
+    assert tried.count * 80 <= _STEPS_AT_ONCE
+    exchanged = [first, *(schedule for _, schedule in found)]
+    assert len(exchanged) == len(_pairs(tried.schedule)) == tried.count
+    assert len({schedule.work.tobytes() for schedule in exchanged}) == len(exchanged)
+    predicted = [tried.costs(schedule) for schedule in exchanged]
+    assert sum(later < earlier for earlier, later in pairwise(predicted)) == 1  # where the second part begins
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3])
+def test_neighbours_of_up_to_54_steps_come_by_promise_alone(gap: int) -> None:
+    tried = Predictions(54, anchors=[0, 1, *range(2, 53, gap)])
+    for found in (tried.search._moved(tried.draft), tried.search._exchanged(tried.schedule)):
+        predicted = [tried.costs(schedule) for _, schedule in found]
+        assert len(predicted) > 50
+        assert predicted == sorted(predicted)
+
+
+def test_no_run_of_up_to_54_steps_has_more_neighbours_than_are_predicted_at_once() -> None:
+    for steps in (20, 53, 54):
+        assert (steps - 1) * (steps - 2) // 2 * steps <= _STEPS_AT_ONCE
+        for anchors in ([0, *range(1, steps, 2)], [0, *range(1, steps, 3)], range(steps), range(0, steps, 2)):
+            tried = Predictions(steps, anchors=anchors)
+            assert len(list(tried.search._moves(tried.draft))) * steps <= _STEPS_AT_ONCE
+
+
+@each_case
+def test_solved_drafts_have_the_number_of_anchors_that_is_asked_for(case: Problem) -> None:
+    for count in (3, 5, 8):
+        drafts = solved_drafts(realizer(case, 1.05, anchors=count), made_up_costs())
+        assert drafts
+        assert all(len(draft.anchors) == count for draft in drafts)
+    assert solved_drafts(realizer(case, 2.0), made_up_costs())
 
 
 class FakeTrials:
