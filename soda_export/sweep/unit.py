@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..bench import BenchOptions, BenchResult, bench_bundle
 from ..eager.hints import hint_ports
-from ..errors import PlanError, UsageError
+from ..errors import PlanError, SodaError, UsageError
 from ..eval.compare import Scores, compare_samples
 from ..eval.evaluate import PARTS
 from ..eval.judges import find_judge
@@ -141,16 +141,15 @@ class UnitRunner:
 
     def run(self, unit: Unit) -> Finished:
         """Plan, draw and score. A planner's refusal is a row, too."""
-        planner, ratio, text = unit.key
+        planner, ratio = unit.planner, unit.flops_ratio
         seeds, batch, started = range(*unit.seeds), self._setting.batch, time.perf_counter()
         if planner in POLICIES:
             return self._decide(unit, planner)
         try:
             plan = unit.plan or self._plan(planner, ratio)
             table = lower_plan(plan, self._loaded.spec)
-        except PlanError as error:
-            refusal = SweepRow(planner, ratio, text, time.perf_counter() - started, error=" ".join(str(error).split()))
-            return Finished(refusal, np.empty(0), None)
+        except (PlanError, UsageError) as error:
+            return _refused(unit, time.perf_counter() - started, error)
         steps, all_steps = plan.sampler.steps, self._setting.sampler.steps
         samples = self._samples if steps == all_steps else self._samples_in(steps)
         reached = table.flops_ratio * all_steps / steps
@@ -172,8 +171,7 @@ class UnitRunner:
         try:
             policy = make_policy(self._bench, options, self._setting.calibration)
         except (PlanError, UsageError) as error:
-            refusal = SweepRow(*unit.key, time.perf_counter() - started, error=" ".join(str(error).split()))
-            return Finished(refusal, np.empty(0), None)
+            return _refused(unit, time.perf_counter() - started, error)
         seconds = time.perf_counter() - started
         reference = self._samples.of_reference(seeds, batch, lambda *_: None)
         compared = compare_samples(self._samples.of_policy(policy), reference, seeds, batch, judge=self._judge)
@@ -200,6 +198,13 @@ class UnitRunner:
             return bench_bundle(built.out, self._setting.bench, lambda done, total: None)
         finally:
             bench.store.discard(folder)
+
+
+def _refused(unit: Unit, seconds: float, error: SodaError) -> Finished:
+    """The row of a refusal. Raises the error again where a disk is behind it: that is none, and may be over soon."""
+    if isinstance(error.__context__, OSError):
+        raise error
+    return Finished(SweepRow(*unit.key, seconds, error=" ".join(str(error).split())), np.empty(0), None)
 
 
 def _row(unit: Unit, seconds: float, reached: float, scores: Scores) -> SweepRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from PIL import Image
 from soda_export.cli.sweep import sweep
 from soda_export.errors import PlanError, UsageError
 from soda_export.eval.sample import ModelSamples
+from soda_export.files import naming
 from soda_export.models.decisions import COMPUTE
 from soda_export.models.identity import ModelIdentity, SamplerIdentity
 from soda_export.models.load import ModelRequest, load_model
@@ -124,6 +126,32 @@ def test_a_refusal_is_a_row_of_its_own(
     assert refused["error"] == "--flops-ratio 2: this planner reaches 1.10 to 1.40"
     assert refused["rmse"] is None
     assert "## Refused" in Path("out/sweep.md").read_text()
+
+
+def test_options_that_a_planner_refuses_are_a_row_too(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(tiny_model, Path("out"), "gram,lemica,nearest", "2", fit_sampler="never", plan_seconds=0.0)
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["planner"] for row in printed["rows"]] == ["nearest"]
+    errors = {row["planner"]: row["error"] for row in printed["refused"]}
+    assert errors["gram"].startswith("--planner gram fits the sampler: leave out --fit-sampler never")
+    assert errors["lemica"] == "--plan-seconds 0: --planner lemica needs time to measure"
+
+
+def test_a_full_disk_is_no_refusal(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its units run again once there is room."""
+
+    def fill(problem: Problem, target: Target) -> Schedule:
+        with naming(Path("journal.jsonl")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PLANNERS, "timid", fill)
+    with pytest.raises(UsageError, match=r"journal\.jsonl"):
+        run(tiny_model, Path("out"), "timid", "2")
+    assert not Path("out/rows.jsonl").exists()
 
 
 _KILLED = """
