@@ -50,8 +50,9 @@ def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:
     for seeds in ranges:
         check_held_out(seeds, profile_seed)
     ratios = [_ratio(word) for word in _words(options.flops_ratios, "--flops-ratios")]
+    timed = set(planners).difference(POLICIES) if options.bench else set()
     return [
-        Unit(planner, ratio, (seeds.start, seeds.stop), options.bench and seeds is ranges[0])
+        Unit(planner, ratio, (seeds.start, seeds.stop), planner in timed and seeds is ranges[0])
         for seeds, ratio, planner in product(ranges, ratios, planners)
     ]
 

@@ -242,6 +242,16 @@ def test_latency_is_measured_where_it_is_asked_for(
         run(tiny_model, Path("out"), "nearest", "2", workers=2, bench=True)
 
 
+def test_a_policy_has_no_latency_to_wait_for(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(tiny_model, Path("out"), "sada", "2", bench=True)
+    before = Path("out/rows.jsonl").read_bytes()
+    assert b'"error":""' in before
+    monkeypatch.setattr(UnitRunner, "run", None)
+    run(tiny_model, Path("out"), "sada", "2", bench=True)
+    assert Path("out/rows.jsonl").read_bytes() == before
+
+
 def test_rows_of_another_setting_are_refused(tmp_path: Path) -> None:
     setting = {"model": "a", "planning": {"plan_seconds": 30.0}}
     RowFile(tmp_path, setting)
