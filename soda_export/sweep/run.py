@@ -10,13 +10,14 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from functools import partial
 from typing import Any
 
 from ..errors import UsageError, first_line
+from ..policy.catalog import POLICIES
 from .options import WorkerOptions
 from .rows import RowFile
-from .unit import Finished, Setting, Unit, UnitRunner
+from .unit import Finished, Setting, SweepRow, Unit, UnitRunner
 
 log = logging.getLogger(__name__)
 _LOCAL = "local"
@@ -45,19 +46,44 @@ def run_units(
         return
     if options.workers > 1 and options.ray in (None, _LOCAL):
         _draw_references(setting, todo)
-    supply = (rows.with_plan(unit) for unit in todo)  # asked one by one: later ones find the plans of earlier ones
+    supply = Supply(todo, rows)
     if options.ray is not None:
         results = _on_ray(setting, supply, options)
     elif options.workers > 1:
         results = _in_processes(setting, supply, options.workers)
     else:
-        results = map(UnitRunner(setting).run, supply)
+        runner = UnitRunner(setting)
+        results = (runner.run(unit) for (unit,) in iter(partial(supply.take, 1), []))
     for count, finished in enumerate(results, done + 1):
         rows.add(finished)
         row = finished.row
+        supply.finish(row)
         what = f"RMSE {row.rmse.mean:.4f}" if row.rmse is not None else f"refused: {row.error}"
         log.info("sweep: %s at %g, seeds %s: %s", row.planner, row.target_flops_ratio, row.seeds, what)
         progress(count, len(units))
+
+
+class Supply:
+    """Units that wait for a worker, with the plans that are there by then. A unit is held back while another one plans
+    for its planner and target: its seeds play the same plan. Policies make no plan, and hold nothing back."""
+
+    def __init__(self, units: Sequence[Unit], rows: RowFile) -> None:
+        self._waiting, self._rows, self._planned_for = list(units), rows, set[tuple[str, float]]()
+
+    def take(self, most: int) -> list[Unit]:
+        """The next units that may run. None while all others are held back, or none is left."""
+        taken: list[Unit] = []
+        for unit in list(self._waiting):
+            if len(taken) < most and unit.key[:2] not in self._planned_for:
+                self._waiting.remove(unit)
+                taken.append(self._rows.with_plan(unit))
+                if taken[-1].plan is None and unit.planner not in POLICIES:
+                    self._planned_for.add(unit.key[:2])
+        return taken
+
+    def finish(self, row: SweepRow) -> None:
+        """Let those go on that waited for the unit of this row, which is in the rows by now."""
+        self._planned_for.discard(row.key[:2])
 
 
 def _draw_references(setting: Setting, units: Sequence[Unit]) -> None:
@@ -67,16 +93,16 @@ def _draw_references(setting: Setting, units: Sequence[Unit]) -> None:
         runner.draw_reference(range(*seeds))
 
 
-def _in_processes(setting: Setting, supply: Iterator[Unit], workers: int) -> Iterator[Finished]:
+def _in_processes(setting: Setting, supply: Supply, workers: int) -> Iterator[Finished]:
     spawn = multiprocessing.get_context("spawn")  # torch's thread pool does not survive a fork
     with ProcessPoolExecutor(workers, spawn, initializer=_start, initargs=(setting, _threads_each(workers))) as pool:
-        waiting: set[Future[Finished]] = {pool.submit(_run, unit) for unit in islice(supply, workers)}
+        waiting: set[Future[Finished]] = {pool.submit(_run, unit) for unit in supply.take(workers)}
         try:
             while waiting:
                 ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ready:
                     yield future.result()  # the row is kept before the next unit is asked for
-                waiting |= {pool.submit(_run, unit) for unit in islice(supply, len(ready))}
+                waiting |= {pool.submit(_run, unit) for unit in supply.take(workers - len(waiting))}
         except BrokenProcessPool:
             raise UsageError(
                 f"--workers {workers}: a worker died, perhaps for lack of memory; try fewer. What is finished is kept"
@@ -104,7 +130,7 @@ def _run(unit: Unit) -> Finished:
     return _runner.run(unit)
 
 
-def _on_ray(setting: Setting, supply: Iterator[Unit], options: WorkerOptions) -> Iterator[Finished]:
+def _on_ray(setting: Setting, supply: Supply, options: WorkerOptions) -> Iterator[Finished]:
     """One actor a worker. Machines that do not share the stage store draw unaccelerated samples of their own."""
     ray = _import_ray()
     threads = _threads_each(options.workers) if options.ray == _LOCAL else 1
@@ -115,12 +141,12 @@ def _on_ray(setting: Setting, supply: Iterator[Unit], options: WorkerOptions) ->
     try:
         shared, actor = ray.put(setting), ray.remote(num_cpus=threads)(UnitRunner)
         pool = ray.util.ActorPool([actor.remote(shared, threads) for _ in range(options.workers)])
-        for unit in islice(supply, options.workers):
-            pool.submit(lambda worker, unit: worker.run.remote(unit), unit)
-        while pool.has_next():
-            yield pool.get_next_unordered()
-            for unit in islice(supply, 1):
+        free = options.workers
+        while (units := supply.take(free)) or pool.has_next():
+            for unit in units:
                 pool.submit(lambda worker, unit: worker.run.remote(unit), unit)
+            yield pool.get_next_unordered()
+            free += 1 - len(units)
     finally:
         ray.shutdown()
 

@@ -30,7 +30,7 @@ from soda_export.plan.problem import Problem, Target
 from soda_export.plan.schedule import Schedule
 from soda_export.sweep.plot import plot_sweep
 from soda_export.sweep.rows import RowFile
-from soda_export.sweep.run import WorkerOptions
+from soda_export.sweep.run import Supply, WorkerOptions
 from soda_export.sweep.summary import (
     BEST_OF_ALL,
     BEST_PUBLISHED,
@@ -40,7 +40,7 @@ from soda_export.sweep.summary import (
 )
 from soda_export.sweep.sweep import SweepOptions, make_units
 from soda_export.sweep.table import markdown
-from soda_export.sweep.unit import Finished, SweepRow, UnitRunner
+from soda_export.sweep.unit import Finished, SweepRow, Unit, UnitRunner
 from soda_export.workbench.pipeline import Workbench
 from soda_export.workbench.stages import StageStore
 
@@ -48,12 +48,15 @@ REACHABLE = "1.964"  # with whole modules of the toy model
 SCORE = {"mean": 0.02, "low": 0.01, "high": 0.03}
 
 
-def run(model: Path, out: Path, planners: str, ratios: str = "1.5,2", workers: int = 1, **more: object) -> None:
+def run(
+    model: Path, out: Path, planners: str, ratios: str = "1.5,2", workers: int = 1, ray: str | None = None,
+    **more: object,
+) -> None:  # fmt: skip
     """The verb, on eight steps of the toy model."""
     seeds = str(more.pop("seeds", "50:56"))
     sweep(
         model=ModelRequest(str(model)), sampler=SamplerRequest(steps=8), profiling=ProfileOptions(samples=2),
-        options=SweepOptions(planners, ratios, out, seeds, **more), workers=WorkerOptions(workers), json=True,
+        options=SweepOptions(planners, ratios, out, seeds, **more), workers=WorkerOptions(workers, ray), json=True,
     )  # fmt: skip
 
 
@@ -210,20 +213,50 @@ def test_two_workers_make_the_rows_that_one_makes(
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
 
 
+def test_a_unit_waits_for_the_plan_that_another_one_makes(tmp_path: Path) -> None:
+    rows = made_rows(tmp_path)
+    key, seeds = ("new", 2.0), [(50, 56), (70, 73), (80, 83)]
+    planned = [Unit(*key, seeds[0]), Unit(*key, seeds[1]), Unit(*key, seeds[2]), Unit("new", 3.0, seeds[0])]
+    decided = [Unit("misfit", 2.0, seeds[0]), Unit("misfit", 2.0, seeds[1])]
+    supply = Supply([*planned, *decided], rows)
+    assert supply.take(2) == [planned[0], planned[3]]
+    assert supply.take(3) == decided
+    assert supply.take(1) == []
+    refused = SweepRow(*planned[0].key, error="reaches 1.1 to 1.4")
+    rows.add(Finished(refused, np.empty(0), None))
+    supply.finish(refused)
+    assert supply.take(2) == [planned[1]]
+    row = msgspec.convert({"planner": "new", "target_flops_ratio": 2.0, "seeds": "70:73"}, SweepRow)
+    rows.add(Finished(row, np.ones(3), read_plan(tmp_path / "plans/best-2.plan.json")))
+    supply.finish(row)
+    (last,) = supply.take(2)
+    assert (last.seeds, last.plan is None) == (seeds[2], False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ray", [None, "local"])
+def test_workers_plan_once_for_all_seeds(
+    ray: str | None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that was made twice took other seconds each time."""
+    if ray:
+        pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    run(tiny_model, Path("out"), "uniform", REACHABLE, 2, ray, seeds="50:53,70:73")
+    rows = [json.loads(line) for line in Path("out/rows.jsonl").read_bytes().splitlines()]
+    assert len(rows) == 2
+    assert rows[0]["planning_seconds"] == rows[1]["planning_seconds"]
+
+
 @pytest.mark.long
 def test_ray_makes_the_rows_that_one_worker_makes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
-    request, sampler, profiling = ModelRequest(str(tiny_model)), SamplerRequest(steps=8), ProfileOptions(samples=2)
     figures = []
     for ray in (None, "local"):
-        options = SweepOptions("uniform,fora", REACHABLE, Path(f"out-{ray}"), "50:56")
-        sweep(
-            model=request, sampler=sampler, profiling=profiling, options=options, json=True,
-            workers=WorkerOptions(2 if ray else 1, ray),
-        )  # fmt: skip
+        run(tiny_model, Path(f"out-{ray}"), "uniform,fora", REACHABLE, 2 if ray else 1, ray)
         figures.append([row["rmse"]["mean"] for row in json.loads(capsys.readouterr().out)["rows"]])
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
 
