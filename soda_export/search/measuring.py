@@ -61,7 +61,7 @@ def make_policy(bench: Workbench, options: PolicyOptions, calibration: ProfileOp
 
 def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: ProfileOptions) -> Plan:
     """A plan, whoever made it, with the sampler fitted to its schedule, in the place of what it had fitted."""
-    samples, used = MORE_SAMPLES * options.plan_samples, _for_planning(bench, calibration)
+    samples, used = MORE_SAMPLES * options.plan_samples, for_planning(bench, calibration)
     trials = _trials(bench, plan.token_score, replace(options, fit_sampler="always"), used.conditions(), samples)
     seen_rmse, sampler = trials.rmse(plan.schedule), trials.fit_sampler(plan.schedule)
     held_out = judge(plan.schedule, trials, unseen_by(trials, samples), seen_rmse)
@@ -69,7 +69,7 @@ def fit_plan(bench: Workbench, plan: Plan, options: PlanOptions, calibration: Pr
     return replace(plan, coefficients=sampler.coefficients, made_by=made_by, held_out=held_out)
 
 
-def _for_planning(bench: Workbench, calibration: ProfileOptions) -> Calibration:
+def for_planning(bench: Workbench, calibration: ProfileOptions) -> Calibration:
     """With as many texts as there are, up to the samples that planning looks at."""
     return bench.calibration(replace(calibration, samples=max(calibration.samples, _MOST_TEXTS)))
 
@@ -106,7 +106,7 @@ def plan_best(
     if not samples:
         return _unmeasured(sensitivity, trials, options)
     fits = samples == options.plan_samples  # else the texts of profiling are enough
-    used = _for_planning(bench, calibration) if fits else bench.calibration(calibration)
+    used = for_planning(bench, calibration) if fits else bench.calibration(calibration)
     measured = _trials(bench, score, options, used.conditions(), samples, trials.objective)
     trials = _resumed(bench, measured, score, used)
     try:
@@ -142,7 +142,7 @@ def plan_published(bench: Workbench, options: PlanOptions, calibration: ProfileO
     """A published planner that plays schedules, or full runs."""
     if not 0.0 < options.plan_seconds < np.inf:
         raise UsageError(f"--plan-seconds {options.plan_seconds:g}: --planner {options.planner} needs time to measure")
-    target, used = Target(options.budget, options.flops_ratio), _for_planning(bench, calibration)
+    target, used = Target(options.budget, options.flops_ratio), for_planning(bench, calibration)
     problem = Problem(bench.loaded.spec, bench.sampler.name, bench.sampler.steps, bench.options.guidance)
     given = replace(options, fit_sampler="never")
     trials = _trials(bench, calibration.token_score, given, used.conditions(), options.plan_samples)

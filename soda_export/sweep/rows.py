@@ -25,6 +25,7 @@ from .unit import Finished, Key, SweepRow, Unit
 
 log = logging.getLogger(__name__)
 _SETTING = "setting.json"
+_CONDITIONS = "conditions"  # of the setting; older versions did not write them
 _SHOWN = 40  # characters of a value in an error
 
 
@@ -120,18 +121,28 @@ def _check_setting(path: Path, setting: dict[str, Any]) -> None:
         write_whole(path, msgspec.json.format(wanted) + b"\n")
         return
     try:
-        here = dict(_figures(msgspec.json.decode(path.read_bytes())))
+        written = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (ValueError, OSError) as error:  # torn, or unreadable
         raise UsageError(f"--out {path.parent}: {path.name} cannot be read ({error}); name another folder") from None
-    asked = dict(_figures(msgspec.json.decode(wanted)))
+    new = msgspec.json.decode(wanted)
+    is_silent = _CONDITIONS in new and _CONDITIONS not in written
+    if is_silent:
+        written[_CONDITIONS] = new[_CONDITIONS]
+    here, asked = dict(_figures(written)), dict(_figures(new))
     for name in here | asked:
         if here.get(name) != asked.get(name):
             one, other = (msgspec.json.encode(found.get(name)).decode()[:_SHOWN] for found in (here, asked))
             raise UsageError(f"--out {path.parent}: holds a sweep with {name} {one}, not {other}; name another folder")
+    if is_silent:
+        if any(new[_CONDITIONS].values()):
+            log.warning("sweep: %s does not say which prompts or hints its plans were made with; taken as these", path)
+        write_whole(path, msgspec.json.format(wanted) + b"\n")
 
 
 def _figures(setting: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """What is in a setting and its parts, by dotted name."""
+    if isinstance(setting, list):
+        setting = dict(enumerate(setting))
     if not isinstance(setting, dict):
         yield name, setting
         return

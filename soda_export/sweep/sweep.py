@@ -18,6 +18,7 @@ from ..plan.planners import PLANNERS
 from ..plan.sensitivity import SensitivityMap, map_bytes
 from ..plan.solve import PlanOptions
 from ..policy.catalog import POLICIES
+from ..search.measuring import for_planning
 from ..search.published import MEASURING
 from ..workbench.pipeline import Progress, Workbench
 from .options import SweepOptions, WorkerOptions
@@ -60,14 +61,15 @@ def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:
 def make_setting(
     model: ModelRequest, bench: Workbench, sensitivity: SensitivityMap, profiling: ProfileOptions, options: SweepOptions
 ) -> Setting:
-    """What all units share. Raises PlanError for a map of another sampler."""
+    """What all units share. Raises PlanError for a map of another sampler, UsageError for prompts or hints that do
+    not suit the model."""
     planning = PlanOptions(
         max_engines=options.max_engines, plan_seconds=options.plan_seconds, plan_samples=options.plan_samples,
         fit_sampler=options.fit_sampler,
     )  # fmt: skip
     return Setting(
-        _portable(model), bench.options, bench.fit_map(sensitivity), planning, profiling, bench.store.root.resolve(),
-        options.batch, BenchOptions(),
+        _portable(model), bench.options, bench.fit_map(sensitivity), planning, profiling,
+        for_planning(bench, profiling).key, bench.store.root.resolve(), options.batch, BenchOptions(),
     )  # fmt: skip
 
 
@@ -78,6 +80,7 @@ def run_sweep(
     identity = {
         "model": setting.sensitivity.info.model, "sampler": setting.sampler,
         "map": hash_of(map_bytes(setting.sensitivity)), "planning": setting.planning,
+        "conditions": setting.conditions,
     }  # fmt: skip
     check_workers(units, workers)
     rows = RowFile(options.out, identity)

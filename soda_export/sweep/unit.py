@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -105,7 +106,7 @@ class Finished:
 class Setting:
     """What all units share: plain data that any process or machine can start from.
 
-    calibration: whose texts `best` measures with.
+    calibration: whose texts `best` measures with. conditions: what tells these from others, and their hints.
     """
 
     model: ModelRequest
@@ -113,6 +114,7 @@ class Setting:
     sensitivity: SensitivityMap
     planning: PlanOptions
     calibration: ProfileOptions
+    conditions: dict[str, Any]
     store: Path
     batch: int
     bench: BenchOptions

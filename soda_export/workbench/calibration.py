@@ -64,11 +64,14 @@ class Calibration:
         texts: list[str] = list(self.prompts[: self.options.samples])
         if self.options.profile_embeds is not None:
             texts = [f"sha256 {sha256_of(self.options.profile_embeds)}"]
-        key = {"texts": texts, "text_encoder": self.components.text_hashes if texts else {}}
-        if self._hints_folder is None:
-            return key
-        files = hint_files(self._hints_folder, picture_ports(hint_ports(self.loaded.spec)))
-        return {**key, "hints": {port: [sha256_of(path) for path in paths] for port, paths in files.items()}}
+        key: dict[str, Any] = {"texts": texts, "text_encoder": self.components.text_hashes if texts else {}}
+        folder, ports = self._hints_folder, hint_ports(self.loaded.spec)
+        files = {} if folder is None else hint_files(folder, picture_ports(ports))
+        if files:
+            key["hints"] = {port: [sha256_of(path) for path in paths] for port, paths in files.items()}
+        if len(files) < len(ports) or (text_ports(self.loaded.spec) and not texts):
+            key["noise"] = {"samples": self.options.samples, "seed": self.options.seed}
+        return key
 
     def conditions(self) -> Conditions:
         """Of all ports."""
