@@ -23,11 +23,16 @@ Between = Callable[[int, int, range], Sequence[float]]
 """(i, j, values of k) -> C[i, j, k] for each."""
 
 
+def check_steps(steps: int) -> None:
+    """Raises PlanError where a run is too long for C."""
+    if steps > MOST_STEPS:
+        raise PlanError(f"--steps {steps}: costs of pairs of anchors are for at most {MOST_STEPS} steps")
+
+
 def pair_costs(steps: int, between: Between) -> NDArray[np.float64]:
     """C[i, j, k] for i < j < k <= S. At i = j there is no anchor before j. Infinite where two of them are too far
     apart. Raises PlanError where the run is too long for it."""
-    if steps > MOST_STEPS:
-        raise PlanError(f"--steps {steps}: costs of pairs of anchors are for at most {MOST_STEPS} steps")
+    check_steps(steps)
     costs = np.full((steps, steps, steps + 1), np.inf)
     for j in range(steps):
         ends = range(j + 1, min(j + WIDEST, steps) + 1)

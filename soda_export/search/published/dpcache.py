@@ -19,7 +19,7 @@ from torch import Tensor
 from ...eager.sampling import StepHook
 from ...eager.sites import SiteCall
 from ...errors import PlanError
-from ...plan.pairs import pair_anchors, pair_costs
+from ...plan.pairs import check_steps, pair_anchors, pair_costs
 from ...plan.planners.targets import check_one_given
 from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
@@ -35,6 +35,7 @@ def plan_dpcache(
     """Raises PlanError, also for models whose blocks are not one stack. seconds: not looked at; it records one run of
     each of 4 samples."""
     check_one_given(target)
+    check_steps(problem.steps)
     name, stack = problem.spec.name, problem.spec.stack
     if stack is None:
         raise PlanError(f"--planner dpcache: forecasts what all blocks give together; {name} has no such site")

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...plan.pairs import pair_anchors, pair_costs
+from ...plan.pairs import check_steps, pair_anchors, pair_costs
 from ...plan.planners.targets import check_one_given
 from ...plan.problem import Problem, Target
 from ...plan.schedule import Schedule
@@ -47,6 +47,7 @@ def plan_gram(
     each sample, and for some of them two or three more."""
     check_one_given(target)
     check_skips(trials.sampler, (False, True))
+    check_steps(problem.steps)  # before anything is recorded
     return plan_by_costs(final_costs(trials, progress), problem, target)
 
 
