@@ -26,7 +26,9 @@ Between = Callable[[int, int, range], Sequence[float]]
 def check_steps(steps: int) -> None:
     """Raises PlanError where a run is too long for C."""
     if steps > MOST_STEPS:
-        raise PlanError(f"--steps {steps}: costs of pairs of anchors are for at most {MOST_STEPS} steps")
+        raise PlanError(
+            f"--steps {steps}: costs of pairs of anchors are for at most {MOST_STEPS} steps; take another planner"
+        )
 
 
 def pair_costs(steps: int, between: Between) -> NDArray[np.float64]:
