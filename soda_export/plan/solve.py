@@ -125,6 +125,12 @@ def make_plan(
     )  # fmt: skip
 
 
+def check_max_engines(count: int) -> None:
+    """Refuse a limit that no schedule keeps to."""
+    if count < 2:
+        raise PlanError(f"--max-engines {count}: a schedule needs at least 2, full and cached")
+
+
 def check_engines(schedule: Schedule, options: PlanOptions) -> None:
     """Refuse a schedule of more different steps than engines are allowed."""
     if schedule.num_kinds > options.max_engines:
@@ -150,8 +156,7 @@ def pruned_share(plan: Plan) -> float:
 def _problem(
     spec: ModelSpec, setting: Setting, options: PlanOptions, sensitivity: SensitivityMap | None
 ) -> Problem:
-    if options.max_engines < 2:
-        raise PlanError(f"--max-engines {options.max_engines}: a schedule needs at least 2, full and cached")
+    check_max_engines(options.max_engines)
     sampler = setting.sampler
     return Problem(
         spec, sampler.name, sampler.steps, setting.guidance, sensitivity, options.prune_attention, setting.timesteps

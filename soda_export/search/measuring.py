@@ -74,13 +74,20 @@ def for_planning(bench: Workbench, calibration: ProfileOptions) -> Calibration:
     return bench.calibration(replace(calibration, samples=max(calibration.samples, _MOST_TEXTS)))
 
 
+def check_measuring(seconds: float, samples: int) -> None:
+    """Refuse what nobody can measure with."""
+    if not 0.0 <= seconds < np.inf:
+        raise UsageError(f"--plan-seconds {seconds:g}: must be a number of seconds, 0 or more")
+    if samples < 1:
+        raise UsageError(f"--plan-samples {samples}: at least 1 generation must be measured")
+
+
 def _trials(
     bench: Workbench, token_score: TokenScore, options: PlanOptions, conditions: Conditions, samples: int,
     objective: Objective | None = None,
 ) -> Trials:  # fmt: skip
     """What schedules are measured, or fitted, on. objective: that of the options, where it is open already."""
-    if options.plan_samples < 1:
-        raise UsageError(f"--plan-samples {options.plan_samples}: at least 1 generation must be measured")
+    check_measuring(options.plan_seconds, options.plan_samples)
     return Trials(
         bench.eager, bench.sampler, bench.identity, bench.options.guidance,
         conditions, range(1), token_score, fit=options.fit_sampler != "never",
@@ -92,8 +99,6 @@ def plan_best(
     bench: Workbench, sensitivity: SensitivityMap, options: PlanOptions, calibration: ProfileOptions
 ) -> SolvedPlan:
     """`best`. Its measurements are kept in a journal, so that a search that was stopped goes on."""
-    if not 0.0 <= options.plan_seconds < np.inf:
-        raise UsageError(f"--plan-seconds {options.plan_seconds:g}: must be a number of seconds, 0 or more")
     spec, score = bench.loaded.spec, sensitivity.info.token_score
     problem, target = problem_of(sensitivity, spec, options), Target(options.budget, options.flops_ratio)
     probe = random_conditions(spec, 1, calibration.seed)  # encoding prompts may take longer than everything else
@@ -140,8 +145,8 @@ def _unmeasured(sensitivity: SensitivityMap, trials: Trials, options: PlanOption
 
 def plan_published(bench: Workbench, options: PlanOptions, calibration: ProfileOptions) -> SolvedPlan:
     """A published planner that plays schedules, or full runs."""
-    if not 0.0 < options.plan_seconds < np.inf:
-        raise UsageError(f"--plan-seconds {options.plan_seconds:g}: --planner {options.planner} needs time to measure")
+    if not options.plan_seconds:
+        raise UsageError(f"--plan-seconds 0: --planner {options.planner} needs time to measure")
     target, used = Target(options.budget, options.flops_ratio), for_planning(bench, calibration)
     problem = Problem(bench.loaded.spec, bench.sampler.name, bench.sampler.steps, bench.options.guidance)
     given = replace(options, fit_sampler="never")

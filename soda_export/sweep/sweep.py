@@ -16,9 +16,9 @@ from ..options import ProfileOptions
 from ..plan.plan import describe_sampler, hash_of
 from ..plan.planners import PLANNERS
 from ..plan.sensitivity import SensitivityMap, map_bytes
-from ..plan.solve import PlanOptions
+from ..plan.solve import PlanOptions, check_max_engines
 from ..policy.catalog import POLICIES
-from ..search.measuring import for_planning
+from ..search.measuring import check_measuring, for_planning
 from ..search.published import MEASURING
 from ..workbench.pipeline import Progress, Workbench
 from .options import SweepOptions, WorkerOptions
@@ -35,13 +35,15 @@ _MAX_RATIO = 1000.0
 
 def make_units(options: SweepOptions, profile_seed: int) -> list[Unit]:
     """Every planner at every target on every range of seeds. Raises UsageError, also where the profile has some of
-    their noise."""
+    their noise, and PlanError where no schedule has so few engines."""
     planners = _words(options.planners, "--planners")
     for planner in planners:
         if planner not in (known := (_BEST, *PLANNERS, *MEASURING, *POLICIES, FEWER_STEPS)):
             raise UsageError(f"--planners {planner}: no such planner; there are {', '.join(known)}")
     if options.against is not None and options.against not in planners:
         raise UsageError(f"--against {options.against}: is not among --planners {options.planners}")
+    check_measuring(options.plan_seconds, options.plan_samples)
+    check_max_engines(options.max_engines)
     if not 1 <= options.batch <= MOST_BATCH:
         raise UsageError(f"--batch {options.batch}: must be within 1 .. {MOST_BATCH}")
     ranges = [parse_seeds(text) for text in _words(options.seeds, "--seeds")]

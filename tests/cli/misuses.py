@@ -154,6 +154,9 @@ sweep --batch WHOLE 0
 sweep --against magic soda
 sweep --workers x -1 2.5 0 ''
 sweep --fit-sampler WORD
+sweep --plan-seconds REAL
+sweep --plan-samples x nan -1 '' 2.5 0
+sweep --max-engines x nan -1 '' 2.5 0 1
 sweep --out text.json text.json/x model /proc/x
 eval --seeds '' 5 9:3 a:b -5:9 0:99999999999
 eval --batch WHOLE 0
